@@ -1,0 +1,31 @@
+# make demo  the whole chain on an embedded data set, report in runs/demo/
+# make test  the tests (under 10 minutes on 2 cores)
+# PIP_OPTIONS passes index options through, e.g. to take a CPU-only torch from an index of your choice.
+PYTHON ?= python3
+PIP_OPTIONS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint format bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,peers,dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) scripts/demo.py
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
