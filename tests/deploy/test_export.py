@@ -1,0 +1,217 @@
+"""Export keeps the function and every pruned zero, and refuses what it cannot keep."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+
+from deploy import export as export_stage  # noqa: E402
+from deploy.export import export  # noqa: E402
+
+
+class OptionA(nn.Module):
+    """A CIFAR ResNet's transition: two convolutions beside a strided slice with zero-padded channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.linear = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn(self.stem(x)))
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + shortcut)
+        return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Batch norms with the signs, shifts and scales of a trained network, so that a wrong fold shows."""
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.weight.data.uniform_(-1.5, 1.5, generator=generator)
+            layer.bias.data.normal_(generator=generator)
+            layer.running_mean.normal_(generator=generator)
+            layer.running_var.uniform_(0.2, 3.0, generator=generator)
+    return model
+
+
+def operators(path) -> Counter:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def stored(path) -> dict[str, np.ndarray]:
+    return {i.name: numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "kept"),
+    [
+        ("mobilenet_v2", 32, {"Clip": 35}),
+        ("mobilenet_v3_small", 224, {"HardSwish": 19, "HardSigmoid": 9}),
+        ("resnet18", 32, {"Add": 8}),
+    ],
+)
+def test_networks_export_with_folded_convolutions_and_whole_activations(arch, size, kept, tmp_path):
+    model = randomised(getattr(torchvision.models, arch)(num_classes=10))
+    path = export(model, torch.randn(1, 3, size, size), tmp_path / "model.onnx")
+    found = operators(path)
+    assert "BatchNormalization" not in found
+    assert {op: found[op] for op in kept} == kept
+    names = [node.name for node in onnx.load(path).graph.node]
+    assert len(set(names)) == len(names)
+    assert {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)} <= set(names)
+
+
+def test_option_a_shortcut_and_batch(tmp_path):
+    model = randomised(OptionA())
+    path = export(model, torch.randn(5, 3, 32, 32), tmp_path / "new" / "model.onnx")
+    graph = onnx.load(path).graph
+    assert "BatchNormalization" not in operators(path)
+    assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [5, 3, 32, 32]
+    assert (graph.input[0].name, graph.output[0].name) == ("input", "output")
+
+
+def test_file_stands_alone_and_tells_nothing_of_the_machine(tmp_path):
+    path = export(OptionA(), torch.randn(1, 3, 16, 16), tmp_path / "model.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert b"/tests/" not in path.read_bytes()
+    assert b".py" not in path.read_bytes()
+
+
+def test_pruned_blocks_are_exact_positive_zeros_in_the_file(tmp_path):
+    model = randomised(OptionA())
+    keep = torch.rand(4, 16, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask = keep.repeat_interleave(4, dim=0)[:, :, None, None]
+    model.conv2.weight.data *= mask
+    path = export(model, torch.randn(1, 3, 16, 16), tmp_path / "model.onnx")
+    (weight,) = (stored(path)[n.input[1]] for n in onnx.load(path).graph.node if n.name == "conv2")
+    assert np.array_equal(weight != 0, mask.expand(16, 16, 3, 3).numpy())
+    assert not np.signbit(weight[weight == 0]).any()
+
+
+def test_denormals_are_flushed_and_the_model_is_left_alone(tmp_path):
+    model = OptionA()
+    with torch.no_grad():
+        model.conv1.weight[0] = 1e-40
+        model.linear.weight[0] = -1e-40
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    path = export(model, torch.randn(1, 3, 16, 16), tmp_path / "model.onnx")
+    smallest = np.finfo(np.float32).tiny
+    floats = [a for a in stored(path).values() if a.dtype == np.float32]
+    assert all(((a == 0) | (np.abs(a) >= smallest)).all() for a in floats)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class PreActivation(nn.Module):
+    """Batch norms that must not be folded: before a convolution, after one with two readers, after a shared one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.BatchNorm2d(4)
+        self.fork = nn.Conv2d(4, 4, 1)
+        self.after_fork = nn.BatchNorm2d(4)
+        self.shared = nn.Conv2d(4, 4, 1)
+        self.after_shared = nn.BatchNorm2d(4)
+        self.features = nn.Linear(4, 6)
+        self.after_linear = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        y = self.fork(F.relu(self.first(x)))
+        y = F.relu(self.after_fork(y)) + y
+        y = F.relu(self.shared(self.after_shared(self.shared(y))))
+        return self.after_linear(self.features(y.mean((2, 3))))
+
+
+def test_only_foldable_batch_norms_are_folded(tmp_path):
+    path = export(randomised(PreActivation()), torch.randn(2, 4, 8, 8), tmp_path / "model.onnx")
+    assert operators(path)["BatchNormalization"] == 3
+
+
+def test_quiet(tmp_path, capfd, recwarn):
+    export(OptionA(), torch.randn(1, 3, 16, 16), tmp_path / "model.onnx")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nonfinite_weights_are_refused_by_name(value, tmp_path):
+    model = OptionA()
+    model.conv1.weight.data[3, 2, 0, 0] = value
+    with pytest.raises(ValueError, match=r"conv1\.weight has NaN or infinite"):
+        export(model, torch.randn(1, 3, 16, 16), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_disagreement_leaves_nothing_behind(tmp_path, monkeypatch):
+    def damage(module):
+        conv = next(n for n in module.graph.nodes if n.target is torch.ops.aten.conv2d.default)
+        weight = module.get_parameter(conv.args[1].target)
+        weight.data[0] += 0.1
+        return module
+
+    fold = export_stage.fold_batchnorm
+    monkeypatch.setattr(export_stage, "fold_batchnorm", lambda module: damage(fold(module)))
+    with pytest.raises(ValueError, match=r"differ by .* relative"):
+        export(OptionA(), torch.randn(1, 3, 16, 16), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(export_stage.os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        export(OptionA(), torch.randn(1, 3, 16, 16), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"old"
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.mask = nn.Parameter(torch.ones(4, 3, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * self.mask * x.mean())
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (Masked(), (1, 3, 8, 8), "computed by the network"),
+        (Pair(), (1, 3, 8, 8), "returns tuple; export expects a single tensor"),
+        (OptionA(), (1, 5, 8, 8), r"OptionA cannot be traced with an input of shape \(1, 5, 8, 8\)"),
+    ],
+)
+def test_unfit_models_are_refused_in_one_line(model, shape, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as refusal:
+        export(model, torch.randn(shape), tmp_path / "model.onnx")
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
