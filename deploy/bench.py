@@ -1,0 +1,202 @@
+"""Races engines on one network and one input: latency per engine and an honest ratio between two of them.
+
+How it measures, and why. All engines live in one process, with the same number of threads and their own defaults
+otherwise. Every round takes one sample of every engine in random order, so that drift of the machine (frequency,
+neighbours) hits all alike (random interleaving, as in google/benchmark) and the ratio within a round cancels it. Thread
+pools spin after a call: before a sample the process waits until they sleep, so that none is robbed of its cores and
+none has to run with spinning switched off. One untimed call then brings the engine's weights back into the caches.
+Outputs are compared before anything is timed. All samples are kept.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
+LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means anything
+
+
+@dataclass(frozen=True)
+class Engine:
+    name: str  # "kerf", "onnxruntime", "openvino"
+    run: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latency of one engine. Sample i belongs to round i: it may be paired with the same round of another engine."""
+
+    engine: str
+    samples: tuple[float, ...]  # milliseconds per call, one per round, in the order they were taken
+    calls: int  # calls each sample is the mean of
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.samples))
+
+    @property
+    def p10(self) -> float:
+        return float(np.percentile(self.samples, 10))
+
+    @property
+    def p90(self) -> float:
+        return float(np.percentile(self.samples, 90))
+
+    def to_json(self) -> dict:
+        """The engine's entry of report.json's latency_ms."""
+        return {"median": self.median, "p10": self.p10, "p90": self.p90, "samples": list(self.samples)}
+
+
+def onnxruntime_engine(path: str | Path, threads: int) -> Engine:
+    """ONNX Runtime's CPU provider: all graph optimisations, `threads` intra-op threads, spinning as by default."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return session.run(None, {source.name: x})[0]
+
+    return Engine("onnxruntime", run)
+
+
+def openvino_engine(path: str | Path, threads: int) -> Engine:
+    """OpenVINO's CPU plugin: one stream, `threads` threads, float32 as the others (by default it may take bf16).
+
+    Raises ImportError if openvino is not installed (pip install 'kerf[peers]').
+    """
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        # Shared: without it OpenVINO alone would pay for a copy of its input and of its output.
+        return request.infer([x], share_inputs=True, share_outputs=True)[0]
+
+    return Engine("openvino", run)
+
+
+def race(
+    engines: Sequence[Engine],
+    x: np.ndarray,
+    *,
+    rounds: int | None = None,
+    seconds: float = 10.0,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[], None] | None = None,
+) -> list[Measurement]:
+    """Times every engine on `x` in interleaved rounds: `rounds` of them, or as many as fit in `seconds`, at least 20.
+
+    `clock` (seconds) and `settle` (called before each sample, default `wait_until_idle`) exist for tests.
+    Raises ValueError if an engine's output differs by more than `tolerance`, relative to the largest output, from the
+    first engine's that is not "kerf", or if two engines share a name.
+    """
+    names = [engine.name for engine in engines]
+    if len(set(names)) < len(names):
+        raise ValueError(f"engines to race are {names}; expected different names")
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"rounds is {rounds}; expected at least 1")
+    refuse_different_outputs(engines, x, tolerance)
+    settle = settle or wait_until_idle
+    calls = {engine.name: math.ceil(SAMPLE_SECONDS / warm_up(engine, x, clock)) for engine in engines}
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    order, shuffle, start, done = list(engines), random.Random(seed).shuffle, clock(), 0
+    while done < rounds if rounds is not None else done < LEAST_ROUNDS or clock() - start < seconds:
+        shuffle(order)
+        for engine in order:
+            settle()
+            samples[engine.name].append(1e3 * sample(engine, x, calls[engine.name], clock))
+        done += 1
+    return [Measurement(name, tuple(samples[name]), calls[name]) for name in names]
+
+
+def sample(engine: Engine, x: np.ndarray, calls: int, clock: Callable[[], float]) -> float:
+    """Seconds per call over `calls` calls, after one untimed."""
+    engine.run(x)
+    start = clock()
+    for _ in range(calls):
+        engine.run(x)
+    return (clock() - start) / calls
+
+
+def warm_up(engine: Engine, x: np.ndarray, clock: Callable[[], float], limit: float = 3.0) -> float:
+    """Runs until two windows of five calls differ by less than 5 %, or `limit` seconds; returns seconds per call."""
+    start, windows = clock(), []
+    while clock() - start < limit:
+        windows.append(max(sample(engine, x, 5, clock), 1e-9))
+        if any(abs(a - b) < 0.05 * a for a, b in pairwise(windows[-2:])):
+            break
+    return windows[-1]
+
+
+def wait_until_idle(limit: float = 0.2) -> None:
+    """Returns when the process's threads have stopped burning CPU time: pools spin for milliseconds after a call."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        burnt, since = time.process_time(), time.perf_counter()
+        time.sleep(0.001)
+        if time.process_time() - burnt < 0.2 * (time.perf_counter() - since):
+            return
+
+
+def refuse_different_outputs(engines: Sequence[Engine], x: np.ndarray, tolerance: float) -> None:
+    """Raises ValueError unless all compute what the first dense engine does on `x`, relative to its largest output."""
+    reference = next((engine for engine in engines if engine.name != "kerf"), engines[0])
+    expected = np.array(reference.run(x))
+    scale = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+    for engine in engines:
+        actual = np.array(engine.run(x))
+        if actual.shape != expected.shape:
+            raise ValueError(f"{engine.name} returns {actual.shape} where {reference.name} returns {expected.shape}")
+        error = float(np.abs(actual - expected).max()) / scale
+        if not error <= tolerance:  # also true for NaN
+            raise ValueError(
+                f"{engine.name} and {reference.name} differ by {error:.1e} relative, more than the {tolerance:.0e} "
+                "allowed; engines that compute different things are not raced"
+            )
+
+
+def speedup(kerf: Measurement, dense: Sequence[Measurement], *, resamples: int = 2000, seed: int = 0) -> dict:
+    """How many times faster `kerf` is than the fastest of `dense`: {against, median, ci95, conclusive}.
+
+    The median of the ratios within rounds, and its 95 % bootstrap interval. Rounds next to each other are alike, so
+    runs of consecutive rounds are drawn instead of single ones: circular block bootstrap, Politis and Romano, 1992,
+    block length n^(1/3). `conclusive` is False if the interval contains 1.0: then there is no measurable difference.
+    Raises ValueError if there is nothing to compare with or the rounds do not pair up.
+    """
+    if not dense:
+        raise ValueError("no dense engine was raced; expected at least one to compare with")
+    fastest = min(dense, key=lambda m: m.median)
+    if len(fastest.samples) != len(kerf.samples):
+        rounds = f"{len(kerf.samples)} rounds of kerf, {len(fastest.samples)} of {fastest.engine}"
+        raise ValueError(f"{rounds}; a ratio needs rounds of one race")
+    ratios = np.array(fastest.samples) / np.array(kerf.samples)
+    n = len(ratios)
+    length = max(1, round(n ** (1 / 3)))
+    starts = np.random.default_rng(seed).integers(n, size=(resamples, -(-n // length), 1))
+    picks = ((starts + np.arange(length)) % n).reshape(resamples, -1)[:, :n]
+    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
+    return {
+        "against": fastest.engine,
+        "median": float(np.median(ratios)),
+        "ci95": [float(low), float(high)],
+        "conclusive": not low <= 1.0 <= high,
+    }
