@@ -1,0 +1,62 @@
+"""conv2d_nchw_dense_direct: dense (also grouped) convolution with the same register tile as the sparse kernel.
+
+Weights are packed in rows of ``rows`` output channels, (blocks, I / groups, taps, rows), so a tile reads them in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import tvm
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kernels import direct
+from kernels.planes import Planes
+from kernels.problem import Problem
+
+name = "conv2d_nchw_dense_direct"
+
+
+class _Rows:
+    def __init__(self, p: Problem, height: int):
+        self.p, self.height, self.rows = p, height, p.out_channels // height
+        self.inputs = p.in_channels // p.groups
+
+    def declare(self) -> None:
+        shape = (-(-self.p.out_channels // self.height), self.inputs, self.p.taps, self.height)
+        self.data = T.arg("data", T.buffer(shape, "float32"))
+
+    @contextmanager
+    def reduction(self, block) -> Iterator[tuple]:
+        channel = Planes.of(self.p).channel
+        group = block // (self.p.out_channels // self.p.groups // self.height) if self.p.groups > 1 else 0
+        with T.serial(0, self.inputs) as j:
+            yield (group * self.inputs + j) * channel, lambda tap, row: self.data[block, j, tap, row]
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    return "weights are block-sparse" if p.block else None
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    per_group = p.out_channels // p.groups
+    heights = [h for h in (4, 6, 8) if h <= per_group and (p.groups == 1 or per_group % h == 0)]
+    if not heights:
+        heights = [max(h for h in (1, 2, 3, 4) if h <= per_group and (p.groups == 1 or per_group % h == 0))]
+    return direct.configs(p, target, tuple(heights))
+
+
+def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+    """w (O, I / groups, kh, kw) -> data (blocks, I / groups, taps, rows), zero rows appended to a short last block."""
+    rows = c["rows"]
+    blocks = -(-p.out_channels // rows)
+    padded = np.zeros((blocks * rows, w.shape[1], p.taps), np.float32)
+    padded[: p.out_channels] = w.reshape(p.out_channels, w.shape[1], p.taps)
+    return {"data": np.ascontiguousarray(padded.reshape(blocks, rows, w.shape[1], p.taps).transpose(0, 2, 3, 1))}
+
+
+def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
+    return direct.prim_func(p, c, _Rows(p, c["rows"]))

@@ -1,0 +1,123 @@
+"""conv2d_nchw_depthwise: one filter per channel, any kernel size, stride, padding, dilation and batch.
+
+Memory-bound: a channel's padded plane is copied to a scratch that stays in cache, and a tile of output rows is summed in
+registers, so that the rows shared by neighbouring outputs are loaded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kernels.direct import REGISTERS
+from kernels.epilogue import ACTIVATION
+from kernels.isa import vector_unit
+from kernels.planes import Planes, spans
+from kernels.problem import Problem
+
+name = "conv2d_nchw_depthwise"
+CHUNKS = 16  # parallel pieces of the channel loop, each with a scratch plane of its own
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    return None if p.depthwise else f"{p.groups} groups over {p.in_channels}->{p.out_channels} channels: not depthwise"
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    """Config "rows" output rows a tile, vectors of "lanes" along a row."""
+    widths, registers = vector_unit(target)
+    found = {}
+    for wide in (*widths, 4):
+        lanes, offsets = spans(p.out_width, wide)
+        waste = len(offsets) * lanes / p.out_width
+        for most in (registers - 4, registers // 2, registers // 4, registers // 8):
+            rows = max(1, min(p.out_height, most // len(offsets)))
+            if rows * len(offsets) * p.taps > 512 and rows > 1:
+                continue  # code size
+            cost = waste * (8 / lanes if lanes < 8 else 1) * (1 + 0.5 / rows)
+            found.setdefault((lanes, rows), (cost, {"lanes": lanes, "rows": rows}))
+    return [c for _, c in sorted(found.values(), key=lambda f: f[0])]
+
+
+def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+    """w (C, 1, kh, kw) -> data (C, taps)."""
+    return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps))}
+
+
+def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
+    planes = Planes.of(p)
+    height, width = p.out_height, p.out_width
+    lanes, offsets = spans(width, c["lanes"])
+    chunk = -(-p.in_channels // CHUNKS)
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name("main")
+            x = T.arg("x", T.buffer(p.in_shape, "float32"))
+            data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
+            bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+            residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
+            y = T.arg("y", T.buffer(p.out_shape, "float32"))
+            with T.serial(0, p.batch) as image, T.parallel(0, CHUNKS) as k:
+                plane = T.alloc_buffer((planes.scratch(1),), "float32")
+                with T.serial(0, T.max(T.min(chunk, p.in_channels - k * chunk), 0)) as i:
+                    channel = T.Bind(k * chunk + i)
+                    if planes.copied:
+                        planes.emit_copy(x, plane, image, channel, 1, c["lanes"], parallel=False)
+
+                    def load(offset, row, at, channel=channel, image=image, plane=plane):
+                        if planes.copied:
+                            return plane[_run(row * planes.pitch + at + offset, lanes)]
+                        return x[image, channel, row, _run(at + offset, lanes)]
+
+                    def store(value, row, at, channel=channel, image=image):
+                        value = value + _splat(bias[channel], lanes)
+                        if residual is not None:
+                            value = value + residual[image, channel, row, _run(at, lanes)]
+                        value = ACTIVATION[p.activation](value, lanes)
+                        T.buffer_store(y, value, [image, channel, row, _run(at, lanes)])
+
+                    for first, tiles, rows in _row_tiles(height, c["rows"]):
+                        with T.serial(0, tiles) as t:
+                            _tile(p, planes, rows, offsets, lanes, first + t * rows, data, channel, load, store)
+    return builder.get()
+
+
+def _row_tiles(height: int, rows: int) -> list[tuple[int, int, int]]:
+    """(first row, tiles, rows per tile): nearly equal tiles, none overlapping."""
+    n = -(-height // rows)
+    big = -(-height // n)
+    small = n * big - height
+    return [t for t in ((0, n - small, big), ((n - small) * big, small, big - 1)) if t[1] and t[2]]
+
+
+def _tile(p, planes, rows, offsets, lanes, row0, data, channel, load, store) -> None:
+    acc = T.alloc_buffer((rows * len(offsets) * lanes,), "float32", scope="local", annotations=REGISTERS)
+
+    def at(r, v):
+        return _run((r * len(offsets) + v) * lanes, lanes)
+
+    for r in range(rows):
+        for v in range(len(offsets)):
+            T.buffer_store(acc, _splat(T.float32(0), lanes), [at(r, v)])
+    for tap in range(p.taps):
+        weight = T.Bind(_splat(data[channel, tap], lanes))
+        for r in range(rows):
+            for v, x in enumerate(offsets):
+                value = load(planes.tap(*divmod(tap, p.kernel[1])), row0 + r, x)
+                T.buffer_store(acc, acc[at(r, v)] + weight * value, [at(r, v)])
+    for r in range(rows):
+        for v, x in enumerate(offsets):
+            store(acc[at(r, v)], row0 + r, x)
+
+
+def _run(at, lanes: int):
+    return T.ramp(at, 1, lanes) if lanes > 1 else at
+
+
+def _splat(value, lanes: int):
+    return T.broadcast(value, lanes) if lanes > 1 else value
