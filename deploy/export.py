@@ -8,8 +8,6 @@ block is N consecutive kernels of exact zeros; batch norm that follows a convolu
 import copy
 import hashlib
 import logging
-import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +22,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from deploy import atomic
 
 OPSET = 18
 ATEN = torch.ops.aten
@@ -40,7 +40,6 @@ def export(model: nn.Module, example: Tensor, path: str | Path, *, tolerance: fl
     Raises ValueError (one line) if a weight is NaN or infinite, the model cannot be traced, does not return one
     tensor, has a convolution whose weight is not a parameter, or disagrees with ONNX Runtime.
     """
-    path = Path(path)
     refuse_nonfinite(model)
     reference = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     example = example.detach().to("cpu", torch.float32).contiguous()
@@ -51,7 +50,7 @@ def export(model: nn.Module, example: Tensor, path: str | Path, *, tolerance: fl
     check_weights(file, folded)
     content = file.SerializeToString()
     compare(content, reference, probes(example), tolerance)
-    return write_atomically(content, path)
+    return atomic.write(path, content)
 
 
 def refuse_nonfinite(model: nn.Module) -> None:
@@ -204,20 +203,6 @@ def compare(content: bytes, reference: nn.Module, inputs: Iterator[Tensor], tole
                 f"ONNX Runtime and torch differ by {error:.1e} relative, more than the {tolerance:.0e} allowed; "
                 "nothing was written"
             )
-
-
-def write_atomically(content: bytes, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 @contextmanager

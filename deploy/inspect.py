@@ -41,6 +41,25 @@ def densities(path: str | Path, n: int) -> list[LayerDensity]:
     return [measure(name, op, weight, n) for name, op, weight in weights(read(Path(path)))]
 
 
+def pattern(path: str | Path, layer: str, n: int, limit: int = 128) -> dict:
+    """Which blocks of `layer` are kept: {layer, n, shape, rows}, one string per block row, "1" kept and "0" zero.
+
+    At most the first `limit` block rows and input channels: it is a picture, not a record. A block is kept if any of
+    its kernels' elements is. Raises ValueError if the file has no such layer.
+    """
+    found = {name: weight for name, _, weight in weights(read(Path(path)))}
+    if layer not in found:
+        raise ValueError(f"{path} has no layer {layer}; its layers are {', '.join(found)}")
+    weight = found[layer]
+    rows = kept_blocks(weight, n)[:limit, :limit]
+    return {
+        "layer": layer,
+        "n": n,
+        "shape": list(weight.shape),
+        "rows": ["".join("1" if kept else "0" for kept in row) for row in rows],
+    }
+
+
 def read(path: Path) -> onnx.ModelProto:
     """The parsed file. Raises FileNotFoundError or ValueError with one line."""
     if not path.is_file():
@@ -76,6 +95,12 @@ def weights(model: onnx.ModelProto) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def measure(name: str, op: str, weight: np.ndarray, n: int) -> LayerDensity:
     """Counts zero blocks of `weight`, (out, in, *kernel)."""
-    kept = (weight != 0).reshape(*weight.shape[:2], -1)
-    blocks = np.logical_or.reduceat(kept.any(axis=2), np.arange(0, len(kept), n), axis=0)
-    return LayerDensity(name, op, weight.shape, blocks.size, int(blocks.size - blocks.sum()), float(kept.mean()))
+    kept = kept_blocks(weight, n)
+    zero = int(kept.size - kept.sum())
+    return LayerDensity(name, op, weight.shape, kept.size, zero, float((weight != 0).mean()))
+
+
+def kept_blocks(weight: np.ndarray, n: int) -> np.ndarray:
+    """(ceil(out / n), in) bool: does any element of the block's n kernels at this input channel differ from zero?"""
+    kept = (weight != 0).reshape(*weight.shape[:2], -1).any(axis=2)
+    return np.logical_or.reduceat(kept, np.arange(0, len(kept), n), axis=0)

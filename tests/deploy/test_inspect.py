@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.inspect import densities
+from deploy.inspect import densities, pattern
 
 
 def write(path, nodes, weights):
@@ -30,6 +30,9 @@ def test_block_and_element_density_with_a_short_last_row(tmp_path):
     assert (layer.name, layer.op, layer.shape) == ("layer", "conv", (6, 2, 1, 1))
     assert (layer.blocks, layer.zero_blocks, layer.block) == (4, 2, 0.5)
     assert layer.element == pytest.approx(2 / 12)
+    assert pattern(path, "layer", 4) == {"layer": "layer", "n": 4, "shape": [6, 2, 1, 1], "rows": ["10", "01"]}
+    with pytest.raises(ValueError, match="no layer other; its layers are layer"):
+        pattern(path, "other", 4)
 
 
 def test_depthwise_and_dense_layers_have_outputs_first(tmp_path):
