@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write(path: str | Path, content: bytes | str) -> Path:
-    """Writes `content` (text as UTF-8) to `path`, creating folders; an older file stays until the new one is complete."""
+    """Writes `content` (text as UTF-8) to `path`, creating folders; an older file stays until the new one is whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
