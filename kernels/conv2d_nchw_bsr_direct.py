@@ -46,8 +46,6 @@ def refuses(p: Problem, target: Target) -> str | None:
         return "weights are dense"
     if p.groups > 1:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.out_height * p.out_width < 4:
-        return f"{p.out_height}x{p.out_width} output pixels do not fill a vector"
     return None
 
 

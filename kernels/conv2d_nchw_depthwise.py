@@ -1,7 +1,7 @@
 """conv2d_nchw_depthwise: one filter per channel, any kernel size, stride, padding, dilation and batch.
 
-Memory-bound: a channel's padded plane is copied to a scratch that stays in cache, and a tile of output rows is summed in
-registers, so that the rows shared by neighbouring outputs are loaded once.
+Memory-bound: a channel's padded plane is copied to a scratch that stays in cache, and a tile of output rows is summed
+in registers, so that the rows shared by neighbouring outputs are loaded once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
             rows = max(1, min(p.out_height, most // len(offsets)))
             if rows * len(offsets) * p.taps > 512 and rows > 1:
                 continue  # code size
-            cost = waste * (8 / lanes if lanes < 8 else 1) * (1 + 0.5 / rows)
+            # half the registers in accumulators was best on every plane tried: more leaves no room for shared rows
+            cost = waste * max(8 / lanes, 1) * (1 + abs(rows * len(offsets) - registers // 2) / registers)
             found.setdefault((lanes, rows), (cost, {"lanes": lanes, "rows": rows}))
     return [c for _, c in sorted(found.values(), key=lambda f: f[0])]
 
@@ -54,36 +55,35 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
     height, width = p.out_height, p.out_width
     lanes, offsets = spans(width, c["lanes"])
     chunk = -(-p.in_channels // CHUNKS)
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("main")
-            x = T.arg("x", T.buffer(p.in_shape, "float32"))
-            data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
-            bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-            residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
-            y = T.arg("y", T.buffer(p.out_shape, "float32"))
-            with T.serial(0, p.batch) as image, T.parallel(0, CHUNKS) as k:
-                plane = T.alloc_buffer((planes.scratch(1),), "float32")
-                with T.serial(0, T.max(T.min(chunk, p.in_channels - k * chunk), 0)) as i:
-                    channel = T.Bind(k * chunk + i)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
+        bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        with T.serial(0, p.batch) as image, T.parallel(0, CHUNKS) as k:
+            plane = T.alloc_buffer((planes.scratch(1),), "float32")
+            with T.serial(0, T.max(T.min(chunk, p.in_channels - k * chunk), 0)) as i:
+                channel = T.Bind(k * chunk + i)
+                if planes.copied:
+                    planes.emit_copy(x, plane, image, channel, 1, c["lanes"], parallel=False)
+
+                def load(offset, row, at, channel=channel, image=image, plane=plane):
                     if planes.copied:
-                        planes.emit_copy(x, plane, image, channel, 1, c["lanes"], parallel=False)
+                        return plane[_run(row * planes.pitch + at + offset, lanes)]
+                    return x[image, channel, row, _run(at + offset, lanes)]
 
-                    def load(offset, row, at, channel=channel, image=image, plane=plane):
-                        if planes.copied:
-                            return plane[_run(row * planes.pitch + at + offset, lanes)]
-                        return x[image, channel, row, _run(at + offset, lanes)]
+                def store(value, row, at, channel=channel, image=image):
+                    value = value + _splat(bias[channel], lanes)
+                    if residual is not None:
+                        value = value + residual[image, channel, row, _run(at, lanes)]
+                    value = ACTIVATION[p.activation](value, lanes)
+                    T.buffer_store(y, value, [image, channel, row, _run(at, lanes)])
 
-                    def store(value, row, at, channel=channel, image=image):
-                        value = value + _splat(bias[channel], lanes)
-                        if residual is not None:
-                            value = value + residual[image, channel, row, _run(at, lanes)]
-                        value = ACTIVATION[p.activation](value, lanes)
-                        T.buffer_store(y, value, [image, channel, row, _run(at, lanes)])
-
-                    for first, tiles, rows in _row_tiles(height, c["rows"]):
-                        with T.serial(0, tiles) as t:
-                            _tile(p, planes, rows, offsets, lanes, first + t * rows, data, channel, load, store)
+                for first, tiles, rows in _row_tiles(height, c["rows"]):
+                    with T.serial(0, tiles) as t:
+                        _tile(p, planes, rows, offsets, lanes, first + t * rows, data, channel, load, store)
     return builder.get()
 
 

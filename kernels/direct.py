@@ -118,24 +118,23 @@ def prim_func(p: Problem, c: dict, weights: Weights) -> tvm.tirx.PrimFunc:
     """The kernel: (x, *weights, bias, [residual], y), all NCHW float32."""
     planes = Planes.of(p)
     tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("main")
-            x = T.arg("x", T.buffer(p.in_shape, "float32"))
-            weights.declare()
-            bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-            residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
-            y = T.arg("y", T.buffer(p.out_shape, "float32"))
-            emit = _Emit(p, c, planes, tiling, weights, bias, y, residual)
-            if planes.copied:
-                padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32")
-                with T.serial(0, p.batch) as image:
-                    planes.emit_copy(x, padded, image, 0, p.in_channels, c["lanes"], parallel=True)
-                    emit.image(padded, 0, image)
-            else:
-                flat = T.decl_buffer((p.batch * p.in_channels * planes.channel,), "float32", data=x.data)
-                with T.serial(0, p.batch) as image:
-                    emit.image(flat, image * (p.in_channels * planes.channel), image)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        weights.declare()
+        bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        emit = _Emit(p, c, planes, tiling, weights, bias, y, residual)
+        if planes.copied:
+            padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32")
+            with T.serial(0, p.batch) as image:
+                planes.emit_copy(x, padded, image, 0, p.in_channels, c["lanes"], parallel=True)
+                emit.image(padded, 0, image)
+        else:
+            flat = T.decl_buffer((p.batch * p.in_channels * planes.channel,), "float32", data=x.data)
+            with T.serial(0, p.batch) as image:
+                emit.image(flat, image * (p.in_channels * planes.channel), image)
     return builder.get()
 
 

@@ -63,38 +63,58 @@ class Planes:
     def emit_copy(self, src, dst, image, first, count, lanes: int, parallel: bool) -> None:
         """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, h, w)."""
         p, (sh, sw) = self.p, self.p.stride
-        top, left, _, _ = p.padding
-        rows, width = self.plane // self.pitch, p.width
+        top, rows = p.padding[0], self.plane // self.pitch
+        runs = [self._run(b) for b in range(sw)]
+        # columns that are pixels in every phase are copied together: LLVM turns that loop into wide loads and shuffles
+        common = max(begin for begin, _ in runs), min(stop for _, stop in runs)
         with (T.parallel if parallel else T.serial)(0, count) as c:
             for a in range(sh):
-                for b in range(sw):
-                    origin = c * self.channel + (a * sw + b) * self.plane
-                    begin = max(0, -((b - left) // sw))  # first column of this phase that is a pixel
-                    stop = max(begin, min(self.pitch, -((b - left - width) // sw)))
-                    # rows begin_row .. stop_row-1 of this phase are rows of the image, the others zero padding
-                    begin_row = max(0, -((a - top) // sh))
-                    stop_row = max(begin_row, min(rows, -((a - top - p.height) // sh)))
-                    for edge, extent in ((0, begin_row), (stop_row, rows - stop_row)):
-                        _fill(dst, origin + edge * self.pitch, extent * self.pitch)
-                    if stop_row == begin_row:
-                        continue
-                    with T.serial(0, stop_row - begin_row) as i:
-                        at = origin + (i + begin_row) * self.pitch
-                        y = (i + begin_row) * sh + a - top
+                # rows first_row .. last_row-1 of this phase are rows of the image, the others zero padding
+                first_row = max(0, -((a - top) // sh))
+                last_row = max(first_row, min(rows, -((a - top - p.height) // sh)))
+                origins = [T.Bind(c * self.channel + (a * sw + b) * self.plane) for b in range(sw)]
+                for origin in origins:
+                    _fill(dst, origin, first_row * self.pitch)
+                    _fill(dst, origin + last_row * self.pitch, (rows - last_row) * self.pitch)
+                if last_row == first_row:
+                    continue
+                with T.serial(0, last_row - first_row) as i:
+                    y = (i + first_row) * sh + a - top
+                    for b, (begin, stop) in enumerate(runs):
+                        at = origins[b] + (i + first_row) * self.pitch
                         _fill(dst, at, begin)
                         _fill(dst, at + stop, self.pitch - stop)
-                        if stop == begin:
-                            continue
-                        x0 = begin * sw + b - left
-                        if sw > 1:
-                            with T.serial(0, stop - begin) as j:
-                                T.buffer_store(dst, src[image, first + c, y, x0 + j * sw], [at + begin + j])
-                            continue
-                        step, offsets = spans(stop - begin, lanes)
-                        for o in offsets:
-                            value = src[image, first + c, y, T.ramp(x0 + o, 1, step) if step > 1 else x0 + o]
-                            T.buffer_store(dst, value, [T.ramp(at + begin + o, 1, step) if step > 1 else at + begin + o])
+                        for q in range(begin, stop):
+                            if sw > 1 and not common[0] <= q < common[1]:
+                                T.buffer_store(dst, src[image, first + c, y, self._column(b, q)], [at + q])
+                    if sw == 1:
+                        self._copy_row(src, dst, image, first + c, y, origins[0] + (i + first_row) * self.pitch, lanes)
+                    elif common[0] < common[1]:
+                        with T.serial(common[0], common[1]) as q:
+                            for b in range(sw):
+                                value = src[image, first + c, y, self._column(b, q)]
+                                T.buffer_store(dst, value, [origins[b] + (i + first_row) * self.pitch + q])
         _fill(dst, count * self.channel, p.padding[1] + p.padding[3])
+
+    def _column(self, phase: int, q):
+        """Image column held by column q of a phase."""
+        return q * self.p.stride[1] + phase - self.p.padding[1]
+
+    def _run(self, phase: int) -> tuple[int, int]:
+        """Columns begin .. stop-1 of a phase that are pixels."""
+        left, sw, width = self.p.padding[1], self.p.stride[1], self.p.width
+        begin = max(0, -((phase - left) // sw))
+        return begin, max(begin, min(self.pitch, -((phase - left - width) // sw)))
+
+    def _copy_row(self, src, dst, image, channel, y, at, lanes: int) -> None:
+        begin, stop = self._run(0)
+        if stop == begin:
+            return
+        step, offsets = spans(stop - begin, lanes)
+        for o in offsets:
+            x = self._column(0, begin) + o
+            value = src[image, channel, y, T.ramp(x, 1, step) if step > 1 else x]
+            T.buffer_store(dst, value, [T.ramp(at + begin + o, 1, step) if step > 1 else at + begin + o])
 
 
 def _fill(dst, start, count: int) -> None:

@@ -1,0 +1,75 @@
+"""dense_nc_dense_columns: fully connected layer on dense weights; vectors run along output channels.
+
+Memory-bound at batch 1: the weights are packed so that they are read once, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kernels.direct import REGISTERS
+from kernels.epilogue import ACTIVATION
+from kernels.isa import vector_unit
+from kernels.problem import Problem
+
+name = "dense_nc_dense_columns"
+
+
+def is_matrix_product(p: Problem) -> bool:
+    """A 1x1 convolution of a 1x1 image: y (n, O) = x (n, I) w^T."""
+    return p.groups == 1 and p.kernel == (1, 1) and (p.height, p.width) == (1, 1) and not any(p.padding)
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    if p.block:
+        return "weights are block-sparse"
+    return None if is_matrix_product(p) else f"{p.describe()} is no matrix product"
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    widths, _ = vector_unit(target)
+    return [{"lanes": lanes, "vectors": v} for v in (4, 8, 2) for lanes in widths]
+
+
+def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+    """w (O, I, 1, 1) -> data (ceil(O / columns), I, columns), zero-padded."""
+    columns = c["lanes"] * c["vectors"]
+    blocks = -(-p.out_channels // columns)
+    padded = np.zeros((blocks * columns, p.in_channels), np.float32)
+    padded[: p.out_channels] = w.reshape(p.out_channels, p.in_channels)
+    return {"data": np.ascontiguousarray(padded.reshape(blocks, columns, p.in_channels).transpose(0, 2, 1))}
+
+
+def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
+    lanes, vectors = c["lanes"], c["vectors"]
+    columns = lanes * vectors
+    blocks = -(-p.out_channels // columns)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        data = T.arg("data", T.buffer((blocks, p.in_channels, columns), "float32"))
+        bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        with T.serial(0, p.batch) as n, T.parallel(0, blocks) as b:
+            acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
+            runs = [T.ramp(v * lanes, 1, lanes) for v in range(vectors)]
+            for run in runs:
+                T.buffer_store(acc, T.broadcast(T.float32(0), lanes), [run])
+            with T.serial(0, p.in_channels) as k:
+                value = T.Bind(T.broadcast(x[n, k, 0, 0], lanes))
+                for run in runs:
+                    T.buffer_store(acc, acc[run] + data[b, k, run] * value, [run])
+            with T.serial(0, T.min(columns, p.out_channels - b * columns)) as i:
+                o = b * columns + i
+                value = acc[i] + bias[o]
+                if residual is not None:
+                    value = value + residual[n, o, 0, 0]
+                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0, 0])
+    return builder.get()

@@ -1,0 +1,66 @@
+"""What a kernel is, and which kernels may compute a Problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from kernels.bsr import BSR
+from kernels.problem import Problem
+
+Config = Mapping[str, int | str]  # tile sizes, loop order: what tuning chooses
+
+
+class Kernel(Protocol):
+    """One way to compute a Problem. Named <op>_<layout>_<weight format>_<strategy>; a module of kernels/ is one."""
+
+    name: str
+
+    def refuses(self, p: Problem, target: Target) -> str | None:
+        """None when the kernel can compute ``p``, else the reason why not."""
+
+    def configs(self, p: Problem, target: Target) -> Sequence[Config]:
+        """Configurations worth measuring; the first is good without tuning."""
+
+    def pack(self, p: Problem, w: BSR | np.ndarray, c: Config) -> dict[str, np.ndarray]:
+        """Weight arrays as the function takes them, in its order."""
+
+    def prim_func(self, p: Problem, c: Config) -> tvm.tirx.PrimFunc:
+        """Function (x, *packed weights, bias, [residual], y)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel and the Problem it would solve for a layer: the layer's own, or its dense twin."""
+
+    kernel: Kernel
+    problem: Problem
+
+
+def dense_twin(p: Problem) -> Problem:
+    """The same layer with its zeros stored."""
+    return replace(p, block=0, nnzb=0)
+
+
+def candidates(kernels: Sequence[Kernel], p: Problem, target: Target) -> Iterator[Candidate]:
+    """Every kernel that takes ``p``, then, for a sparse ``p``, every kernel that takes its dense twin."""
+    for problem in (p, dense_twin(p)) if p.block else (p,):
+        for kernel in kernels:
+            if kernel.refuses(problem, target) is None:
+                yield Candidate(kernel, problem)
+
+
+def pick(kernels: Sequence[Kernel], p: Problem, target: Target) -> Kernel:
+    """The first kernel that takes exactly ``p``. Raises ValueError with every refusal when there is none."""
+    reasons = []
+    for kernel in kernels:
+        reason = kernel.refuses(p, target)
+        if reason is None:
+            return kernel
+        reasons.append(f"{kernel.name}: {reason}")
+    raise ValueError(f"no kernel for {p.describe()} (block {p.block}): " + "; ".join(reasons))

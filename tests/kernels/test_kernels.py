@@ -1,0 +1,164 @@
+"""Every kernel of the table against numpy, on shapes chosen to hurt."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_system_cpu
+
+from kernels import KERNELS, reference
+from kernels.bsr import BSR
+from kernels.kernel import candidates, dense_twin, pick
+from kernels.lowering import compile_func
+from kernels.problem import ACTIVATIONS, Problem
+
+HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+AVX2 = Target({"kind": "llvm", "mcpu": "x86-64-v3"})
+ARM = Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]})
+SAME = (1, 1, 1, 1)
+
+DENSE = {
+    "1x1": Problem(1, 13, 14, 14, 24),
+    "primes": Problem(1, 7, 11, 13, 5, (3, 3), padding=SAME),
+    "stride 2": Problem(1, 5, 17, 19, 11, (3, 3), (2, 2), SAME, activation="relu"),
+    "stem": Problem(1, 3, 33, 33, 10, (7, 7), (2, 2), (3, 3, 3, 3), activation="relu6"),
+    "dilated, batch 2": Problem(2, 4, 12, 15, 6, (3, 5), (2, 1), (0, 1, 2, 0), (2, 1), residual=True),
+    "no padding": Problem(1, 3, 9, 10, 4, (3, 3)),
+    "wide padding": Problem(1, 2, 5, 5, 3, (2, 2), (3, 3), (2, 3, 1, 4)),
+    "uneven stride": Problem(1, 3, 9, 33, 5, (3, 3), (2, 3), (2, 0, 1, 4), (2, 1), activation="silu"),
+    "one pixel": Problem(1, 6, 1, 1, 7),
+    "three pixels": Problem(1, 6, 1, 3, 9, residual=True, activation="relu"),
+    "grouped": Problem(1, 8, 9, 9, 12, (3, 3), padding=SAME, groups=4),
+    "odd groups": Problem(1, 6, 7, 7, 9, (3, 3), padding=SAME, groups=3, activation="hardswish"),
+    "depthwise": Problem(2, 19, 14, 14, 19, (3, 3), padding=SAME, groups=19, activation="relu6", residual=True),
+    "depthwise stride 2": Problem(1, 17, 23, 29, 17, (5, 5), (2, 2), (2, 2, 2, 2), groups=17, activation="hardswish"),
+    "depthwise valid": Problem(1, 3, 8, 20, 3, (3, 3), groups=3),
+    "depthwise 7x7 plane": Problem(1, 33, 7, 7, 33, (3, 3), padding=SAME, groups=33),
+    "classifier": Problem(3, 37, 1, 1, 101, activation="relu"),
+}
+SPARSE = {
+    "1x1": Problem(1, 24, 14, 14, 32, block=4, activation="relu6"),
+    "1x1 7x7 plane": Problem(1, 24, 7, 7, 32, block=8, residual=True, activation="relu"),
+    "remainder": Problem(1, 10, 9, 9, 22, block=4),
+    "wide remainder": Problem(1, 10, 8, 8, 37, block=16, activation="hardsigmoid"),
+    "N=1": Problem(1, 13, 10, 10, 7, (3, 3), padding=SAME, block=1),
+    "N=2": Problem(1, 13, 10, 10, 7, block=2),
+    "N=3": Problem(1, 3, 9, 33, 5, (3, 3), (2, 3), (2, 0, 1, 4), (2, 1), block=3, activation="silu", residual=True),
+    "N=32": Problem(1, 16, 12, 12, 64, (3, 3), padding=SAME, block=32),
+    "N > channels": Problem(1, 5, 12, 12, 6, block=8),
+    "stride 2 projection": Problem(1, 16, 14, 14, 24, (1, 1), (2, 2), block=4),
+    "3x3 batch 2": Problem(2, 12, 28, 28, 16, (3, 3), padding=SAME, block=4, activation="relu", residual=True),
+    "5x5": Problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), block=4),
+    "classifier": Problem(2, 40, 1, 1, 30, block=4, residual=True),
+    "classifier N=3": Problem(1, 40, 1, 1, 31, block=3, activation="sigmoid"),
+    "classifier N=16": Problem(1, 33, 1, 1, 70, block=16),
+}
+
+
+def layer(p: Problem, density: float, seed: int = 0):
+    """(problem with nnzb, weight (O, I/g, kh, kw), bias, inputs) of a layer with this share of blocks."""
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal(p.weight_shape).astype(np.float32)
+    if p.block:
+        rows = -(-p.out_channels // p.block)
+        kept = rng.permutation(rows * p.in_channels) < round(density * rows * p.in_channels)
+        w *= np.repeat(kept.reshape(rows, -1), p.block, axis=0)[: p.out_channels, :, None, None]
+        p = replace(p, nnzb=BSR.from_conv(w, p.block).nnzb)
+    x = rng.standard_normal(p.in_shape).astype(np.float32)
+    residual = [rng.standard_normal(p.out_shape).astype(np.float32)] if p.residual else []
+    return p, w, rng.standard_normal(p.out_channels).astype(np.float32), x, residual
+
+
+def check(kernel, p, c, w, bias, x, residual):
+    weights = BSR.from_conv(w, p.block) if p.block else w
+    out = tvm.runtime.tensor(np.full(p.out_shape, np.nan, np.float32))
+    arrays = [x, *kernel.pack(p, weights, c).values(), bias, *residual]
+    compile_func(kernel.prim_func(p, c), HOST)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
+    truth = reference.conv2d(p, x, w, bias, *residual)
+    np.testing.assert_allclose(
+        out.numpy(), truth, atol=2e-5 * max(1, np.abs(truth).max()), err_msg=f"{kernel.name} {c}"
+    )
+
+
+@pytest.mark.parametrize("key", DENSE)
+def test_dense_problem_equals_reference_with_every_kernel(key):
+    p, w, bias, x, residual = layer(DENSE[key], 1)
+    takers = list(candidates(KERNELS, p, HOST))
+    assert takers
+    for taker in takers:
+        configs = taker.kernel.configs(p, HOST)
+        for c in {str(c): c for c in (*configs[:2], configs[-1])}.values():
+            check(taker.kernel, p, c, w, bias, x, residual)
+
+
+@pytest.mark.parametrize("density", [0, 0.5, 1])
+@pytest.mark.parametrize("key", SPARSE)
+def test_sparse_problem_equals_reference_with_every_kernel(key, density):
+    p, w, bias, x, residual = layer(SPARSE[key], density)
+    takers = [t for t in candidates(KERNELS, p, HOST) if t.problem.block]
+    assert takers
+    for taker in takers:
+        configs = taker.kernel.configs(p, HOST)
+        for c in {str(c): c for c in (configs[0], configs[-1])}.values():
+            check(taker.kernel, p, c, w, bias, x, residual)
+
+
+def test_empty_block_rows():
+    p = Problem(1, 9, 10, 10, 12, (3, 3), padding=SAME, block=4)
+    _, w, bias, x, residual = layer(p, 1)
+    w[4:8] = 0
+    p = replace(p, nnzb=BSR.from_conv(w, 4).nnzb)
+    assert p.nnzb == 18
+    kernel = pick(KERNELS, p, HOST)
+    for c in kernel.configs(p, HOST):
+        check(kernel, p, c, w, bias, x, residual)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation):
+    p, w, bias, x, residual = layer(Problem(1, 8, 9, 9, 8, block=4, residual=True, activation=activation), 0.5)
+    kernel = pick(KERNELS, p, HOST)
+    check(kernel, p, kernel.configs(p, HOST)[0], w, 4 * bias, x, residual)
+
+
+@pytest.mark.parametrize("target", [AVX2, ARM], ids=["avx2", "aarch64"])
+def test_every_kernel_compiles_for_other_targets(target):
+    for p in (SPARSE["remainder"], SPARSE["classifier"], DENSE["stem"], DENSE["depthwise"], DENSE["classifier"]):
+        p = layer(p, 0.5)[0]
+        kernel = pick(KERNELS, p, target)
+        assert "main" in compile_func(kernel.prim_func(p, kernel.configs(p, target)[0]), target).inspect_source("asm")
+
+
+def test_accumulators_stay_in_registers():
+    """The tile's inner loop must not store: the reason why kernels.lowering turns a pass off."""
+    p = layer(Problem(1, 64, 28, 28, 64, block=4), 0.5)[0]
+    kernel = pick(KERNELS, p, AVX2)
+    asm = compile_func(kernel.prim_func(p, kernel.configs(p, AVX2)[0]), AVX2).inspect_source("asm")
+    lines = asm.splitlines()
+    fused = [i for i, line in enumerate(lines) if "vfmadd" in line]
+    assert len(fused) > 10
+    between = lines[fused[0] : fused[10]]
+    assert not [line for line in between if "vmov" in line and line.rstrip().endswith(")")]
+
+
+def test_refusals_have_reasons_and_every_problem_has_a_taker():
+    for p in (*DENSE.values(), *(layer(p, 0.5)[0] for p in SPARSE.values())):
+        assert pick(KERNELS, p, HOST)
+        assert [c for c in candidates(KERNELS, p, HOST) if c.problem == dense_twin(p)]
+        for kernel in KERNELS:
+            reason = kernel.refuses(p, HOST)
+            assert reason is None or len(reason) > 8
+    with pytest.raises(ValueError, match="no kernel for 8x9x9->12 3x3 g4"):
+        pick(KERNELS, replace(DENSE["grouped"], block=4, nnzb=1), HOST)
+
+
+def test_problem_round_trips_and_refuses_nonsense():
+    p = SPARSE["N=3"]
+    assert Problem.from_json(p.to_json()) == p
+    assert (p.out_height, p.out_width) == (4, 12)
+    with pytest.raises(ValueError, match="tanh"):
+        replace(p, activation="tanh")
+    with pytest.raises(ValueError, match="is empty"):
+        Problem(1, 3, 2, 2, 4, (5, 5))
