@@ -1,0 +1,95 @@
+"""Image files in, uint8 arrays out: folders of classes, and CIFAR's own batches. No splits, no augmentation."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of one split: `names` are relative to the data path, `labels` index the sorted class folders."""
+
+    root: Path
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+def list_folder(root: Path, split: str) -> Listing:
+    """Lists root/split/<class>/*.jpg in sorted order. Raises ValueError when it is empty or not of that form."""
+    folder = root / split
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) if folder.is_dir() else ()
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        for file in sorted((folder / name).iterdir()):
+            if file.suffix.lower() in SUFFIXES:
+                names.append(f"{split}/{name}/{file.name}")
+                labels.append(label)
+    if not names:
+        raise ValueError(f"no images in {folder}: expected {split}/<class>/*.jpg")
+    return Listing(root, tuple(names), tuple(labels), classes)
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Raises ValueError naming the file when it is no readable image."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on some broken files
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+
+
+def decode(listing: Listing, size: int, workers: int) -> Tensor:
+    """Decodes every file once, in threads (PIL releases the GIL): (n, 3, size, size) uint8.
+
+    Small images only: 60,000 of 32x32 are 184 MB. Images of another size are resized.
+    """
+    out = np.empty((len(listing.names), size, size, 3), np.uint8)
+
+    def one(index: int) -> None:
+        image = open_rgb(listing.root / listing.names[index])
+        out[index] = np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.BILINEAR))
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        list(pool.map(one, range(len(listing.names)), chunksize=64))
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads CIFAR's pickles, which hold numpy arrays, bytes and lists; refuses every other type."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return np.empty(0).__reduce__()[0]  # numpy's own, wherever this version keeps it
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"holds {module}.{name}, which CIFAR files do not")
+
+
+def read_cifar_batch(path: Path, label_key: str) -> tuple[Tensor, list[int], list[str]]:
+    """One file of cifar-10-batches-py or cifar-100-python: images (n, 3, 32, 32) uint8, labels, file names.
+
+    Raises FileNotFoundError, or ValueError when it is not such a file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no CIFAR batch at {path}")
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file, encoding="bytes").load()
+        pixels = np.ascontiguousarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+        labels = [int(label) for label in content[label_key.encode()]]
+        names = [name.decode() for name in content.get(b"filenames", [])]
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not a CIFAR batch: {error}") from None
+    if len(labels) != len(pixels):
+        raise ValueError(f"{path} has {len(pixels)} images and {len(labels)} labels")
+    return torch.from_numpy(pixels), labels, names or [f"{path.name}/{i}" for i in range(len(labels))]

@@ -1,0 +1,188 @@
+"""The one fit() and evaluate(). They know no method and no pruning: `after_step` is all a pruner needs here."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.batches import Batches
+from compress.data import Data
+from compress.learning_rate import LearningRate
+from compress.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Optim:
+    """SGD as the 1xN authors use it: weight decay on every parameter."""
+
+    lr: LearningRate = field(default_factory=LearningRate)
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    top1: float  # percent
+    top5: float  # percent
+    loss: float
+    images: int
+    predictions: tuple[int, ...] = ()  # top-1 class of every image, in the order of the split
+
+
+@dataclass
+class State:
+    """All that an epoch needs from the ones before it, apart from the weights in the model."""
+
+    epoch: int = 0  # completed
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)  # state dict of the best epoch, by validation
+    best_score: tuple[float, float] | None = None  # (top-1, -loss)
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics.jsonl per epoch
+
+
+PRECISIONS = ("auto", "f32", "bf16")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """bf16 where the hardware multiplies it natively ("auto"), always ("bf16") or never ("f32"). Weights stay f32."""
+    if precision == "auto":
+        if device.type == "cpu":
+            can = getattr(torch.cpu, "get_capabilities", dict)()
+            native = can.get("avx512_bf16") or can.get("amx_bf16")
+        else:
+            native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "f32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "cpu") -> Metrics:
+    """Loss and accuracy in f32, the arithmetic of the exported network."""
+    device = torch.device(device)
+    model.eval().to(device)
+    loss = torch.zeros((), dtype=torch.float64)
+    top1 = top5 = 0
+    predictions: list[int] = []
+    with torch.inference_mode():
+        for x, y in batches.epoch(0, 0):
+            logits = model(x.to(device, memory_format=torch.channels_last)).float().cpu()
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            hit = ranked == y[:, None]
+            top1, top5 = top1 + int(hit[:, 0].sum()), top5 + int(hit.sum())
+            loss += F.cross_entropy(logits, y, reduction="sum").double()
+            predictions += ranked[:, 0].tolist()
+    images = len(predictions)
+    return Metrics(100 * top1 / images, 100 * top5 / images, float(loss) / images, images, tuple(predictions))
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    optim: Optim,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    after_step: Callable[[], None] | None = None,
+    state: State | None = None,
+    on_epoch: Callable[[State], None] | None = None,
+    reporter: Reporter | None = None,
+    title: str = "train",
+) -> State:
+    """Trains for `optim.lr.epochs` epochs and leaves the best epoch's weights, by validation top-1, in `model`.
+
+    Every random draw of epoch e comes from (seed, e). With the same thread count, a run continued from the `state` that
+    `on_epoch` saw, and the weights the model had then, therefore takes the same steps as one never interrupted.
+
+    Raises ValueError when the data has no training part, FloatingPointError when the loss is no longer finite.
+    """
+    if data.train is None:
+        raise ValueError(f"{data.name} has no training images: expected train/<class>/ beside the evaluation folder")
+    device, reporter, state = torch.device(device), reporter or Reporter(), state or State()
+    model.to(device=device, memory_format=torch.channels_last)
+    named = dict(model.named_parameters())
+    sgd = torch.optim.SGD(
+        named.values(),
+        lr=optim.lr.base,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        weight_decay=optim.weight_decay,
+    )
+    for name, buffer in state.momentum.items():
+        sgd.state[named[name]]["momentum_buffer"] = torch.empty_like(named[name]).copy_(buffer)
+    try:
+        for epoch in range(state.epoch, optim.lr.epochs):
+            reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(data.train))
+            row = {"phase": title, "epoch": epoch}
+            row |= _train_epoch(model, data.train, sgd, optim, epoch, device, seed, after_step, reporter)
+            val = evaluate(model, data.val, device)
+            row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
+            state.epoch = epoch + 1
+            state.history.append(row)
+            state.momentum = {
+                n: sgd.state[p]["momentum_buffer"] for n, p in named.items() if optim.momentum and sgd.state[p]
+            }
+            if state.best_score is None or (val.top1, -val.loss) > state.best_score:
+                state.best_score = (val.top1, -val.loss)
+                state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            if on_epoch:
+                on_epoch(state)
+            reporter.finish(
+                f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  val top-1 {val.top1:.2f} %  "
+                f"lr {row['lr']:.5f}  {row['images_per_second']:.0f} images/s"
+            )
+    finally:
+        reporter.stop()
+    if state.best:
+        model.load_state_dict(state.best)
+    return state
+
+
+def _train_epoch(
+    model: nn.Module,
+    batches: Batches,
+    sgd: torch.optim.SGD,
+    optim: Optim,
+    epoch: int,
+    device: torch.device,
+    seed: int,
+    after_step: Callable[[], None] | None,
+    reporter: Reporter,
+) -> dict[str, float]:
+    torch.manual_seed(seed * 1_000_003 + epoch)  # dropout; the batches have streams of their own
+    model.train()
+    began, images, total, hits, rate = time.monotonic(), 0, 0.0, 0, 0.0
+    for step, (x, y) in enumerate(batches.epoch(epoch, seed)):
+        rate = optim.lr(epoch, step, len(batches))
+        for group in sgd.param_groups:
+            group["lr"] = rate
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        with autocast(optim.precision, device):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=optim.label_smoothing)
+        sgd.zero_grad(set_to_none=True)
+        loss.backward()
+        sgd.step()
+        if after_step:
+            after_step()
+        images += len(y)
+        total += loss.item() * len(y)
+        hits += int((logits.argmax(1) == y).sum())
+        if not math.isfinite(total):
+            raise FloatingPointError(f"loss is {loss.item()} at epoch {epoch}, step {step}: lower --lr (now {rate:g})")
+        reporter.step(images, total / images, 100 * hits / images)
+    seconds = time.monotonic() - began
+    return {
+        "lr": rate,
+        "loss": total / images,
+        "top1": 100 * hits / images,
+        "images_per_second": round(images / seconds, 1),
+        "seconds": round(seconds, 3),
+    }
