@@ -1,0 +1,234 @@
+"""The report: what it claims, what it refuses, and that the page stands alone. Parsed, not looked at."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from deploy import figures, report
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects ids, text and attributes, and fails on a tag that is not closed in order."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.open, self.ids, self.words, self.numbers = [], set(), [], []
+        self.tags: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            assert name not in ("src", "href", "srcset", "onclick", "onload"), f"<{tag} {name}> reaches outside"
+            if name == "id":
+                assert value not in self.ids
+                self.ids.add(value)
+            if name in ("x", "y", "x1", "x2", "y1", "y2", "width", "height", "points", "d"):
+                self.numbers.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> without a start"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def engine(median: float) -> dict:
+    samples = [median * (1 + 0.01 * (i % 5)) for i in range(30)]
+    return {"median": median, "p10": median * 0.99, "p90": median * 1.05, "samples": samples}
+
+
+def minimal() -> dict:
+    row = {"op": "conv", "shape": [16, 8, 1, 1], "config": {"tile": 6}, "peak_share": 0.5}
+    return {
+        "model": "net <1×4>",
+        "target": "llvm -mcpu=native",
+        "cpu": "Some CPU",
+        "threads": 1,
+        "batch": 1,
+        "verified": True,
+        "max_abs_error": 2.5e-6,
+        "latency_ms": {"kerf": engine(4.0), "onnxruntime": engine(6.0), "openvino": engine(5.0)},
+        "speedup": {"against": "openvino", "median": 1.25, "ci95": [1.2, 1.3]},
+        "bytes": {"dense": 14_000_000, "bundle": 9_200_000},
+        "layers": [
+            {**row, "name": "a", "block": [4, 1], "density": 0.5, "kernel": "bsr", "kerf_us": 50.0, "dense_us": 80.0},
+            {
+                **row,
+                "name": "b",
+                "block": None,
+                "density": 1.0,
+                "kernel": "depthwise",
+                "kerf_us": 9.5,
+                "dense_us": None,
+            },
+        ],
+    }
+
+
+def complete() -> dict:
+    return minimal() | {
+        "accuracy": {"top1_dense": 90.42, "top1_pruned": 31.0, "top1": 89.9, "macs_dense": 3e8, "macs": 1.6e8},
+        "commands": ["python imagenet.py --N 4", "python model_tune.py --bsr 4"],
+        "versions": {"numpy": "2.0"},
+        "machine": {"cores": 2, "vector_sets": ["avx2", "fma"]},
+        "date": "2025-01-01T00:00:00+00:00",
+        "training": [
+            {"phase": "train", "epoch": 0, "loss": 2.0, "top1": 30.0, "val_loss": 2.1, "val_top1": 29.0},
+            {"phase": "fine-tune", "epoch": 0, "loss": 1.0, "top1": 60.0, "val_loss": 1.2, "val_top1": 58.0},
+        ],
+        "block_pattern": {"layer": "a", "n": 4, "shape": [16, 8, 1, 1], "rows": ["10110000", "11111111"]},
+    }
+
+
+def page(content: dict, folder) -> Page:
+    return Page(report.write(content, folder).read_text())
+
+
+def test_page_stands_alone_with_every_figure(tmp_path):
+    path = report.write(complete(), tmp_path / "run")
+    source = path.read_text()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "report.json"]
+    assert not re.search(r"https?:|@import|url\(", source)
+    parsed = Page(source)
+    assert {"script", "link", "img", "iframe"}.isdisjoint(parsed.tags)
+    figures_present = {"fig-latency", "fig-rounds", "fig-layers", "fig-pattern", "fig-training"}
+    assert figures_present | {"verdict", "layers", "environment", "commands"} <= parsed.ids
+    assert not [n for n in parsed.numbers if "nan" in n or "inf" in n]
+    assert "prefers-color-scheme: dark" in source
+    assert "@media print" in source
+
+
+def test_json_is_the_report(tmp_path):
+    content = complete()
+    before = copy.deepcopy(content)
+    report.write(content, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == before == content
+
+
+def test_page_tells_what_was_measured(tmp_path):
+    text = page(complete(), tmp_path).text
+    for claim in (
+        "net <1×4> on Some CPU",
+        "1.25× faster than OpenVINO",
+        "95 % interval 1.20–1.30",
+        "5.00 → 4.00 ms",
+        "90.42 → 89.90 %",
+        "−0.52 points",
+        "14.0 MB → 9.20 MB",
+        "2.5e-06",
+        "16×8×1×1",
+        "tile=6",
+        "python model_tune.py --bsr 4",
+        "avx2 fma",
+    ):
+        assert claim in text
+    assert text.index("faster than") < text.index("Milliseconds per call"), "the verdict comes first"
+
+
+def test_optional_parts_may_be_missing(tmp_path):
+    content = minimal() | {"speedup": None, "latency_ms": {"kerf": {"median": 4, "p10": 4, "p90": 4, "samples": 100}}}
+    for row in content["layers"]:
+        row |= {"kerf_us": None, "dense_us": None, "peak_share": None, "config": None}
+    parsed = page(content, tmp_path)
+    assert "Not compared" in parsed.text
+    assert "fig-latency" in parsed.ids
+    assert {"fig-rounds", "fig-pattern", "fig-training", "commands"}.isdisjoint(parsed.ids)
+
+
+@pytest.mark.parametrize(
+    ("median", "interval", "says"),
+    [
+        (1.02, [0.98, 1.05], "No measurable difference from OpenVINO"),
+        (1.05, [1.0, 1.1], "No measurable difference from OpenVINO"),
+        (0.8, [0.78, 0.83], "Slower than OpenVINO"),
+        (1.4, [1.38, 1.45], "1.40× faster than OpenVINO"),
+    ],
+)
+def test_wording_follows_the_interval(median, interval, says, tmp_path):
+    content = minimal() | {"speedup": {"against": "openvino", "median": median, "ci95": interval}}
+    text = page(content, tmp_path).text
+    assert says in text
+    assert says in report.table(content)
+    if "faster" not in says:
+        assert "faster than" not in text
+        assert f"{median:.2f}× faster" not in report.table(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"verified": False}, "was not verified"),
+        ({"verified": "yes"}, "was not verified"),
+        ({"max_abs_error": float("nan")}, "not JSON compliant"),
+    ],
+)
+def test_unfit_reports_leave_nothing_behind(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        report.write(minimal() | change, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_keys_are_named(tmp_path):
+    content = minimal()
+    del content["layers"], content["cpu"]
+    with pytest.raises(ValueError, match="the report lacks cpu, layers"):
+        report.write(content, tmp_path)
+
+
+def test_table_lists_engines_with_kerf_first():
+    lines = report.table(minimal()).splitlines()
+    assert "net <1×4>, batch 1, 1 thread, Some CPU" in lines[0]
+    order = [next(i for i, line in enumerate(lines) if name in line) for name in ("kerf", "OpenVINO", "ONNX Runtime")]
+    assert order == sorted(order)
+    assert "\x1b" not in report.table(minimal())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.01234, "0.0123"), (4.019, "4.02"), (41.52, "41.5"), (1234.5, "1234"), (9.999, "10.0")],
+)
+def test_numbers_have_three_significant_digits(value, text):
+    assert figures.number(value) == text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 7.2), (0, 0.003), (99.7, 99.9), (-3, 12000)])
+def test_ticks_are_few_round_and_inside(low, high):
+    found = figures.ticks(high, low)
+    assert 2 <= len(found) <= 6
+    assert low <= found[0]
+    assert found[-1] <= high
+
+
+def test_block_figure_fills_exactly_the_kept_cells():
+    drawn = figures.blocks(["0110", "1001"], "p")
+    runs = re.findall(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z", drawn)
+    assert runs == [("1", "0", "2", "2"), ("0", "1", "1", "1"), ("3", "1", "1", "1")]
+
+
+def test_bars_are_proportional_to_medians_and_stay_inside():
+    content = minimal()["latency_ms"]
+    drawn = figures.latency([(name, name, m) for name, m in content.items()])
+    widths = [float(w) for w in re.findall(r'<rect x="0" y="\d+" width="([\d.]+)%"', drawn)]
+    assert [w / widths[0] for w in widths] == pytest.approx([1, 6 / 4, 5 / 4], rel=1e-3)
+    assert max(float(x) for x in re.findall(r'x[12]="([\d.]+)%"', drawn)) <= 100
