@@ -14,6 +14,7 @@ from deploy.figures import number
 
 REQUIRED = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "latency_ms", "bytes", "layers")
 ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+CEILING = 1.5
 CURVES = {
     "top-1, %": {"train": "top1", "validation": "val_top1"},
     "loss": {"train": "loss", "validation": "val_loss"},
@@ -101,14 +102,17 @@ def style(engine: str) -> str:
 
 
 def rounds(report: Mapping) -> str | None:
-    """Samples in the order of the race, if they were kept: drift and neighbours show here and in no percentile."""
-    series = []
+    """Samples in the order of the race, if they were kept: drift and neighbours show here and in no percentile.
+
+    Outliers end at CEILING times the slowest p90, or a single one would flatten all lines.
+    """
+    series, ceiling = [], CEILING * max(m["p90"] for m in report["latency_ms"].values())
     for name, m in report["latency_ms"].items():
         samples = m.get("samples")
         if not isinstance(samples, list) or len(samples) < 2:
             return None
         stride = max(1, len(samples) // 400)
-        series.append((style(name), list(range(1, len(samples) + 1))[::stride], samples[::stride]))
+        series.append((style(name), range(1, len(samples) + 1)[::stride], [min(s, ceiling) for s in samples[::stride]]))
     return figures.lines(series, "Milliseconds per call in each round of the race")
 
 
