@@ -41,7 +41,8 @@ def export(model: nn.Module, example: Tensor, path: str | Path, *, tolerance: fl
     tensor, has a convolution whose weight is not a parameter, or disagrees with ONNX Runtime.
     """
     refuse_nonfinite(model)
-    reference = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    reference = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+    reference.eval().requires_grad_(False)
     example = example.detach().to("cpu", torch.float32).contiguous()
     with quiet(), torch.no_grad():
         folded = fold_batchnorm(trace(copy.deepcopy(reference), example))
