@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kernels import KERNELS_VERSION
+
 DISTRIBUTIONS = ("kerf", "apache-tvm", "onnx", "onnxruntime", "openvino", "numpy")
 VECTOR_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve")
 
@@ -35,6 +37,11 @@ def environment() -> dict:
         },
         "versions": {"python": platform.python_version()} | {n: v for n in DISTRIBUTIONS if (v := installed(n))},
     }
+
+
+def provenance() -> dict[str, str]:
+    """What a measurement of a kernel depends on besides problem and target: records of others are not comparable."""
+    return {"tvm": version("apache-tvm"), "kernels": KERNELS_VERSION, "cpu": cpu()}
 
 
 def installed(distribution: str) -> str | None:

@@ -17,3 +17,6 @@ KERNELS = (
     conv2d_nchw_dense_direct,
 )
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+
+# Raised when a kernel's code changes, so that measurements of the old code are not used for the new.
+KERNELS_VERSION = "1"

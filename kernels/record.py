@@ -27,6 +27,9 @@ class Record:
     def us(self) -> float:
         return median(self.latency_us) if self.latency_us else float("inf")
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
 
 class RecordBook:
     """Records of one file (or of memory, without a path). A torn last line is dropped with a warning."""
@@ -48,7 +51,7 @@ class RecordBook:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             torn = self.path.exists() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n")
             with self.path.open("a") as file:
-                file.write(("\n" if torn else "") + json.dumps(asdict(record), sort_keys=True) + "\n")
+                file.write(("\n" if torn else "") + record.to_json() + "\n")
 
     def of(self, problem: str, target: str, versions: dict[str, str]) -> list[Record]:
         """Records of a problem on this target by these versions, fastest first; failures are last."""

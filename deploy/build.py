@@ -1,0 +1,60 @@
+"""Network + target + records -> compiled library, packed weights and the table of what computes each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from deploy.convert import Network
+from deploy.environment import provenance
+from deploy.lower import Choice, lower
+from deploy.targets import describe
+from kernels import BY_NAME, KERNELS
+from kernels.kernel import candidates, dense_twin, pick
+from kernels.lowering import pass_context
+from kernels.problem import Problem
+from kernels.record import Record, RecordBook
+
+
+@dataclass(frozen=True)
+class Built:
+    """A compiled network: ``executable`` runs main(x, *packed)."""
+
+    executable: tvm.runtime.Executable
+    packed: dict[str, np.ndarray]
+    choices: dict[str, Choice]
+    target: Target
+
+    def export(self, path: Path) -> None:
+        """Write the shared library; a foreign target is linked with the cross compiler of its triple."""
+        triple = str(self.target.attrs.get("mtriple", ""))
+        cross = {"fcompile": tvm.contrib.cc.cross_compiler(f"{triple}-g++")} if triple else {}
+        self.executable.export_library(str(path), **cross)
+
+
+def record(p: Problem, target: Target, book: RecordBook) -> Record | None:
+    """The fastest measurement of exactly ``p`` on this target, machine and version; None if there is none."""
+    return book.best(p.to_json(), describe(target), provenance())
+
+
+def choose(p: Problem, target: Target, book: RecordBook) -> Choice:
+    """The fastest measured way to compute ``p``, dense kernels included; unmeasured, the first kernel's default."""
+    measured = [(record(problem, target, book), problem) for problem in {p, dense_twin(p)}]
+    measured = [(r, problem) for r, problem in measured if r is not None and r.kernel in BY_NAME]
+    if measured:
+        best, problem = min(measured, key=lambda m: m[0].us)
+        return Choice(problem, best.kernel, best.config)
+    pick(KERNELS, p, target)  # raises with every kernel's reason if there is none
+    return Choice.default(next(candidates(KERNELS, p, target)), target)
+
+
+def build(network: Network, target: Target, book: RecordBook) -> Built:
+    choices = {name: choose(layer.problem, target, book) for name, layer in network.layers.items()}
+    module, packed = lower(network, choices)
+    with pass_context():
+        executable = tvm.compile(module, target=target)
+    return Built(executable, packed, choices, target)

@@ -1,0 +1,68 @@
+"""An .onnx file -> Network: fused layers with their weights, block-sparse where enough blocks are zero. No TVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from deploy.onnx_graph import Graph, read_model
+from deploy.passes.fold_batchnorm import fold_batchnorm
+from deploy.passes.fuse_layers import Layer, fuse_layers
+from kernels.bsr import BSR
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph whose layers are kerf::Layer nodes, and those layers by node name, in order of execution."""
+
+    path: Path
+    graph: Graph
+    layers: dict[str, Layer]
+    weights_bytes: int  # of the file's constants
+
+    @property
+    def input(self) -> onnx.ValueInfoProto:
+        return self.graph.inputs[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.graph.shapes[self.input.name])
+
+    @property
+    def sparse_layers(self) -> list[str]:
+        return [name for name, layer in self.layers.items() if layer.problem.block]
+
+
+def convert(path: Path, n: int = 4, sparsity: float = 0.5, batch: int | None = None) -> Network:
+    """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
+
+    One block of tolerance: a layer pruned to floor(share * blocks) counts. Raises ValueError for n < 1, a share outside
+    [0, 1], a file that cannot be read or one with several inputs.
+    """
+    if n < 1:
+        raise ValueError(f"--bsr {n}: a block has at least one row; give the N the network was pruned with, e.g. 4")
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
+    graph = Graph(read_model(path, batch))
+    if len(graph.inputs) != 1:
+        raise ValueError(f"{path}: {len(graph.inputs)} inputs; expected a network with one image input")
+    weights_bytes = sum(a.nbytes for a in graph.constants.values())
+    fold_batchnorm(graph)
+    layers = fuse_layers(graph)
+    if not layers:
+        raise ValueError(f"{path}: no convolution or dense layer with constant fp32 weights; nothing to compile")
+    return Network(path, graph, {k: blocked(v, n, sparsity) for k, v in layers.items()}, weights_bytes)
+
+
+def blocked(layer: Layer, n: int, sparsity: float) -> Layer:
+    """The layer as 1xn blocks if enough of them are zero, else unchanged."""
+    if layer.problem.groups > 1:
+        return layer
+    bsr = BSR.from_conv(layer.weight, n)
+    blocks = (len(bsr.indptr) - 1) * layer.weight.shape[1]
+    zero = blocks - bsr.nnzb
+    if zero == 0 or zero + 1 < sparsity * blocks:
+        return layer
+    return replace(layer, problem=replace(layer.problem, block=n, nnzb=bsr.nnzb))

@@ -1,0 +1,56 @@
+"""load(bundle) -> Session: numpy in, numpy out. Needs TVM's runtime and numpy; no torch, no onnx, no compiler."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from deploy import bundle, machine
+
+
+def load(folder: str | Path, threads: int | None = None) -> Session:
+    """Verify a bundle's hashes, TVM version and target, and load it.
+
+    ``threads``: worker threads, by default as many as it was built for. Raises FileNotFoundError, or BundleError with
+    the reason why the bundle must not run here.
+    """
+    folder = Path(folder)
+    manifest = bundle.read_manifest(folder)
+    if manifest["tvm"] != version("apache-tvm"):
+        raise bundle.BundleError(
+            f"{folder}: built with TVM {manifest['tvm']}, installed is {version('apache-tvm')}; build it again"
+        )
+    reason = machine.missing(manifest["needs"])
+    if reason:
+        raise bundle.BundleError(f"{folder}: {reason}; build it with --target native on this machine")
+    library = tvm.runtime.load_module(str(folder / "library.so"))
+    return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
+
+
+class Session:
+    """One network ready to run. Not safe for calls from several threads at once."""
+
+    def __init__(self, executable, weights: list[np.ndarray], manifest: dict, threads: int):
+        self.manifest = manifest
+        self.input_shape = tuple(manifest["input"])
+        self._set_threads = tvm.get_global_func("runtime.config_threadpool")
+        self.threads = threads
+        self._machine = relax.VirtualMachine(executable, tvm.cpu())
+        self._main = self._machine["main"]
+        self._weights = [tvm.runtime.tensor(w) for w in weights]
+        self._set_threads(1, threads)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
+            came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {self.input_shape}")
+        x = np.require(x, requirements=["C", "A"])
+        # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied
+        direct = x.flags.writeable and x.ctypes.data % 64 == 0
+        tensor = tvm.runtime.from_dlpack(x) if direct else tvm.runtime.tensor(x)
+        return self._main(tensor, *self._weights).numpy()

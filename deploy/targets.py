@@ -1,0 +1,48 @@
+"""Target strings of the command line -> TVM targets, their canonical text, and what their code asks of a machine."""
+
+from __future__ import annotations
+
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_is_valid_cpu
+
+from deploy.machine import CHECKED, architecture, missing
+
+
+def parse(text: str, threads: int) -> Target:
+    """ "native", a CPU name such as "x86-64-v3", or "llvm -mcpu=... -mtriple=... -mattr=+a,+b". Raises ValueError."""
+    if text in ("native", "llvm", "host"):
+        fields = {"mcpu": llvm_get_system_cpu()}
+    elif not text.startswith("llvm"):
+        fields = {"mcpu": text}
+    else:
+        fields = {}
+        for word in text.split()[1:]:
+            key, _, value = word.lstrip("-").partition("=")
+            if not word.startswith("-") or key not in ("mcpu", "mtriple", "mattr") or not value:
+                raise ValueError(
+                    f"--target {text!r}: {word!r} is not understood; expected -mcpu=, -mtriple= or -mattr="
+                )
+            fields[key] = value.split(",") if key == "mattr" else value
+    if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
+        raise ValueError(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
+    return Target({"kind": "llvm", "num-cores": threads, **fields})
+
+
+def describe(target: Target) -> str:
+    """Canonical text, the key of records: everything that changes code, nothing that does not."""
+    a = target.attrs
+    parts = [f"-{k}={a[k] if k != 'mattr' else ','.join(a[k])}" for k in ("mtriple", "mcpu", "mattr") if k in a]
+    return " ".join(["llvm", *parts, f"-num-cores={a['num-cores']}"])
+
+
+def needs(target: Target) -> dict:
+    """Machine and instruction sets that code for ``target`` may use."""
+    llvm_names = {"sse4.2": "sse4_2", "avx512vnni": "avx512_vnni"}
+    features = {llvm_names.get(f, f) for f in llvm_get_cpu_features(target)}
+    name = architecture(str(target.attrs.get("mtriple", "")).split("-")[0])
+    return {"machine": name, "features": sorted(features & set(CHECKED))}
+
+
+def foreign(target: Target) -> str | None:
+    """Why this machine cannot run code for ``target``; None when it can."""
+    return missing(needs(target))
