@@ -1,0 +1,101 @@
+"""What a network costs: multiply-accumulates (MACs) and parameters, from shapes and masks."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One convolution or linear layer. MACs are per image, without bias."""
+
+    macs_dense: int
+    macs: int
+    params_dense: int  # of the weight alone
+    params: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs per image of convolutions and linear layers; params counts every parameter of the network."""
+
+    macs_dense: int
+    macs: int
+    params_dense: int
+    params: int
+    layers: dict[str, LayerCost]  # by weight path
+
+
+@torch.no_grad()
+def positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often each convolution or linear weight is applied per image: H'·W', summed over calls. By weight path.
+
+    Runs the model once on ``example`` (B, C, H, W) in evaluation mode and leaves it as it was.
+    """
+    used: Counter[str] = Counter()
+
+    def record(path: str):
+        def hook(module: nn.Module, _, output: Tensor) -> None:
+            used[path] += output.numel() // (len(output) * module.weight.shape[0])
+
+        return hook
+
+    training = [m for m in model.modules() if m.training]
+    hooks = [
+        module.register_forward_hook(record(f"{name}.weight" if name else "weight"))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        model.eval()(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return dict(used)
+
+
+def count(model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None) -> Cost:
+    """Cost dense and with masks (bool, True = keep): a masked weight costs no parameter and no MAC."""
+    masks = masks or {}
+    layers = {}
+    for path, times in positions(model, example).items():
+        dense = model.get_parameter(path).numel()
+        kept = int(masks[path].sum()) if path in masks else dense
+        layers[path] = LayerCost(dense * times, kept * times, dense, kept)
+    total = sum(p.numel() for p in model.parameters())
+    pruned = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+    return Cost(
+        sum(layer.macs_dense for layer in layers.values()),
+        sum(layer.macs for layer in layers.values()),
+        total,
+        total - pruned,
+        layers,
+    )
+
+
+def element_density(model: nn.Module, paths: Iterable[str]) -> float:
+    """Share of non-zero weights in these parameters taken together."""
+    weights = [model.get_parameter(path) for path in paths]
+    return sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+
+
+@torch.no_grad()
+def block_density(model: nn.Module, paths: Iterable[str], n: int) -> float:
+    """Share of 1×n blocks with a non-zero, in these parameters taken together: what a block kernel has to compute.
+
+    A block is n consecutive output kernels at one input channel; if n does not divide O the last ones are shorter.
+    """
+    if n < 1:
+        raise ValueError(f"N is {n}; expected at least 1 output kernel per block")
+    occupied = total = 0
+    for path in paths:
+        weight = model.get_parameter(path)
+        kernels = weight.reshape(*weight.shape[:2], -1).any(-1)  # (O, I)
+        blocks = torch.stack([rows.any(0) for rows in kernels.split(n)])  # (ceil(O / n), I)
+        occupied, total = occupied + int(blocks.sum()), total + blocks.numel()
+    return occupied / total

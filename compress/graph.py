@@ -1,0 +1,178 @@
+"""DependencyGraph: which channels of which parameters move together.
+
+Every tensor of the network is read as a sequence of channels. A group is a run of channels that appears whole and in
+one order wherever it appears: in every parameter and every activation. One permutation of a group, applied at all its
+places, therefore leaves the network's function as it was. Channels that no such run joins are groups of one.
+
+Differs from Torch-Pruning's DepGraph (Fang et al., CVPR 2023, arXiv 2301.12900), which groups whole axes: runs of
+channels make concatenation, chunks and zero-padded shortcuts cases of one rule.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from compress.operators import RULES, Call, Channels, Parameter, UnsupportedOperator, spread
+
+__all__ = ["DependencyGraph", "Group", "Member", "UnsupportedOperator"]
+
+Path = str
+
+
+@dataclass(frozen=True)
+class Member:
+    """Entries offset … offset + width · repeat - 1 on one axis of one parameter or buffer."""
+
+    path: Path  # "layer1.0.conv1.weight"
+    axis: int  # 0 holds the channels that go out, 1 those that come in
+    offset: int = 0  # start on that axis (concatenation)
+    repeat: int = 1  # consecutive entries per channel (H·W after a flatten)
+    produces: bool = False  # rows are the filters that make the channels; a batch norm only follows them
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are kept, removed or moved together."""
+
+    name: str  # of the layer that makes them first, with their range if it makes others too
+    width: int
+    members: tuple[Member, ...]
+    fixed: bool = False  # order is visible from outside (network input or output) or in a way no Member can express
+
+
+@dataclass(frozen=True)
+class DependencyGraph:
+    groups: tuple[Group, ...]
+    stems: tuple[Path, ...]  # weights that read the network input
+
+    @classmethod
+    def trace(cls, model: nn.Module, example: Tensor) -> "DependencyGraph":
+        """Reads the groups off the model's ATen graph in evaluation mode; the model is left as it was.
+
+        ``example`` is an input (B, C, H, W). Raises UnsupportedOperator, which names the operator and its module.
+        """
+        channels = Channels()
+        _follow(_export(model, example), _canonical_paths(model), channels)
+        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)))
+
+
+def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        return torch.export.export(model, (example,))
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _canonical_paths(model: nn.Module) -> dict[Path, Path]:
+    """A tensor with two names (tied weights) is one parameter: its first name."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    first: dict[int, Path] = {}
+    return {path: first.setdefault(id(tensor), path) for path, tensor in named}
+
+
+def _follow(program: torch.export.ExportedProgram, canonical: dict[Path, Path], channels: Channels) -> None:
+    """Walks the graph in order, labelling every activation, and tells `channels` what it learns."""
+    signature = program.graph_signature
+    stored = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+    values: dict[torch.fx.Node, Tensor | Parameter | list | tuple] = {}
+    for node in program.graph.nodes:
+        result = node.meta.get("val")
+        if node.op == "placeholder" and node.name in stored:
+            path = stored[node.name]
+            values[node] = Parameter(canonical.get(path, path), result.shape)
+        elif node.op == "placeholder":
+            labels = channels.fresh(result.shape[1])
+            channels.inputs.update(labels.tolist())
+            channels.fix(labels)
+            values[node] = spread(labels, 1, result.shape)
+        elif node.op == "output":
+            for outcome in torch.fx.node.map_arg(node.args[0], values.__getitem__):
+                if isinstance(outcome, Tensor):
+                    channels.fix(outcome)
+        else:
+            args = torch.fx.node.map_arg(node.args, values.__getitem__)
+            call = Call(node, list(args), result.shape if isinstance(result, Tensor) else None)
+            rule = RULES.get(node.target)
+            if rule is None:
+                raise call.refuse("there is no rule for how channels pass through this operator")
+            values[node] = rule(call, channels)
+        if isinstance(values.get(node), Tensor):
+            channels.sequences.append(_in_order(values[node]))
+
+
+def _in_order(labels: Tensor) -> Tensor:
+    """The labels of one image in memory order, without the axes that repeat them."""
+    for axis, stride in enumerate(labels.stride()):
+        if axis == 0 or stride == 0:
+            labels = labels.narrow(axis, 0, 1)
+    return labels.flatten()
+
+
+def _runs(roots: list[int]) -> list[tuple[int, int, int]]:
+    """[7, 7, 8, 8] -> [(channel 7, start 0, length 2), (8, 2, 2)]."""
+    runs, start = [], 0
+    for root, repeated in groupby(roots):
+        length = len(list(repeated))
+        runs.append((root, start, length))
+        start += length
+    return runs
+
+
+def _groups(channels: Channels) -> tuple[Group, ...]:
+    def rooted(labels: Tensor) -> tuple[int, ...]:
+        return tuple(channels.find(label) for label in labels.tolist())
+
+    fixed = {channels.find(label) for label in channels.fixed}
+    axes = {place: _runs(rooted(labels)) for place, labels in channels.axes.items()}
+    sequences = {rooted(labels) for labels in channels.sequences}
+    every = [*axes.values(), *map(_runs, sequences)]
+
+    # y continues x's group if, everywhere, x is followed by y and y preceded by x, in equal repeats.
+    after: dict[int, set[int | None]] = defaultdict(set)
+    before: dict[int, set[int | None]] = defaultdict(set)
+    for runs in every:
+        padded = [None, *runs, None]
+        for left, right in pairwise(padded):
+            joined = left and right and left[2] == right[2] and (left[0] in fixed) == (right[0] in fixed)
+            if left:
+                after[left[0]].add(right[0] if joined else None)
+            if right:
+                before[right[0]].add(left[0] if joined else None)
+
+    def only(neighbours: set[int | None]) -> int | None:
+        return next(iter(neighbours)) if len(neighbours) == 1 else None
+
+    following = {x: y for x in after if (y := only(after[x])) is not None and only(before[y]) == x}
+    begins = dict.fromkeys(root for runs in axes.values() for root, _, _ in runs)
+    for y in following.values():
+        begins.pop(y, None)
+
+    places = defaultdict(list)
+    for (path, axis), runs in axes.items():
+        for root, start, length in runs:
+            if root in begins:
+                produces = axis == 0 and path in channels.producers
+                places[root].append(Member(path, axis, start, length, produces))
+    groups = []
+    for root in begins:
+        width, last = 1, root
+        while last in following:
+            width, last = width + 1, following[last]
+        members = tuple(places[root])
+        groups.append(Group(_name(members, width, channels), width, members, root in fixed))
+    return tuple(groups)
+
+
+def _name(members: tuple[Member, ...], width: int, channels: Channels) -> str:
+    maker = next((m for m in members if m.produces), members[0])
+    layer = maker.path.rpartition(".")[0] or maker.path
+    if maker.axis == 1:
+        layer = f"input of {layer}"
+    whole = width * maker.repeat == len(channels.axes[maker.path, maker.axis])
+    return layer if whole else f"{layer}[{maker.offset}:{maker.offset + width * maker.repeat}]"

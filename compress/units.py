@@ -1,0 +1,141 @@
+"""Granularities: a weight seen as units that are kept or pruned as one. Reads weights, never writes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compress.cost import positions
+from compress.graph import DependencyGraph
+
+
+@dataclass(frozen=True)
+class Units:
+    """All units of one weight. One decision keeps or prunes one of them."""
+
+    path: str  # "layer1.0.conv1.weight"
+    shape: torch.Size  # (O, I, kh, kw) or (O, I)
+    count: int
+    rows: Callable[[], Tensor]  # (count, elems) of the present weights; units that are smaller end in zeros
+    sizes: Tensor  # (count,) weights in each unit
+    macs: Tensor  # (count,) multiply-accumulates per image saved by pruning each
+    mask: Callable[[Tensor], Tensor]  # (count,) bool, True = keep -> bool of the weight's shape
+
+
+class Granularity(Protocol):
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+        """Units of every layer that is pruned, in the model's order. ``example`` is one input (1, C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneByN:
+    """1×N: a unit is n consecutive output kernels at one input channel, W[r·n : (r+1)·n, c, :, :].
+
+    Source: Lin et al., TPAMI 2022, arXiv 2105.14713, section 3.2. Units are ordered by block row r, then c. If n does
+    not divide O, the last block row is short: O mod n kernels high. ``full`` adds linear layers (the classifier).
+    """
+
+    n: int
+    full: bool = False
+
+    def __post_init__(self):
+        if self.n < 1:
+            raise ValueError(f"N is {self.n}; expected at least 1 output kernel per block")
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+        return _split(model, graph, example, self.full, partial(_blocks, n=self.n))
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A unit is one weight (unstructured pruning)."""
+
+    full: bool = False
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+        return _split(model, graph, example, self.full, _elements)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A unit is one output filter W[o], which is zeroed and keeps its place."""
+
+    full: bool = False
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+        return _split(model, graph, example, self.full, _filters)
+
+
+def prunable(model: nn.Module, graph: DependencyGraph, full: bool) -> list[str]:
+    """Paths of the weights that are pruned, in the model's order.
+
+    All convolutions that mix channels, but for those that read the network input: depthwise and grouped ones stay
+    dense. With ``full`` linear layers too. A layer that is called under two names counts once.
+    """
+
+    def mixes_channels(module: nn.Module) -> bool:
+        if isinstance(module, nn.Conv2d):
+            return module.groups == 1
+        return full and isinstance(module, nn.Linear)
+
+    paths = [f"{name}.weight" for name, module in model.named_modules() if mixes_channels(module)]
+    return [path for path in paths if path not in graph.stems]
+
+
+def _split(
+    model: nn.Module, graph: DependencyGraph, example: Tensor, full: bool, cut: Callable[..., Units]
+) -> tuple[Units, ...]:
+    used = positions(model, example)
+    return tuple(
+        cut(path, model.get_parameter(path), used[path]) for path in prunable(model, graph, full) if path in used
+    )
+
+
+def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> Units:
+    outputs, inputs = weight.shape[:2]
+    rows = -(-outputs // n)  # block rows, the last one perhaps short
+
+    def view() -> Tensor:
+        w = weight.detach().reshape(outputs, inputs, -1)  # (O, I, kh·kw)
+        w = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, rows * n - outputs))
+        return w.reshape(rows, n, inputs, -1).transpose(1, 2).reshape(rows * inputs, -1)  # (R·I, n·kh·kw)
+
+    def mask(kept: Tensor) -> Tensor:
+        kernels = kept.view(rows, inputs).repeat_interleave(n, 0)[:outputs]  # (O, I)
+        return kernels.view(outputs, inputs, *[1] * (weight.ndim - 2)).expand(weight.shape).contiguous()
+
+    heights = torch.full((rows,), n, device=weight.device)
+    heights[-1] = outputs - (rows - 1) * n
+    sizes = heights.repeat_interleave(inputs) * weight[0, 0].numel()
+    return Units(path, weight.shape, rows * inputs, view, sizes, sizes * positions, mask)
+
+
+def _elements(path: str, weight: nn.Parameter, positions: int) -> Units:
+    sizes = torch.ones(weight.numel(), dtype=torch.long, device=weight.device)
+    return Units(
+        path,
+        weight.shape,
+        weight.numel(),
+        lambda: weight.detach().reshape(-1, 1),
+        sizes,
+        sizes * positions,
+        lambda kept: kept.view(weight.shape),
+    )
+
+
+def _filters(path: str, weight: nn.Parameter, positions: int) -> Units:
+    outputs = weight.shape[0]
+    sizes = torch.full((outputs,), weight[0].numel(), device=weight.device)
+    return Units(
+        path,
+        weight.shape,
+        outputs,
+        lambda: weight.detach().reshape(outputs, -1),
+        sizes,
+        sizes * positions,
+        lambda kept: kept.view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape).contiguous(),
+    )
