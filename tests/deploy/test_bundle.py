@@ -1,0 +1,173 @@
+"""Build, verify, save, load: a network runs from its bundle or is refused with a reason."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import tvm
+from onnx_networks import mobile
+
+from deploy import bundle, runtime, targets
+from deploy.build import build
+from deploy.convert import convert
+from deploy.lower import Choice, lower
+from deploy.verify import Mismatch, blame, verify
+from kernels import KERNELS
+from kernels.kernel import candidates
+from kernels.lowering import pass_context
+from kernels.record import RecordBook
+
+TARGET = targets.parse("native", 1)
+
+
+def save(path, built, network):
+    manifest = {
+        "input": list(network.input_shape),
+        "target": targets.describe(TARGET),
+        "needs": targets.needs(TARGET),
+        "threads": 1,
+        "tvm": version("apache-tvm"),
+    }
+    return bundle.save(path, manifest, built.export, built.packed, "")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    network = convert(mobile(folder / "m.onnx"))
+    built = build(network, TARGET, RecordBook())
+    return network, built, save(folder / "m.kerf", built, network)
+
+
+def test_bundle_equals_onnxruntime(small):
+    network, _, folder = small
+    session = runtime.load(folder)
+    result = verify(session.run, network.path, network.input_shape)
+    assert result["verified"] is True
+    assert 0 < result["max_relative_error"] < 1e-5
+
+
+def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
+    network = small[0]
+    for depth in range(4):
+        choices = {}
+        for name, layer in network.layers.items():
+            taker = list(candidates(KERNELS, layer.problem, TARGET))
+            taker = taker[depth % len(taker)]
+            configs = taker.kernel.configs(taker.problem, TARGET)
+            choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
+        module, packed = lower(network, choices)
+        with pass_context():
+            executable = tvm.compile(module, target=TARGET)
+        session = runtime.Session(executable, list(packed.values()), {"input": network.input_shape}, 1)
+        verify(session.run, network.path, network.input_shape)
+
+
+def test_batch_and_threads(tmp_path):
+    network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3)
+    built = build(network, TARGET, RecordBook())
+    session = runtime.Session(built.executable, list(built.packed.values()), {"input": network.input_shape}, 2)
+    verify(session.run, network.path, network.input_shape)
+
+
+def test_a_wrong_layer_is_named(small, tmp_path):
+    network, built, _ = small
+    packed = dict(built.packed)
+    packed["project.data"] = packed["project.data"] * 1.5
+    session = runtime.Session(built.executable, list(packed.values()), {"input": network.input_shape}, 1)
+    with pytest.raises(Mismatch, match="differs from ONNX Runtime"):
+        verify(session.run, network.path, network.input_shape)
+    assert blame(network, built) == []
+    broken = replace(network.layers["project"], bias=network.layers["project"].bias + 1)
+    (line,) = blame(replace(network, layers={**network.layers, "project": broken}), built)
+    assert line.startswith("project (32x16x16->16 1x1, conv2d_nchw_bsr_direct): error")
+
+
+def test_input_of_other_shape_or_type_is_refused(small):
+    session = runtime.load(small[2])
+    with pytest.raises(ValueError, match=r"input is float32 \(1, 3, 8, 8\); this bundle takes"):
+        session.run(np.zeros((1, 3, 8, 8), np.float32))
+    with pytest.raises(ValueError, match="float64"):
+        session.run(np.zeros((1, 3, 32, 32)))
+    with pytest.raises(ValueError, match="input is list"):
+        session.run([1])
+
+
+def test_read_only_unaligned_and_strided_inputs_give_the_same_result(small):
+    session = runtime.load(small[2])
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    y = session.run(x)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    shifted = np.zeros(x.size + 1, np.float32)[1:].reshape(x.shape)
+    shifted[:] = x
+    strided = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for other in (frozen, shifted, strided):
+        np.testing.assert_array_equal(session.run(other), y)
+
+
+@pytest.mark.parametrize("name", bundle.HASHED)
+def test_a_changed_byte_is_refused(small, tmp_path, name):
+    folder = tmp_path / "copy"
+    shutil.copytree(small[2], folder)
+    content = bytearray((folder / name).read_bytes() or b"x")
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(bundle.BundleError, match=f"{name}: changed since it was built"):
+        runtime.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tvm": "0.1"}, "built with TVM 0.1"),
+        ({"needs": {"machine": "riscv64", "features": []}}, "built for riscv64"),
+        ({"needs": {**targets.needs(TARGET), "features": ["avx10_9"]}}, "needs avx10_9, which this CPU lacks"),
+        ({"format": 99}, "format 99"),
+    ],
+)
+def test_a_bundle_for_another_machine_is_refused(small, tmp_path, change, reason):
+    folder = tmp_path / "copy"
+    shutil.copytree(small[2], folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(bundle.BundleError, match=reason):
+        runtime.load(folder)
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(small, tmp_path):
+    network, built, _ = small
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("keep")
+    with pytest.raises(bundle.BundleError, match="exists and is no bundle"):
+        save(tmp_path / "precious", built, network)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+    with pytest.raises(FileNotFoundError, match="no bundle"):
+        runtime.load(tmp_path)
+
+
+def test_deployment_imports_and_runs_without_torch(small):
+    """A bundle is built and run in a process where importing torch fails."""
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'torchvision', 'sklearn', 'safetensors'):
+            raise ImportError('no ' + name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import tune.cli, deploy.cli
+from deploy import runtime
+y = runtime.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
+assert y.shape == (1, 10) and 'torch' not in sys.modules
+assert tune.cli.main(['--onnx_path', {str(small[0].path)!r}, '--trials', '0', '--seconds', '0.2',
+    '--against', 'onnxruntime', '--out', {str(small[2].parent / "again.kerf")!r}]) == 0
+assert 'torch' not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,99 @@
+import numpy as np
+import onnx
+import pytest
+from onnx_networks import Builder, mobile
+
+from deploy.convert import convert
+
+
+def test_layers_are_fused_with_what_follows_them(tmp_path):
+    network = convert(mobile(tmp_path / "m.onnx"))
+    found = {name: (v.problem.activation, v.problem.residual) for name, v in network.layers.items()}
+    assert found == {
+        "stem": ("relu6", False),
+        "expand": ("hardswish", False),
+        "depthwise": ("relu", False),
+        "se.reduce": ("relu", False),
+        "se.expand": ("hardsigmoid", False),
+        "project": ("none", True),
+        "spatial": ("silu", False),
+        "classifier": ("none", False),
+    }
+    assert network.sparse_layers == ["expand", "project", "spatial"]
+    others = [n.op_type for n in network.graph.nodes if n.domain != "kerf"]
+    assert sorted(others) == ["Flatten", "GlobalAveragePool", "GlobalAveragePool", "MaxPool", "Mul"]
+    assert network.input_shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("zero", "asked", "sparse"),
+    [(0.5, 0.5, True), (0.5, 0.51, True), (0.5, 0.6, False), (0.25, 0.5, False), (0.9, 0.5, True), (0, 0, False)],
+)
+def test_share_of_zero_blocks_decides_give_or_take_one_block(tmp_path, zero, asked, sparse):
+    b = Builder()
+    b.conv("input", "layer", 32, 3, zero_blocks=zero)  # 24 blocks: 0.51 of them is 12.24
+    path = b.save(tmp_path / "m.onnx", "layer", out_shape=(1, 32, 32, 32))
+    assert bool(convert(path, 4, asked).sparse_layers) is sparse
+
+
+def test_zeros_out_of_blocks_do_not_count(tmp_path):
+    b = Builder()
+    b.conv("input", "layer", 32, 3)
+    w = onnx.numpy_helper.to_array(b.constants[0]).copy()
+    w[::2] = 0
+    b.constants[0] = onnx.numpy_helper.from_array(w, "layer.weight")
+    path = b.save(tmp_path / "m.onnx", "layer", out_shape=(1, 32, 32, 32))
+    assert not convert(path, 4, 0.5).sparse_layers
+    assert convert(path, 1, 0.5).sparse_layers == ["layer"]
+
+
+def test_a_tensor_that_others_read_is_not_swallowed(tmp_path):
+    b = Builder()
+    x = b.conv("input", "a", 8, 3)
+    y = b.node("Relu", [x], "relu")
+    b.node("Add", [x, y], "sum")
+    network = convert(b.save(tmp_path / "m.onnx", "sum", out_shape=(1, 8, 32, 32)))
+    assert network.layers["a"].problem.activation == "none"
+    assert [n.op_type for n in network.graph.nodes] == ["Layer", "Relu", "Add"]
+
+
+def test_both_branches_of_a_residual_are_layers_in_a_valid_order(tmp_path):
+    b = Builder()
+    left = b.conv("input", "left", 8, 3)
+    right = b.conv("input", "right", 8, 3)
+    b.node("Relu", [b.node("Add", [left, right], "sum")], "relu")
+    network = convert(b.save(tmp_path / "m.onnx", "relu", out_shape=(1, 8, 32, 32)))
+    produced = {"input"}
+    for node in network.graph.nodes:
+        assert set(node.input) <= produced
+        produced |= set(node.output)
+    assert [v.problem.residual for v in network.layers.values()].count(True) == 1
+
+
+def test_open_batch_size_is_set_and_fixed_one_is_kept(tmp_path):
+    assert convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3).input_shape[0] == 3
+    assert convert(mobile(tmp_path / "m.onnx", batch="n")).input_shape[0] == 1
+    with pytest.raises(ValueError, match="has batch 1 fixed; asked for 3"):
+        convert(mobile(tmp_path / "m.onnx"), batch=3)
+
+
+def test_bad_files_are_named_in_one_line(tmp_path):
+    path = mobile(tmp_path / "m.onnx")
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx: no such file"):
+        convert(tmp_path / "none.onnx")
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cut\.onnx: not a readable ONNX model") as error:
+        convert(cut)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="--bsr 0"):
+        convert(path, 0)
+    with pytest.raises(ValueError, match=r"--sparsity 50"):
+        convert(path, 4, 50)
+    model = onnx.load(str(path))
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[0, 0, 0, 0] = np.nan
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, model.graph.initializer[0].name))
+    onnx.save(model, str(tmp_path / "nan.onnx"))
+    with pytest.raises(ValueError, match=r"weight 'stem\.weight' holds NaN"):
+        convert(tmp_path / "nan.onnx")
