@@ -164,12 +164,17 @@ DATA_SETS: dict[str, Callable[[Options], Data]] = {
     "synthetic": synthetic,
 }
 EMBEDDED = frozenset({"digits", "synthetic"})  # need no path
+SIZED = frozenset({"imagenet", "synthetic"})  # take an image size
 
 
 def open_data(name: str, options: Options) -> Data:
     """Raises ValueError for an unknown name or a folder of another form, FileNotFoundError for a missing one."""
     if name not in DATA_SETS:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(DATA_SETS)}")
+    if options.image_size and name not in SIZED:
+        raise ValueError(f"{name} has images of 32x32: leave --image_size out, or use {' or '.join(sorted(SIZED))}")
+    if options.num_classes and name != "synthetic":
+        raise ValueError(f"{name} has its own classes: leave --num_classes out")
     if name not in EMBEDDED:
         if options.path is None:
             raise ValueError(f"data set {name} needs --data_path: the folder it is stored in")

@@ -1,0 +1,251 @@
+"""Flags -> frozen Args. Names and defaults are the 1xN authors', both spellings where they differ. No training here."""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compress.data import DATA_SETS, EMBEDDED
+from compress.learning_rate import POLICIES
+from compress.train import PRECISIONS
+
+# 1,294 images need fewer epochs of more steps than the seed's defaults, which are for ImageNet.
+DATA_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"num_epochs": 6, "train_batch_size": 32, "lr": 0.05}}
+DEFAULTS: dict[str, Any] = {"num_epochs": 180, "train_batch_size": 256, "lr": 0.01}
+
+# The seed's parser has these too and never reads them, or they name the one thing there is.
+IGNORED = ("--bn_type", "--first-layer-type", "--init", "--mode", "--nonlinearity", "--random_rule")
+
+
+@dataclass(frozen=True)
+class Args:
+    """One run. None means: as the data set or the machine has it; `resolve` fills those in."""
+
+    arch: str = "mobilenet_v2"
+    data_set: str | None = None
+    data_path: Path | None = None
+    job_dir: Path | None = None
+    pretrained_model: str | None = None
+    pruned_model: Path | None = None
+    resume: Path | None = None
+    method: str | None = None
+    conv_type: str | None = None
+    pr_target: float = 0.5
+    N: int = 16
+    full: bool = False
+    rearrange: bool = False
+    num_epochs: int | None = None
+    finetune_epochs: int | None = None
+    train_batch_size: int | None = None
+    eval_batch_size: int = 256
+    optimizer: str = "sgd"
+    lr: float | None = None
+    lr_policy: str = "cos"
+    lr_adjust: int = 30
+    lr_gamma: float = 0.1
+    lr_decay_step: tuple[int, ...] = ()
+    warmup_length: int = 5
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.0
+    gpus: tuple[int, ...] = (0,)
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 2
+    seed: int = 0
+    image_size: int | None = None
+    num_classes: int | None = None
+    subset: int | None = None
+    export_onnx: bool = False
+    use_dali: bool = False
+    test_only: bool = False
+    debug: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what is None is left out, so the file serves as --config."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+# A resumed run must take the same steps as the one that was stopped; these may differ without changing any.
+FREE_ON_RESUME = frozenset(
+    {"resume", "job_dir", "data_path", "device", "gpus", "workers", "eval_batch_size", "export_onnx", "debug"}
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="imagenet.py",
+        description="Prune a convolutional network, fine-tune it, export it.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+
+    def switch(*names: str, help: str) -> None:
+        add(*names, action=argparse.BooleanOptionalAction, help=help)
+
+    add("--config", type=Path, metavar="FILE", help="JSON of flag names and values; flags given here override it")
+    add("--arch", help="network (default mobilenet_v2)")
+    add("--data_set", choices=tuple(DATA_SETS), help="default: digits, or imagenet when --data_path is given")
+    add("--data_path", type=Path, metavar="DIR", help="where the data set is stored")
+    add("--job_dir", type=Path, metavar="DIR", help="where results go (default experiments/<date and time>)")
+    add("--pretrained_model", "--pretrain_model", metavar="FILE", help="dense weights, or 'torchvision'")
+    add("--pruned_model", "--evaluate", type=Path, metavar="FILE", help="only evaluate these weights")
+    add(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="continue the run in this folder (or its checkpoint/last.safetensors)",
+    )
+    add("--method", help="pruning method (default one_by_n)")
+    add(
+        "--conv_type",
+        help="the seed's name for it: BlockL1Conv, BlockRandomConv, UnstructureConv, StructureConv, DenseConv",
+    )
+    add("--pr_target", type=float, metavar="P", help="share removed from each layer (default 0.5)")
+    add("--N", type=int, help="consecutive output kernels in a block (default 16)")
+    switch("--full", help="prune the classifier too")
+    switch("--rearrange", help="order filters by L1 before forming blocks")
+    add("--num_epochs", type=int, help="epochs (default 180; digits 6), for the dense network and again after pruning")
+    add("--finetune_epochs", type=int, help="epochs after pruning, where they are to differ from --num_epochs")
+    add("--train_batch_size", type=int, help="default 256; digits 32")
+    add("--eval_batch_size", type=int, help="default 256")
+    add("--optimizer", choices=("sgd",))
+    add("--lr", type=float, help="default 0.01; digits 0.05")
+    add("--lr_policy", "--lr_type", choices=tuple(POLICIES), help="default cos")
+    add("--lr_adjust", "--lr_decay_freq", type=int, help="step: epochs between decays (default 30)")
+    add("--lr_gamma", type=float, help="step: factor (default 0.1)")
+    add("--lr_decay_step", type=int, nargs="+", metavar="EPOCH", help="step: decay at these epochs instead")
+    add("--warmup_length", type=int, help="epochs of warm-up (default 5), at most a quarter of the phase")
+    add("--momentum", type=float)
+    switch("--nesterov", help="Nesterov momentum")
+    add("--weight_decay", type=float, help="default 4e-5")
+    add("--label-smoothing", "--label_smoothing", dest="label_smoothing", type=float)
+    add("--gpus", type=int, nargs="+", metavar="ID", help="GPU to use where there is one (default 0)")
+    add("--device", help="auto, cpu, cuda or cuda:<id>")
+    add("--precision", choices=PRECISIONS, help="training arithmetic; auto: bf16 where the hardware has it")
+    add("--workers", type=int, help="processes or threads that decode images (default 2)")
+    add("--seed", type=int)
+    add("--image_size", type=int, help="imagenet and synthetic: side of the input (default 224 and 32)")
+    add("--num_classes", type=int, help="synthetic: number of classes (default 10)")
+    add("--subset", type=int, metavar="IMAGES", help="use that many training and test images: for smoke runs")
+    switch("--export_onnx", help="write model.onnx")
+    switch("--use_dali", help="load images with NVIDIA DALI")
+    switch("--test_only", help="with --pruned_model: the same as that alone")
+    switch("--debug", help="show the traceback of an error")
+    for name in IGNORED:
+        add(name, nargs="?", dest="ignored_" + name.strip("-"), help=argparse.SUPPRESS)
+    return parser
+
+
+def config_flags(path: Path) -> list[str]:
+    """A JSON object as the flags it stands for, so that the parser checks both alike."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: expected JSON such as the config.json of a run")
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, expected an object of flag names and values")
+    flags: list[str] = []
+    for name, value in values.items():
+        flag = "--label-smoothing" if name == "label_smoothing" else f"--{name}"
+        if isinstance(value, bool):
+            flags.append(flag if value else f"--no-{name}")
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)] if value else []
+        elif value is not None:
+            flags.append(f"{flag}={value}")
+    return flags
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Args, list[str]]:
+    """Args with every None resolved that can be, and lines to tell the user.
+
+    A run to resume brings its own config.json. Raises ValueError or FileNotFoundError, each with one line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser, notes = build_parser(), []
+    given = vars(parser.parse_args(argv))
+    if "config" in given:
+        given = vars(parser.parse_args([*config_flags(given["config"]), *argv]))
+    if "resume" in given:
+        given = _as_resumed(parser, given)
+    given.pop("config", None)
+    for name in [n for n in given if n.startswith("ignored_")]:
+        del given[name]
+        notes.append(f"--{name.removeprefix('ignored_')} is accepted for the seed's sake and changes nothing")
+    for name in ("lr_decay_step", "gpus"):
+        if name in given:
+            given[name] = tuple(given[name])
+    args = Args(**given)
+    if args.data_set is None:
+        if args.data_path is None:
+            notes.append("no --data_path: using the embedded digits (scikit-learn, 1,797 images)")
+        args = dataclasses.replace(args, data_set="digits" if args.data_path is None else "imagenet")
+    elif args.data_set in EMBEDDED and args.data_path is not None:
+        notes.append(f"--data_path is not needed for {args.data_set} and not read")
+    defaults = DEFAULTS | DATA_DEFAULTS.get(args.data_set, {})
+    args = dataclasses.replace(args, **{k: v for k, v in defaults.items() if getattr(args, k) is None})
+    if args.finetune_epochs is None:
+        args = dataclasses.replace(args, finetune_epochs=args.num_epochs)
+    if args.job_dir is None:
+        args = dataclasses.replace(args, job_dir=Path("experiments") / datetime.now().strftime("%Y%m%d-%H%M%S"))
+    check(args)
+    return args, notes
+
+
+def _as_resumed(parser: argparse.ArgumentParser, given: dict[str, Any]) -> dict[str, Any]:
+    folder = given["resume"]
+    if folder.is_file():  # the checkpoint itself, as the seed has it
+        folder = folder.parent.parent
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no run to resume at {given['resume']}: expected a --job_dir with config.json in it")
+    before = vars(parser.parse_args(config_flags(folder / "config.json")))
+    for name, value in given.items():
+        if name not in FREE_ON_RESUME and name != "config" and before.get(name) != value:
+            raise ValueError(
+                f"--{name} {value} is not the {before.get(name)} of the run in {folder}: resuming keeps its settings"
+            )
+    return before | given | {"resume": folder, "job_dir": folder}
+
+
+def check(args: Args) -> None:
+    """Raises ValueError naming the first value out of range."""
+    bounds = {  # smallest allowed
+        "N": 1, "train_batch_size": 1, "eval_batch_size": 1, "lr_adjust": 1, "image_size": 1, "num_classes": 2,
+        "subset": 1, "num_epochs": 0, "finetune_epochs": 0, "warmup_length": 0, "workers": 0, "momentum": 0,
+        "weight_decay": 0,
+        "label_smoothing": 0, "pr_target": 0, "lr_gamma": 0, "seed": 0,
+    }  # fmt: skip
+    for name, least in bounds.items():
+        value = getattr(args, name)
+        if value is not None and not (value >= least and math.isfinite(value)):
+            raise ValueError(f"--{name} is {value}: expected {least} or more")
+    for name in ("pr_target", "label_smoothing"):
+        if getattr(args, name) >= 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}: expected less than 1")
+    if not (args.lr > 0 and math.isfinite(args.lr)):
+        raise ValueError(f"--lr is {args.lr}: expected a positive number")
+    if args.nesterov and args.momentum == 0:
+        raise ValueError("--nesterov needs --momentum above 0")
+    if len(args.gpus) > 1:
+        raise ValueError(f"--gpus {' '.join(map(str, args.gpus))}: one GPU per run is supported; give one")
+    if args.test_only and args.pruned_model is None:
+        raise ValueError("--test_only needs --pruned_model FILE")
+    if args.pruned_model and args.pretrained_model:
+        raise ValueError("--pruned_model evaluates, --pretrained_model trains: give one of them")

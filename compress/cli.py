@@ -1,0 +1,250 @@
+"""kerf-prune, and `python imagenet.py`: flags in; a pruned network, its ONNX file and its numbers in --job_dir out."""
+
+import importlib.util
+import json
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import checkpoint, cost, recipe
+from compress.args import Args, parse
+from compress.data import Data, Options, open_data
+from compress.graph import DependencyGraph
+from compress.learning_rate import LearningRate
+from compress.methods import METHODS
+from compress.models import MODELS, create
+from compress.progress import Reporter
+from compress.schedules import Budget
+from compress.train import Metrics, Optim, evaluate
+
+CONV_TYPES = {  # the seed's names; nothing else in the project knows them
+    "BlockL1Conv": "one_by_n",
+    "BlockRandomConv": "random_block",
+    "UnstructureConv": "weight",
+    "StructureConv": "filter",
+    "DenseConv": "dense",
+}
+WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 2 with one line on stderr for input that cannot be used, or 130 when interrupted."""
+    reporter = Reporter()
+    debug = "--debug" in (sys.argv if argv is None else argv)
+    job_dir = None
+    try:
+        args, notes = parse(argv)
+        job_dir = args.job_dir
+        for note in notes:
+            reporter.say(note)
+        job = prepare(args)
+        (evaluate_only if args.pruned_model else prune_and_train)(job, reporter)
+        return 0
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        if debug:
+            traceback.print_exc()
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = f"; continue with --resume {job_dir}" if job_dir and last(job_dir).is_file() else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        return 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, checked: from here on only the work itself can fail."""
+
+    args: Args
+    method: str
+    device: torch.device
+    data: Data
+    model: nn.Module
+    graph: DependencyGraph
+
+    @property
+    def example(self) -> torch.Tensor:
+        return torch.zeros(1, 3, self.data.image_size, self.data.image_size)
+
+
+def prepare(args: Args) -> Job:
+    """Reads and checks all input before anything is trained or written. Raises ValueError or OSError with one line."""
+    method, device = method_of(args), device_of(args)
+    if args.arch not in MODELS:
+        raise ValueError(f"unknown --arch {args.arch}: expected one of {', '.join(MODELS)}")
+    if args.use_dali:
+        found = (
+            "is not supported yet" if importlib.util.find_spec("nvidia.dali") else "needs nvidia-dali, which is absent"
+        )
+        raise ValueError(f"--use_dali {found}: leave it out to decode images on the CPU")
+    for file in (args.pretrained_model, args.pruned_model):
+        if file not in (None, "torchvision") and not Path(file).is_file():
+            raise FileNotFoundError(f"no weights at {file}: expected a .safetensors, .pth or .pt file")
+    if args.resume and not last(args.resume).is_file():
+        raise FileNotFoundError(f"no finished epoch to resume in {args.resume}: start the run again")
+    options = Options(
+        args.data_path,
+        args.train_batch_size,
+        args.eval_batch_size,
+        args.workers,
+        args.image_size,
+        args.num_classes,
+        args.subset,
+    )
+    torch.manual_seed(args.seed)
+    data = open_data(args.data_set, options)
+    model = create(args.arch, data.num_classes, data.image_size, pretrained=args.pretrained_model == "torchvision")
+    weights = args.pruned_model or args.pretrained_model
+    if weights and weights != "torchvision":
+        checkpoint.load_weights(model, Path(weights))
+    trains = not args.pruned_model and (args.num_epochs if not weights else args.finetune_epochs)
+    if trains and data.train is None:
+        raise ValueError(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
+    model.eval()
+    graph = DependencyGraph.trace(model, torch.zeros(1, 3, data.image_size, data.image_size))
+    return Job(args, method, device, data, model, graph)
+
+
+def method_of(args: Args) -> str:
+    if args.conv_type is not None and args.conv_type not in CONV_TYPES:
+        raise ValueError(f"unknown --conv_type {args.conv_type}: expected one of {', '.join(CONV_TYPES)}")
+    if args.method is not None and args.method not in METHODS:
+        raise ValueError(f"unknown --method {args.method}: expected one of {', '.join(METHODS)}")
+    named = CONV_TYPES.get(args.conv_type)
+    if named and args.method and named != args.method:
+        raise ValueError(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
+    return args.method or named or "one_by_n"
+
+
+def device_of(args: Args) -> torch.device:
+    name = args.device
+    if name == "auto":
+        name = f"cuda:{args.gpus[0]}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name} here ({str(error).splitlines()[0]}); try --device cpu") from None
+    return device
+
+
+def last(job_dir: Path) -> Path:
+    return job_dir / "checkpoint" / "last.safetensors"
+
+
+def open_job_dir(job: Job, reporter: Reporter) -> Path:
+    """Creates --job_dir; a new run replaces what an earlier one wrote there, and nothing else."""
+    folder = job.args.job_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    old = [folder / name for name in WRITTEN if (folder / name).exists()]
+    if old and not job.args.resume:
+        reporter.say(f"replacing the run in {folder}")
+        for path in old:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not job.args.resume:
+        checkpoint.write_json(folder / "config.json", job.args.as_json())
+    reporter.say("  ".join(f"{k}={v}" for k, v in job.args.as_json().items()))
+    return folder
+
+
+def prune_and_train(job: Job, reporter: Reporter) -> None:
+    args, began = job.args, time.monotonic()
+    folder = open_job_dir(job, reporter)
+    dense_epochs = 0 if args.pretrained_model else args.num_epochs
+    if dense_epochs and job.method != "dense":
+        reporter.say(f"no --pretrained_model: training the dense network first, {dense_epochs} epochs, then pruning it")
+    rate = LearningRate(
+        args.lr, policy=args.lr_policy, warmup=args.warmup_length, adjust=args.lr_adjust, gamma=args.lr_gamma,
+        milestones=args.lr_decay_step,
+    )  # fmt: skip
+    chosen = METHODS[job.method](recipe.Settings(args.N, args.full, args.rearrange, args.seed))
+    if args.rearrange and not chosen.rearrange:
+        reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
+    outcome = recipe.run(
+        job.model,
+        chosen,
+        job.data,
+        Budget(args.pr_target, dense_epochs, args.finetune_epochs),
+        args.seed,
+        graph=job.graph,
+        optim=Optim(rate, args.momentum, args.nesterov, args.weight_decay, args.label_smoothing, args.precision),
+        device=job.device,
+        file=last(folder),
+        resume=bool(args.resume),
+        on_history=lambda rows: checkpoint.write_text(
+            folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        ),
+        reporter=reporter,
+    )
+    model = job.model.cpu().eval()
+    checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), {"arch": args.arch})
+    finish(job, reporter, outcome.final, began, rearranged=chosen.rearrange, dense=outcome.dense, pruned=outcome.pruned)
+
+
+def evaluate_only(job: Job, reporter: Reporter) -> None:
+    began = time.monotonic()
+    open_job_dir(job, reporter)
+    metrics = evaluate(job.model, job.data.test, job.device)
+    job.model.cpu()
+    finish(job, reporter, metrics, began)
+
+
+def finish(
+    job: Job,
+    reporter: Reporter,
+    final: Metrics,
+    began: float,
+    rearranged: bool | None = None,
+    dense: Metrics | None = None,
+    pruned: Metrics | None = None,
+) -> None:
+    """Writes predictions.json, model.onnx if asked, and last summary.json: where that is, the run is whole."""
+    args, folder = job.args, job.args.job_dir
+    predictions = dict(zip(job.data.test.names, final.predictions, strict=True))
+    checkpoint.write_json(folder / "predictions.json", predictions)
+    if args.export_onnx:
+        from deploy.export import export  # the only place where the two sides meet
+
+        reporter.say(f"exported {export(job.model, job.example, folder / 'model.onnx')}")
+    summary = summarise(job, final, rearranged, dense, pruned)
+    summary["seconds"] = round(time.monotonic() - began, 1)
+    checkpoint.write_json(folder / "summary.json", summary)
+    reporter.say(
+        f"test top-1 {final.top1:.3f} %  top-5 {final.top5:.3f} %  ({final.images} images); results in {folder}"
+    )
+
+
+def summarise(
+    job: Job, final: Metrics, rearranged: bool | None, dense: Metrics | None, pruned: Metrics | None
+) -> dict[str, Any]:
+    """The numbers of a run. Costs and densities are counted from the zeros in the weights, not from what was asked."""
+    args, model = job.args, job.model
+    zeros = {name: p != 0 for name, p in model.named_parameters() if p.ndim > 1 and bool((p == 0).any())}
+    spent = cost.count(model, job.example, zeros)
+    return {
+        "method": "evaluate" if args.pruned_model else job.method,
+        "arch": args.arch,
+        "data_set": args.data_set,
+        "N": args.N,
+        "pr_target": args.pr_target,
+        "rearranged": rearranged,
+        "top1_dense": dense.top1 if dense else None,
+        "top1_pruned": pruned.top1 if pruned else None,
+        "top1": final.top1,
+        "top5": final.top5,
+        "images": final.images,
+        "macs_dense": spent.macs_dense,
+        "macs": spent.macs,
+        "params_dense": spent.params_dense,
+        "params": spent.params,
+        "block_density": cost.block_density(model, args.N),
+        "element_density": cost.element_density(model),
+    }

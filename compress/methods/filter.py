@@ -1,0 +1,16 @@
+"""Filter pruning by L1, one shot: the coarsest pattern in the comparison.
+
+Paper: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv 1608.08710
+Code:  github.com/lmbxmu/1xN, StructureConv
+Differs: filters are zeroed and stay in the network, as the 1xN authors do in their comparison; the paper cuts them out,
+    with the next layer's input channels, and skips layers it finds sensitive.
+"""
+
+from compress import criteria
+from compress.recipe import Recipe, Settings
+from compress.units import Filter
+
+
+def filters(settings: Settings) -> Recipe:
+    """Removes, in every layer, the share p of its filters W[o] with the smallest sum |w|."""
+    return Recipe(Filter(full=settings.full), criteria.l1)
