@@ -24,6 +24,7 @@ from compress.models import MODELS, create
 from compress.progress import Reporter
 from compress.schedules import Budget
 from compress.train import Metrics, Optim, evaluate
+from compress.units import prunable
 
 CONV_TYPES = {  # the seed's names; nothing else in the project knows them
     "BlockL1Conv": "one_by_n",
@@ -227,8 +228,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The numbers of a run. Costs and densities are counted from the zeros in the weights, not from what was asked."""
     args, model = job.args, job.model
-    zeros = {name: p != 0 for name, p in model.named_parameters() if p.ndim > 1 and bool((p == 0).any())}
-    spent = cost.count(model, job.example, zeros)
+    layers = prunable(model, job.graph, args.full)
+    spent = cost.count(model, job.example, {path: model.get_parameter(path) != 0 for path in layers})
     return {
         "method": "evaluate" if args.pruned_model else job.method,
         "arch": args.arch,
@@ -245,6 +246,6 @@ def summarise(
         "macs": spent.macs,
         "params_dense": spent.params_dense,
         "params": spent.params,
-        "block_density": cost.block_density(model, args.N),
-        "element_density": cost.element_density(model),
+        "block_density": cost.block_density(model, layers, args.N),
+        "element_density": cost.element_density(model, layers),
     }
