@@ -15,7 +15,7 @@ from itertools import groupby, pairwise
 import torch
 from torch import Tensor, nn
 
-from compress.operators import RULES, Call, Channels, Parameter, UnsupportedOperator, spread
+from compress.operators import READS_PARAMETERS, RULES, Call, Channels, Parameter, UnsupportedOperator, spread
 
 __all__ = ["DependencyGraph", "Group", "Member", "UnsupportedOperator"]
 
@@ -52,7 +52,8 @@ class DependencyGraph:
     def trace(cls, model: nn.Module, example: Tensor) -> "DependencyGraph":
         """Reads the groups off the model's ATen graph in evaluation mode; the model is left as it was.
 
-        ``example`` is an input (B, C, H, W). Raises UnsupportedOperator, which names the operator and its module.
+        ``example`` is an input (B, C, H, W). Raises UnsupportedOperator, which names the operator and its module, and
+        ValueError for a model that torch.export cannot read.
         """
         channels = Channels()
         _follow(_export(model, example), _canonical_paths(model), channels)
@@ -64,6 +65,10 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     model.eval()
     try:
         return torch.export.export(model, (example,))
+    except Exception as error:  # of many types, most of them private
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shape = tuple(example.shape)
+        raise ValueError(f"{type(model).__name__} cannot be traced on an input of shape {shape}: {reason}") from error
     finally:
         for module in training:
             module.training = True
@@ -78,38 +83,51 @@ def _canonical_paths(model: nn.Module) -> dict[Path, Path]:
 
 def _follow(program: torch.export.ExportedProgram, canonical: dict[Path, Path], channels: Channels) -> None:
     """Walks the graph in order, labelling every activation, and tells `channels` what it learns."""
-    signature = program.graph_signature
-    stored = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+    stored = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
     values: dict[torch.fx.Node, Tensor | Parameter | list | tuple] = {}
     for node in program.graph.nodes:
         result = node.meta.get("val")
-        if node.op == "placeholder" and node.name in stored:
+        if node.op == "output":
+            for outcome in torch.fx.node.map_arg(node.args[0], values.__getitem__):
+                if isinstance(outcome, Tensor):
+                    channels.fix(outcome)
+        elif node.op != "placeholder":
+            values[node] = _apply_rule(node, values, channels)
+        elif node.name in stored:
             path = stored[node.name]
             values[node] = Parameter(canonical.get(path, path), result.shape)
-        elif node.op == "placeholder":
+        elif node.name in constants:
+            values[node] = channels.immovable(result.shape)
+        else:
             labels = channels.fresh(result.shape[1])
             channels.inputs.update(labels.tolist())
             channels.fix(labels)
             values[node] = spread(labels, 1, result.shape)
-        elif node.op == "output":
-            for outcome in torch.fx.node.map_arg(node.args[0], values.__getitem__):
-                if isinstance(outcome, Tensor):
-                    channels.fix(outcome)
-        else:
-            args = torch.fx.node.map_arg(node.args, values.__getitem__)
-            call = Call(node, list(args), result.shape if isinstance(result, Tensor) else None)
-            rule = RULES.get(node.target)
-            if rule is None:
-                raise call.refuse("there is no rule for how channels pass through this operator")
-            values[node] = rule(call, channels)
         if isinstance(values.get(node), Tensor):
             channels.sequences.append(_in_order(values[node]))
 
 
+def _apply_rule(node: torch.fx.Node, values: dict, channels: Channels) -> Tensor | list | tuple:
+    rule, result = RULES.get(node.target), node.meta.get("val")
+
+    def argument(source: torch.fx.Node) -> Tensor | Parameter | list | tuple:
+        value = values[source]
+        if isinstance(value, Parameter) and rule not in READS_PARAMETERS:
+            return channels.immovable(value.shape)
+        return value
+
+    args = list(torch.fx.node.map_arg(node.args, argument))
+    call = Call(node, args, result.shape if isinstance(result, Tensor) else None)
+    if rule is None:
+        raise call.refuse("there is no rule for how channels pass through this operator")
+    return rule(call, channels)
+
+
 def _in_order(labels: Tensor) -> Tensor:
-    """The labels of one image in memory order, without the axes that repeat them."""
+    """The labels in memory order, without the axes that only repeat them."""
     for axis, stride in enumerate(labels.stride()):
-        if axis == 0 or stride == 0:
+        if stride == 0:
             labels = labels.narrow(axis, 0, 1)
     return labels.flatten()
 

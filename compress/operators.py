@@ -51,6 +51,13 @@ class Channels:
     def fix(self, labels: Tensor) -> None:
         self.fixed.update(labels.flatten().tolist())
 
+    def immovable(self, shape: torch.Size) -> Tensor:
+        """Labels of a stored tensor that meets activations element by element: it stays, and so does what it meets."""
+        labels = self.fresh(shape.numel()).view(shape)
+        if labels.numel() > 1:
+            self.fix(labels)
+        return labels
+
     def bind(self, path: str, axis: int, labels: Tensor) -> Tensor:
         """One axis of a parameter carries these channels. A second use of the parameter makes both sets one."""
         known = self.axes.setdefault((path, axis), labels)
@@ -69,7 +76,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator call: arguments with labels for activations, and the shape of the result."""
+    """One operator call: arguments with labels for tensors, and the shape of the result.
+
+    Only the layers in READS_PARAMETERS get parameters as such.
+    """
 
     node: fx.Node
     args: list[Any]
@@ -117,7 +127,7 @@ def unary(call: Call, channels: Channels) -> Tensor:
 
 def binary(call: Call, channels: Channels) -> Tensor:
     """Sums and products. Channels that meet are one: they can only move together."""
-    operands = [as_labels(a, channels) for a in call.args[:2] if isinstance(a, Tensor | Parameter)]
+    operands = [a for a in call.args[:2] if isinstance(a, Tensor)]
     if len(operands) == 1:  # with a number
         return operands[0]
     ndim = max(o.ndim for o in operands)
@@ -130,16 +140,6 @@ def binary(call: Call, channels: Channels) -> Tensor:
         channels.join(a, b)
     # else one operand is the same for all channels, as a spatial attention map is: it ties none of them
     return (a if a.numel() > 1 else b).expand(call.shape)
-
-
-def as_labels(operand: Tensor | Parameter, channels: Channels) -> Tensor:
-    """A parameter that meets an activation element by element stays where it is, and so do the channels it meets."""
-    if isinstance(operand, Tensor):
-        return operand
-    labels = channels.fresh(operand.shape.numel()).view(operand.shape)
-    if labels.numel() > 1:
-        channels.fix(labels)
-    return labels
 
 
 def weights_of(call: Call) -> tuple[Parameter, Parameter | None]:
@@ -194,9 +194,10 @@ def produce(channels: Channels, weight: Parameter, inputs: Tensor) -> Tensor:
 def batch_norm(call: Call, channels: Channels) -> Tensor:
     """γ, β, μ, σ² of shape (C,) follow the channels."""
     labels = along(call, call.args[0], 1)
-    for vector in call.args[1:5]:
-        if vector is not None:
-            channels.bind(vector.path, 0, labels)
+    for vector in (v for v in call.args[1:5] if v is not None):
+        if not isinstance(vector, Parameter):
+            raise call.refuse("its parameters are computed, not stored")
+        channels.bind(vector.path, 0, labels)
     return call.args[0]
 
 
@@ -251,6 +252,8 @@ def concatenate(call: Call, channels: Channels) -> Tensor:
         return spread(torch.cat([line.flatten() for line in lines]), axis, call.shape)
     return torch.cat(tensors, axis)
 
+
+READS_PARAMETERS = (conv2d, linear, batch_norm)  # these move their parameters along with the channels
 
 RULES: dict[Any, Callable[[Call, Channels], Any]] = {
     aten.conv2d.default: conv2d,
