@@ -281,7 +281,7 @@ RULES: dict[Any, Callable[[Call, Channels], Any]] = {
     **dict.fromkeys(
         (
             aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
-            aten.adaptive_max_pool2d.default, aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec,
+            aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec,
         ),
         pool,
     ),

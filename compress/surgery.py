@@ -63,4 +63,5 @@ def l1_orders(model: nn.Module, graph: DependencyGraph) -> dict[str, Tensor]:
 @torch.no_grad()
 def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """w ← w · mask for every masked parameter; masks are bool of the parameter's shape, True = keep."""
-    torch._foreach_mul_([model.get_parameter(path) for path in masks], list(masks.values()))
+    if masks:
+        torch._foreach_mul_([model.get_parameter(path) for path in masks], list(masks.values()))

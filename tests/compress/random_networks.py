@@ -4,20 +4,29 @@ import torch
 from torch import nn
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random batch-norm statistics and biases, in double precision: only a real difference is then above 1e-9."""
-    generator = torch.Generator().manual_seed(seed)
-    model.double().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.2, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-        if isinstance(module, nn.BatchNorm2d) and module.affine:
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+def randomise(model: nn.Module, *shape: int) -> nn.Module:
+    """Random biases and batch norms, in double precision, where only a real difference is above 1e-9.
+
+    Statistics are near those of random images (8, *shape), so that the signal neither dies nor explodes on its way.
+    """
+    generator = torch.Generator().manual_seed(0)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for module in model.double().modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.normal_(module.bias, 0, 0.2, generator=generator)
-    return model
+    for norm in norms:
+        norm.momentum = 1.0  # the next batch's statistics replace the present ones
+        if norm.affine:
+            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(norm.bias, 0, 0.2, generator=generator)
+    with torch.no_grad():
+        model.train()(images(8, *shape))
+    for norm in norms:
+        if norm.track_running_stats:
+            spread = norm.running_var.sqrt()
+            norm.running_mean += 0.3 * spread * torch.randn(spread.shape, generator=generator, dtype=torch.double)
+            norm.running_var *= 0.5 + 1.5 * torch.rand(spread.shape, generator=generator, dtype=torch.double)
+    return model.eval()
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
