@@ -32,7 +32,7 @@ class Args:
     data_path: Path | None = None
     job_dir: Path | None = None
     pretrained_model: str | None = None
-    pruned_model: Path | None = None
+    pruned_model: str | None = None
     resume: Path | None = None
     method: str | None = None
     conv_type: str | None = None
@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data_path", type=Path, metavar="DIR", help="where the data set is stored")
     add("--job_dir", type=Path, metavar="DIR", help="where results go (default experiments/<date and time>)")
     add("--pretrained_model", "--pretrain_model", metavar="FILE", help="dense weights, or 'torchvision'")
-    add("--pruned_model", "--evaluate", type=Path, metavar="FILE", help="only evaluate these weights")
+    add("--pruned_model", "--evaluate", metavar="FILE", help="only evaluate these weights, or 'torchvision'")
     add(
         "--resume",
         type=Path,
@@ -183,12 +183,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Args, list[str]]:
     given = vars(parser.parse_args(argv))
     if "config" in given:
         given = vars(parser.parse_args([*config_flags(given["config"]), *argv]))
-    if "resume" in given:
-        given = _as_resumed(parser, given)
     given.pop("config", None)
     for name in [n for n in given if n.startswith("ignored_")]:
         del given[name]
         notes.append(f"--{name.removeprefix('ignored_')} is accepted for the seed's sake and changes nothing")
+    if "resume" in given:
+        given = _as_resumed(parser, given)
     for name in ("lr_decay_step", "gpus"):
         if name in given:
             given[name] = tuple(given[name])
@@ -217,7 +217,7 @@ def _as_resumed(parser: argparse.ArgumentParser, given: dict[str, Any]) -> dict[
         raise FileNotFoundError(f"no run to resume at {given['resume']}: expected a --job_dir with config.json in it")
     before = vars(parser.parse_args(config_flags(folder / "config.json")))
     for name, value in given.items():
-        if name not in FREE_ON_RESUME and name != "config" and before.get(name) != value:
+        if name not in FREE_ON_RESUME and before.get(name) != value:
             raise ValueError(
                 f"--{name} {value} is not the {before.get(name)} of the run in {folder}: resuming keeps its settings"
             )

@@ -1,6 +1,5 @@
 """kerf-prune, and `python imagenet.py`: flags in; a pruned network, its ONNX file and its numbers in --job_dir out."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -82,33 +81,31 @@ def prepare(args: Args) -> Job:
     if args.arch not in MODELS:
         raise ValueError(f"unknown --arch {args.arch}: expected one of {', '.join(MODELS)}")
     if args.use_dali:
-        found = (
-            "is not supported yet" if importlib.util.find_spec("nvidia.dali") else "needs nvidia-dali, which is absent"
-        )
-        raise ValueError(f"--use_dali {found}: leave it out to decode images on the CPU")
-    for file in (args.pretrained_model, args.pruned_model):
-        if file not in (None, "torchvision") and not Path(file).is_file():
-            raise FileNotFoundError(f"no weights at {file}: expected a .safetensors, .pth or .pt file")
+        raise ValueError("--use_dali is not supported yet: leave it out to decode images on the CPU")
+    weights = args.pruned_model or args.pretrained_model
+    if weights not in (None, "torchvision") and not Path(weights).is_file():
+        raise FileNotFoundError(f"no weights at {weights}: expected a .safetensors, .pth or .pt file")
     if args.resume and not last(args.resume).is_file():
         raise FileNotFoundError(f"no finished epoch to resume in {args.resume}: start the run again")
-    options = Options(
-        args.data_path,
-        args.train_batch_size,
-        args.eval_batch_size,
-        args.workers,
-        args.image_size,
-        args.num_classes,
-        args.subset,
-    )
     torch.manual_seed(args.seed)
-    data = open_data(args.data_set, options)
-    model = create(args.arch, data.num_classes, data.image_size, pretrained=args.pretrained_model == "torchvision")
-    weights = args.pruned_model or args.pretrained_model
-    if weights and weights != "torchvision":
-        checkpoint.load_weights(model, Path(weights))
-    trains = not args.pruned_model and (args.num_epochs if not weights else args.finetune_epochs)
+    data = open_data(
+        args.data_set,
+        Options(
+            path=args.data_path,
+            train_batch=args.train_batch_size,
+            eval_batch=args.eval_batch_size,
+            workers=args.workers,
+            image_size=args.image_size,
+            num_classes=args.num_classes,
+            subset=args.subset,
+        ),
+    )
+    trains = not args.pruned_model and (args.finetune_epochs or (args.num_epochs and not weights))
     if trains and data.train is None:
         raise ValueError(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
+    model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == "torchvision")
+    if weights not in (None, "torchvision"):
+        checkpoint.load_weights(model, Path(weights))
     model.eval()
     graph = DependencyGraph.trace(model, torch.zeros(1, 3, data.image_size, data.image_size))
     return Job(args, method, device, data, model, graph)
