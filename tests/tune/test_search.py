@@ -1,0 +1,143 @@
+import json
+
+import numpy as np
+import pytest
+from onnx_networks import mobile
+
+from deploy import targets
+from deploy.build import choose
+from deploy.convert import convert
+from deploy.environment import provenance
+from kernels import KERNELS
+from kernels.bsr import BSR
+from kernels.kernel import dense_twin, pick
+from kernels.record import Record, RecordBook
+from tune.cli import main
+from tune.runners import LocalMeasurer
+from tune.search import example, search
+
+TARGET = targets.parse("native", 1)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return convert(mobile(tmp_path_factory.mktemp("search") / "m.onnx"))
+
+
+def written(problem, kernel, config, us, error=""):
+    latency = (us,) if us else ()
+    return Record(problem.to_json(), kernel, config, targets.describe(TARGET), latency, provenance(), error)
+
+
+def test_the_faster_of_sparse_and_dense_is_chosen(network):
+    p = network.layers["spatial"].problem
+    sparse, dense = pick(KERNELS, p, TARGET), pick(KERNELS, dense_twin(p), TARGET)
+    sparse_config, dense_config = sparse.configs(p, TARGET)[1], dense.configs(dense_twin(p), TARGET)[1]
+    book = RecordBook()
+    assert choose(p, TARGET, book).config == sparse.configs(p, TARGET)[0]  # nothing measured: the default
+    book.add(written(p, sparse.name, sparse_config, 10.0))
+    book.add(written(p, sparse.name, sparse.configs(p, TARGET)[0], None, "crashed"))
+    book.add(written(dense_twin(p), dense.name, dense_config, 20.0))
+    assert choose(p, TARGET, book).kernel == sparse.name
+    assert choose(p, TARGET, book).config == sparse_config
+    book.add(written(dense_twin(p), dense.name, dense_config, 5.0))
+    assert choose(p, TARGET, book).problem == dense_twin(p)
+
+
+def test_search_measures_each_problem_once_and_continues(network, tmp_path):
+    path = tmp_path / "records.jsonl"
+    first = search(network, TARGET, 1, RecordBook(path), trials=3, report=lambda _: None)
+    assert (first.measured, first.failed, first.problems) == (3, 0, len(network.layers))
+    second = search(network, TARGET, 1, RecordBook(path), trials=2, report=lambda _: None)
+    assert (second.measured, second.failed) == (2, 0)
+    assert second.reused == 3
+    lines = path.read_text().splitlines()
+    assert len({(r["problem"], r["kernel"], str(r["config"])) for r in map(json.loads, lines)}) == 5
+
+
+def test_a_wrong_kernel_is_recorded_as_wrong_not_as_fast(network):
+    layer = network.layers["expand"]
+    kernel = pick(KERNELS, layer.problem, TARGET)
+    config = kernel.configs(layer.problem, TARGET)[0]
+    packed = kernel.pack(layer.problem, BSR.from_conv(layer.weight, 4), config)
+    measurer = LocalMeasurer(TARGET, 1)
+    ((library, error),) = measurer.build([kernel.prim_func(layer.problem, config)])
+    assert library, error
+    x, residual, truth = example(layer)
+    good = measurer.run(library, [x, *packed.values(), layer.bias, *residual], truth)
+    assert len(good.latency_us) == 7
+    packed["data"] = packed["data"] * 1.01
+    bad = measurer.run(library, [x, *packed.values(), layer.bias, *residual], truth)
+    assert bad.latency_us == ()
+    assert "wrong result" in bad.error
+    measurer.close()
+
+
+def test_torn_last_line_is_dropped_with_a_warning(tmp_path, network):
+    path = tmp_path / "records.jsonl"
+    book = RecordBook(path)
+    p = network.layers["expand"].problem
+    book.add(written(p, "k", {"a": 1}, 3.0))
+    book.add(written(p, "k", {"a": 2}, 2.0))
+    path.write_text(path.read_text()[:-20])
+    with pytest.warns(UserWarning, match=r"records\.jsonl:2: not a record"):
+        book = RecordBook(path)
+    assert [r.config for r in book.records] == [{"a": 1}]
+    book.add(written(p, "k", {"a": 3}, 1.0))
+    with pytest.warns(UserWarning, match="not a record"):
+        assert [r.config for r in RecordBook(path).records] == [{"a": 1}, {"a": 3}]
+
+
+def test_records_of_another_cpu_are_not_used(network):
+    p = network.layers["expand"].problem
+    kernel = pick(KERNELS, p, TARGET)
+    record = written(p, kernel.name, kernel.configs(p, TARGET)[3], 1.0)
+    book = RecordBook()
+    book.add(Record(**{**record.__dict__, "versions": {**record.versions, "cpu": "another"}}))
+    assert choose(p, TARGET, book).config == kernel.configs(p, TARGET)[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--onnx_path", "none.onnx"], ["none.onnx", "no such file"]),
+        (["--bsr", "0"], ["--bsr 0"]),
+        (["--bsr", "-4"], ["--bsr -4"]),
+        (["--bsc", "2"], ["--bsc 2", "use --bsc 1"]),
+        (["--sparsity", "1.5"], ["--sparsity 1.5", "between 0 and 1"]),
+        (["--target", "z80"], ["z80", "native"]),
+        (["--threads", "0"], ["--threads 0"]),
+        (["--trials", "-1"], ["--trials -1"]),
+        (["--against", "tensorrt"], ["tensorrt", "openvino"]),
+    ],
+)
+def test_wrong_use_is_one_line_exit_2_and_nothing_written(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    path = mobile(tmp_path / "in" / "m.onnx")
+    flags = flags if "--onnx_path" in flags else ["--onnx_path", str(path), *flags]
+    assert main([*flags, "--out", "out"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert all(word in line for word in words), line
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["in", "m.onnx"]
+
+
+def test_bare_command_takes_the_newest_onnx(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    assert "no .onnx under runs/ or experiments/" in capsys.readouterr().err
+    (tmp_path / "experiments" / "a").mkdir(parents=True)
+    mobile(tmp_path / "experiments" / "a" / "model.onnx")
+    assert main(["--trials=0", "--seconds=0.2", "--against=onnxruntime", "--threads=2"]) == 0
+    assert (tmp_path / "experiments" / "a" / "model.kerf" / "report.html").is_file()
+    report = json.loads((tmp_path / "experiments" / "a" / "model.kerf" / "report.json").read_text())
+    assert report["threads"] == 2
+    assert np.isfinite(report["max_abs_error"])
+
+
+def test_other_targets_build_without_running(tmp_path, capsys):
+    path = mobile(tmp_path / "m.onnx")
+    assert main(["--onnx_path", str(path), "--target", "x86-64-v3", "--trials=0", "--seconds=0.2"]) == 0
+    manifest = json.loads((tmp_path / "m.kerf" / "manifest.json").read_text())
+    assert "avx512f" not in manifest["needs"]["features"]
+    assert "avx2" in manifest["needs"]["features"]
