@@ -1,5 +1,6 @@
 # make demo  the whole chain on an embedded data set, report in runs/demo/
 # make test  the tests (under 10 minutes on 2 cores)
+# make bench MobileNet-V2 and ResNet-50 at 224x224 against the dense engines
 # PIP_OPTIONS passes index options through, e.g. to take a CPU-only torch from an index of your choice.
 PYTHON ?= python3
 PIP_OPTIONS ?=
@@ -18,6 +19,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+bench: $(VENV)/installed
+	$(RUN) scripts/bench_224.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
