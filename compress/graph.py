@@ -132,58 +132,80 @@ def _in_order(labels: Tensor) -> Tensor:
     return labels.flatten()
 
 
-def _runs(roots: list[int]) -> list[tuple[int, int, int]]:
-    """[7, 7, 8, 8] -> [(channel 7, start 0, length 2), (8, 2, 2)]."""
+@dataclass(frozen=True)
+class _Run:
+    """One channel's consecutive entries in a tensor."""
+
+    channel: int
+    start: int
+    labels: tuple[int, ...]
+
+
+def _runs(labels: Tensor, channels: Channels) -> list[_Run]:
     runs, start = [], 0
-    for root, repeated in groupby(roots):
-        length = len(list(repeated))
-        runs.append((root, start, length))
-        start += length
+    for channel, entries in groupby(labels.tolist(), channels.find):
+        entries = tuple(entries)
+        runs.append(_Run(channel, start, entries))
+        start += len(entries)
     return runs
 
 
-def _groups(channels: Channels) -> tuple[Group, ...]:
-    def rooted(labels: Tensor) -> tuple[int, ...]:
-        return tuple(channels.find(label) for label in labels.tolist())
+def _following(everywhere: list[list[_Run]], channels: Channels, fixed: set[int]) -> dict[int, int]:
+    """x -> y where y continues x's group: everywhere x is followed by y, and y preceded by x, part by part the same.
 
-    fixed = {channels.find(label) for label in channels.fixed}
-    axes = {place: _runs(rooted(labels)) for place, labels in channels.axes.items()}
-    sequences = {rooted(labels) for labels in channels.sequences}
-    every = [*axes.values(), *map(_runs, sequences)]
-
-    # y continues x's group if, everywhere, x is followed by y and y preceded by x, in equal repeats.
-    after: dict[int, set[int | None]] = defaultdict(set)
-    before: dict[int, set[int | None]] = defaultdict(set)
-    for runs in every:
-        padded = [None, *runs, None]
-        for left, right in pairwise(padded):
-            joined = left and right and left[2] == right[2] and (left[0] in fixed) == (right[0] in fixed)
+    An exchange of x and y sends each label of x to its `image`, a label of y. That is one map for the whole network
+    only if every tensor agrees on it, and if labels that are paired have images that are paired.
+    """
+    after, before = defaultdict(set), defaultdict(set)  # of channels
+    image, origin = defaultdict(set), defaultdict(set)  # of labels
+    for runs in everywhere:
+        for left, right in pairwise([None, *runs, None]):
+            joined = left and right and len(left.labels) == len(right.labels)
             if left:
-                after[left[0]].add(right[0] if joined else None)
+                after[left.channel].add(right.channel if joined else None)
             if right:
-                before[right[0]].add(left[0] if joined else None)
+                before[right.channel].add(left.channel if joined else None)
+            if joined:
+                for x, y in zip(left.labels, right.labels, strict=True):
+                    image[x].add(y)
+                    origin[y].add(x)
 
-    def only(neighbours: set[int | None]) -> int | None:
-        return next(iter(neighbours)) if len(neighbours) == 1 else None
+    following = {x: y for x in after if (y := _only(after[x])) is not None and _only(before[y]) == x}
+    for x, ys in image.items():
+        if len(ys) > 1 or any(len(origin[y]) > 1 for y in ys):
+            following.pop(channels.find(x), None)
+    for x, y in channels.pairs:
+        channel = channels.find(x)
+        if channel in following and channel not in fixed and (_only(image[x]), _only(image[y])) not in channels.pairs:
+            del following[channel]
+    return following
 
-    following = {x: y for x in after if (y := only(after[x])) is not None and only(before[y]) == x}
-    begins = dict.fromkeys(root for runs in axes.values() for root, _, _ in runs)
-    for y in following.values():
-        begins.pop(y, None)
 
+def _only(things: set[int | None]) -> int | None:
+    return next(iter(things)) if len(things) == 1 else None
+
+
+def _groups(channels: Channels) -> tuple[Group, ...]:
+    fixed = {channels.find(label) for label in channels.fixed}
+    axes = {place: _runs(labels, channels) for place, labels in channels.axes.items()}
+    distinct = {tuple(labels.tolist()): labels for labels in channels.sequences}
+    following = _following([*axes.values(), *(_runs(s, channels) for s in distinct.values())], channels, fixed)
+
+    begins = dict.fromkeys(run.channel for runs in axes.values() for run in runs)
+    for channel in following.values():
+        begins.pop(channel, None)
     places = defaultdict(list)
     for (path, axis), runs in axes.items():
-        for root, start, length in runs:
-            if root in begins:
+        for run in runs:
+            if run.channel in begins:
                 produces = axis == 0 and path in channels.producers
-                places[root].append(Member(path, axis, start, length, produces))
+                places[run.channel].append(Member(path, axis, run.start, len(run.labels), produces))
     groups = []
-    for root in begins:
-        width, last = 1, root
-        while last in following:
-            width, last = width + 1, following[last]
-        members = tuple(places[root])
-        groups.append(Group(_name(members, width, channels), width, members, root in fixed))
+    for channel in begins:
+        members, run = tuple(places[channel]), [channel]
+        while run[-1] in following:
+            run.append(following[run[-1]])
+        groups.append(Group(_name(members, len(run), channels), len(run), members, not fixed.isdisjoint(run)))
     return tuple(groups)
 
 

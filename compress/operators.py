@@ -1,8 +1,10 @@
 """How channels pass through each ATen operator: one small rule per operator.
 
-An activation of shape (B, C, H, W) is followed as a tensor of labels of the same shape: the label says which channel a
-number belongs to. Operators that only move numbers are applied to the labels themselves; a convolution makes new
-labels; a sum says that two labels are one channel. Labels that differ only along C are kept as stride-0 views.
+An activation of shape (B, C, H, W) is followed as a tensor of labels of the same shape, equal over the positions of a
+channel. Operators that only move numbers are applied to the labels themselves; a convolution makes new labels; a sum
+pairs the labels that meet. Labels that are paired, directly or by others, belong to one channel and move together: a
+channel is one label in (B, C, H, W), and H·W labels after a flatten. Labels that differ only along C are kept as
+stride-0 views.
 """
 
 import operator
@@ -24,7 +26,8 @@ class UnsupportedOperator(ValueError):
 class Channels:
     """What is known of all channels: which are one, which may not move, and where parameters carry them."""
 
-    parent: list[int] = field(default_factory=list)  # union-find forest over labels
+    parent: list[int] = field(default_factory=list)  # union-find forest over labels; a tree is a channel
+    pairs: set[tuple[int, int]] = field(default_factory=set)  # labels that must go where each other go
     fixed: set[int] = field(default_factory=set)
     inputs: set[int] = field(default_factory=set)  # labels of the network input
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (parameter path, axis) -> labels along it
@@ -45,11 +48,19 @@ class Channels:
 
     def join(self, a: Tensor, b: Tensor) -> None:
         for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True):
-            x, y = self.find(x), self.find(y)
-            self.parent[max(x, y)] = min(x, y)
+            if x != y:
+                self.pairs |= {(x, y), (y, x)}
+                x, y = self.find(x), self.find(y)
+                self.parent[max(x, y)] = min(x, y)
 
     def fix(self, labels: Tensor) -> None:
         self.fixed.update(labels.flatten().tolist())
+
+    def within(self, labels: Tensor) -> Tensor:
+        """Labels of their own for entries that are parts of a channel: which part it is must not be forgotten."""
+        parts = self.fresh(labels.numel()).view(labels.shape)
+        self.join(parts, labels)
+        return parts
 
     def immovable(self, shape: torch.Size) -> Tensor:
         """Labels of a stored tensor that meets activations element by element: it stays, and so does what it meets."""
@@ -158,7 +169,7 @@ def conv2d(call: Call, channels: Channels) -> Tensor:
         channels.bind(weight.path, 1, inputs)
         made = produce(channels, weight, inputs)
     elif groups == len(inputs):  # depthwise: filters c·m to c·m + m - 1 belong to channel c, m = O / I
-        made = inputs.repeat_interleave(outputs // groups)
+        made = inputs if outputs == groups else channels.within(inputs.repeat_interleave(outputs // groups))
         channels.bind(weight.path, 0, made)
     else:
         # Column j of the weight is another input channel in each group of rows, so inputs stay. A filter may move
@@ -235,10 +246,18 @@ def pad(call: Call, channels: Channels) -> Tensor:
 
 
 def move(function: Callable[..., Any]) -> Callable[[Call, Channels], Any]:
-    """An operator that moves, joins or drops whole numbers: labels go the same way."""
+    """An operator that moves or drops numbers: labels go the same way.
+
+    A reshape that merges C with H or W spreads a channel over several entries of an axis, which then get labels.
+    """
 
     def rule(call: Call, channels: Channels) -> Any:
-        return function(*call.args, **call.node.kwargs)
+        moved = function(*call.args, **call.node.kwargs)
+        if isinstance(moved, Tensor):
+            line = compact(moved)
+            if len(line.unique()) < line.numel():
+                return channels.within(line).expand(moved.shape)
+        return moved
 
     return rule
 

@@ -1,6 +1,7 @@
 """The dependency graph, operator by operator: every rule in the table is run, and every group keeps the function."""
 
 import operator
+import random
 
 import pytest
 import torch
@@ -161,6 +162,89 @@ def test_flatten_of_channels_last_tiles_columns():
 
     graph = check_function_is_kept(Tiled(), images(2, 3, 6, 6))
     assert {m.offset for m in members(graph, "conv") if m.path == "hidden.weight"} == set(range(0, 144, 4))
+
+
+class Rearranged(nn.Module):
+    """conv 3->4 on (B, 3, 6, 6), then `function`, then a linear layer on whatever comes out."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3, padding=1), function
+        columns = function(torch.zeros(2, 4, 6, 6)).flatten(1).shape[1]
+        self.out = nn.Linear(columns, 5)
+
+    def forward(self, x):
+        return self.out(self.function(self.conv(x)).flatten(1))
+
+
+def test_channels_with_unequal_columns_are_not_exchanged():
+    """The first channel has 6 of its 36 columns left: it moves with nobody."""
+    graph = check_function_is_kept(Rearranged(lambda x: x.flatten(1)[:, 30:]), images(2, 3, 6, 6))
+    assert {(g.name, g.width) for g in graph.groups} >= {("conv[0:1]", 1), ("conv[1:4]", 3)}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.flatten(1)[:, 18:54],  # the lower half of the first channel, the upper half of the second
+        lambda x: torch.cat([(x[:, ::2] + x[:, 1::2]).flatten(1), x[:, 1:3].flatten(1)], 1),  # pairs, and two halves
+        lambda x: x.flatten(1).view(-1, 9, 16).transpose(1, 2),  # cut across channels
+        lambda x: x.flatten(1)[:, 18:90] + x.flatten(1)[:, 54:126],
+    ],
+)
+def test_parts_of_channels_are_not_exchanged(function):
+    """As many entries, but not the same part of the channel."""
+    check_function_is_kept(Rearranged(function), images(2, 3, 6, 6))
+
+
+def random_function(seed: int):
+    """A few random slices, sums, concatenations and reshapes, as a function of (B, 4, 6, 6)."""
+    steps = 1 + seed % 7
+
+    def function(x):
+        draw = random.Random(seed)
+        batch, values = len(x), [x]
+        for _ in range(steps):
+            a, b = draw.choice(values), draw.choice(values)
+            axis = draw.randrange(1, a.ndim)
+            size = a.shape[axis]
+            kind = draw.choice(["slice", "step", "halves", "add", "join", "flatten", "split", "turn", "gate"])
+            if kind == "slice" and size > 2:
+                start = draw.randrange(size // 2)
+                a = a.transpose(1, axis)[:, start : start + size // 2].transpose(1, axis)
+            elif kind == "step" and size > 2:
+                a = a.transpose(1, axis)[:, draw.randrange(2) :: 2].transpose(1, axis)
+            elif kind == "halves" and size % 2 == 0:
+                a = sum(a.chunk(2, axis))
+            elif kind == "add" and a.shape == b.shape:
+                a = a + torch.tanh(b)
+            elif kind == "join" and a.ndim == b.ndim and a.shape[2:] == b.shape[2:]:
+                a = torch.cat([a, b], 1)
+            elif kind == "flatten" and a.ndim > 2:
+                a = a.flatten(max(1, axis - 1), max(2, axis))
+            elif kind == "split" and a.ndim < 5:
+                factor = next((n for n in (draw.choice([2, 3]), 2, 3) if size % n == 0), 1)
+                a = a.reshape(*a.shape[:axis], factor, size // factor, *a.shape[axis + 1 :])
+            elif kind == "turn" and a.ndim > 2:
+                a = a.transpose(1, a.ndim - 1)
+            elif kind == "gate" and a.ndim == 4:
+                a = a * a.mean((2, 3), keepdim=True)
+            values.append(a)
+        return torch.cat([v.reshape(batch, -1) for v in values[-2:]], 1)
+
+    return function
+
+
+@pytest.mark.parametrize("seeds", [range(i, i + 10) for i in range(0, 60, 10)])
+def test_random_programs_keep_their_function_or_are_refused(seeds):
+    traced = 0
+    for seed in seeds:
+        try:
+            check_function_is_kept(Rearranged(random_function(seed)), images(2, 3, 6, 6))
+            traced += 1
+        except UnsupportedOperator:
+            continue
+    assert traced >= len(seeds) // 2
 
 
 class Dense(nn.Module):
