@@ -114,7 +114,7 @@ def run(args: Args) -> dict:
             f"{summary.failed} failed, {summary.seconds:.0f} s"
         )
     built = build(network, target, book)
-    layers = layer_table(network, built, book, None if foreign else macs_per_us(target))
+    layers = layer_table(network, built, book, None if foreign else args.threads * macs_per_us(target))
     manifest = {
         "model": args.onnx_path.name,
         "model_sha256": bundle.sha256(args.onnx_path),
