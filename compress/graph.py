@@ -150,11 +150,11 @@ def _runs(labels: Tensor, channels: Channels) -> list[_Run]:
     return runs
 
 
-def _following(everywhere: list[list[_Run]], channels: Channels, fixed: set[int]) -> dict[int, int]:
+def _following(everywhere: list[list[_Run]], channels: Channels) -> dict[int, int]:
     """x -> y where y continues x's group: everywhere x is followed by y, and y preceded by x, part by part the same.
 
-    An exchange of x and y sends each label of x to its `image`, a label of y. That is one map for the whole network
-    only if every tensor agrees on it, and if labels that are paired have images that are paired.
+    An exchange of x and y sends each label of x to its `image`, a label of y: a run of n entries is not enough, since
+    two tensors may hold different parts of x and y. Every tensor has to agree on one map.
     """
     after, before = defaultdict(set), defaultdict(set)  # of channels
     image, origin = defaultdict(set), defaultdict(set)  # of labels
@@ -174,10 +174,6 @@ def _following(everywhere: list[list[_Run]], channels: Channels, fixed: set[int]
     for x, ys in image.items():
         if len(ys) > 1 or any(len(origin[y]) > 1 for y in ys):
             following.pop(channels.find(x), None)
-    for x, y in channels.pairs:
-        channel = channels.find(x)
-        if channel in following and channel not in fixed and (_only(image[x]), _only(image[y])) not in channels.pairs:
-            del following[channel]
     return following
 
 
@@ -189,7 +185,7 @@ def _groups(channels: Channels) -> tuple[Group, ...]:
     fixed = {channels.find(label) for label in channels.fixed}
     axes = {place: _runs(labels, channels) for place, labels in channels.axes.items()}
     distinct = {tuple(labels.tolist()): labels for labels in channels.sequences}
-    following = _following([*axes.values(), *(_runs(s, channels) for s in distinct.values())], channels, fixed)
+    following = _following([*axes.values(), *(_runs(s, channels) for s in distinct.values())], channels)
 
     begins = dict.fromkeys(run.channel for runs in axes.values() for run in runs)
     for channel in following.values():

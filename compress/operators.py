@@ -2,9 +2,8 @@
 
 An activation of shape (B, C, H, W) is followed as a tensor of labels of the same shape, equal over the positions of a
 channel. Operators that only move numbers are applied to the labels themselves; a convolution makes new labels; a sum
-pairs the labels that meet. Labels that are paired, directly or by others, belong to one channel and move together: a
-channel is one label in (B, C, H, W), and H·W labels after a flatten. Labels that differ only along C are kept as
-stride-0 views.
+joins the labels that meet. Joined labels are one channel and move together: in one tensor a channel is one label for
+all of H × W, after a flatten it is H·W labels. Labels that differ only along C are kept as stride-0 views.
 """
 
 import operator
@@ -27,7 +26,6 @@ class Channels:
     """What is known of all channels: which are one, which may not move, and where parameters carry them."""
 
     parent: list[int] = field(default_factory=list)  # union-find forest over labels; a tree is a channel
-    pairs: set[tuple[int, int]] = field(default_factory=set)  # labels that must go where each other go
     fixed: set[int] = field(default_factory=set)
     inputs: set[int] = field(default_factory=set)  # labels of the network input
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (parameter path, axis) -> labels along it
@@ -48,10 +46,8 @@ class Channels:
 
     def join(self, a: Tensor, b: Tensor) -> None:
         for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True):
-            if x != y:
-                self.pairs |= {(x, y), (y, x)}
-                x, y = self.find(x), self.find(y)
-                self.parent[max(x, y)] = min(x, y)
+            x, y = self.find(x), self.find(y)
+            self.parent[max(x, y)] = min(x, y)
 
     def fix(self, labels: Tensor) -> None:
         self.fixed.update(labels.flatten().tolist())

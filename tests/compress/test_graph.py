@@ -197,6 +197,16 @@ def test_parts_of_channels_are_not_exchanged(function):
     check_function_is_kept(Rearranged(function), images(2, 3, 6, 6))
 
 
+def test_filters_of_one_depthwise_channel_are_not_mixed_up():
+    """Of two filters a channel, the slice holds the second of channel 0 and the first of channel 1."""
+
+    class Sliced(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x)[:, 1:3]
+
+    check_function_is_kept(Between(Sliced(8, 16, 3, groups=8), 2), images(1, 3, 6, 6))
+
+
 def random_function(seed: int):
     """A few random slices, sums, concatenations and reshapes, as a function of (B, 4, 6, 6)."""
     steps = 1 + seed % 7
