@@ -17,8 +17,9 @@ from tvm.tirx.script.builder import ir as T
 from kernels.direct import REGISTERS
 from kernels.epilogue import ACTIVATION
 from kernels.isa import vector_unit
-from kernels.planes import Planes, spans
+from kernels.planes import Planes
 from kernels.problem import Problem
+from kernels.vector import even_tiles, run, spans, splat
 
 name = "conv2d_nchw_depthwise"
 CHUNKS = 16  # parallel pieces of the channel loop, each with a scratch plane of its own
@@ -71,41 +72,33 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
 
                 def load(offset, row, at, channel=channel, image=image, plane=plane):
                     if planes.copied:
-                        return plane[_run(row * planes.pitch + at + offset, lanes)]
-                    return x[image, channel, row, _run(at + offset, lanes)]
+                        return plane[run(row * planes.pitch + at + offset, lanes)]
+                    return x[image, channel, row, run(at + offset, lanes)]
 
                 def store(value, row, at, channel=channel, image=image):
-                    value = value + _splat(bias[channel], lanes)
+                    value = value + splat(bias[channel], lanes)
                     if residual is not None:
-                        value = value + residual[image, channel, row, _run(at, lanes)]
+                        value = value + residual[image, channel, row, run(at, lanes)]
                     value = ACTIVATION[p.activation](value, lanes)
-                    T.buffer_store(y, value, [image, channel, row, _run(at, lanes)])
+                    T.buffer_store(y, value, [image, channel, row, run(at, lanes)])
 
-                for first, tiles, rows in _row_tiles(height, c["rows"]):
+                for first, tiles, rows in even_tiles(height, c["rows"]):
                     with T.serial(0, tiles) as t:
                         _tile(p, planes, rows, offsets, lanes, first + t * rows, data, channel, load, store)
     return builder.get()
-
-
-def _row_tiles(height: int, rows: int) -> list[tuple[int, int, int]]:
-    """(first row, tiles, rows per tile): nearly equal tiles, none overlapping."""
-    n = -(-height // rows)
-    big = -(-height // n)
-    small = n * big - height
-    return [t for t in ((0, n - small, big), ((n - small) * big, small, big - 1)) if t[1] and t[2]]
 
 
 def _tile(p, planes, rows, offsets, lanes, row0, data, channel, load, store) -> None:
     acc = T.alloc_buffer((rows * len(offsets) * lanes,), "float32", scope="local", annotations=REGISTERS)
 
     def at(r, v):
-        return _run((r * len(offsets) + v) * lanes, lanes)
+        return run((r * len(offsets) + v) * lanes, lanes)
 
     for r in range(rows):
         for v in range(len(offsets)):
-            T.buffer_store(acc, _splat(T.float32(0), lanes), [at(r, v)])
+            T.buffer_store(acc, splat(0, lanes), [at(r, v)])
     for tap in range(p.taps):
-        weight = T.Bind(_splat(data[channel, tap], lanes))
+        weight = T.Bind(splat(data[channel, tap], lanes))
         for r in range(rows):
             for v, x in enumerate(offsets):
                 value = load(planes.tap(*divmod(tap, p.kernel[1])), row0 + r, x)
@@ -113,11 +106,3 @@ def _tile(p, planes, rows, offsets, lanes, row0, data, channel, load, store) -> 
     for r in range(rows):
         for v, x in enumerate(offsets):
             store(acc[at(r, v)], row0 + r, x)
-
-
-def _run(at, lanes: int):
-    return T.ramp(at, 1, lanes) if lanes > 1 else at
-
-
-def _splat(value, lanes: int):
-    return T.broadcast(value, lanes) if lanes > 1 else value

@@ -19,6 +19,7 @@ from kernels.direct import REGISTERS
 from kernels.epilogue import ACTIVATION
 from kernels.isa import vector_unit
 from kernels.problem import Problem
+from kernels.vector import run, splat
 
 name = "dense_nc_bsr_rows"
 
@@ -57,23 +58,17 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
         residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_shape, "float32"))
 
-        def run(at):
-            return T.ramp(at, 1, lanes) if lanes > 1 else at
-
-        def splat(value):
-            return T.broadcast(value, lanes) if lanes > 1 else value
-
         with T.serial(0, p.batch) as n, T.parallel(0, rows) as b:
             acc = T.alloc_buffer((chains * p.block,), "float32", scope="local", annotations=REGISTERS)
 
             def add_block(chain, j, acc=acc, n=n):
-                value = T.Bind(splat(x[n, indices[j], 0, 0]))
+                value = T.Bind(splat(x[n, indices[j], 0, 0], lanes))
                 for r in range(0, p.block, lanes):
-                    at = run(chain * p.block + r)
-                    T.buffer_store(acc, acc[at] + data[j, run(r)] * value, [at])
+                    at = run(chain * p.block + r, lanes)
+                    T.buffer_store(acc, acc[at] + data[j, run(r, lanes)] * value, [at])
 
             for r in range(0, chains * p.block, lanes):
-                T.buffer_store(acc, splat(T.float32(0)), [run(r)])
+                T.buffer_store(acc, splat(0, lanes), [run(r, lanes)])
             begin = T.Bind(indptr[b])
             count = T.Bind(indptr[b + 1] - begin)
             with T.serial(0, count // chains) as group:
@@ -83,7 +78,7 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
                 add_block(0, begin + count // chains * chains + rest)
             for chain in range(1, chains):
                 for r in range(0, p.block, lanes):
-                    T.buffer_store(acc, acc[run(r)] + acc[run(chain * p.block + r)], [run(r)])
+                    T.buffer_store(acc, acc[run(r, lanes)] + acc[run(chain * p.block + r, lanes)], [run(r, lanes)])
             with T.serial(0, T.min(p.block, p.out_channels - b * p.block)) as i:
                 o = b * p.block + i
                 value = acc[i] + bias[o]

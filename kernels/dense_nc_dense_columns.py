@@ -17,6 +17,7 @@ from kernels.direct import REGISTERS
 from kernels.epilogue import ACTIVATION
 from kernels.isa import vector_unit
 from kernels.problem import Problem
+from kernels.vector import run, splat
 
 name = "dense_nc_dense_columns"
 
@@ -59,13 +60,13 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
         y = T.arg("y", T.buffer(p.out_shape, "float32"))
         with T.serial(0, p.batch) as n, T.parallel(0, blocks) as b:
             acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
-            runs = [T.ramp(v * lanes, 1, lanes) for v in range(vectors)]
-            for run in runs:
-                T.buffer_store(acc, T.broadcast(T.float32(0), lanes), [run])
+            runs = [run(v * lanes, lanes) for v in range(vectors)]
+            for at in runs:
+                T.buffer_store(acc, splat(0, lanes), [at])
             with T.serial(0, p.in_channels) as k:
-                value = T.Bind(T.broadcast(x[n, k, 0, 0], lanes))
-                for run in runs:
-                    T.buffer_store(acc, acc[run] + data[b, k, run] * value, [run])
+                value = T.Bind(splat(x[n, k, 0, 0], lanes))
+                for at in runs:
+                    T.buffer_store(acc, acc[at] + data[b, k, at] * value, [at])
             with T.serial(0, T.min(columns, p.out_channels - b * columns)) as i:
                 o = b * columns + i
                 value = acc[i] + bias[o]

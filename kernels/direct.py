@@ -24,8 +24,9 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.epilogue import ACTIVATION
 from kernels.isa import vector_unit
-from kernels.planes import Planes, spans
+from kernels.planes import Planes
 from kernels.problem import Problem
+from kernels.vector import even_tiles, run, spans, splat
 
 # Keeps a local buffer on the stack, where LLVM turns it into registers; see kernels.lowering.
 REGISTERS = {"disable_lower_builtin": True}
@@ -63,11 +64,7 @@ class Tiling:
         else:
             lanes, offsets = spans(planes.p.out_width, lanes)
             count, per_row = len(offsets) * planes.p.out_height, len(offsets)
-        n = -(-count // vectors)
-        big = -(-count // n)
-        small_tiles = n * big - count
-        tiles = [(0, n - small_tiles, big), ((n - small_tiles) * big, small_tiles, big - 1)]
-        return cls(lanes, count, per_row, tuple(t for t in tiles if t[1] and t[2]), planes)
+        return cls(lanes, count, per_row, tuple(even_tiles(count, vectors)), planes)
 
     def place(self, i) -> tuple:
         """(input offset, output offset) in floats of vector i (TIR expression). Overlaps instead of overrunning."""
@@ -197,8 +194,7 @@ class _Emit:
                         base = image * self.image_out + (channel + r) * (self.p.out_height * self.p.out_width)
                         for v, (_, out) in enumerate(where):
                             if needs_scratch:
-                                at = T.ramp(r * self.planes.pixels + out, 1, lanes) if lanes > 1 else out
-                                T.buffer_store(scratch, acc(r, v), [at])
+                                T.buffer_store(scratch, acc(r, v), [run(r * self.planes.pixels + out, lanes)])
                             else:
                                 self._store(acc(r, v), channel + r, base + out, lanes)
             if needs_scratch:
@@ -209,27 +205,24 @@ class _Emit:
         acc = T.alloc_buffer((rows * count * lanes,), "float32", scope="local", annotations=REGISTERS)
 
         def at(r, v):
-            return T.ramp((r * count + v) * lanes, 1, lanes) if lanes > 1 else r * count + v
-
-        def splat(value):
-            return T.broadcast(value, lanes) if lanes > 1 else value
+            return run((r * count + v) * lanes, lanes)
 
         for r in range(rows):
             for v in range(count):
-                T.buffer_store(acc, splat(T.float32(0)), [at(r, v)])
+                T.buffer_store(acc, splat(0, lanes), [at(r, v)])
 
         def multiply_add(base, w, tap, offset):
             # the smaller side is held in registers, the other streams through one
             if count < rows:
-                xs = [T.Bind(self._load(src, base + offset + i)) for i in inputs]
+                xs = [T.Bind(src[run(base + offset + i, lanes)]) for i in inputs]
                 for r in range(rows):
-                    wr = T.Bind(splat(w(tap, first_row + r)))
+                    wr = T.Bind(splat(w(tap, first_row + r), lanes))
                     for v in range(count):
                         T.buffer_store(acc, acc[at(r, v)] + wr * xs[v], [at(r, v)])
             else:
-                ws = [T.Bind(splat(w(tap, first_row + r))) for r in range(rows)]
+                ws = [T.Bind(splat(w(tap, first_row + r), lanes)) for r in range(rows)]
                 for v, i in enumerate(inputs):
-                    xv = T.Bind(self._load(src, base + offset + i))
+                    xv = T.Bind(src[run(base + offset + i, lanes)])
                     for r in range(rows):
                         T.buffer_store(acc, acc[at(r, v)] + ws[r] * xv, [at(r, v)])
 
@@ -245,14 +238,9 @@ class _Emit:
                         multiply_add(base, w, row * kw + col, self.planes.tap(row, col))
         return lambda r, v: acc[at(r, v)]
 
-    def _load(self, src, at):
-        lanes = self.tiling.lanes
-        return src[T.ramp(at, 1, lanes)] if lanes > 1 else src[at]
-
     def _store(self, value, channel, at, lanes) -> None:
-        index = T.ramp(at, 1, lanes) if lanes > 1 else at
-        bias = self.bias[channel]
-        value = value + (T.broadcast(bias, lanes) if lanes > 1 else bias)
+        index = run(at, lanes)
+        value = value + splat(self.bias[channel], lanes)
         if self.residual is not None:
             value = value + self.residual[index]
         T.buffer_store(self.y, ACTIVATION[self.p.activation](value, lanes), [index])
@@ -266,5 +254,4 @@ class _Emit:
             with T.serial(0, height) as row:
                 for x in offsets:
                     at = r * self.planes.pixels + row * self.planes.pitch + x
-                    value = scratch[T.ramp(at, 1, lanes)] if lanes > 1 else scratch[at]
-                    self._store(value, channel + r, base + row * width + x, lanes)
+                    self._store(scratch[run(at, lanes)], channel + r, base + row * width + x, lanes)

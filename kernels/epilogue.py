@@ -5,10 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-
-def splat(value: float, lanes: int):
-    v = T.float32(value)
-    return T.broadcast(v, lanes) if lanes > 1 else v
+from kernels.vector import splat
 
 
 def clip(v, low: float, high: float, lanes: int):

@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from tvm.tirx.script.builder import ir as T
 
 from kernels.problem import Problem
-
-
-def spans(n: int, lanes: int) -> tuple[int, list[int]]:
-    """Vectors covering n consecutive floats: (lanes, offsets). The last one overlaps its neighbour, never the end."""
-    while lanes > n:
-        lanes //= 2
-    return lanes, [min(i * lanes, n - lanes) for i in range(-(-n // lanes))]
+from kernels.vector import run, spans
 
 
 @dataclass(frozen=True)
@@ -113,8 +107,8 @@ class Planes:
         step, offsets = spans(stop - begin, lanes)
         for o in offsets:
             x = self._column(0, begin) + o
-            value = src[image, channel, y, T.ramp(x, 1, step) if step > 1 else x]
-            T.buffer_store(dst, value, [T.ramp(at + begin + o, 1, step) if step > 1 else at + begin + o])
+            value = src[image, channel, y, run(x, step)]
+            T.buffer_store(dst, value, [run(at + begin + o, step)])
 
 
 def _fill(dst, start, count: int) -> None:

@@ -1,0 +1,31 @@
+"""Vectors of lanes in TIR, and how runs of floats and loops are cut into them. One lane means scalars."""
+
+from __future__ import annotations
+
+from tvm.tirx.script.builder import ir as T
+
+
+def run(at, lanes: int):
+    """Index of ``lanes`` consecutive entries from ``at``."""
+    return T.ramp(at, 1, lanes) if lanes > 1 else at
+
+
+def splat(value, lanes: int):
+    """``value``, a TIR expression or a number, in every lane."""
+    value = T.float32(value) if isinstance(value, int | float) else value
+    return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+def spans(n: int, lanes: int) -> tuple[int, list[int]]:
+    """Vectors covering n consecutive floats: (lanes, offsets). The last one overlaps its neighbour, never the end."""
+    while lanes > n:
+        lanes //= 2
+    return lanes, [min(i * lanes, n - lanes) for i in range(-(-n // lanes))]
+
+
+def even_tiles(count: int, most: int) -> list[tuple[int, int, int]]:
+    """``count`` items in tiles of at most ``most``, nearly equal, as at most two (first, tiles, size)."""
+    n = -(-count // most)
+    big = -(-count // n)
+    small = n * big - count
+    return [t for t in ((0, n - small, big), ((n - small) * big, small, big - 1)) if t[1] and t[2]]
