@@ -46,8 +46,9 @@ def convert(path: Path, n: int = 4, sparsity: float = 0.5, batch: int | None = N
     if not 0 <= sparsity <= 1:
         raise ValueError(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
     graph = Graph(read_model(path, batch))
-    if len(graph.inputs) != 1:
-        raise ValueError(f"{path}: {len(graph.inputs)} inputs; expected a network with one image input")
+    if (len(graph.inputs), len(graph.outputs)) != (1, 1):
+        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        raise ValueError(f"{path}: {found}; expected a network with one image input and one output")
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
     fold_batchnorm(graph)
     layers = fuse_layers(graph)

@@ -43,8 +43,9 @@ class Args:
 
 
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
     try:
-        run(parse(argv))
+        run(parse(words), words)
     except (ValueError, FileNotFoundError, ImportError, Mismatch) as error:
         print(f"kerf-tune: error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: list[str] | None) -> Args:
+def parse(argv: list[str]) -> Args:
     p = argparse.ArgumentParser(
         "kerf-tune", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -97,8 +98,8 @@ def newest() -> Path:
     return max(found, key=lambda p: p.stat().st_mtime)
 
 
-def run(args: Args) -> dict:
-    """The whole stage. Returns the report; raises before anything of the bundle is written."""
+def run(args: Args, words: list[str]) -> None:
+    """The whole stage. What can be wrong with the input is found before anything of the bundle is written."""
     print("  ".join(f"{k}={v}" for k, v in vars(args).items()))
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch)
     target = targets.parse(args.target, args.threads)
@@ -128,14 +129,14 @@ def run(args: Args) -> dict:
     if foreign:
         save(args, manifest, built, network, book, target)
         print(f"bundle: {args.out} (not verified: this machine cannot run it)")
-        return {}
+        return
     check(network, built, args, manifest)
     save(args, manifest, built, network, book, target)
     result = race(network, args, target, layers)
+    result["commands"] = [shlex.join(["python", "model_tune.py", *words])]
     page = report.write(result, args.out)
     print(report.table(result))
     print(f"bundle: {args.out}\nreport: {page}")
-    return result
 
 
 def describe_layers(network: Network, args: Args) -> None:
@@ -213,12 +214,13 @@ def race(network: Network, args: Args, target, layers: list[dict]) -> dict:
         "speedup": bench.speedup(measured[0], measured[1:]) if len(measured) > 1 else None,
         "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(args.out)},
         "layers": layers,
-        "commands": [shlex.join(["python", "model_tune.py", *(sys.argv[1:] if sys.argv else [])])],
         **environment(),
     }
-    summary = args.onnx_path.parent / "summary.json"
+    summary, metrics = (args.onnx_path.parent / name for name in ("summary.json", "metrics.jsonl"))
     if summary.exists():
         result["accuracy"] = json.loads(summary.read_text())
+    if metrics.exists():
+        result["training"] = [json.loads(line) for line in metrics.read_text().splitlines()]
     sparsest = next((row["name"] for row in layers if row["block"]), None)
     if sparsest in {d.name for d in inspect.densities(args.onnx_path, args.bsr)}:
         result["block_pattern"] = inspect.pattern(args.onnx_path, sparsest, args.bsr)

@@ -38,7 +38,7 @@ class LocalMeasurer:
         self._folder = tempfile.TemporaryDirectory(prefix="kerf-tune-")
         self._arguments = Path(self._folder.name) / "arguments.npz"
         self._builder = LocalBuilder(
-            max_workers=os.cpu_count(), timeout_sec=BUILD_SECONDS, f_build=_compile, f_export=_export
+            max_workers=os.cpu_count(), timeout_sec=BUILD_SECONDS, f_build=_compile, f_export=_Export(self._folder.name)
         )
         arguments = str(self._arguments)
         self._runner = LocalRunner(
@@ -75,10 +75,14 @@ def _compile(module: tvm.IRModule, target: Target, _params) -> tvm.runtime.Modul
     return compile_func(module["main"], target)
 
 
-def _export(module: tvm.runtime.Module) -> str:
-    path = os.path.join(tempfile.mkdtemp(prefix="kerf-kernel-"), "kernel.so")
-    module.export_library(path)
-    return path
+@dataclass(frozen=True)
+class _Export:
+    folder: str
+
+    def __call__(self, module: tvm.runtime.Module) -> str:
+        path = os.path.join(tempfile.mkdtemp(dir=self.folder), "kernel.so")
+        module.export_library(path)
+        return path
 
 
 @dataclass(frozen=True)
