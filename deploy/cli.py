@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy import inspect, runtime
+from deploy.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("kerf-deploy", description=__doc__)
+    parser = Parser("kerf-deploy", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser("inspect", help="element and block density of every layer of an .onnx file")
     look.add_argument("file", type=Path)
@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     execute.add_argument("bundle", type=Path)
     execute.add_argument("input", type=Path)
     execute.add_argument("output", type=Path)
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         show(args) if args.command == "inspect" else run(args)
     except (ValueError, FileNotFoundError) as error:
         print(f"kerf-deploy: error: {error}", file=sys.stderr)

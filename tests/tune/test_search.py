@@ -109,6 +109,8 @@ def test_records_of_another_cpu_are_not_used(network):
         (["--threads", "0"], ["--threads 0"]),
         (["--trials", "-1"], ["--trials -1"]),
         (["--against", "tensorrt"], ["tensorrt", "openvino"]),
+        (["--sparsity", "half"], ["--sparsity", "half"]),
+        (["--bsize", "4"], ["--bsize", "--help"]),
     ],
 )
 def test_wrong_use_is_one_line_exit_2_and_nothing_written(tmp_path, monkeypatch, capsys, flags, words):
