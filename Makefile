@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test lint format bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); false)
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,peers,dev]'
 	touch $@
 
@@ -32,4 +32,4 @@ format: $(VENV)/installed
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) build *.egg-info

@@ -13,6 +13,8 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +27,57 @@ class BundleError(ValueError):
     """A bundle that must not be run, with the reason."""
 
 
-def save(folder: Path, manifest: dict, write_library, packed: dict[str, np.ndarray], records: str) -> Path:
-    """Write the bundle beside ``folder``, then put it in place; an older bundle is replaced whole or not at all.
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes the place of ``folder`` when the block ends well, and vanishes when it fails.
 
-    ``write_library(path)`` writes the shared library.
+    Raises BundleError, before anything is done, when ``folder`` holds something that is no bundle.
     """
+    refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        new = Path(temporary) / "bundle"
-        new.mkdir()
-        write_library(new / "library.so")
-        # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
-        np.savez(new / "weights.npz", **{f"{i:04d}": a for i, a in enumerate(packed.values())})
-        (new / "records.jsonl").write_text(records)
-        hashes = {name: sha256(new / name) for name in HASHED}
-        body = {"format": FORMAT, **manifest, "weights": list(packed), "sha256": hashes}
-        (new / "manifest.json").write_text(json.dumps(body, indent=1) + "\n")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new, old = temporary / "new", temporary / "old"
+    new.mkdir()
+    try:
+        yield new
         if folder.exists():
-            if not (folder / "manifest.json").exists() and any(folder.iterdir()):
-                raise BundleError(f"{folder}: exists and is no bundle; give --out another folder")
-            shutil.move(folder, Path(temporary) / "old")
-        shutil.move(new, folder)
-    return folder
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises BundleError unless ``folder`` is absent, empty or a bundle."""
+    if not folder.exists():
+        return
+    try:
+        ours = not any(folder.iterdir()) or "sha256" in json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise BundleError(f"{folder}: exists and is no bundle; give --out another folder")
+
+
+def write(folder: Path, manifest: dict, write_library, packed: dict[str, np.ndarray], records: str) -> None:
+    """Fill an empty folder. ``write_library(path)`` writes the shared library."""
+    write_library(folder / "library.so")
+    # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
+    np.savez(folder / "weights.npz", **{f"{i:04d}": a for i, a in enumerate(packed.values())})
+    (folder / "records.jsonl").write_text(records)
+    hashes = {name: sha256(folder / name) for name in HASHED}
+    body = {"format": FORMAT, **manifest, "weights": list(packed), "sha256": hashes}
+    (folder / "manifest.json").write_text(json.dumps({**body, "manifest_sha256": _body_sha256(body)}, indent=1) + "\n")
+
+
+def _body_sha256(body: dict) -> str:
+    """Of the manifest without this very entry, in canonical form."""
+    rest = {k: v for k, v in body.items() if k != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict:
@@ -56,11 +87,13 @@ def read_manifest(folder: Path) -> dict:
         raise FileNotFoundError(f"{folder}: no bundle (no manifest.json); build one with model_tune.py")
     try:
         manifest = json.loads(path.read_text())
-        version, hashes = manifest["format"], manifest["sha256"]
-    except (ValueError, KeyError) as error:
+        version, hashes, own = manifest["format"], manifest["sha256"], manifest["manifest_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not a bundle's manifest ({error}); build the bundle again") from error
     if version != FORMAT:
         raise BundleError(f"{path}: format {version}, expected {FORMAT}; build the bundle again with this version")
+    if own != _body_sha256(manifest):
+        raise BundleError(f"{path}: changed since it was built (SHA-256 differs); build the bundle again")
     for name in HASHED:
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name}: missing; build the bundle again")

@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         show(args) if args.command == "inspect" else run(args)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"kerf-deploy: error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"kerf-deploy: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

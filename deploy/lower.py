@@ -5,6 +5,8 @@ Layers become calls of their TIR functions; every other operator goes through TV
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from dataclasses import dataclass
 
@@ -18,7 +20,7 @@ from deploy.convert import Network
 from deploy.passes.fuse_layers import DOMAIN, OP, Layer
 from kernels import BY_NAME
 from kernels.bsr import BSR
-from kernels.kernel import Candidate, Config
+from kernels.kernel import Config
 from kernels.problem import Problem
 
 
@@ -29,10 +31,6 @@ class Choice:
     problem: Problem  # the layer's own, or its dense twin
     kernel: str
     config: Config
-
-    @classmethod
-    def default(cls, candidate: Candidate, target) -> Choice:
-        return cls(candidate.problem, candidate.kernel.name, candidate.kernel.configs(candidate.problem, target)[0])
 
     def pack(self, layer: Layer) -> dict[str, np.ndarray]:
         weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight
@@ -52,9 +50,14 @@ def lower(network: Network, choices: dict[str, Choice]) -> tuple[tvm.IRModule, d
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
     importer = _Importer(choices, {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices})
-    with warnings.catch_warnings():
+    # the importer prints what it is about to raise
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
-        module = importer.from_onnx(model.graph, network.graph.opset)
+        try:
+            module = importer.from_onnx(model.graph, network.graph.opset)
+        except (RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise ValueError(f"{network.path}: TVM's ONNX importer refuses it ({reason})") from error
     return module, packed
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-# Instruction sets that generated code may use and that /proc/cpuinfo names the same way.
-CHECKED = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+# Instruction sets that compilers use: LLVM's name -> the name in /proc/cpuinfo.
+CHECKED = {
+    **{name: name for name in ("avx", "avx2", "fma", "f16c", "bmi2", "movbe", "popcnt", "gfni", "vaes", "vpclmulqdq")},
+    **{name: name for name in ("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl", "avx512ifma", "avx512vbmi")},
+    **{f"avx512{name}": f"avx512_{name}" for name in ("vbmi2", "vnni", "bitalg", "vpopcntdq", "bf16", "fp16")},
+    **{"sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm", "avxvnni": "avx_vnni"},
+    **{"neon": "asimd", "sve": "sve", "sve2": "sve2", "dotprod": "asimddp", "fullfp16": "asimdhp", "i8mm": "i8mm"},
+}
 NAMES = {"arm64": "aarch64", "amd64": "x86_64", "AMD64": "x86_64"}
 
 
@@ -24,4 +30,4 @@ def missing(needs: dict) -> str | None:
         return None
     line = next((text for text in info.read_text().splitlines() if text.startswith(("flags", "Features"))), "")
     absent = sorted(set(needs["features"]) - set(line.split()))
-    return f"needs {', '.join(absent)}, which this CPU lacks" if absent and line.startswith("flags") else None
+    return f"needs {', '.join(absent)}, which this CPU lacks" if absent and line else None

@@ -31,7 +31,7 @@ class Graph:
         self.shapes.update({name: array.shape for name, array in self.constants.items()})
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        return [n for n in self.nodes if tensor in n.input]
+        return [n for n in self.nodes if tensor in _reads(n)]
 
     def sole_consumer(self, tensor: str) -> onnx.NodeProto | None:
         """The one node that reads ``tensor``, unless the tensor is also an output of the graph."""
@@ -51,11 +51,17 @@ class Graph:
 
     def model(self, extra_inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The graph as a model, constants that are still read included."""
-        read = {name for node in self.nodes for name in node.input} | {o.name for o in self.outputs}
+        read = set().union(*map(_reads, self.nodes)) | {o.name for o in self.outputs}
         constants = [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in read]
         graph = helper.make_graph(self.nodes, "kerf", [*self.inputs, *extra_inputs], self.outputs, constants)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("kerf", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Tensors that a node needs, those its branches and loop bodies capture included."""
+    graphs = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return set(node.input).union(*(_reads(inner) for graph in graphs for inner in graph.node))
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
@@ -68,6 +74,11 @@ def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
 
 def attributes(node: onnx.NodeProto) -> dict:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def write_fixed(path: Path, batch: int | None, to: Path) -> None:
+    """The file with the shapes that ``read_model`` gives it: what dense engines are raced on, so that all know them."""
+    onnx.save(read_model(path, batch), str(to))
 
 
 def read_model(path: Path, batch: int | None) -> onnx.ModelProto:
@@ -87,6 +98,9 @@ def read_model(path: Path, batch: int | None) -> onnx.ModelProto:
     for value in model.graph.input:
         if value.name in constants:
             continue
+        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            raise ValueError(f"{path}: input {value.name!r} is {kind}; expected FLOAT (float32)")
         size = value.type.tensor_type.shape.dim
         if len(size) and not size[0].HasField("dim_value"):
             size[0].dim_value = batch or 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm.runtime.vm import VirtualMachine
 
 from deploy import bundle, machine
 
@@ -31,24 +32,32 @@ def load(folder: str | Path, threads: int | None = None) -> Session:
     return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
 
 
+_set = threading.local()  # TVM keeps a pool of workers for every calling thread
+
+
+def _use_threads(count: int) -> None:
+    if getattr(_set, "count", None) != count:
+        tvm.get_global_func("runtime.config_threadpool")(1, count)
+        _set.count = count
+
+
 class Session:
     """One network ready to run. Not safe for calls from several threads at once."""
 
     def __init__(self, executable, weights: list[np.ndarray], manifest: dict, threads: int):
         self.manifest = manifest
         self.input_shape = tuple(manifest["input"])
-        self._set_threads = tvm.get_global_func("runtime.config_threadpool")
         self.threads = threads
-        self._machine = relax.VirtualMachine(executable, tvm.cpu())
+        self._machine = VirtualMachine(executable, tvm.cpu())
         self._main = self._machine["main"]
         self._weights = [tvm.runtime.tensor(w) for w in weights]
-        self._set_threads(1, threads)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
         if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
             came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
             raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {self.input_shape}")
+        _use_threads(self.threads)
         x = np.require(x, requirements=["C", "A"])
         # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied
         direct = x.flags.writeable and x.ctypes.data % 64 == 0

@@ -23,6 +23,8 @@ def parse(text: str, threads: int) -> Target:
                     f"--target {text!r}: {word!r} is not understood; expected -mcpu=, -mtriple= or -mattr="
                 )
             fields[key] = value.split(",") if key == "mattr" else value
+    if "mcpu" not in fields and "mtriple" not in fields:
+        raise ValueError(f"--target {text!r}: says no CPU; add -mcpu=, or -mtriple= for another architecture")
     if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
         raise ValueError(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
     return Target({"kind": "llvm", "num-cores": threads, **fields})
@@ -37,10 +39,9 @@ def describe(target: Target) -> str:
 
 def needs(target: Target) -> dict:
     """Machine and instruction sets that code for ``target`` may use."""
-    llvm_names = {"sse4.2": "sse4_2", "avx512vnni": "avx512_vnni"}
-    features = {llvm_names.get(f, f) for f in llvm_get_cpu_features(target)}
+    features = {CHECKED[f] for f in map(str, llvm_get_cpu_features(target)) if f in CHECKED}
     name = architecture(str(target.attrs.get("mtriple", "")).split("-")[0])
-    return {"machine": name, "features": sorted(features & set(CHECKED))}
+    return {"machine": name, "features": sorted(features)}
 
 
 def foreign(target: Target) -> str | None:

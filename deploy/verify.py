@@ -26,12 +26,16 @@ def _session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     source = model if isinstance(model, str) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors derive from Exception directly
+        name = model if isinstance(model, str) else "the model"
+        raise ValueError(f"ONNX Runtime cannot load {name}, so nothing can be verified: {error}") from error
 
 
 def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
-    """Largest difference over the largest magnitude; inf when shapes differ or y is not finite."""
-    if y.shape != truth.shape or not np.isfinite(y).all():
+    """Largest difference over the largest magnitude; inf when shapes differ or anything is not finite."""
+    if y.shape != truth.shape or not (np.isfinite(y).all() and np.isfinite(truth).all()):
         return float("inf")
     return float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
 

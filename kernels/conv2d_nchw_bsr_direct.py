@@ -54,7 +54,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
 
 
 def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
-    """Arrays in the order of the function's parameters; indices become float offsets of the channel's plane."""
+    """Arrays in the order of the function's parameters; indices become offsets, in floats, of the channel's plane."""
     if w.nnzb == 0:
         data, indices = np.zeros((1, *w.block), np.float32), np.zeros(1, np.int32)
     else:

@@ -22,10 +22,13 @@ from kernels.problem import Problem
 from kernels.vector import even_tiles, run, spans, splat
 
 name = "conv2d_nchw_depthwise"
+MAX_CODE = 512  # multiply-adds of a tile, all unrolled
 CHUNKS = 16  # parallel pieces of the channel loop, each with a scratch plane of its own
 
 
 def refuses(p: Problem, target: Target) -> str | None:
+    if p.block:
+        return "weights are block-sparse"
     return None if p.depthwise else f"{p.groups} groups over {p.in_channels}->{p.out_channels} channels: not depthwise"
 
 
@@ -37,9 +40,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
         lanes, offsets = spans(p.out_width, wide)
         waste = len(offsets) * lanes / p.out_width
         for most in (registers - 4, registers // 2, registers // 4, registers // 8):
+            most = min(most, MAX_CODE // p.taps)
             rows = max(1, min(p.out_height, most // len(offsets)))
-            if rows * len(offsets) * p.taps > 512 and rows > 1:
-                continue  # code size
             # half the registers in accumulators was best on every plane tried: more leaves no room for shared rows
             cost = waste * max(8 / lanes, 1) * (1 + abs(rows * len(offsets) - registers // 2) / registers)
             found.setdefault((lanes, rows), (cost, {"lanes": lanes, "rows": rows}))

@@ -154,9 +154,9 @@ class _Emit:
                 with T.parallel(0, tiles) as t:
                     where = [self._bind(first + t * vectors + v) for v in range(vectors)]
                     with T.serial(0, full) as b:
-                        self._block(src, origin, image, b, self.weights.height, [(where, None)])
+                        self._block(src, origin, image, b, self.weights.height, where)
                     if short:
-                        self._block(src, origin, image, full, short, [(where, None)])
+                        self._block(src, origin, image, full, short, where)
             return
         with T.parallel(0, full) as b:
             self._block_over_tiles(src, origin, image, b, self.weights.height)
@@ -171,15 +171,14 @@ class _Emit:
         step = self.c["rows"]
         return [(r, min(step, height - r)) for r in range(0, height, step)]
 
-    def _block(self, src, origin, image, b, height, places) -> None:
-        for where, _ in places:
-            for first_row, rows in self._sub_rows(height):
-                channel = b * self.weights.height + first_row
-                acc = self._accumulate(src, origin, b, first_row, rows, [i for i, _ in where])
-                for r in range(rows):
-                    base = image * self.image_out + (channel + r) * (self.p.out_height * self.p.out_width)
-                    for v, (_, out) in enumerate(where):
-                        self._store(acc(r, v), channel + r, base + out, self.tiling.lanes)
+    def _block(self, src, origin, image, b, height, where) -> None:
+        for first_row, rows in self._sub_rows(height):
+            channel = b * self.weights.height + first_row
+            acc = self._accumulate(src, origin, b, first_row, rows, [i for i, _ in where])
+            for r in range(rows):
+                base = image * self.image_out + (channel + r) * (self.p.out_height * self.p.out_width)
+                for v, (_, out) in enumerate(where):
+                    self._store(acc(r, v), channel + r, base + out, self.tiling.lanes)
 
     def _block_over_tiles(self, src, origin, image, b, height) -> None:
         lanes, needs_scratch = self.tiling.lanes, self.tiling.needs_scratch

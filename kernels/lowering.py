@@ -12,7 +12,9 @@ from tvm.target import Target
 
 
 def pass_context() -> tvm.transform.PassContext:
-    return tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True})
+    """On top of the caller's own configuration, e.g. bound checks."""
+    config = dict(tvm.transform.PassContext.current().config)
+    return tvm.transform.PassContext(opt_level=3, config={**config, "tirx.disable_storage_rewrite": True})
 
 
 def compile_func(func: tvm.tirx.PrimFunc, target: Target) -> tvm.runtime.Module:

@@ -32,7 +32,8 @@ def main(folder: str = "runs/bench_224") -> int:
         engines = [r["latency_ms"].get(name) for name in ("kerf", "onnxruntime", "openvino")]
         ms = [f"{e['median']:.2f}" if e else "not installed" for e in engines]
         low, high = r["speedup"]["ci95"]
-        print(f"| {arch} | {' | '.join(ms)} | {r['speedup']['median']:.2f} | {low:.2f}–{high:.2f} |")
+        ratio = f"{r['speedup']['median']:.2f}" if low > 1 or high < 1 else "no measurable difference"
+        print(f"| {arch} | {' | '.join(ms)} | {ratio} | {low:.2f}–{high:.2f} |")
     return 0
 
 

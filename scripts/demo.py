@@ -16,8 +16,6 @@ import tune.cli
 
 def main(job_dir: str = "runs/demo") -> int:
     folder = Path(job_dir)
-    if (folder / "config.json").exists():  # a demo is run anew; what is installed is reused
-        shutil.rmtree(folder)
     prune = ["--data_set=digits", "--arch=mobilenet_v2_x0_5", "--conv_type=BlockL1Conv", "--N=4", "--pr_target=0.5"]
     prune += ["--rearrange", "--export_onnx", "--num_epochs=6", "--finetune_epochs=4", f"--job_dir={folder}"]
     code = compress.cli.main(prune)

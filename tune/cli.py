@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tvm.target import Target
 
 from deploy import bench, bundle, inspect, report, runtime, targets
 from deploy.build import Built, build, record
 from deploy.convert import Network, convert
 from deploy.environment import environment
+from deploy.flags import Parser
+from deploy.onnx_graph import write_fixed
 from deploy.verify import Mismatch, blame, verify
 from kernels.fma_peak import macs_per_us
 from kernels.kernel import dense_twin
@@ -46,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         run(parse(words), words)
-    except (ValueError, FileNotFoundError, ImportError, Mismatch) as error:
-        print(f"kerf-tune: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, Mismatch) as error:
+        print(f"kerf-tune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kerf-tune: interrupted; measurements so far are kept, the same command goes on", file=sys.stderr)
@@ -56,9 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str]) -> Args:
-    p = Parser(
-        "kerf-tune", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    p = Parser("kerf-tune", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
     p.add_argument("--bsr", type=int, default=4, help="rows of a block: the N of 1xN pruning")
     p.add_argument("--bsc", type=int, default=1, help="columns of a block; 1xN pruning has 1")
@@ -77,6 +80,11 @@ def parse(argv: list[str]) -> Args:
         raise ValueError(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
     if a.threads < 1:
         raise ValueError(f"--threads {a.threads}: expected at least 1")
+    if a.batch is not None and a.batch < 1:
+        raise ValueError(f"--batch {a.batch}: expected at least 1")
+    for name in ("tune_minutes", "seconds"):
+        if getattr(a, name) is not None and not getattr(a, name) > 0:
+            raise ValueError(f"--{name} {getattr(a, name)}: expected more than 0")
     if a.trials < 0:
         raise ValueError(f"--trials {a.trials}: expected 0 (no tuning) or more")
     a.against = tuple(name for name in a.against.split(",") if name)
@@ -101,13 +109,14 @@ def newest() -> Path:
 def run(args: Args, words: list[str]) -> None:
     """The whole stage. What can be wrong with the input is found before anything of the bundle is written."""
     print("  ".join(f"{k}={v}" for k, v in vars(args).items()))
+    bundle.refuse_foreign(args.out)
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch)
     target = targets.parse(args.target, args.threads)
     describe_layers(network, args)
     foreign = targets.foreign(target)
     if foreign:
-        print(f"{foreign}: building without tuning and without a race")
-    book = RecordBook(args.records)
+        print(f"{foreign}: building without tuning, verification and race")
+    book = RecordBook(args.records if args.trials else None)
     if args.trials and not foreign:
         summary = search(network, target, args.threads, book, args.trials, args.tune_minutes)
         print(
@@ -116,27 +125,30 @@ def run(args: Args, words: list[str]) -> None:
         )
     built = build(network, target, book)
     layers = layer_table(network, built, book, None if foreign else args.threads * macs_per_us(target))
-    manifest = {
-        "model": args.onnx_path.name,
-        "model_sha256": bundle.sha256(args.onnx_path),
-        "input": list(network.input_shape),
-        "target": targets.describe(target),
-        "needs": targets.needs(target),
-        "threads": args.threads,
-        "tvm": environment()["versions"]["apache-tvm"],
-        "layers": [{k: row[k] for k in ("name", "shape", "block", "density", "kernel", "config")} for row in layers],
-    }
+    with bundle.replacing(args.out) as folder:
+        bundle.write(folder, manifest(network, args, target, layers), built.export, built.packed, used(book, network))
+        if not foreign:
+            session = runtime.load(folder, args.threads)
+            verified = check(session, network, built)
+            result = {
+                "model": args.onnx_path.name,
+                "target": targets.describe(target),
+                "threads": args.threads,
+                "batch": network.input_shape[0],
+                **verified,
+                **race(session, network, args),
+                "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
+                "layers": layers,
+                "commands": [shlex.join(["python", "model_tune.py", *words])],
+                **extras(args, layers),
+                **environment(),
+            }
+            report.write(result, folder)
     if foreign:
-        save(args, manifest, built, network, book, target)
-        print(f"bundle: {args.out} (not verified: this machine cannot run it)")
-        return
-    check(network, built, args, manifest)
-    save(args, manifest, built, network, book, target)
-    result = race(network, args, target, layers)
-    result["commands"] = [shlex.join(["python", "model_tune.py", *words])]
-    page = report.write(result, args.out)
-    print(report.table(result))
-    print(f"bundle: {args.out}\nreport: {page}")
+        print(f"bundle: {args.out}, not verified: this machine cannot run it")
+    else:
+        print(report.table(result))
+        print(f"bundle: {args.out}\nreport: {args.out / 'report.html'}")
 
 
 def describe_layers(network: Network, args: Args) -> None:
@@ -146,7 +158,8 @@ def describe_layers(network: Network, args: Args) -> None:
         f"zero {args.bsr}x1 blocks"
     )
     if not sparse:
-        share = max((1 - d.block for d in inspect.densities(args.onnx_path, args.bsr)), default=0)
+        found = inspect.densities(args.onnx_path, args.bsr)
+        share = max((1 - d.block for d in found if d.op in ("conv", "dense")), default=0)
         print(f"  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity")
 
 
@@ -175,56 +188,81 @@ def layer_table(network: Network, built: Built, book: RecordBook, peak: float | 
     return rows
 
 
-def check(network: Network, built: Built, args: Args, manifest: dict) -> None:
-    """Raises Mismatch, naming the layers that are wrong on their own, before a bundle exists."""
-    session = runtime.Session(built.executable, list(built.packed.values()), manifest, args.threads)
+def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -> dict:
+    return {
+        "model": args.onnx_path.name,
+        "model_sha256": bundle.sha256(args.onnx_path),
+        "input": list(network.input_shape),
+        "target": targets.describe(target),
+        "needs": targets.needs(target),
+        "threads": args.threads,
+        "tvm": environment()["versions"]["apache-tvm"],
+        "versions": environment()["versions"],
+        "layers": [{k: row[k] for k in ("name", "shape", "block", "density", "kernel", "config")} for row in layers],
+    }
+
+
+def used(book: RecordBook, network: Network) -> str:
+    """The records of this network's problems, as lines."""
+    wanted = {q.to_json() for layer in network.layers.values() for q in (layer.problem, dense_twin(layer.problem))}
+    return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
+
+
+def check(session: runtime.Session, network: Network, built: Built) -> dict:
+    """{verified, max_abs_error}. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
-        verify(session.run, args.onnx_path, network.input_shape)
+        result = verify(session.run, network.path, network.input_shape)
     except Mismatch as error:
         wrong = blame(network, built)
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
+    return {key: result[key] for key in ("verified", "max_abs_error")}
 
 
-def save(args: Args, manifest: dict, built: Built, network: Network, book: RecordBook, target) -> None:
-    wanted = {q.to_json() for layer in network.layers.values() for q in (layer.problem, dense_twin(layer.problem))}
-    mine = [r.to_json() for r in book.records if r.problem in wanted and r.target == targets.describe(target)]
-    bundle.save(args.out, manifest, built.export, built.packed, "".join(line + "\n" for line in mine))
-
-
-def race(network: Network, args: Args, target, layers: list[dict]) -> dict:
-    """Verify the bundle as it lies on disk, then race it."""
-    session = runtime.load(args.out, args.threads)
-    verified = verify(session.run, args.onnx_path, network.input_shape)
-    engines = [bench.Engine("kerf", session.run)]
+def race(session: runtime.Session, network: Network, args: Args) -> dict:
+    """{latency_ms, speedup}: kerf and the dense engines, which get the same file with the same fixed shapes."""
     makers = {"onnxruntime": bench.onnxruntime_engine, "openvino": bench.openvino_engine}
-    for name in args.against:
-        try:
-            engines.append(makers[name](args.onnx_path, args.threads))
-        except ImportError:
-            print(f"{name} is not installed; raced without it (pip install 'kerf[peers]')")
-    x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
-    measured = bench.race(engines, x, seconds=args.seconds)
-    result = {
-        "model": args.onnx_path.name,
-        "target": targets.describe(target),
-        "threads": args.threads,
-        "batch": network.input_shape[0],
-        **{k: verified[k] for k in ("verified", "max_abs_error")},
+    engines = [bench.Engine("kerf", session.run)]
+    with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
+        dense = Path(temporary) / "dense.onnx"
+        write_fixed(args.onnx_path, args.batch, dense)
+        for name in args.against:
+            try:
+                engines.append(makers[name](dense, args.threads))
+            except ImportError:
+                print(f"{name} is not installed; raced without it (pip install 'kerf[peers]')")
+            except RuntimeError as error:
+                raise ValueError(f"{name} cannot run {args.onnx_path}: {error}; leave it out of --against") from error
+        x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
+        measured = bench.race(engines, x, seconds=args.seconds)
+    return {
         "latency_ms": {m.engine: m.to_json() for m in measured},
         "speedup": bench.speedup(measured[0], measured[1:]) if len(measured) > 1 else None,
-        "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(args.out)},
-        "layers": layers,
-        **environment(),
     }
-    summary, metrics = (args.onnx_path.parent / name for name in ("summary.json", "metrics.jsonl"))
-    if summary.exists():
-        result["accuracy"] = json.loads(summary.read_text())
-    if metrics.exists():
-        result["training"] = [json.loads(line) for line in metrics.read_text().splitlines()]
-    sparsest = next((row["name"] for row in layers if row["block"]), None)
-    if sparsest in {d.name for d in inspect.densities(args.onnx_path, args.bsr)}:
-        result["block_pattern"] = inspect.pattern(args.onnx_path, sparsest, args.bsr)
-    return result
+
+
+def extras(args: Args, layers: list[dict]) -> dict:
+    """What the folder of imagenet.py's run adds to the report, and the block pattern of the largest sparse layer."""
+    found = {}
+    job = args.onnx_path.parent
+    if args.onnx_path.name == "model.onnx" and (job / "summary.json").exists():
+        found["accuracy"] = strict_json((job / "summary.json").read_text())
+        lines = (job / "metrics.jsonl").read_text().splitlines() if (job / "metrics.jsonl").exists() else []
+        found["training"] = [row for row in map(strict_json, lines) if row is not None]
+    sparse = {row["name"] for row in layers if row["block"]}
+    shapes = {d.name: math.prod(d.shape) for d in inspect.densities(args.onnx_path, args.bsr) if d.name in sparse}
+    if shapes:
+        found["block_pattern"] = inspect.pattern(args.onnx_path, max(shapes, key=shapes.get), args.bsr)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def strict_json(text: str) -> dict | None:
+    """None for a torn line or a row with NaN: decoration of the report is no reason to fail."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return None
+    return value
 
 
 if __name__ == "__main__":

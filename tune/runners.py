@@ -20,6 +20,7 @@ from tvm.target import Target
 
 BUILD_SECONDS, RUN_SECONDS = 60, 30
 TOLERANCE = 1e-4  # of the largest output
+WRONG = "wrong result"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class LocalMeasurer:
         self._folder = tempfile.TemporaryDirectory(prefix="kerf-tune-")
         self._arguments = Path(self._folder.name) / "arguments.npz"
         self._builder = LocalBuilder(
-            max_workers=os.cpu_count(), timeout_sec=BUILD_SECONDS, f_build=_compile, f_export=_Export(self._folder.name)
+            max_workers=len(os.sched_getaffinity(0)),
+            timeout_sec=BUILD_SECONDS,
+            f_build=_compile,
+            f_export=_Export(self._folder.name),
         )
         arguments = str(self._arguments)
         self._runner = LocalRunner(
@@ -109,7 +113,7 @@ class _CheckAndTime:
             truth = file["truth"]
         error = float(np.abs(args[-1].numpy() - truth).max() / max(np.abs(truth).max(), 1e-12))
         if not error <= TOLERANCE:
-            raise ValueError(f"wrong result: differs from the reference by {error:.1e}")
+            raise ValueError(f"{WRONG}: differs from the reference by {error:.1e}")
         evaluator = module.time_evaluator(
             "main", device, number=config.number, repeat=config.repeat, min_repeat_ms=config.min_repeat_ms
         )

@@ -23,7 +23,7 @@ from kernels import KERNELS, reference
 from kernels.kernel import candidates, dense_twin
 from kernels.problem import Problem
 from kernels.record import Record, RecordBook
-from tune.runners import LocalMeasurer
+from tune.runners import WRONG, LocalMeasurer
 
 BATCH = 16  # candidates built together: enough to keep the builders busy, few enough to stop in time
 
@@ -59,7 +59,7 @@ def search(
     counts = Counter(layer.problem for layer in network.layers.values())
     summary = Summary(problems=len(layers))
     start = time.monotonic()
-    deadline = start + 60 * minutes if minutes else float("inf")
+    deadline = start + 60 * minutes if minutes is not None else float("inf")
     measurer = None
     try:
         for batch in _batches(layers, counts, target, book, summary):
@@ -86,7 +86,9 @@ def _best_us(p: Problem, target: Target, book: RecordBook) -> float:
 
 def _batches(layers, counts, target, book, summary) -> Iterator[list[Trial]]:
     """Batches of unmeasured trials: defaults of everything, then one more configuration of each of the costliest."""
-    known = {(r.problem, r.kernel, str(sorted(r.config.items()))) for r in _valid(book, target)}
+    # what timed out or crashed once, on a busy machine perhaps, is tried again by the next search
+    settled = [r for r in _valid(book, target) if r.latency_us or WRONG in r.error]
+    known = {(r.problem, r.kernel, str(sorted(r.config.items()))) for r in settled}
     queues: dict[Problem, list[Trial]] = {}
     first: list[Trial] = []
     for p, layer in layers.items():

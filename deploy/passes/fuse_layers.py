@@ -59,14 +59,28 @@ def _unique(name: str, taken: dict) -> str:
     return name if name not in taken else next(f"{name}_{i}" for i in range(2, 10**6) if f"{name}_{i}" not in taken)
 
 
+def _has_bias(node: onnx.NodeProto) -> bool:
+    return len(node.input) > 2 and bool(node.input[2])  # an empty name is an input left out
+
+
+def _fixed_shape(graph: Graph, tensor: str) -> tuple[int, ...] | None:
+    shape = graph.shapes.get(tensor)
+    return shape if shape is not None and all(isinstance(d, int) and d > 0 for d in shape) else None
+
+
+def _row_bias(array: np.ndarray | None, size: int) -> bool:
+    """Whether this is one number per output column: (O,) or (1, O), not a column that broadcasts the other way."""
+    return _is_float(array) and array.shape in ((size,), (1, size))
+
+
 def _is_float(array: np.ndarray | None) -> bool:
     return array is not None and array.dtype == np.float32
 
 
 def _conv(graph: Graph, node: onnx.NodeProto):
-    weight, x = graph.constants.get(node.input[1]), graph.shapes.get(node.input[0])
-    bias = graph.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if not _is_float(weight) or weight.ndim != 4 or x is None or (len(node.input) > 2 and bias is None):
+    weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+    bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
+    if not _is_float(weight) or weight.ndim != 4 or x is None or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
     kernel, stride = tuple(weight.shape[2:]), tuple(a.get("strides", (1, 1)))
@@ -97,26 +111,26 @@ def _dense_fields(x, weight: np.ndarray) -> dict:
 
 
 def _gemm(graph: Graph, node: onnx.NodeProto):
-    a, weight, x = attributes(node), graph.constants.get(node.input[1]), graph.shapes.get(node.input[0])
+    a, weight, x = attributes(node), graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
     if not _is_float(weight) or x is None or a.get("transA", 0) or (a.get("alpha", 1.0), a.get("beta", 1.0)) != (1, 1):
         return None
     weight = weight if a.get("transB", 0) else weight.T
-    bias = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
-    if len(node.input) > 2 and (bias is None or bias.size != weight.shape[0]):
+    bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
+    if _has_bias(node) and not _row_bias(bias, weight.shape[0]):
         return None
     bias = bias.reshape(-1) if bias is not None else None
     return "dense", _dense_fields(x, weight), np.ascontiguousarray(weight)[:, :, None, None], bias, [node]
 
 
 def _matmul(graph: Graph, node: onnx.NodeProto):
-    weight, x = graph.constants.get(node.input[1]), graph.shapes.get(node.input[0])
+    weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
     if not _is_float(weight) or weight.ndim != 2 or x is None or len(x) != 2:
         return None
     fused, bias = [node], None
     add = graph.sole_consumer(node.output[0])
-    if add is not None and add.op_type == "Add":
+    if add is not None and add.op_type == "Add" and add.input[0] != add.input[1]:
         other = graph.constants.get(next(i for i in add.input if i != node.output[0]))
-        if _is_float(other) and other.size == weight.shape[1]:
+        if _row_bias(other, weight.shape[1]):
             bias, fused = other.reshape(-1), [node, add]
     return "dense", _dense_fields(x, weight.T), np.ascontiguousarray(weight.T)[:, :, None, None], bias, fused
 
@@ -151,8 +165,9 @@ def _activation(graph: Graph, tensor: str) -> tuple[str, list[onnx.NodeProto]]:
 def _named(graph: Graph, node: onnx.NodeProto) -> str | None:
     """The activation that a node computes, None for anything else."""
     if node.op_type == "Clip":
-        bounds = [graph.constants.get(name) if name else None for name in node.input[1:]]
-        values = [None if b is None else float(b) for b in bounds]
+        if any(name and name not in graph.constants for name in node.input[1:]):
+            return None  # a computed bound
+        values = [float(graph.constants[name]) if name else None for name in node.input[1:]]
         return {(0.0, 6.0): "relu6", (0.0, None): "relu", (0.0,): "relu"}.get(tuple(values))
     if node.op_type == "HardSigmoid":
         a = attributes(node)

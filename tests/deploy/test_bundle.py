@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -16,7 +17,7 @@ from deploy import bundle, runtime, targets
 from deploy.build import build
 from deploy.convert import convert
 from deploy.lower import Choice, lower
-from deploy.verify import Mismatch, blame, verify
+from deploy.verify import Mismatch, blame, relative_error, verify
 from kernels import KERNELS
 from kernels.kernel import candidates
 from kernels.lowering import pass_context
@@ -33,7 +34,9 @@ def save(path, built, network):
         "threads": 1,
         "tvm": version("apache-tvm"),
     }
-    return bundle.save(path, manifest, built.export, built.packed, "")
+    with bundle.replacing(path) as folder:
+        bundle.write(folder, manifest, built.export, built.packed, "")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,23 @@ def test_a_wrong_layer_is_named(small, tmp_path):
     assert line.startswith("project (32x16x16->16 1x1, conv2d_nchw_bsr_direct): error")
 
 
+def test_nan_is_never_verified():
+    good, nan = np.zeros((1, 3), np.float32), np.full((1, 3), np.nan, np.float32)
+    for y, truth in ((nan, good), (good, nan), (nan, nan), (good, good[:, :2])):
+        assert not relative_error(y, truth) < 1
+    assert relative_error(good, good) == 0
+
+
+def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small):
+    one, two = runtime.load(small[2], threads=1), runtime.load(small[2], threads=2)
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    results = [one.run(x), two.run(x), one.run(x)]
+    with ThreadPoolExecutor(1) as pool:
+        results.append(pool.submit(one.run, x).result())
+    for y in results:
+        np.testing.assert_allclose(y, results[0], rtol=1e-5, atol=1e-6)
+
+
 def test_input_of_other_shape_or_type_is_refused(small):
     session = runtime.load(small[2])
     with pytest.raises(ValueError, match=r"input is float32 \(1, 3, 8, 8\); this bundle takes"):
@@ -132,18 +152,49 @@ def test_a_changed_byte_is_refused(small, tmp_path, name):
     ],
 )
 def test_a_bundle_for_another_machine_is_refused(small, tmp_path, change, reason):
+    network, built, _ = small
+    manifest = {"input": list(network.input_shape), "needs": targets.needs(TARGET), "threads": 1}
+    manifest = {**manifest, "tvm": version("apache-tvm"), **change}
+    bundle.write(tmp_path, manifest, built.export, built.packed, "")
+    with pytest.raises(bundle.BundleError, match=reason):
+        runtime.load(tmp_path)
+
+
+def test_a_changed_manifest_is_refused(small, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(small[2], folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
-    with pytest.raises(bundle.BundleError, match=reason):
-        runtime.load(folder)
+    for change in ({"threads": 7}, {"input": [1, 3, 16, 16]}, {"sha256": {}}, {"manifest_sha256": ""}):
+        (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(bundle.BundleError, match=r"manifest\.json: changed since it was built"):
+            runtime.load(folder)
+    for text in ("[]", "{", ""):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(bundle.BundleError, match="not a bundle's manifest"):
+            runtime.load(folder)
+
+
+def test_failing_while_it_is_replaced_keeps_the_old_bundle(small, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(small[2], folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def interrupted():
+        with bundle.replacing(folder) as new:
+            (new / "library.so").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(small, tmp_path):
     network, built, _ = small
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("keep")
+    (tmp_path / "precious" / "manifest.json").write_text('{"name": "a web application"}')
     with pytest.raises(bundle.BundleError, match="exists and is no bundle"):
         save(tmp_path / "precious", built, network)
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
@@ -157,7 +208,7 @@ def test_deployment_imports_and_runs_without_torch(small):
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'torchvision', 'sklearn', 'safetensors'):
+        if name.split('.')[0] in ('torch', 'torchvision', 'sklearn', 'safetensors', 'onnxscript', 'PIL', 'compress'):
             raise ImportError('no ' + name)
 sys.meta_path.insert(0, Refuse())
 import numpy as np

@@ -97,3 +97,87 @@ def test_bad_files_are_named_in_one_line(tmp_path):
     onnx.save(model, str(tmp_path / "nan.onnx"))
     with pytest.raises(ValueError, match=r"weight 'stem\.weight' holds NaN"):
         convert(tmp_path / "nan.onnx")
+
+
+def dense_network(tmp_path, nodes, constants, shape=(4, 3), out_shape=(4, 4)):
+    b = Builder()
+    for name, array in constants.items():
+        b.constant(name, array)
+    for op, inputs, name, attributes in nodes:
+        b.node(op, inputs, name, **attributes)
+    return b.save(tmp_path / "m.onnx", nodes[-1][2], shape=shape, out_shape=out_shape)
+
+
+W34 = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "layer", "left"),
+    [
+        ([("MatMul", ["input", "w"], "y", {})], {"w": W34}, True, []),
+        ([("Gemm", ["input", "w"], "y", {})], {"w": W34}, True, []),
+        ([("Gemm", ["input", "w"], "y", {"transB": 1})], {"w": W34.T}, True, []),
+        ([("Gemm", ["input", "w", "b"], "y", {})], {"w": W34, "b": np.ones((1, 4))}, True, []),
+        ([("Gemm", ["input", "w", "b"], "y", {})], {"w": W34, "b": np.ones((4, 1))}, False, ["Gemm"]),
+        ([("Gemm", ["input", "w"], "y", {"alpha": 2.0})], {"w": W34}, False, ["Gemm"]),
+        ([("MatMul", ["input", "w"], "m", {}), ("Add", ["m", "b"], "y", {})], {"w": W34, "b": np.ones(4)}, True, []),
+        ([("MatMul", ["input", "w"], "m", {}), ("Add", ["b", "m"], "y", {})], {"w": W34, "b": np.ones(4)}, True, []),
+        (
+            [("MatMul", ["input", "w"], "m", {}), ("Add", ["m", "b"], "y", {})],
+            {"w": W34, "b": np.ones((4, 1))},
+            True,
+            ["Add"],
+        ),
+        ([("MatMul", ["input", "w"], "m", {}), ("Add", ["m", "m"], "y", {})], {"w": W34}, True, ["Add"]),
+    ],
+)
+def test_dense_layers_are_read_right_or_left_alone(tmp_path, nodes, constants, layer, left):
+    path = dense_network(tmp_path, nodes, constants)
+    if not layer:
+        with pytest.raises(ValueError, match="nothing to compile"):
+            convert(path)
+        return
+    network = convert(path)
+    (found,) = network.layers.values()
+    np.testing.assert_array_equal(found.weight[:, :, 0, 0], W34.T)
+    assert found.bias.sum() == (4 if "b" in constants and not left else 0)
+    assert [n.op_type for n in network.graph.nodes if n.domain != "kerf"] == left
+
+
+@pytest.mark.parametrize(
+    ("bounds", "activation"),
+    [(("0", "6"), "relu6"), (("0", ""), "relu"), (("0",), "relu"), (("0", "5"), "none"), (("0", "computed"), "none")],
+)
+def test_clip_is_an_activation_only_with_constant_known_bounds(tmp_path, bounds, activation):
+    b = Builder()
+    x = b.conv("input", "c", 4, 3)
+    for value in ("0", "5", "6"):
+        b.constant(value, float(value))
+    if "computed" in bounds:
+        b.node("Neg", ["5"], "computed")
+    b.node("Clip", [x, *bounds], "y")
+    network = convert(b.save(tmp_path / "m.onnx", "y", out_shape=(1, 4, 32, 32)))
+    assert network.layers["c"].problem.activation == activation
+    assert ("Clip" in {n.op_type for n in network.graph.nodes}) is (activation == "none")
+
+
+@pytest.mark.parametrize(
+    ("mode", "padding"), [("SAME_UPPER", (0, 0, 1, 1)), ("SAME_LOWER", (1, 1, 0, 0)), ("VALID", (0,) * 4)]
+)
+def test_auto_pad(tmp_path, mode, padding):
+    b = Builder()
+    w = b.constant("w", np.ones((4, 3, 3, 3)))
+    b.node("Conv", ["input", w], "y", auto_pad=mode, strides=[2, 2])
+    side = 15 if mode == "VALID" else 16
+    network = convert(b.save(tmp_path / "m.onnx", "y", out_shape=(1, 4, side, side)))
+    assert network.layers["y"].problem.padding == padding
+    assert network.layers["y"].problem.out_shape == (1, 4, side, side)
+
+
+def test_inputs_other_than_float_images_are_refused(tmp_path):
+    path = mobile(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(model, str(path))
+    with pytest.raises(ValueError, match="is UINT8; expected FLOAT"):
+        convert(path)

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
@@ -129,6 +131,45 @@ def test_every_kernel_compiles_for_other_targets(target):
         p = layer(p, 0.5)[0]
         kernel = pick(KERNELS, p, target)
         assert "main" in compile_func(kernel.prim_func(p, kernel.configs(p, target)[0]), target).inspect_source("asm")
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(data=st.data())
+def test_any_problem_stays_in_bounds_and_equals_reference(data):
+    """TVM's bound checks on every load and store; scratch memory counts too."""
+    draw = data.draw
+    small = st.integers(1, 3)
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    depthwise = draw(st.booleans())
+    channels = draw(st.integers(1, 9))
+    p = Problem(
+        batch=draw(st.integers(1, 2)),
+        in_channels=channels,
+        height=draw(st.integers(kernel[0] * 3, 20)),
+        width=draw(st.integers(kernel[1] * 3, 20)),
+        out_channels=channels if depthwise else draw(st.integers(1, 13)),
+        kernel=kernel,
+        stride=(draw(small), draw(small)),
+        padding=tuple(draw(st.integers(0, 4)) for _ in range(4)),
+        dilation=(draw(small), draw(small)),
+        groups=channels if depthwise else 1,
+        residual=draw(st.booleans()),
+        block=0 if depthwise else draw(st.sampled_from([0, 1, 2, 3, 4, 8])),
+    )
+    p, w, bias, x, residual = layer(p, 0.5, seed=draw(st.integers(0, 99)))
+    taker = draw(st.sampled_from(list(candidates(KERNELS, p, HOST))))
+    c = draw(st.sampled_from(list(taker.kernel.configs(taker.problem, HOST))))
+    with tvm.transform.PassContext(config={"tirx.instrument_bound_checkers": True}):
+        check(taker.kernel, taker.problem, c, w, bias, x, residual)
+
+
+def test_large_depthwise_kernels_have_a_configuration():
+    for side in (13, 31):
+        p = Problem(1, 8, 7, 7, 8, (side, side), padding=(side // 2,) * 4, groups=8)
+        kernel = pick(KERNELS, p, HOST)
+        assert kernel.name == "conv2d_nchw_depthwise"
+        p, w, bias, x, residual = layer(p, 1)
+        check(kernel, p, kernel.configs(p, HOST)[0], w, bias, x, residual)
 
 
 def test_accumulators_stay_in_registers():

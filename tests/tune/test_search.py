@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx_networks import mobile
 
-from deploy import targets
+import tune.cli
+from deploy import targets, verify
 from deploy.build import choose
 from deploy.convert import convert
 from deploy.environment import provenance
@@ -108,6 +109,9 @@ def test_records_of_another_cpu_are_not_used(network):
         (["--target", "z80"], ["z80", "native"]),
         (["--threads", "0"], ["--threads 0"]),
         (["--trials", "-1"], ["--trials -1"]),
+        (["--batch", "0"], ["--batch 0"]),
+        (["--tune_minutes", "0"], ["--tune_minutes 0"]),
+        (["--target", "llvm -mattr=+avx2"], ["says no CPU"]),
         (["--against", "tensorrt"], ["tensorrt", "openvino"]),
         (["--sparsity", "half"], ["--sparsity", "half"]),
         (["--bsize", "4"], ["--bsize", "--help"]),
@@ -137,9 +141,50 @@ def test_bare_command_takes_the_newest_onnx(tmp_path, monkeypatch, capsys):
     assert np.isfinite(report["max_abs_error"])
 
 
-def test_other_targets_build_without_running(tmp_path, capsys):
+def test_a_target_that_cannot_run_here_is_built_without_running(tmp_path, monkeypatch, capsys):
     path = mobile(tmp_path / "m.onnx")
-    assert main(["--onnx_path", str(path), "--target", "x86-64-v3", "--trials=0", "--seconds=0.2"]) == 0
+    monkeypatch.setattr(targets, "foreign", lambda target: "needs another CPU")
+    assert main(["--onnx_path", str(path), "--target", "x86-64-v3", "--trials=3"]) == 0
+    assert "not verified" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "m.kerf" / "manifest.json").read_text())
     assert "avx512f" not in manifest["needs"]["features"]
     assert "avx2" in manifest["needs"]["features"]
+    assert not (tmp_path / "m.kerf" / "report.json").exists()
+
+
+def test_what_failed_is_not_built(network):
+    p = network.layers["spatial"].problem
+    sparse, dense = pick(KERNELS, p, TARGET), pick(KERNELS, dense_twin(p), TARGET)
+    book = RecordBook()
+    first, second = sparse.configs(p, TARGET)[:2]
+    book.add(written(p, sparse.name, first, None, "wrong result: differs"))
+    assert choose(p, TARGET, book).config == second
+    for config in sparse.configs(p, TARGET):
+        book.add(written(p, sparse.name, config, None, "crashed"))
+    assert choose(p, TARGET, book).kernel == dense.name
+
+
+def test_a_network_that_is_not_verified_leaves_no_bundle(tmp_path, monkeypatch, capsys):
+    path = mobile(tmp_path / "m.onnx")
+
+    def mismatch(*_):
+        raise verify.Mismatch("output 0 differs")
+
+    monkeypatch.setattr(tune.cli, "verify", mismatch)
+    assert main(["--onnx_path", str(path), "--trials=0"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "output 0 differs; wrong layers: none on its own" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_race_that_fails_leaves_no_bundle(tmp_path, monkeypatch, capsys):
+    path = mobile(tmp_path / "m.onnx")
+
+    def broken(*_):
+        raise RuntimeError("engine\nbroke")
+
+    monkeypatch.setattr(tune.cli.bench, "openvino_engine", broken)
+    assert main(["--onnx_path", str(path), "--trials=0", "--against=openvino"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "leave it out of --against" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
