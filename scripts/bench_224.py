@@ -1,7 +1,7 @@
 """MobileNet-V2 and ResNet-50 at 224x224, 1x4 blocks at 50 %, tuned, against the dense engines on one thread.
 
 Launch:    make bench         (or: python scripts/bench_224.py [FOLDER])
-Hardware:  any x86-64 with AVX2; 2 cores, 15 minutes. Quiet machines give narrow intervals.
+Hardware:  any x86-64 with AVX2; 2 cores, 8 minutes. Quiet machines give narrow intervals.
 Expected:  verified, and no slower than the faster of ONNX Runtime and OpenVINO; figures in docs/benchmarks/.
 
 Weights are random: speed depends on shapes and on which blocks are zero, not on what the others hold.
@@ -21,7 +21,7 @@ def main(folder: str = "runs/bench_224") -> int:
         data = ["--data_set=synthetic", "--image_size=224", "--num_classes=1000", "--num_epochs=0"]
         prune = ["--conv_type=BlockL1Conv", "--N=4", "--pr_target=0.5", "--rearrange", "--export_onnx"]
         code = compress.cli.main([f"--arch={arch}", *data, *prune, f"--job_dir={job}"])
-        tune_flags = ["--bsr=4", "--sparsity=0.5", "--threads=1", "--trials=250", "--seconds=30"]
+        tune_flags = ["--bsr=4", "--sparsity=0.5", "--threads=1", "--trials=150", "--seconds=30"]
         code = code or tune.cli.main([f"--onnx_path={job / 'model.onnx'}", *tune_flags])
         if code:
             return code

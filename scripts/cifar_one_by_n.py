@@ -4,14 +4,17 @@ Launch:    python scripts/cifar_one_by_n.py --data_path DIR --pretrained_model r
 Hardware:  2 CPU cores with bf16, about 2 minutes an epoch, 50 minutes in all. Run it again to go on after a stop:
            variants that are finished are not repeated, and an unfinished one continues from its last epoch.
 Expected:  top-1 falls from weight to 1xN, with N, to filter pruning. Table in JOB_DIR/table.md and table.json,
-           JOB_DIR/1x4/model.onnx for model_tune.py.
+           JOB_DIR/1x4/model.onnx and, raced, its bundle with a report in JOB_DIR/1x4/model.kerf.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+import tune.cli
 from compress import checkpoint, cli
+from compress.args import parse
 
 BLOCKS = ["--conv_type=BlockL1Conv", "--rearrange"]
 VARIANTS = {
@@ -39,15 +42,23 @@ def main() -> int:
     rows = []
     for name, flags in VARIANTS.items():
         folder = args.job_dir / name.replace(", ", "-").replace(" ", "-")
+        wanted = [*common, *flags, f"--job_dir={folder}"]
+        if (folder / "config.json").is_file() and json.loads((folder / "config.json").read_text()) != settings(wanted):
+            print(f"error: {folder} holds a run with other settings; give another --job_dir", file=sys.stderr)
+            return 2
         if not (folder / "summary.json").is_file():
             stopped = (folder / "checkpoint" / "last.safetensors").is_file()
-            code = cli.main([f"--resume={folder}"] if stopped else [*common, *flags, f"--job_dir={folder}"])
+            code = cli.main([f"--resume={folder}"] if stopped else wanted)
             if code:
                 return code
         rows.append({"variant": name} | json.loads((folder / "summary.json").read_text()))
         write_table(args.job_dir, rows)
     print((args.job_dir / "table.md").read_text())
-    return 0
+    return tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
+
+
+def settings(flags: list[str]) -> dict:
+    return parse(flags)[0].as_json()
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:
