@@ -22,7 +22,7 @@ def main(job_dir: str = "runs/demo") -> int:
     if code:
         return code
     onnx, bundle = folder / "model.onnx", folder / "model.kerf"
-    build = [f"--onnx_path={onnx}", "--bsr=4", "--sparsity=0.5", "--tune_minutes=1", "--seconds=6"]
+    build = [f"--onnx_path={onnx}", "--bsr=4", "--sparsity=0.5", "--tune_minutes=0.75", "--seconds=5"]
     code = tune.cli.main([*build, f"--out={bundle}", f"--records={folder / 'records.jsonl'}"])
     if code:
         return code
