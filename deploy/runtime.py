@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,8 @@ _set = threading.local()  # TVM keeps a pool of workers for every calling thread
 
 def _use_threads(count: int) -> None:
     if getattr(_set, "count", None) != count:
+        # else TVM pins the calling thread to a core, for everything the program does afterwards
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm.get_global_func("runtime.config_threadpool")(1, count)
         _set.count = count
 

@@ -91,6 +91,18 @@ def test_a_wrong_layer_is_named(small, tmp_path):
     assert line.startswith("project (32x16x16->16 1x1, conv2d_nchw_bsr_direct): error")
 
 
+def test_running_leaves_the_callers_cores_alone(small):
+    code = f"""
+import os, numpy as np
+from deploy import runtime
+before = os.sched_getaffinity(0)
+runtime.load({str(small[2])!r}, threads=1).run(np.ones((1, 3, 32, 32), np.float32))
+assert os.sched_getaffinity(0) == before, os.sched_getaffinity(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_nan_is_never_verified():
     good, nan = np.zeros((1, 3), np.float32), np.full((1, 3), np.nan, np.float32)
     for y, truth in ((nan, good), (good, nan), (nan, nan), (good, good[:, :2])):
