@@ -49,13 +49,14 @@ def choose(p: Problem, target: Target, book: RecordBook) -> Choice:
         best, problem = min(measured, key=lambda m: m[0].us)
         return Choice(problem, best.kernel, best.config)
     pick(KERNELS, p, target)  # raises with every kernel's reason if there is none
-    failed = {(r.problem, r.kernel, str(r.config)) for r in book.records if r.error}
+    here = (describe(target), provenance())
+    failed = [(r.problem, r.kernel, r.config) for r in book.records if r.error and (r.target, r.versions) == here]
     defaults = [
         Choice(c.problem, c.kernel.name, config)
         for c in candidates(KERNELS, p, target)
         for config in c.kernel.configs(c.problem, target)
     ]
-    good = [c for c in defaults if (c.problem.to_json(), c.kernel, str(c.config)) not in failed]
+    good = [c for c in defaults if (c.problem.to_json(), c.kernel, c.config) not in failed]
     if not good:
         raise ValueError(f"{p.describe()}: every kernel failed when it was measured; see the records")
     return good[0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.target import Target
 
+from deploy.build import record
 from deploy.convert import Network
 from deploy.environment import provenance
 from deploy.lower import Choice
@@ -80,7 +81,7 @@ def search(
 
 
 def _best_us(p: Problem, target: Target, book: RecordBook) -> float:
-    found = [book.best(q.to_json(), describe(target), provenance()) for q in {p, dense_twin(p)}]
+    found = [record(q, target, book) for q in {p, dense_twin(p)}]
     return min((r.us for r in found if r), default=float("inf"))
 
 
