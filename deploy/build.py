@@ -64,7 +64,7 @@ def choose(p: Problem, target: Target, book: RecordBook) -> Choice:
 
 def build(network: Network, target: Target, book: RecordBook) -> Built:
     choices = {name: choose(layer.problem, target, book) for name, layer in network.layers.items()}
-    module, packed = lower(network, choices)
+    module, packed = lower(network, choices, target)
     with pass_context():
         executable = tvm.compile(module, target=target)
     return Built(executable, packed, choices, target)

@@ -15,8 +15,10 @@ import tvm
 from onnx import TensorProto, helper
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+from tvm.target import Target
 
 from deploy.convert import Network
+from deploy.legalize import legalize
 from deploy.passes.fuse_layers import DOMAIN, OP, Layer
 from kernels import BY_NAME
 from kernels.bsr import BSR
@@ -40,7 +42,7 @@ class Choice:
         return BY_NAME[self.kernel].prim_func(self.problem, self.config)
 
 
-def lower(network: Network, choices: dict[str, Choice]) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
+def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
     """The module with the function "main", and the arrays that follow the image in its parameters, in order."""
     packed: dict[str, np.ndarray] = {}
     for name, layer in network.layers.items():
@@ -58,7 +60,7 @@ def lower(network: Network, choices: dict[str, Choice]) -> tuple[tvm.IRModule, d
         except (RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise ValueError(f"{network.path}: TVM's ONNX importer refuses it ({reason})") from error
-    return module, packed
+    return legalize(module, target), packed
 
 
 class _Importer(ONNXGraphImporter):

@@ -54,8 +54,11 @@ class Planes:
         """Floats to allocate for this many channels; the tail is read as the last row's right padding."""
         return channels * self.channel + self.p.padding[1] + self.p.padding[3]
 
-    def emit_copy(self, src, dst, image, first, count, lanes: int, parallel: bool) -> None:
-        """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, h, w)."""
+    def emit_copy(self, src, dst, image, first, count, lanes: int, parallel: bool, fill: float = 0.0) -> None:
+        """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, h, w).
+
+        ``fill`` is what padding holds.
+        """
         p, (sh, sw) = self.p, self.p.stride
         top, rows = p.padding[0], self.plane // self.pitch
         runs = [self._run(b) for b in range(sw)]
@@ -68,16 +71,16 @@ class Planes:
                 last_row = max(first_row, min(rows, -((a - top - p.height) // sh)))
                 origins = [T.Bind(c * self.channel + (a * sw + b) * self.plane) for b in range(sw)]
                 for origin in origins:
-                    _fill(dst, origin, first_row * self.pitch)
-                    _fill(dst, origin + last_row * self.pitch, (rows - last_row) * self.pitch)
+                    _fill(dst, origin, first_row * self.pitch, fill)
+                    _fill(dst, origin + last_row * self.pitch, (rows - last_row) * self.pitch, fill)
                 if last_row == first_row:
                     continue
                 with T.serial(0, last_row - first_row) as i:
                     y = (i + first_row) * sh + a - top
                     for b, (begin, stop) in enumerate(runs):
                         at = origins[b] + (i + first_row) * self.pitch
-                        _fill(dst, at, begin)
-                        _fill(dst, at + stop, self.pitch - stop)
+                        _fill(dst, at, begin, fill)
+                        _fill(dst, at + stop, self.pitch - stop, fill)
                         for q in range(begin, stop):
                             if sw > 1 and not common[0] <= q < common[1]:
                                 T.buffer_store(dst, src[image, first + c, y, self._column(b, q)], [at + q])
@@ -88,7 +91,7 @@ class Planes:
                             for b in range(sw):
                                 value = src[image, first + c, y, self._column(b, q)]
                                 T.buffer_store(dst, value, [origins[b] + (i + first_row) * self.pitch + q])
-        _fill(dst, count * self.channel, p.padding[1] + p.padding[3])
+        _fill(dst, count * self.channel, p.padding[1] + p.padding[3], fill)
 
     def _column(self, phase: int, q):
         """Image column held by column q of a phase."""
@@ -111,13 +114,13 @@ class Planes:
             T.buffer_store(dst, value, [run(at + begin + o, step)])
 
 
-def _fill(dst, start, count: int) -> None:
-    """Zeros; short runs unrolled, since most are one or two floats of padding."""
+def _fill(dst, start, count: int, value: float) -> None:
+    """Padding; short runs unrolled, since most are one or two floats of padding."""
     if count == 0:
         return
     if count <= 4:
         for i in range(count):
-            T.buffer_store(dst, T.float32(0), [start + i])
+            T.buffer_store(dst, T.float32(value), [start + i])
         return
     with T.serial(0, count) as i:
-        T.buffer_store(dst, T.float32(0), [start + i])
+        T.buffer_store(dst, T.float32(value), [start + i])

@@ -18,6 +18,10 @@ class Builder:
         self.constants.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
         return name
 
+    def integers(self, name: str, array) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(array, np.int64), name))
+        return name
+
     def node(self, op: str, inputs: list[str], name: str, **attributes) -> str:
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name

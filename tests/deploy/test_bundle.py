@@ -64,7 +64,7 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
             taker = taker[depth % len(taker)]
             configs = taker.kernel.configs(taker.problem, TARGET)
             choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
-        module, packed = lower(network, choices)
+        module, packed = lower(network, choices, TARGET)
         with pass_context():
             executable = tvm.compile(module, target=TARGET)
         session = runtime.Session(executable, list(packed.values()), {"input": network.input_shape}, 1)
