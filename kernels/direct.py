@@ -108,7 +108,7 @@ def _cost(p: Problem, tiling: Tiling, height: int, order: str) -> float:
     steps = sum(n * (height * vectors * tiling.lanes / 16 + 2.5 / p.taps) for _, n, vectors in tiling.tiles)
     cost = steps / (p.out_height * p.out_width * height / 16)
     cost += (3 if tiling.needs_scratch else 1) / (p.taps * p.in_channels // p.groups)
-    return cost * (1 if order == "tiles" else 1.01)
+    return cost * (1 if order == "blocks" else 1.01)
 
 
 def prim_func(p: Problem, c: dict, weights: Weights) -> tvm.tirx.PrimFunc:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tvm.tirx.script.builder import ir as T
 
 from kernels.problem import Problem
-from kernels.vector import run, spans
+from kernels.vector import every, run, spans
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Planes:
         p, (sh, sw) = self.p, self.p.stride
         top, rows = p.padding[0], self.plane // self.pitch
         runs = [self._run(b) for b in range(sw)]
-        # columns that are pixels in every phase are copied together: LLVM turns that loop into wide loads and shuffles
+        # columns that are pixels in every phase are split from whole vectors, the one or two others float by float
         common = max(begin for begin, _ in runs), min(stop for _, stop in runs)
         with (T.parallel if parallel else T.serial)(0, count) as c:
             for a in range(sh):
@@ -87,10 +87,12 @@ class Planes:
                     if sw == 1:
                         self._copy_row(src, dst, image, first + c, y, origins[0] + (i + first_row) * self.pitch, lanes)
                     elif common[0] < common[1]:
-                        with T.serial(common[0], common[1]) as q:
+                        step, offsets = spans(common[1] - common[0], lanes)
+                        for q in (common[0] + o for o in offsets):
+                            pixels = src[image, first + c, y, run(self._column(0, q), step * sw)]
                             for b in range(sw):
-                                value = src[image, first + c, y, self._column(b, q)]
-                                T.buffer_store(dst, value, [origins[b] + (i + first_row) * self.pitch + q])
+                                at = origins[b] + (i + first_row) * self.pitch + q
+                                T.buffer_store(dst, every(pixels, b, sw, step), [run(at, step)])
         _fill(dst, count * self.channel, p.padding[1] + p.padding[3], fill)
 
     def _column(self, phase: int, q):

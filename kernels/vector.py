@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 
@@ -14,6 +15,11 @@ def splat(value, lanes: int):
     """``value``, a TIR expression or a number, in every lane."""
     value = T.float32(value) if isinstance(value, int | float) else value
     return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+def every(vector, first: int, step: int, lanes: int):
+    """Lanes first, first + step, ... of a vector, ``lanes`` of them."""
+    return tirx.Shuffle([vector], [T.int32(first + i * step) for i in range(lanes)])
 
 
 def spans(n: int, lanes: int) -> tuple[int, list[int]]:
