@@ -38,8 +38,8 @@ class Choice:
         weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight
         return BY_NAME[self.kernel].pack(self.problem, weight, self.config)
 
-    def prim_func(self) -> tvm.tirx.PrimFunc:
-        return BY_NAME[self.kernel].prim_func(self.problem, self.config)
+    def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
+        return BY_NAME[self.kernel].prim_func(self.problem, self.config, target)
 
 
 def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
@@ -51,7 +51,8 @@ def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple
     kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
-    importer = _Importer(choices, {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices})
+    weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
+    importer = _Importer(choices, weights, target)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
@@ -66,10 +67,10 @@ def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple
 class _Importer(ONNXGraphImporter):
     """TVM's importer plus kerf::Layer."""
 
-    def __init__(self, choices: dict[str, Choice], weights: dict[str, list[str]]):
+    def __init__(self, choices: dict[str, Choice], weights: dict[str, list[str]], target: Target):
         super().__init__({}, "float32")
         self._dtype = {}  # every value has the type that the file gives it
-        self._choices, self._weights = choices, weights
+        self._choices, self._weights, self._target = choices, weights, target
         self._functions: dict[str, relax.GlobalVar] = {}
 
     def _check_for_unsupported_ops(self, graph):
@@ -101,6 +102,6 @@ class _Importer(ONNXGraphImporter):
         """One function for all layers of equal problem, kernel and configuration."""
         key = f"{choice.problem.to_json()} {choice.kernel} {sorted(choice.config.items())}"
         if key not in self._functions:
-            func = choice.prim_func().without_attr("global_symbol")
+            func = choice.prim_func(self._target).without_attr("global_symbol")
             self._functions[key] = self.bb.add_func(func, f"{choice.kernel}_{len(self._functions)}")
         return self._functions[key]

@@ -17,8 +17,8 @@ from deploy import bundle, machine
 def load(folder: str | Path, threads: int | None = None) -> Session:
     """Verify a bundle's hashes, TVM version and target, and load it.
 
-    ``threads``: worker threads, by default as many as it was built for. Raises FileNotFoundError, or BundleError with
-    the reason why the bundle must not run here.
+    ``threads``: worker threads, by default as many as it was built for; code built for one thread runs on one only.
+    Raises FileNotFoundError, or BundleError with the reason why the bundle must not run here or so.
     """
     folder = Path(folder)
     manifest = bundle.read_manifest(folder)
@@ -29,6 +29,10 @@ def load(folder: str | Path, threads: int | None = None) -> Session:
     reason = machine.missing(manifest["needs"])
     if reason:
         raise bundle.BundleError(f"{folder}: {reason}; build it with --target native on this machine")
+    if threads and threads > 1 and manifest["threads"] == 1:
+        raise bundle.BundleError(
+            f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
+        )
     library = tvm.runtime.load_module(str(folder / "library.so"))
     return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
 

@@ -76,7 +76,9 @@ def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
         out = tvm.runtime.tensor(np.zeros(p.out_shape, np.float32))
         image, *residual = [values[t].reshape(s) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
         arrays = [image, *choice.pack(layer).values(), layer.bias, *residual]
-        compile_func(choice.prim_func(), built.target)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
+        compile_func(choice.prim_func(built.target), built.target)["main"](
+            *[tvm.runtime.tensor(a) for a in arrays], out
+        )
         error = relative_error(out.numpy(), values[node.output[0]].reshape(p.out_shape))
         if error > TOLERANCE:
             wrong.append(f"{name} ({p.describe()}, {choice.kernel}): error {error:.1e}")

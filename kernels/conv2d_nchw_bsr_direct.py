@@ -66,5 +66,5 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     }
 
 
-def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
-    return direct.prim_func(p, c, _Blocks(p))
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    return direct.prim_func(p, c, target, _Blocks(p))

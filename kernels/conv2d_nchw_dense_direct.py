@@ -58,5 +58,5 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, rows, w.shape[1], p.taps).transpose(0, 2, 3, 1))}
 
 
-def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
-    return direct.prim_func(p, c, _Rows(p, c["rows"]))
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    return direct.prim_func(p, c, target, _Rows(p, c["rows"]))

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.direct import REGISTERS
 from kernels.epilogue import ACTIVATION
-from kernels.isa import vector_unit
+from kernels.isa import parallel_loop, vector_unit
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.vector import even_tiles, run, spans, splat
@@ -53,7 +53,7 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps))}
 
 
-def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     planes = Planes.of(p)
     height, width = p.out_height, p.out_width
     lanes, offsets = spans(width, c["lanes"])
@@ -65,12 +65,12 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_shape, "float32"))
-        with T.serial(0, p.batch) as image, T.parallel(0, CHUNKS) as k:
+        with T.serial(0, p.batch) as image, parallel_loop(target)(0, CHUNKS) as k:
             plane = T.alloc_buffer((planes.scratch(1),), "float32")
             with T.serial(0, T.max(T.min(chunk, p.in_channels - k * chunk), 0)) as i:
                 channel = T.Bind(k * chunk + i)
                 if planes.copied:
-                    planes.emit_copy(x, plane, image, channel, 1, c["lanes"], parallel=False)
+                    planes.emit_copy(x, plane, image, channel, 1, c["lanes"], T.serial)
 
                 def load(offset, row, at, channel=channel, image=image, plane=plane):
                     if planes.copied:

@@ -17,7 +17,7 @@ from kernels.bsr import BSR
 from kernels.dense_nc_dense_columns import is_matrix_product
 from kernels.direct import REGISTERS
 from kernels.epilogue import ACTIVATION
-from kernels.isa import vector_unit
+from kernels.isa import parallel_loop, vector_unit
 from kernels.problem import Problem
 from kernels.vector import run, splat
 
@@ -45,7 +45,7 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(w.data[:, :, 0]), "indices": w.indices, "indptr": w.indptr}
 
 
-def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     lanes, chains = c["lanes"], c["chains"]
     rows = -(-p.out_channels // p.block)
     with IRBuilder() as builder, T.prim_func():
@@ -58,7 +58,7 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
         residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_shape, "float32"))
 
-        with T.serial(0, p.batch) as n, T.parallel(0, rows) as b:
+        with T.serial(0, p.batch) as n, parallel_loop(target)(0, rows) as b:
             acc = T.alloc_buffer((chains * p.block,), "float32", scope="local", annotations=REGISTERS)
 
             def add_block(chain, j, acc=acc, n=n):

@@ -15,7 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.direct import REGISTERS
 from kernels.epilogue import ACTIVATION
-from kernels.isa import vector_unit
+from kernels.isa import parallel_loop, vector_unit
 from kernels.problem import Problem
 from kernels.vector import run, splat
 
@@ -47,7 +47,7 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, columns, p.in_channels).transpose(0, 2, 1))}
 
 
-def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     lanes, vectors = c["lanes"], c["vectors"]
     columns = lanes * vectors
     blocks = -(-p.out_channels // columns)
@@ -58,7 +58,7 @@ def prim_func(p: Problem, c: dict) -> tvm.tirx.PrimFunc:
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_shape, "float32"))
-        with T.serial(0, p.batch) as n, T.parallel(0, blocks) as b:
+        with T.serial(0, p.batch) as n, parallel_loop(target)(0, blocks) as b:
             acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
             runs = [run(v * lanes, lanes) for v in range(vectors)]
             for at in runs:

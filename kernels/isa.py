@@ -1,9 +1,10 @@
-"""What a target's vector unit holds: lanes of fp32 per register to choose from, and how many registers there are."""
+"""What code can expect of a target: its vector registers, and whether threads share the work."""
 
 from __future__ import annotations
 
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features
+from tvm.tirx.script.builder import ir as T
 
 
 def vector_unit(target: Target) -> tuple[tuple[int, ...], int]:
@@ -19,3 +20,8 @@ def vector_unit(target: Target) -> tuple[tuple[int, ...], int]:
     if "neon" in features:
         return (4,), 32
     return (4,), 16
+
+
+def parallel_loop(target: Target):
+    """The loop whose iterations threads share. A serial one on one thread: entering a parallel region costs 5 us."""
+    return T.serial if target.attrs.get("num-cores") == 1 else T.parallel

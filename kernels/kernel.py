@@ -30,7 +30,7 @@ class Kernel(Protocol):
     def pack(self, p: Problem, w: BSR | np.ndarray, c: Config) -> dict[str, np.ndarray]:
         """Weight arrays as the function takes them, in its order."""
 
-    def prim_func(self, p: Problem, c: Config) -> tvm.tirx.PrimFunc:
+    def prim_func(self, p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
         """Function (x, *packed weights, bias, [residual], y)."""
 
 

@@ -54,17 +54,17 @@ class Planes:
         """Floats to allocate for this many channels; the tail is read as the last row's right padding."""
         return channels * self.channel + self.p.padding[1] + self.p.padding[3]
 
-    def emit_copy(self, src, dst, image, first, count, lanes: int, parallel: bool, fill: float = 0.0) -> None:
+    def emit_copy(self, src, dst, image, first, count, lanes: int, loop, fill: float = 0.0) -> None:
         """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, h, w).
 
-        ``fill`` is what padding holds.
+        ``loop``: T.serial or T.parallel, over channels. ``fill`` is what padding holds.
         """
         p, (sh, sw) = self.p, self.p.stride
         top, rows = p.padding[0], self.plane // self.pitch
         runs = [self._run(b) for b in range(sw)]
         # columns that are pixels in every phase are split from whole vectors, the one or two others float by float
         common = max(begin for begin, _ in runs), min(stop for _, stop in runs)
-        with (T.parallel if parallel else T.serial)(0, count) as c:
+        with loop(0, count) as c:
             for a in range(sh):
                 # rows first_row .. last_row-1 of this phase are rows of the image, the others zero padding
                 first_row = max(0, -((a - top) // sh))

@@ -11,7 +11,7 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels.direct import REGISTERS
-from kernels.isa import vector_unit
+from kernels.isa import parallel_loop, vector_unit
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.vector import run, spans, splat
@@ -29,7 +29,7 @@ def mean(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
         T.func_name("main")
         x = T.arg("x", T.buffer((planes, pixels), "float32"))
         y = T.arg("y", T.buffer((planes,), "float32"))
-        with T.parallel(0, planes) as c:
+        with parallel_loop(target)(0, planes) as c:
             acc = T.alloc_buffer((chains * lanes,), "float32", scope="local", annotations=REGISTERS)
             at = [run(i * lanes, lanes) for i in range(chains)]
             for i in range(chains):
@@ -59,7 +59,7 @@ def scale(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
         x = T.arg("x", T.buffer((planes, pixels), "float32"))
         factor = T.arg("factor", T.buffer((planes,), "float32"))
         y = T.arg("y", T.buffer((planes, pixels), "float32"))
-        with T.parallel(0, planes) as c:
+        with parallel_loop(target)(0, planes) as c:
             f = T.Bind(splat(factor[c], lanes))
             with T.serial(0, len(offsets)) as i:
                 at = run(T.min(i * lanes, pixels - lanes), lanes)
@@ -76,11 +76,11 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
         T.func_name("main")
         x = T.arg("x", T.buffer(p.in_shape, "float32"))
         y = T.arg("y", T.buffer(p.out_shape, "float32"))
-        with T.parallel(0, p.batch * p.in_channels) as plane:
+        with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
             if planes.copied:
                 source, origin = T.alloc_buffer((planes.scratch(1),), "float32"), 0
-                planes.emit_copy(x, source, image, channel, 1, lanes, parallel=False, fill=LOWEST)
+                planes.emit_copy(x, source, image, channel, 1, lanes, T.serial, fill=LOWEST)
             else:
                 source = T.decl_buffer((p.batch * p.in_channels * planes.channel,), "float32", data=x.data)
                 origin = plane * planes.channel

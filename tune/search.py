@@ -119,7 +119,7 @@ def _valid(book: RecordBook, target: Target) -> list[Record]:
 
 
 def _measure(measurer, batch: list[Trial], target, book, summary, deadline) -> None:
-    built = measurer.build([t.choice.prim_func() for t in batch])
+    built = measurer.build([t.choice.prim_func(target) for t in batch])
     examples: dict[str, tuple] = {}
     for trial, (library, error) in zip(batch, built):
         if time.monotonic() >= deadline:

@@ -29,9 +29,9 @@ TARGET = targets.parse("native", 1)
 def save(path, built, network):
     manifest = {
         "input": list(network.input_shape),
-        "target": targets.describe(TARGET),
-        "needs": targets.needs(TARGET),
-        "threads": 1,
+        "target": targets.describe(built.target),
+        "needs": targets.needs(built.target),
+        "threads": int(built.target.attrs["num-cores"]),
         "tvm": version("apache-tvm"),
     }
     with bundle.replacing(path) as folder:
@@ -73,7 +73,7 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
 
 def test_batch_and_threads(tmp_path):
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3)
-    built = build(network, TARGET, RecordBook())
+    built = build(network, targets.parse("native", 2), RecordBook())
     session = runtime.Session(built.executable, list(built.packed.values()), {"input": network.input_shape}, 2)
     verify(session.run, network.path, network.input_shape)
 
@@ -110,14 +110,21 @@ def test_nan_is_never_verified():
     assert relative_error(good, good) == 0
 
 
-def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small):
-    one, two = runtime.load(small[2], threads=1), runtime.load(small[2], threads=2)
+def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small, tmp_path):
+    network = small[0]
+    folder = save(tmp_path / "two.kerf", build(network, targets.parse("native", 2), RecordBook()), network)
+    one, two = runtime.load(folder, threads=1), runtime.load(folder, threads=2)
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     results = [one.run(x), two.run(x), one.run(x)]
     with ThreadPoolExecutor(1) as pool:
         results.append(pool.submit(one.run, x).result())
     for y in results:
         np.testing.assert_allclose(y, results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_code_for_one_thread_is_not_spread_over_two(small):
+    with pytest.raises(bundle.BundleError, match="built for one thread, which 2 cannot share"):
+        runtime.load(small[2], threads=2)
 
 
 def test_input_of_other_shape_or_type_is_refused(small):

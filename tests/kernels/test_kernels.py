@@ -44,6 +44,11 @@ SPARSE = {
     "1x1": Problem(1, 24, 14, 14, 32, block=4, activation="relu6"),
     "1x1 7x7 plane": Problem(1, 24, 7, 7, 32, block=8, residual=True, activation="relu"),
     "remainder": Problem(1, 10, 9, 9, 22, block=4),
+    "tail of 1": Problem(2, 9, 7, 7, 22, block=4, residual=True, activation="hardswish"),
+    "tail of 2, N=1": Problem(1, 9, 5, 10, 6, block=1),
+    "tail of 3, N=3": Problem(1, 9, 5, 7, 8, block=3),
+    "tail of 4, several tiles": Problem(1, 9, 14, 14, 37, block=8, activation="relu"),
+    "tail between rows": Problem(1, 5, 3, 5, 8, (3, 3), padding=SAME, block=4),
     "wide remainder": Problem(1, 10, 8, 8, 37, block=16, activation="hardsigmoid"),
     "N=1": Problem(1, 13, 10, 10, 7, (3, 3), padding=SAME, block=1),
     "N=2": Problem(1, 13, 10, 10, 7, block=2),
@@ -77,7 +82,7 @@ def check(kernel, p, c, w, bias, x, residual):
     weights = BSR.from_conv(w, p.block) if p.block else w
     out = tvm.runtime.tensor(np.full(p.out_shape, np.nan, np.float32))
     arrays = [x, *kernel.pack(p, weights, c).values(), bias, *residual]
-    compile_func(kernel.prim_func(p, c), HOST)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
+    compile_func(kernel.prim_func(p, c, HOST), HOST)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
     truth = reference.conv2d(p, x, w, bias, *residual)
     np.testing.assert_allclose(
         out.numpy(), truth, atol=2e-5 * max(1, np.abs(truth).max()), err_msg=f"{kernel.name} {c}"
@@ -130,7 +135,9 @@ def test_every_kernel_compiles_for_other_targets(target):
     for p in (SPARSE["remainder"], SPARSE["classifier"], DENSE["stem"], DENSE["depthwise"], DENSE["classifier"]):
         p = layer(p, 0.5)[0]
         kernel = pick(KERNELS, p, target)
-        assert "main" in compile_func(kernel.prim_func(p, kernel.configs(p, target)[0]), target).inspect_source("asm")
+        assert "main" in compile_func(kernel.prim_func(p, kernel.configs(p, target)[0], target), target).inspect_source(
+            "asm"
+        )
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
@@ -176,7 +183,7 @@ def test_accumulators_stay_in_registers():
     """The tile's inner loop must not store: the reason why kernels.lowering turns a pass off."""
     p = layer(Problem(1, 64, 28, 28, 64, block=4), 0.5)[0]
     kernel = pick(KERNELS, p, AVX2)
-    asm = compile_func(kernel.prim_func(p, kernel.configs(p, AVX2)[0]), AVX2).inspect_source("asm")
+    asm = compile_func(kernel.prim_func(p, kernel.configs(p, AVX2)[0], AVX2), AVX2).inspect_source("asm")
     lines = asm.splitlines()
     fused = [i for i, line in enumerate(lines) if "vfmadd" in line]
     assert len(fused) > 10

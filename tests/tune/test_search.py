@@ -62,7 +62,7 @@ def test_a_wrong_kernel_is_recorded_as_wrong_not_as_fast(network):
     config = kernel.configs(layer.problem, TARGET)[0]
     packed = kernel.pack(layer.problem, BSR.from_conv(layer.weight, 4), config)
     measurer = LocalMeasurer(TARGET, 1)
-    ((library, error),) = measurer.build([kernel.prim_func(layer.problem, config)])
+    ((library, error),) = measurer.build([kernel.prim_func(layer.problem, config, TARGET)])
     assert library, error
     x, residual, truth = example(layer)
     good = measurer.run(library, [x, *packed.values(), layer.bias, *residual], truth)
