@@ -1,0 +1,114 @@
+"""Networks at 224x224 with 1xN blocks at several sparsities against the dense engines: a table and a picture.
+
+Launch:    make bench         (or: python scripts/bench_networks.py [--archs ...] [--sparsities ...] [--N 4] ...)
+Hardware:  any x86-64 with AVX2; 2 cores, 12 minutes untuned. Quiet machines give narrow intervals.
+Expected:  verified, and faster than the faster of ONNX Runtime and OpenVINO; figures in docs/benchmarks/.
+
+Weights are random: speed depends on shapes and on which blocks are zero, not on what the others hold. Results stay
+under --folder (networks are not exported twice); speedup.svg and results.json are written there.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import compress.cli
+import tune.cli
+
+ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "resnet50")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--folder", type=Path, default=Path("runs/bench_networks"))
+    p.add_argument("--archs", nargs="+", default=ARCHS)
+    p.add_argument("--sparsities", nargs="+", type=float, default=(0.5, 0.75, 0.9))
+    p.add_argument("--N", type=int, default=4)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--trials", type=int, default=0, help="configurations measured per network; 0 = defaults")
+    p.add_argument("--seconds", type=float, default=15, help="length of each race")
+    a = p.parse_args()
+    rows = []
+    for arch in a.archs:
+        for sparsity in a.sparsities:
+            model = a.folder / f"{arch}-1x{a.N}-{sparsity:g}" / "model.onnx"
+            code = 0 if model.exists() else export(arch, a.N, sparsity, model.parent)
+            out = model.with_name(f"t{a.threads}-b{a.batch}.kerf")
+            flags = [f"--bsr={a.N}", f"--sparsity={min(sparsity, 0.999):g}", f"--trials={a.trials}", f"--out={out}"]
+            flags += [f"--threads={a.threads}", f"--batch={a.batch}", f"--seconds={a.seconds}"]
+            code = code or tune.cli.main([f"--onnx_path={model}", *flags])
+            if code:
+                return code
+            rows.append((arch, sparsity, json.loads((out / "report.json").read_text())))
+    print("\n" + table(rows))
+    summary = [
+        {"arch": arch, "sparsity": s, **{k: r[k] for k in ("speedup", "threads", "batch", "latency_ms", "bytes")}}
+        for arch, s, r in rows
+    ]
+    (a.folder / "results.json").write_text(json.dumps(summary))
+    series = {arch: [(s, r["speedup"]["median"]) for name, s, r in rows if name == arch] for arch in a.archs}
+    (a.folder / "speedup.svg").write_text(picture(series, f"1x{a.N} blocks, {a.threads} thread(s), batch {a.batch}"))
+    print(f"picture: {a.folder / 'speedup.svg'}")
+    return 0
+
+
+def export(arch: str, n: int, sparsity: float, job: Path) -> int:
+    data = ["--data_set=synthetic", "--image_size=224", "--num_classes=1000", "--num_epochs=0"]
+    prune = ["--conv_type=BlockL1Conv", f"--N={n}", f"--pr_target={sparsity}", "--rearrange", "--export_onnx"]
+    return compress.cli.main([f"--arch={arch}", *data, *prune, f"--job_dir={job}"])
+
+
+def table(rows: list[tuple[str, float, dict]]) -> str:
+    lines = [
+        "| network | sparsity | kerf ms (p10–p90) | ONNX Runtime | OpenVINO | faster one / kerf | 95 % interval |",
+        "|-|-|-|-|-|-|-|",
+    ]
+    for arch, sparsity, r in rows:
+        kerf, *dense = (r["latency_ms"].get(name) for name in ("kerf", "onnxruntime", "openvino"))
+        others = [f"{e['median']:.2f}" if e else "not installed" for e in dense]
+        low, high = r["speedup"]["ci95"]
+        ratio = f"{r['speedup']['median']:.2f}" if low > 1 or high < 1 else "no measurable difference"
+        own = f"{kerf['median']:.2f} ({kerf['p10']:.2f}–{kerf['p90']:.2f})"
+        lines.append(f"| {arch} | {sparsity:.0%} | {own} | {' | '.join(others)} | {ratio} | {low:.2f}–{high:.2f} |")
+    return "\n".join(lines)
+
+
+def picture(series: dict[str, list[tuple[float, float]]], title: str) -> str:
+    """SVG: speedup over the fastest dense engine against sparsity, a line per network, 1x as a dashed line."""
+    xs = sorted({x for points in series.values() for x, _ in points})
+    top = max(2.0, *(y for points in series.values() for _, y in points)) * 1.05
+    low, high = xs[0] - 0.02, xs[-1] + 0.02
+
+    def at(x: float, y: float) -> str:
+        return f"{60 + 440 * (x - low) / (high - low):.1f},{320 - 280 * y / top:.1f}"
+
+    def text(x: float, y: float, words: str, more: str = "") -> str:
+        px, py = at(x, y).split(",")
+        return f'<text x="{px}" y="{py}" {more}>{words}</text>'
+
+    parts = [f'<text x="60" y="24" font-weight="bold">Speedup over the fastest dense engine, {title}</text>']
+    for y in range(int(top) + 1):
+        dash = 'stroke="#555" stroke-dasharray="4"' if y == 1 else 'stroke="#ddd"'
+        parts += [f'<polyline points="{at(low, y)} {at(high, y)}" {dash}/>']
+        parts += [text(low, y, f"{y}x", 'dx="-8" dy="4" text-anchor="end"')]
+    parts += [text(x, 0, f"{x:.0%}", 'dy="18" text-anchor="middle"') for x in xs]
+    ends = []
+    for (name, points), colour in zip(series.items(), COLOURS):
+        parts.append(f'<polyline points="{" ".join(at(*p) for p in points)}" stroke="{colour}" stroke-width="2"/>')
+        for x, y in (at(*p).split(",") for p in points):
+            parts.append(f'<circle r="3" cx="{x}" cy="{y}" fill="{colour}"/>')
+        ends.append((points[-1], name, colour))
+    lowest = float("inf")  # labels at the lines' ends, pushed down where two would overlap
+    for (x, y), name, colour in sorted(ends, key=lambda e: -e[0][1]):
+        lowest = min(y, lowest - 0.06 * top)
+        parts.append(text(x, lowest, f"{name} {y:.1f}x", f'dx="18" dy="4" fill="{colour}"'))
+    words, drawn = ("".join(t for t in parts if t.startswith("<text") == is_text) for is_text in (True, False))
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 350" font-family="sans-serif" font-size="13"'
+    back = '<rect width="720" height="350" fill="#fff"/>'
+    return f'{head} fill="none">{back}{drawn}<g fill="#222">{words}</g></svg>\n'
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
