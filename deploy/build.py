@@ -66,7 +66,7 @@ def choose(p: Problem, target: Target, book: RecordBook) -> Choice:
 def build(network: Network, target: Target, book: RecordBook) -> Built:
     choices = {name: choose(layer.problem, target, book) for name, layer in network.layers.items()}
     module, packed = lower(network, choices, target)
-    pipeline = [relax.get_default_pipeline(target), trust_weights]
+    pipeline = [relax.get_pipeline("default_build"), trust_weights]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
     return Built(executable, packed, choices, target)
