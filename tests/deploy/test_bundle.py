@@ -71,6 +71,12 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
         verify(session.run, network.path, network.input_shape)
 
 
+def test_only_the_image_is_checked_on_every_call(small):
+    text = small[1].executable.as_text()
+    assert text.count("check_tensor_info") == 1
+    assert len(small[1].packed) > 10
+
+
 def test_batch_and_threads(tmp_path):
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3)
     built = build(network, targets.parse("native", 2), RecordBook())

@@ -45,6 +45,15 @@ def test_the_faster_of_sparse_and_dense_is_chosen(network):
     assert choose(p, TARGET, book).problem == dense_twin(p)
 
 
+def test_a_default_that_failed_is_not_chosen_though_the_file_orders_its_keys(network, tmp_path):
+    p = network.layers["spatial"].problem
+    kernel = pick(KERNELS, p, TARGET)
+    first, second = kernel.configs(p, TARGET)[:2]
+    RecordBook(tmp_path / "r.jsonl").add(written(p, kernel.name, first, None, "crashed"))
+    assert list(first) != sorted(first)  # else the file would change nothing
+    assert choose(p, TARGET, RecordBook(tmp_path / "r.jsonl")).config == second
+
+
 def test_search_measures_each_problem_once_and_continues(network, tmp_path):
     path = tmp_path / "records.jsonl"
     first = search(network, TARGET, 1, RecordBook(path), trials=3, report=lambda _: None)
