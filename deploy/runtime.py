@@ -69,4 +69,4 @@ class Session:
         # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied
         direct = x.flags.writeable and x.ctypes.data % 64 == 0
         tensor = tvm.runtime.from_dlpack(x) if direct else tvm.runtime.tensor(x)
-        return self._main(tensor, *self._weights).numpy()
+        return np.from_dlpack(self._main(tensor, *self._weights))

@@ -1,10 +1,11 @@
-"""Single convolutions with 1xN blocks against the dense engines: every 1x1 layer of MobileNet-V2, every 3x3 of ResNet-50.
+"""Single convolutions with 1xN blocks against the dense engines: the 1x1s of MobileNet-V2, the 3x3s of ResNet-50.
 
 Launch:    python scripts/bench_layers.py [--set mobilenet_v2|resnet50] [--N 4] [--sparsities 0.5 0.75 0.9]
 Hardware:  any x86-64 with AVX2; 3 minutes a set on one core.
-Expected:  a ratio over 1 / (1 - sparsity) x 0.9 for the sum of the layers, and a share of the FMA peak near 0.9.
+Expected:  ratios over 1, outputs equal; in the 3x3 set a share of the FMA peak of 0.8 or more at 50 %.
 
-Untuned. A layer's time counts as often as the layer occurs; the last row is the sum over layers, each engine's own.
+Untuned. Whole calls from Python: some 40 us of every kerf call are not the kernel, so small layers say little here. A
+layer counts as often as it occurs; the last row is the sum over layers, each engine its own.
 """
 
 import argparse
@@ -52,9 +53,7 @@ def main() -> int:
     target = targets.parse("native", 1)
     peak = macs_per_us(target)
     print(f"1x{a.N} blocks, one thread, batch 1; FMA peak {2 * peak / 1e3:.0f} GFLOP/s")
-    print(
-        "| layer | sparsity | kerf µs (p10–p90) | ONNX Runtime µs | OpenVINO µs | faster one / kerf | GFLOP/s | of peak |"
-    )
+    print("| layer | sparsity | kerf µs (p10–p90) | ONNX Runtime | OpenVINO | faster one / kerf | GFLOP/s | of peak |")
     print("|-|-|-|-|-|-|-|-|")
     for sparsity in a.sparsities:
         sums: Counter = Counter()
