@@ -1,7 +1,7 @@
 """Networks at 224x224 with 1xN blocks at several sparsities against the dense engines: a table and a picture.
 
 Launch:    make bench         (or: python scripts/bench_networks.py [--archs ...] [--sparsities ...] [--N 4] ...)
-Hardware:  any x86-64 with AVX2; 2 cores, about 15 minutes untuned, half of them exports. Quiet machines give narrow intervals.
+Hardware:  any x86-64 with AVX2; 2 cores, about 15 minutes, half of them exports. Quiet machines give narrow intervals.
 Expected:  verified, and faster than the faster of ONNX Runtime and OpenVINO; figures in docs/benchmarks/.
 
 Weights are random: speed depends on shapes and on which blocks are zero, not on what the others hold. Results stay
