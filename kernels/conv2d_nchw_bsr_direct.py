@@ -23,22 +23,28 @@ name = "conv2d_nchw_bsr_direct"
 
 
 class _Blocks:
-    """BSR inside the function: data (nnzb, taps, N), channel offsets (nnzb,), indptr (block rows + 1,)."""
+    """BSR inside the function: data (nnzb, taps, N), channel offsets (nnzb,), indptr (panels * block rows + 1,)."""
 
-    def __init__(self, p: Problem):
+    def __init__(self, p: Problem, c: dict, channel: int):
         self.p, self.height, self.rows = p, p.block, p.out_channels // p.block
+        self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
 
     def declare(self) -> None:
         p = self.p
         # an all-zero layer still needs arrays of one entry: a tensor of zero bytes has no address
         self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps, p.block), "float32"))
-        self.offsets = T.arg("offsets", T.buffer((max(p.nnzb, 1),), "int32"))
-        self.indptr = T.arg("indptr", T.buffer((-(-p.out_channels // p.block) + 1,), "int32"))
+        self.indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
+        self.indptr = T.arg("indptr", T.buffer((self.panels * block_rows(p) + 1,), "int32"))
 
     @contextmanager
-    def reduction(self, block) -> Iterator[tuple]:
-        with T.serial(self.indptr[block], self.indptr[block + 1]) as j:
-            yield self.offsets[j], lambda tap, row: self.data[j, tap, row]
+    def reduction(self, block, panel) -> Iterator[tuple]:
+        row = T.Bind(panel * block_rows(self.p) + block)
+        with T.serial(self.indptr[row], self.indptr[row + 1]) as j:
+            yield self.indices[j] * self.channel, lambda tap, row: self.data[j, tap, row]
+
+
+def block_rows(p: Problem) -> int:
+    return -(-p.out_channels // p.block)
 
 
 def refuses(p: Problem, target: Target) -> str | None:
@@ -50,21 +56,27 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
-    return direct.configs(p, target, tuple(sorted({min(p.block, 4), min(p.block, 6), min(p.block, 8)})))
+    heights = tuple(sorted({min(p.block, 4), min(p.block, 6), min(p.block, 8)}))
+    found = direct.configs(p, target, heights, p.nnzb / block_rows(p))
+    return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
 def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
-    """Arrays in the order of the function's parameters; indices become offsets, in floats, of the channel's plane."""
+    """Arrays in the order of the function's parameters: blocks by panel of input channels, then by block row."""
     if w.nnzb == 0:
         data, indices = np.zeros((1, *w.block), np.float32), np.zeros(1, np.int32)
     else:
         data, indices = w.data, w.indices
+    panels, rows = -(-p.in_channels // c["panel"]), len(w.indptr) - 1
+    group = w.indices // c["panel"] * rows + np.repeat(np.arange(rows), np.diff(w.indptr))
+    order = np.argsort(group, kind="stable") if w.nnzb else [0]
+    counts = np.bincount(group, minlength=panels * rows)
     return {
-        "data": np.ascontiguousarray(data.transpose(0, 2, 1)),  # (nnzb, taps, N)
-        "offsets": (indices * Planes.of(p).channel).astype(np.int32),
-        "indptr": w.indptr,
+        "data": np.ascontiguousarray(data[order].transpose(0, 2, 1)),  # (nnzb, taps, N)
+        "indices": indices[order],
+        "indptr": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
     }
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    return direct.prim_func(p, c, target, _Blocks(p))
+    return direct.prim_func(p, c, target, _Blocks(p, c, Planes.of(p).channel))

@@ -21,20 +21,20 @@ name = "conv2d_nchw_dense_direct"
 
 
 class _Rows:
-    def __init__(self, p: Problem, height: int):
-        self.p, self.height, self.rows = p, height, p.out_channels // height
-        self.inputs = p.in_channels // p.groups
+    def __init__(self, p: Problem, c: dict, channel: int):
+        self.p, self.height, self.rows = p, c["rows"], p.out_channels // c["rows"]
+        self.inputs, self.panel, self.channel = p.in_channels // p.groups, c["panel"], channel
 
     def declare(self) -> None:
         shape = (-(-self.p.out_channels // self.height), self.inputs, self.p.taps, self.height)
         self.data = T.arg("data", T.buffer(shape, "float32"))
 
     @contextmanager
-    def reduction(self, block) -> Iterator[tuple]:
-        channel = Planes.of(self.p).channel
+    def reduction(self, block, panel) -> Iterator[tuple]:
         group = block // (self.p.out_channels // self.p.groups // self.height) if self.p.groups > 1 else 0
-        with T.serial(0, self.inputs) as j:
-            yield (group * self.inputs + j) * channel, lambda tap, row: self.data[block, j, tap, row]
+        begin = T.Bind(panel * self.panel)
+        with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:
+            yield (group * self.inputs + j) * self.channel, lambda tap, row: self.data[block, j, tap, row]
 
 
 def refuses(p: Problem, target: Target) -> str | None:
@@ -46,7 +46,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     heights = [h for h in (4, 6, 8) if h <= per_group and (p.groups == 1 or per_group % h == 0)]
     if not heights:
         heights = [max(h for h in (1, 2, 3, 4) if h <= per_group and (p.groups == 1 or per_group % h == 0))]
-    return direct.configs(p, target, tuple(heights))
+    found = direct.configs(p, target, tuple(heights), p.in_channels // p.groups)
+    return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
 def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
@@ -59,4 +60,4 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    return direct.prim_func(p, c, target, _Rows(p, c["rows"]))
+    return direct.prim_func(p, c, target, _Rows(p, c, Planes.of(p).channel))

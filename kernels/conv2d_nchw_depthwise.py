@@ -14,9 +14,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS
-from kernels.epilogue import ACTIVATION
+from kernels.direct import REGISTERS, Output
 from kernels.isa import parallel_loop, vector_unit
+from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.vector import even_tiles, run, spans, splat
@@ -60,29 +60,28 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     chunk = -(-p.in_channels // CHUNKS)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        x = T.arg("x", T.buffer(p.in_planes, "float32"))
         data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        out = Output(p, y, residual)
         with T.serial(0, p.batch) as image, parallel_loop(target)(0, CHUNKS) as k:
             plane = T.alloc_buffer((planes.scratch(1),), "float32")
             with T.serial(0, T.max(T.min(chunk, p.in_channels - k * chunk), 0)) as i:
                 channel = T.Bind(k * chunk + i)
                 if planes.copied:
                     planes.emit_copy(x, plane, image, channel, 1, c["lanes"], T.serial)
+                if out.pitch > height * width:
+                    out.blank(out.plane(image, channel), out.pitch - LINE, c["lanes"])
 
                 def load(offset, row, at, channel=channel, image=image, plane=plane):
                     if planes.copied:
                         return plane[run(row * planes.pitch + at + offset, lanes)]
-                    return x[image, channel, row, run(at + offset, lanes)]
+                    return x[image, channel, run(row * p.width + at + offset, lanes)]
 
                 def store(value, row, at, channel=channel, image=image):
-                    value = value + splat(bias[channel], lanes)
-                    if residual is not None:
-                        value = value + residual[image, channel, row, run(at, lanes)]
-                    value = ACTIVATION[p.activation](value, lanes)
-                    T.buffer_store(y, value, [image, channel, row, run(at, lanes)])
+                    out.store(value + splat(bias[channel], lanes), out.plane(image, channel) + row * width + at, lanes)
 
                 for first, tiles, rows in even_tiles(height, c["rows"]):
                     with T.serial(0, tiles) as t:

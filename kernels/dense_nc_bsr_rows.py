@@ -50,19 +50,19 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     rows = -(-p.out_channels // p.block)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        x = T.arg("x", T.buffer(p.in_planes, "float32"))
         data = T.arg("data", T.buffer((max(p.nnzb, 1), p.block), "float32"))
         indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
         indptr = T.arg("indptr", T.buffer((rows + 1,), "int32"))
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_planes, "float32"))
 
         with T.serial(0, p.batch) as n, parallel_loop(target)(0, rows) as b:
             acc = T.alloc_buffer((chains * p.block,), "float32", scope="local", annotations=REGISTERS)
 
             def add_block(chain, j, acc=acc, n=n):
-                value = T.Bind(splat(x[n, indices[j], 0, 0], lanes))
+                value = T.Bind(splat(x[n, indices[j], 0], lanes))
                 for r in range(0, p.block, lanes):
                     at = run(chain * p.block + r, lanes)
                     T.buffer_store(acc, acc[at] + data[j, run(r, lanes)] * value, [at])
@@ -83,6 +83,6 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
                 o = b * p.block + i
                 value = acc[i] + bias[o]
                 if residual is not None:
-                    value = value + residual[n, o, 0, 0]
-                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0, 0])
+                    value = value + residual[n, o, 0]
+                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0])
     return builder.get()

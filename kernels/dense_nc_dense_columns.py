@@ -53,24 +53,24 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     blocks = -(-p.out_channels // columns)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        x = T.arg("x", T.buffer(p.in_planes, "float32"))
         data = T.arg("data", T.buffer((blocks, p.in_channels, columns), "float32"))
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_planes, "float32"))
         with T.serial(0, p.batch) as n, parallel_loop(target)(0, blocks) as b:
             acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
             runs = [run(v * lanes, lanes) for v in range(vectors)]
             for at in runs:
                 T.buffer_store(acc, splat(0, lanes), [at])
             with T.serial(0, p.in_channels) as k:
-                value = T.Bind(splat(x[n, k, 0, 0], lanes))
+                value = T.Bind(splat(x[n, k, 0], lanes))
                 for at in runs:
                     T.buffer_store(acc, acc[at] + data[b, k, at] * value, [at])
             with T.serial(0, T.min(columns, p.out_channels - b * columns)) as i:
                 o = b * columns + i
                 value = acc[i] + bias[o]
                 if residual is not None:
-                    value = value + residual[n, o, 0, 0]
-                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0, 0])
+                    value = value + residual[n, o, 0]
+                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0])
     return builder.get()

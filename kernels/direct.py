@@ -1,22 +1,20 @@
 """Direct convolution with a register tile of output channels x vectors of pixels, over any weight format.
 
-    for tile of pixels, for block row b:               # either loop may be the outer one: Config "order"
-        acc[rows, vectors, lanes] = 0                  # registers
-        for (input channel, weights) of block row b:   # the weight format's loop: dense or BSR
+    for tile of pixels, for panel of input channels, for block row b:      # or block rows outermost: Config "order"
+        acc[rows, vectors, lanes] = bias               # registers; of later panels: the sums so far, from y
+        for (input channel, weights) of block row b in the panel:          # the weight format's loop: dense or BSR
             for tap: acc[r, v, :] += w[tap, r] * x[channel, pixel v + tap]
-        y = activation(acc + bias + residual)
+        y = activation(acc + residual)
 
-Pixels are flat positions over the pitch of ``Planes``. Config "pixels" says how they are cut into vectors: "flat" runs
-over row ends (cheapest when a row is no multiple of the vector; the few columns past a row's end are computed and
-dropped on the way from scratch to the output), "tail" does so too but sums the one to four pixels that are left over
-in vectors along the block's rows (49 pixels are 3 vectors of 16 and one pixel: a fourth vector would waste a quarter),
-"rows" keeps every vector inside one row and stores at once.
+Config "panel" is how many input channels are swept at a time, so that their pixels of one tile stay in the first-level
+cache while every block row reads them. How pixels become vectors is told in kernels.tiling, where taps are in
+kernels.planes. On several threads each takes every n-th block row: rearranged filters are sorted by norm, so
+neighbouring rows are equally dense and a cut in the middle would not balance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import tvm
@@ -25,14 +23,15 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels.epilogue import ACTIVATION
-from kernels.isa import parallel_loop, vector_unit
+from kernels.isa import parallel_loop, threads, vector_unit
+from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
-from kernels.vector import even_tiles, run, spans, splat
+from kernels.tiling import L1_FLOATS, MAX_TAIL, Tiling
+from kernels.vector import run, spans, splat
 
 # Keeps a local buffer on the stack, where LLVM turns it into registers; see kernels.lowering.
 REGISTERS = {"disable_lower_builtin": True}
-MAX_TAIL = 4  # pixels summed along rows; more are cheaper as one more vector of pixels
 MAX_UNROLLED_TAPS = 9  # larger kernels loop over their rows, to bound code size
 
 
@@ -45,103 +44,72 @@ class Weights(Protocol):
     def declare(self) -> None:
         """Add the format's arrays to the function's parameters."""
 
-    def reduction(self, block) -> Iterator[tuple[object, Callable]]:
-        """Context: loop over the block row's input channels; yields (channel's float offset, w(tap, row or ramp))."""
+    def reduction(self, block, panel) -> Iterator[tuple[object, Callable]]:
+        """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, row or ramp)).
+
+        Offsets are in floats, in steps of what the format was told a channel takes.
+        """
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """Cut of the output pixels into vectors, and of the vectors into tiles of nearly equal size."""
+def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float) -> list[tuple[float, dict]]:
+    """(estimated cycles, configuration) for block rows cut into sub-rows of ``heights`` channels.
 
-    lanes: int
-    count: int  # vectors in all
-    per_row: int  # vectors in an output row; 0 = flat
-    tiles: tuple[tuple[int, int, int], ...]  # (first vector, tiles, vectors per tile)
-    tail: int  # pixels after the last vector, summed with the last tile
-    planes: Planes
-
-    @classmethod
-    def of(cls, planes: Planes, pixels: str, lanes: int, vectors: int) -> Tiling:
-        tail = planes.pixels % lanes if pixels == "tail" else 0
-        if pixels in ("flat", "tail"):
-            lanes, offsets = spans(planes.pixels - tail, lanes)
-            count, per_row = len(offsets), 0
-        else:
-            lanes, offsets = spans(planes.p.out_width, lanes)
-            count, per_row = len(offsets) * planes.p.out_height, len(offsets)
-        tiles = even_tiles(count, vectors)
-        if tail and tiles[-1][1] > 1:  # the last tile has the tail, so it gets a loop of its own
-            first, n, size = tiles.pop()
-            tiles += [(first, n - 1, size), (first + (n - 1) * size, 1, size)]
-        return cls(lanes, count, per_row, tuple(tiles), tail, planes)
-
-    def place(self, i) -> tuple:
-        """(input offset, output offset) in floats of vector i (TIR expression). Overlaps instead of overrunning."""
-        p = self.planes.p
-        if not self.per_row:
-            at = T.min(i * self.lanes, self.planes.pixels - self.tail - self.lanes)
-            return at, at
-        row, x = i // self.per_row, T.min(i % self.per_row * self.lanes, p.out_width - self.lanes)
-        return row * self.planes.pitch + x, row * p.out_width + x
-
-    def rest(self, first: int, vectors: int) -> int:
-        """Tail pixels of the tile of ``vectors`` from vector ``first``: those of the last tile."""
-        return self.tail if first + vectors == self.count else 0
-
-    @property
-    def needs_scratch(self) -> bool:
-        return not self.per_row and self.planes.pitch != self.planes.p.out_width
-
-
-def configs(p: Problem, target: Target, heights: tuple[int, ...]) -> list[dict]:
-    """Configurations for block rows cut into sub-rows of ``heights`` channels, the most promising first."""
+    ``inputs``: input channels that a block row reads on average.
+    """
     planes = Planes.of(p)
     found: dict[tuple, tuple[float, dict]] = {}
     widths, registers = vector_unit(target)
+    per_group = p.in_channels // p.groups
+    whole = p.block or p.out_channels
     for wide in widths:
         for height in heights:
             # accumulators, the held operands (the smaller side of the tile) and one streaming through
             fit = next(v for v in range(registers, 0, -1) if height * v + min(height, v) < registers or v == 1)
-            for vectors in {fit, max(fit - 1, 1)}:
-                rest = planes.pixels % wide
-                tail = ("tail",) if 0 < rest <= MAX_TAIL and planes.pixels > wide else ()
-                for pixels in (*tail, "flat", "rows"):
+            for vectors in {fit, max(fit - 1, 1), max(fit - 2, 1), max(fit // 2, 1)}:
+                tail = 0 < planes.pixels % wide <= MAX_TAIL and planes.pixels > wide
+                for pixels in (*(["tail"] if tail else []), "flat", "rows"):
                     tiling = Tiling.of(planes, pixels, wide, vectors)
-                    for order in ("blocks",) if tiling.needs_scratch else ("tiles", "blocks"):
+                    sweeps = -(-p.out_channels // whole) * -(-whole // height)
+                    largest = max(size for _, _, size in tiling.tiles) * tiling.lanes
+                    fits = max(8, L1_FLOATS // largest)
+                    for order, panel in _sweeps(p, tiling, per_group, fits):
                         c = {"lanes": wide, "rows": height, "vectors": vectors, "pixels": pixels, "order": order}
-                        key = (tiling.lanes, height, tiling.tiles, tiling.per_row, tiling.tail, order)
-                        found.setdefault(key, (_cost(p, tiling, height, order), c))
-    return [c for _, c in sorted(found.values(), key=lambda f: f[0])]
+                        key = (tiling.lanes, height, tiling.tiles, tiling.per_row, tiling.tail, order, panel)
+                        plane = planes.channel if order == "blocks" else largest
+                        in_cache = (min(panel, per_group) * plane <= L1_FLOATS) or p.taps > 1
+                        panels = -(-per_group // panel)
+                        cost = sweeps * tiling.cycles(height, inputs, planes.pixels * height, panels, in_cache)
+                        cost += _copy_cycles(p, planes)
+                        found.setdefault(key, (p.batch * cost, {**c, "panel": panel}))
+    return list(found.values())
 
 
-def _cost(p: Problem, tiling: Tiling, height: int, order: str) -> float:
-    """Estimated cycles per 16 useful multiply-adds. Only ranks configurations; measured ones are never estimated.
-
-    Counts multiply-adds in units of 16 lanes, about 2.5 cycles of loop and index for every input channel of a tile
-    (fitted on 7x7 and 28x28 planes, Zen 4), and the passes over the output.
-    """
-    steps = sum(n * (height * vectors * tiling.lanes / 16 + 2.5 / p.taps) for _, n, vectors in tiling.tiles)
-    steps += tiling.tail * height / 4  # a vector of rows fills a quarter or half of a register
-    cost = steps / (p.out_height * p.out_width * height / 16)
-    whole = p.block or p.out_channels  # rows of weights that are cut into pieces of ``height``
-    cost *= -(-whole // height) * height / whole
-    cost += (3 if tiling.needs_scratch else 1) / (p.taps * p.in_channels // p.groups)
+def _sweeps(p: Problem, tiling: Tiling, inputs: int, fits: int) -> list[tuple[str, int]]:
+    """(order, input channels a panel) worth trying."""
+    if tiling.needs_scratch:
+        return [("blocks", inputs)]
     one_tile = tiling.tiles[0][1] == len(tiling.tiles) == 1
-    return cost * (1 if (order == "tiles") == one_tile else 1.01)
+    found = [("tiles", inputs)] if one_tile else [("blocks", inputs), ("tiles", inputs)]
+    if p.taps == 1 and fits < inputs:
+        found += [("tiles", -(-inputs // n)) for n in sorted({-(-inputs // fits), max(2, -(-inputs // (2 * fits)))})]
+    return found
+
+
+def _copy_cycles(p: Problem, planes: Planes) -> float:
+    return p.in_channels * planes.channel / 8 if planes.copied else 0
 
 
 def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx.PrimFunc:
-    """The kernel: (x, *weights, bias, [residual], y), all NCHW float32."""
+    """The kernel: (x, *weights, bias, [residual], y), images as in kernels.layout."""
     planes = Planes.of(p)
-    tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_shape, "float32"))
+        x = T.arg("x", T.buffer(p.in_planes, "float32"))
         weights.declare()
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_shape, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_shape, "float32"))
-        emit = _Emit(p, c, target, planes, tiling, weights, bias, y, residual)
+        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        emit = _Emit(p, c, target, planes, weights, bias, y, residual)
         if planes.copied:
             padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32")
             with T.serial(0, p.batch) as image:
@@ -154,96 +122,169 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
     return builder.get()
 
 
+class Output:
+    """The output planes of one function, and the epilogue on the way into them."""
+
+    def __init__(self, p: Problem, y, residual):
+        self.p, self.pitch = p, p.out_planes[2]
+        size = (p.batch * p.out_channels * self.pitch,)
+        self.y = T.decl_buffer(size, "float32", data=y.data)
+        self.residual = T.decl_buffer(size, "float32", data=residual.data) if p.residual else None
+
+    def plane(self, image, channel):
+        return (image * self.p.out_channels + channel) * self.pitch
+
+    def store(self, value, at, lanes: int) -> None:
+        """activation(value + residual)"""
+        index = run(at, lanes)
+        if self.residual is not None:
+            value = value + self.residual[index]
+        T.buffer_store(self.y, ACTIVATION[self.p.activation](value, lanes), [index])
+
+    def blank_lines(self, image, lanes: int) -> None:
+        """Zeros into the last line of every plane, before pixels are stored that do not fill it."""
+        with T.serial(0, self.p.out_channels) as channel:
+            self.blank(self.plane(image, channel), self.pitch - LINE, lanes)
+
+    def blank(self, plane, begin: int, lanes: int) -> None:
+        """Zeros from float ``begin`` of a plane to its end."""
+        while begin < self.pitch:
+            lanes = min(lanes, 1 << ((self.pitch - begin).bit_length() - 1))
+            T.buffer_store(self.y, splat(0, lanes), [run(plane + begin, lanes)])
+            begin += lanes
+
+
+def over_rows(target: Target, full: int, short: int, body: Callable) -> None:
+    """body(block row, last short one or not) for all block rows, every thread its share."""
+    parts = min(threads(target), full) or 1
+
+    def part(k) -> None:
+        with T.serial(0, (full - k + parts - 1) // parts) as i:
+            body(i * parts + k, False)
+        if short:
+            if parts == 1:
+                body(full, True)
+            else:
+                with T.If(k == full % parts), T.Then():
+                    body(full, True)
+
+    if parts == 1:
+        part(0)
+    else:
+        with T.parallel(0, parts) as k:
+            part(k)
+
+
 class _Emit:
     """The loops of one function under construction."""
 
-    def __init__(self, p, c, target, planes, tiling, weights, bias, y, residual):
-        self.parallel = parallel_loop(target)
-        self.p, self.c, self.planes, self.tiling, self.weights = p, c, planes, tiling, weights
-        self.bias = bias
-        self.image_out = p.out_channels * p.out_height * p.out_width
-        size = (p.batch * self.image_out,)
-        self.y = T.decl_buffer(size, "float32", data=y.data)
-        self.residual = T.decl_buffer(size, "float32", data=residual.data) if p.residual else None
+    def __init__(self, p, c, target, planes, weights, bias, y, residual):
+        self.p, self.c, self.target, self.planes, self.weights, self.bias = p, c, target, planes, weights, bias
+        self.tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
+        self.panels = -(-(p.in_channels // p.groups) // c["panel"])
+        self.out = Output(p, y, residual)
 
     def image(self, src, origin, image) -> None:
         """All outputs of one image whose input planes start at ``origin`` of ``src``."""
         full, short = self.weights.rows, self.p.out_channels - self.weights.rows * self.weights.height
+        tiling = self.tiling
+        if self.out.pitch > self.p.out_height * self.p.out_width and not tiling.covers:
+            self.out.blank_lines(image, self.c["lanes"])
+
+        def rows(body: Callable) -> None:
+            over_rows(self.target, full, short, body)
+
         if self.c["order"] == "tiles":
-            for first, tiles, vectors in self.tiling.tiles:
-                with self.parallel(0, tiles) as t:
-                    where = [self._bind(first + t * vectors + v) for v in range(vectors)]
-                    rest = self.tiling.rest(first, vectors)
-                    with T.serial(0, full) as b:
-                        self._block(src, origin, image, b, self.weights.height, where, rest)
-                    if short:
-                        self._block(src, origin, image, full, short, where, rest)
+            for first, tiles, vectors in tiling.tiles:
+                with T.serial(0, tiles) as t, T.serial(0, self.panels) as panel:
+                    where = self._places(first + t * vectors, vectors)
+                    ends = tiling.ends(first, vectors)
+                    rows(lambda b, last: self._block(src, origin, image, b, short if last else None, where, ends, panel))
             return
-        with self.parallel(0, full) as b:
-            self._block_over_tiles(src, origin, image, b, self.weights.height)
-        if short:
-            self._block_over_tiles(src, origin, image, full, short)
+        rows(lambda b, last: self._over_tiles(src, origin, image, b, short if last else None))
 
-    def _bind(self, i):
-        return tuple(T.Bind(at) for at in self.tiling.place(i))
+    def _places(self, first, vectors: int) -> list[tuple]:
+        return [tuple(T.Bind(at) for at in self.tiling.place(first + v)) for v in range(vectors)]
 
-    def _sub_rows(self, height: int) -> list[tuple[int, int]]:
+    def _sub_rows(self, height: int | None) -> list[tuple[int, int]]:
         """(first row, rows) of the sub-rows that share a block row's indices."""
-        step = self.c["rows"]
+        step, height = self.c["rows"], height or self.weights.height
         return [(r, min(step, height - r)) for r in range(0, height, step)]
 
-    def _block(self, src, origin, image, b, height, where, rest) -> None:
+    def _block(self, src, origin, image, b, height, where, ends, panel) -> None:
         for first_row, rows in self._sub_rows(height):
-            channel = b * self.weights.height + first_row
-            acc, tail = self._accumulate(src, origin, b, first_row, rows, [i for i, _ in where], rest)
-            for r in range(rows):
-                base = image * self.image_out + (channel + r) * (self.p.out_height * self.p.out_width)
-                for v, (_, out) in enumerate(where):
-                    self._store(acc(r, v), channel + r, base + out, self.tiling.lanes)
-                for i in range(rest):
-                    self._store(tail(r, i), channel + r, base + self.planes.pixels - rest + i, 1)
+            self._tile(src, origin, image, b, first_row, rows, where, ends, panel)
 
-    def _block_over_tiles(self, src, origin, image, b, height) -> None:
-        lanes, needs_scratch = self.tiling.lanes, self.tiling.needs_scratch
+    def _over_tiles(self, src, origin, image, b, height) -> None:
         for first_row, rows in self._sub_rows(height):
             channel = b * self.weights.height + first_row
+            needs_scratch = self.tiling.needs_scratch
             scratch = T.alloc_buffer((rows * self.planes.pixels,), "float32") if needs_scratch else None
             for first, tiles, vectors in self.tiling.tiles:
                 with T.serial(0, tiles) as t:
-                    where = [self._bind(first + t * vectors + v) for v in range(vectors)]
-                    rest = self.tiling.rest(first, vectors)
-                    acc, tail = self._accumulate(src, origin, b, first_row, rows, [i for i, _ in where], rest)
-                    for r in range(rows):
-                        base = image * self.image_out + (channel + r) * (self.p.out_height * self.p.out_width)
-                        for v, (_, out) in enumerate(where):
-                            if needs_scratch:
-                                T.buffer_store(scratch, acc(r, v), [run(r * self.planes.pixels + out, lanes)])
-                            else:
-                                self._store(acc(r, v), channel + r, base + out, lanes)
-                        for i in range(rest):
-                            at = self.planes.pixels - rest + i
-                            if needs_scratch:
-                                T.buffer_store(scratch, tail(r, i), [r * self.planes.pixels + at])
-                            else:
-                                self._store(tail(r, i), channel + r, base + at, 1)
+                    where = self._places(first + t * vectors, vectors)
+                    ends = self.tiling.ends(first, vectors)
+                    self._tile(src, origin, image, b, first_row, rows, where, ends, 0, scratch)
             if needs_scratch:
                 self._compact(scratch, rows, channel, image)
 
-    def _accumulate(self, src, origin, b, first_row, rows, inputs, rest) -> tuple[Callable, Callable]:
-        """Sums of a tile, (row, vector) -> vector of pixels, and of its ``rest`` tail pixels, (row, i) -> float."""
-        lanes, count = self.tiling.lanes, len(inputs)
+    def _tile(self, src, origin, image, b, first_row, rows, where, ends, panel, scratch=None) -> None:
+        """One register tile: sums of ``rows`` channels of block row b at the vectors ``where``."""
+        lanes, count, rest = self.tiling.lanes, len(where), self.tiling.tail if ends else 0
+        channel = T.Bind(b * self.weights.height + first_row)
+        planes = [T.Bind(self.out.plane(image, channel + r)) for r in range(rows)]
         # a buffer each, or LLVM would keep them in memory as one
         tails = [T.alloc_buffer((rows,), "float32", scope="local", annotations=REGISTERS) for _ in range(rest)]
-        for tail in tails:
-            T.buffer_store(tail, splat(0, rows), [run(0, rows)])
         acc = T.alloc_buffer((rows * count * lanes,), "float32", scope="local", annotations=REGISTERS)
+        tail_at = self.planes.pixels - rest
 
         def at(r, v):
             return run((r * count + v) * lanes, lanes)
 
-        for r in range(rows):
-            for v in range(count):
-                T.buffer_store(acc, splat(0, lanes), [at(r, v)])
+        def begin() -> None:
+            for tail in tails:
+                T.buffer_store(tail, self.bias[run(channel, rows)], [run(0, rows)])
+            for r in range(rows):
+                start = T.Bind(splat(self.bias[channel + r], lanes))
+                for v in range(count):
+                    T.buffer_store(acc, start, [at(r, v)])
+
+        def resume() -> None:
+            for i, tail in enumerate(tails):
+                for r in range(rows):
+                    T.buffer_store(tail, self.out.y[planes[r] + tail_at + i], [r])
+            for r in range(rows):
+                for v, (_, out) in enumerate(where):
+                    T.buffer_store(acc, self.out.y[run(planes[r] + out, lanes)], [at(r, v)])
+
+        def keep() -> None:
+            for r in range(rows):
+                for v, (_, out) in enumerate(where):
+                    T.buffer_store(self.out.y, acc[at(r, v)], [run(planes[r] + out, lanes)])
+                for i, tail in enumerate(tails):
+                    T.buffer_store(self.out.y, tail[r], [planes[r] + tail_at + i])
+
+        def finish() -> None:
+            for r in range(rows):
+                if ends and self.tiling.blank and scratch is None:
+                    self.out.blank(planes[r], self.out.pitch - self.tiling.blank, self.c["lanes"])
+                for v, (_, out) in enumerate(where):
+                    if scratch is None:
+                        self.out.store(acc[at(r, v)], planes[r] + out, lanes)
+                    else:
+                        T.buffer_store(scratch, acc[at(r, v)], [run(r * self.planes.pixels + out, lanes)])
+                for i, tail in enumerate(tails):
+                    if scratch is None:
+                        self.out.store(tail[r], planes[r] + tail_at + i, 1)
+                    else:
+                        T.buffer_store(scratch, tail[r], [r * self.planes.pixels + tail_at + i])
+
+        _first_or_later(panel, self.panels, begin, resume)
+        self._sum(src, origin, b, first_row, rows, [i for i, _ in where], panel, acc, at, tails)
+        _first_or_later(self.panels - 1 - panel, self.panels, finish, keep)
+
+    def _sum(self, src, origin, b, first_row, rows, inputs, panel, acc, at, tails) -> None:
+        lanes, count, rest = self.tiling.lanes, len(inputs), len(tails)
 
         def multiply_add(base, w, tap, offset):
             for i, tail in enumerate(tails):
@@ -264,7 +305,7 @@ class _Emit:
                         T.buffer_store(acc, acc[at(r, v)] + ws[r] * xv, [at(r, v)])
 
         kh, kw = self.p.kernel
-        with self.weights.reduction(b) as (channel_offset, w):
+        with self.weights.reduction(b, panel) as (channel_offset, w):
             base = T.Bind(origin + channel_offset)
             if self.p.taps <= MAX_UNROLLED_TAPS:
                 for tap in range(self.p.taps):
@@ -273,22 +314,26 @@ class _Emit:
                 with T.serial(0, kh) as row:
                     for col in range(kw):
                         multiply_add(base, w, row * kw + col, self.planes.tap(row, col))
-        return lambda r, v: acc[at(r, v)], lambda r, i: tails[i][r]
-
-    def _store(self, value, channel, at, lanes) -> None:
-        index = run(at, lanes)
-        value = value + splat(self.bias[channel], lanes)
-        if self.residual is not None:
-            value = value + self.residual[index]
-        T.buffer_store(self.y, ACTIVATION[self.p.activation](value, lanes), [index])
 
     def _compact(self, scratch, rows, channel, image) -> None:
         """Flat pixels at the planes' pitch to rows of the output, through the epilogue."""
         width, height = self.p.out_width, self.p.out_height
         lanes, offsets = spans(width, self.c["lanes"])
         for r in range(rows):
-            base = image * self.image_out + (channel + r) * (height * width)
+            plane = T.Bind(self.out.plane(image, channel + r))
             with T.serial(0, height) as row:
                 for x in offsets:
                     at = r * self.planes.pixels + row * self.planes.pitch + x
-                    self._store(scratch[run(at, lanes)], channel + r, base + row * width + x, lanes)
+                    self.out.store(scratch[run(at, lanes)], plane + row * width + x, lanes)
+
+
+def _first_or_later(step, steps: int, first: Callable, later: Callable) -> None:
+    """``first`` where step is 0, else ``later``; no branch where there is one step."""
+    if steps == 1:
+        first()
+        return
+    with T.If(step == 0):
+        with T.Then():
+            first()
+        with T.Else():
+            later()

@@ -22,6 +22,11 @@ def vector_unit(target: Target) -> tuple[tuple[int, ...], int]:
     return (4,), 16
 
 
+def threads(target: Target) -> int:
+    """Workers the code is made for."""
+    return int(target.attrs.get("num-cores", 1))
+
+
 def parallel_loop(target: Target):
     """The loop whose iterations threads share. A serial one on one thread: entering a parallel region costs 5 us."""
-    return T.serial if target.attrs.get("num-cores") == 1 else T.parallel
+    return T.serial if threads(target) == 1 else T.parallel

@@ -3,7 +3,8 @@ output pixel is one fixed offset from that pixel's flat position and runs of pix
 
 Phase (a, b) of a plane holds padded pixels (a + i * stride_h, b + j * stride_w); with stride 1 there is one phase.
 With stride 1 the zeros right of a row are the zeros left of the next one (shared pitch), so a 56-wide row with
-padding 1 costs 57 floats, not 58. Without padding and stride the input itself serves and nothing is copied.
+padding 1 costs 57 floats, not 58. Without padding and stride the input itself serves and nothing is copied. Either way a
+channel starts on a cache line.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from tvm.tirx.script.builder import ir as T
 
+from kernels.layout import LINE, pitch
 from kernels.problem import Problem
 from kernels.vector import every, run, spans
 
@@ -31,13 +33,13 @@ class Planes:
         top, left, bottom, right = p.padding
         sh, sw = p.stride
         if p.padding == (0, 0, 0, 0) and p.stride == (1, 1):
-            return cls(p, False, p.width, p.height * p.width, p.height * p.width)
+            return cls(p, False, p.width, p.height * p.width, pitch(p.height * p.width))
         if sw == 1:
-            pitch = max(p.width + max(left, right), p.out_width)
+            row = max(p.width + max(left, right), p.out_width)
         else:
-            pitch = -(-(p.width + left + right) // sw)
-        plane = -(-(p.height + top + bottom) // sh) * pitch
-        return cls(p, True, pitch, plane, plane * sh * sw)
+            row = -(-(p.width + left + right) // sw)
+        plane = -(-(p.height + top + bottom) // sh) * row
+        return cls(p, True, row, plane, -(-plane * sh * sw // LINE) * LINE)
 
     @property
     def pixels(self) -> int:
@@ -51,11 +53,11 @@ class Planes:
         return (r % sh * sw + q % sw) * self.plane + r // sh * self.pitch + q // sw
 
     def scratch(self, channels: int) -> int:
-        """Floats to allocate for this many channels; the tail is read as the last row's right padding."""
-        return channels * self.channel + self.p.padding[1] + self.p.padding[3]
+        """Floats to allocate for this many channels; what is past the last is read as padding, or read and dropped."""
+        return channels * self.channel + self.p.padding[1] + self.p.padding[3] + LINE
 
     def emit_copy(self, src, dst, image, first, count, lanes: int, loop, fill: float = 0.0) -> None:
-        """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, h, w).
+        """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, pitch).
 
         ``loop``: T.serial or T.parallel, over channels. ``fill`` is what padding holds.
         """
@@ -83,17 +85,19 @@ class Planes:
                         _fill(dst, at + stop, self.pitch - stop, fill)
                         for q in range(begin, stop):
                             if sw > 1 and not common[0] <= q < common[1]:
-                                T.buffer_store(dst, src[image, first + c, y, self._column(b, q)], [at + q])
+                                T.buffer_store(dst, src[image, first + c, y * p.width + self._column(b, q)], [at + q])
                     if sw == 1:
                         self._copy_row(src, dst, image, first + c, y, origins[0] + (i + first_row) * self.pitch, lanes)
                     elif common[0] < common[1]:
                         step, offsets = spans(common[1] - common[0], lanes)
                         for q in (common[0] + o for o in offsets):
-                            pixels = src[image, first + c, y, run(self._column(0, q), step * sw)]
+                            pixels = src[image, first + c, run(y * p.width + self._column(0, q), step * sw)]
                             for b in range(sw):
                                 at = origins[b] + (i + first_row) * self.pitch + q
                                 T.buffer_store(dst, every(pixels, b, sw, step), [run(at, step)])
-        _fill(dst, count * self.channel, p.padding[1] + p.padding[3], fill)
+            used = self.plane * sh * sw  # what is between channels is the last row's right padding
+            _fill(dst, c * self.channel + used, self.channel - used, fill)
+        _fill(dst, count * self.channel, p.padding[1] + p.padding[3] + LINE, fill)
 
     def _column(self, phase: int, q):
         """Image column held by column q of a phase."""
@@ -112,7 +116,7 @@ class Planes:
         step, offsets = spans(stop - begin, lanes)
         for o in offsets:
             x = self._column(0, begin) + o
-            value = src[image, channel, y, run(x, step)]
+            value = src[image, channel, run(y * self.p.width + x, step)]
             T.buffer_store(dst, value, [run(at + begin + o, step)])
 
 

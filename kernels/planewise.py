@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.direct import REGISTERS
 from kernels.isa import parallel_loop, vector_unit
+from kernels.layout import LINE, pitch
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.vector import run, spans, splat
@@ -21,13 +22,13 @@ LOWEST = float(np.finfo(np.float32).min)  # what max pooling pads with
 
 
 def mean(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
-    """(x (planes, pixels), y (planes,)) -> y = mean of every plane."""
+    """(x (planes, pitch), y (planes,)) -> y = mean of every plane's pixels."""
     lanes = next((n for n in (*vector_unit(target)[0], 4, 2) if n <= pixels), 1)
     vectors = pixels // lanes
     chains = min(CHAINS, vectors)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer((planes, pixels), "float32"))
+        x = T.arg("x", T.buffer((planes, pitch(pixels)), "float32"))
         y = T.arg("y", T.buffer((planes,), "float32"))
         with parallel_loop(target)(0, planes) as c:
             acc = T.alloc_buffer((chains * lanes,), "float32", scope="local", annotations=REGISTERS)
@@ -52,30 +53,49 @@ def mean(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
 
 
 def scale(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
-    """(x (planes, pixels), factor (planes,), y) -> y = x * factor of its plane: what squeeze-excite ends with."""
-    lanes, offsets = spans(pixels, vector_unit(target)[0][0])
+    """(x (planes, pitch), factor (planes,), y) -> y = x * factor of its plane: what squeeze-excite ends with."""
+    width = pitch(pixels)
+    lanes, offsets = spans(width, vector_unit(target)[0][0])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer((planes, pixels), "float32"))
+        x = T.arg("x", T.buffer((planes, width), "float32"))
         factor = T.arg("factor", T.buffer((planes,), "float32"))
-        y = T.arg("y", T.buffer((planes, pixels), "float32"))
+        y = T.arg("y", T.buffer((planes, width), "float32"))
         with parallel_loop(target)(0, planes) as c:
             f = T.Bind(splat(factor[c], lanes))
             with T.serial(0, len(offsets)) as i:
-                at = run(T.min(i * lanes, pixels - lanes), lanes)
+                at = run(T.min(i * lanes, width - lanes), lanes)
                 T.buffer_store(y, x[c, at] * f, [c, at])
     return builder.get()
 
 
+def repitch(planes: int, pixels: int, packed: bool, target: Target) -> tvm.tirx.PrimFunc:
+    """(x, y): planes of ``pixels`` floats side by side to padded ones (kernels.layout), or, ``packed``, back."""
+    sizes = (pitch(pixels), pixels) if packed else (pixels, pitch(pixels))
+    lanes, offsets = spans(pixels, vector_unit(target)[0][0])
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer((planes, sizes[0]), "float32"))
+        y = T.arg("y", T.buffer((planes, sizes[1]), "float32"))
+        with parallel_loop(target)(0, planes) as c:
+            if sizes[1] > pixels:
+                for i in range(sizes[1] - LINE, sizes[1], lanes):
+                    T.buffer_store(y, splat(0, lanes), [c, run(i, lanes)])
+            with T.serial(0, len(offsets)) as i:
+                at = run(T.min(i * lanes, pixels - lanes), lanes)
+                T.buffer_store(y, x[c, at], [c, at])
+    return builder.get()
+
+
 def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
-    """(x, y), NCHW. Of ``p`` count the shapes, the kernel, its stride, padding and dilation."""
+    """(x, y), images as in kernels.layout. Of ``p`` count the shapes, the kernel, its stride, padding and dilation."""
     planes = Planes.of(p)
     lanes, offsets = spans(p.out_width, vector_unit(target)[0][0])
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_shape, "float32"))
-        y = T.arg("y", T.buffer(p.out_shape, "float32"))
+        x = T.arg("x", T.buffer(p.in_planes, "float32"))
+        y = T.arg("y", T.buffer(p.out_planes, "float32"))
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
             if planes.copied:
@@ -84,10 +104,13 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
             else:
                 source = T.decl_buffer((p.batch * p.in_channels * planes.channel,), "float32", data=x.data)
                 origin = plane * planes.channel
+            if p.out_planes[2] > p.out_height * p.out_width:
+                for i in range(p.out_planes[2] - LINE, p.out_planes[2], lanes):
+                    T.buffer_store(y, splat(0, lanes), [image, channel, run(i, lanes)])
             with T.serial(0, p.out_height) as row:
                 for at in offsets:
                     value = source[run(origin + row * planes.pitch + at + taps[0], lanes)]
                     for tap in taps[1:]:
                         value = T.max(value, source[run(origin + row * planes.pitch + at + tap, lanes)])
-                    T.buffer_store(y, value, [image, channel, row, run(at, lanes)])
+                    T.buffer_store(y, value, [image, channel, run(row * p.out_width + at, lanes)])
     return builder.get()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from kernels.layout import pitch
+
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 
 
@@ -56,6 +58,16 @@ class Problem:
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
         return (self.batch, self.out_channels, self.out_height, self.out_width)
+
+    @property
+    def in_planes(self) -> tuple[int, int, int]:
+        """The input as kernels take it, see kernels.layout."""
+        return (self.batch, self.in_channels, pitch(self.height * self.width))
+
+    @property
+    def out_planes(self) -> tuple[int, int, int]:
+        """The output (and the residual) as kernels write it."""
+        return (self.batch, self.out_channels, pitch(self.out_height * self.out_width))
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
