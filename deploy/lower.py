@@ -18,6 +18,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.target import Target
 
 from deploy.convert import Network
+from deploy.layout import call, reshaped
 from deploy.legalize import legalize
 from deploy.passes.fuse_layers import DOMAIN, OP, Layer
 from kernels import BY_NAME
@@ -86,17 +87,10 @@ class _Importer(ONNXGraphImporter):
         name = attrs["tvm_custom"]["name"]
         choice = self._choices[name]
         p = choice.problem
-        x, *residual = [self._reshape(value, p.in_shape if i == 0 else p.out_shape) for i, value in enumerate(inputs)]
-        *packed, bias = [self._nodes[key] for key in self._weights[name]]
-        out = relax.TensorType(p.out_shape, "float32")
-        y = self.bb.emit(relax.call_tir(self._function(choice), [x, *packed, bias, *residual], out))
-        rank = len(inputs[0].ty.shape)
-        return y if rank == 4 else self._reshape(y, p.out_shape[:rank])
-
-    def _reshape(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
-        if tuple(int(d) for d in value.ty.shape) == tuple(shape):
-            return value
-        return self.bb.emit(relax.op.reshape(value, shape))
+        images = [reshaped(self.bb, v, p.in_shape if i == 0 else p.out_shape) for i, v in enumerate(inputs)]
+        packed = [self._nodes[key] for key in self._weights[name]]
+        y = call(self.bb, self._function(choice), images, packed, p.out_shape, self._target)
+        return reshaped(self.bb, y, p.out_shape[: len(inputs[0].ty.shape)])
 
     def _function(self, choice: Choice) -> relax.GlobalVar:
         """One function for all layers of equal problem, kernel and configuration."""

@@ -13,6 +13,7 @@ from onnx import helper
 
 from deploy.build import Built
 from deploy.convert import Network
+from kernels.layout import from_planes, to_planes
 from kernels.lowering import compile_func
 
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6
@@ -73,13 +74,13 @@ def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
     for name, layer in network.layers.items():
         choice, node = built.choices[name], nodes[name]
         p = choice.problem
-        out = tvm.runtime.tensor(np.zeros(p.out_shape, np.float32))
-        image, *residual = [values[t].reshape(s) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
+        out = tvm.runtime.tensor(np.zeros(p.out_planes, np.float32))
+        image, *residual = [to_planes(values[t].reshape(s)) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
         arrays = [image, *choice.pack(layer).values(), layer.bias, *residual]
         compile_func(choice.prim_func(built.target), built.target)["main"](
             *[tvm.runtime.tensor(a) for a in arrays], out
         )
-        error = relative_error(out.numpy(), values[node.output[0]].reshape(p.out_shape))
+        error = relative_error(from_planes(out.numpy(), p.out_shape), values[node.output[0]].reshape(p.out_shape))
         if error > TOLERANCE:
             wrong.append(f"{name} ({p.describe()}, {choice.kernel}): error {error:.1e}")
     return wrong

@@ -14,7 +14,7 @@ import tvm
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels import direct
+from kernels import columns, direct
 from kernels.bsr import BSR
 from kernels.planes import Planes
 from kernels.problem import Problem
@@ -57,7 +57,8 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
     heights = tuple(sorted({min(p.block, 4), min(p.block, 6), min(p.block, 8)}))
-    found = direct.configs(p, target, heights, p.nnzb / block_rows(p))
+    inputs = p.nnzb / block_rows(p)
+    found = direct.configs(p, target, heights, inputs) + columns.configs(p, target, heights, inputs)
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
@@ -79,4 +80,6 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    if c["pixels"] == "columns":
+        return columns.prim_func(p, c, target, _Blocks(p, c, columns.geometry(p, c).channel))
     return direct.prim_func(p, c, target, _Blocks(p, c, Planes.of(p).channel))

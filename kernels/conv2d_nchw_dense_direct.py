@@ -13,7 +13,7 @@ import tvm
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels import direct
+from kernels import columns, direct
 from kernels.planes import Planes
 from kernels.problem import Problem
 
@@ -46,7 +46,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     heights = [h for h in (4, 6, 8) if h <= per_group and (p.groups == 1 or per_group % h == 0)]
     if not heights:
         heights = [max(h for h in (1, 2, 3, 4) if h <= per_group and (p.groups == 1 or per_group % h == 0))]
-    found = direct.configs(p, target, tuple(heights), p.in_channels // p.groups)
+    inputs = p.in_channels // p.groups
+    found = direct.configs(p, target, tuple(heights), inputs) + columns.configs(p, target, tuple(heights), inputs)
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
@@ -60,4 +61,6 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    if c["pixels"] == "columns":
+        return columns.prim_func(p, c, target, _Rows(p, c, columns.geometry(p, c).channel))
     return direct.prim_func(p, c, target, _Rows(p, c, Planes.of(p).channel))

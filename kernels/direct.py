@@ -15,6 +15,7 @@ neighbouring rows are equally dense and a cut in the middle would not balance.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import tvm
@@ -96,7 +97,7 @@ def _sweeps(p: Problem, tiling: Tiling, inputs: int, fits: int) -> list[tuple[st
 
 
 def _copy_cycles(p: Problem, planes: Planes) -> float:
-    return p.in_channels * planes.channel / 8 if planes.copied else 0
+    return p.in_channels * planes.channel / (8 if p.stride[1] == 1 else 4) if planes.copied else 0
 
 
 def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx.PrimFunc:
@@ -154,19 +155,20 @@ class Output:
             begin += lanes
 
 
-def over_rows(target: Target, full: int, short: int, body: Callable) -> None:
-    """body(block row, last short one or not) for all block rows, every thread its share."""
+def over_rows(target: Target, weights: Weights, channels: int, body: Callable) -> None:
+    """body(block row, its channels) for all block rows, every thread its share."""
+    full, short = weights.rows, channels - weights.rows * weights.height
     parts = min(threads(target), full) or 1
 
     def part(k) -> None:
         with T.serial(0, (full - k + parts - 1) // parts) as i:
-            body(i * parts + k, False)
+            body(i * parts + k, weights.height)
         if short:
             if parts == 1:
-                body(full, True)
+                body(full, short)
             else:
                 with T.If(k == full % parts), T.Then():
-                    body(full, True)
+                    body(full, short)
 
     if parts == 1:
         part(0)
@@ -186,32 +188,29 @@ class _Emit:
 
     def image(self, src, origin, image) -> None:
         """All outputs of one image whose input planes start at ``origin`` of ``src``."""
-        full, short = self.weights.rows, self.p.out_channels - self.weights.rows * self.weights.height
         tiling = self.tiling
         if self.out.pitch > self.p.out_height * self.p.out_width and not tiling.covers:
             self.out.blank_lines(image, self.c["lanes"])
 
-        def rows(body: Callable) -> None:
-            over_rows(self.target, full, short, body)
-
         if self.c["order"] == "tiles":
             for first, tiles, vectors in tiling.tiles:
                 with T.serial(0, tiles) as t, T.serial(0, self.panels) as panel:
-                    where = self._places(first + t * vectors, vectors)
-                    ends = tiling.ends(first, vectors)
-                    rows(lambda b, last: self._block(src, origin, image, b, short if last else None, where, ends, panel))
+                    tile = self._places(first + t * vectors, vectors), tiling.ends(first, vectors), panel
+                    over_rows(
+                        self.target, self.weights, self.p.out_channels, partial(self._block, src, origin, image, *tile)
+                    )
             return
-        rows(lambda b, last: self._over_tiles(src, origin, image, b, short if last else None))
+        over_rows(self.target, self.weights, self.p.out_channels, partial(self._over_tiles, src, origin, image))
 
     def _places(self, first, vectors: int) -> list[tuple]:
         return [tuple(T.Bind(at) for at in self.tiling.place(first + v)) for v in range(vectors)]
 
-    def _sub_rows(self, height: int | None) -> list[tuple[int, int]]:
+    def _sub_rows(self, height: int) -> list[tuple[int, int]]:
         """(first row, rows) of the sub-rows that share a block row's indices."""
-        step, height = self.c["rows"], height or self.weights.height
+        step = self.c["rows"]
         return [(r, min(step, height - r)) for r in range(0, height, step)]
 
-    def _block(self, src, origin, image, b, height, where, ends, panel) -> None:
+    def _block(self, src, origin, image, where, ends, panel, b, height) -> None:
         for first_row, rows in self._sub_rows(height):
             self._tile(src, origin, image, b, first_row, rows, where, ends, panel)
 

@@ -3,8 +3,8 @@ output pixel is one fixed offset from that pixel's flat position and runs of pix
 
 Phase (a, b) of a plane holds padded pixels (a + i * stride_h, b + j * stride_w); with stride 1 there is one phase.
 With stride 1 the zeros right of a row are the zeros left of the next one (shared pitch), so a 56-wide row with
-padding 1 costs 57 floats, not 58. Without padding and stride the input itself serves and nothing is copied. Either way a
-channel starts on a cache line.
+padding 1 costs 57 floats, not 58. Without padding and stride the input itself serves and nothing is copied. Either way
+a channel starts on a cache line.
 """
 
 from __future__ import annotations

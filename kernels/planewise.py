@@ -21,15 +21,18 @@ CHAINS = 4  # sums in flight: one alone would wait for itself
 LOWEST = float(np.finfo(np.float32).min)  # what max pooling pads with
 
 
-def mean(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
-    """(x (planes, pitch), y (planes,)) -> y = mean of every plane's pixels."""
+def mean(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x (n, c, pitch), y (n, c, 1)): the mean of every plane's pixels, of images of ``shape``."""
+    planes, pixels = shape[0] * shape[1], shape[2] * shape[3]
     lanes = next((n for n in (*vector_unit(target)[0], 4, 2) if n <= pixels), 1)
     vectors = pixels // lanes
     chains = min(CHAINS, vectors)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer((planes, pitch(pixels)), "float32"))
-        y = T.arg("y", T.buffer((planes,), "float32"))
+        images = T.arg("x", T.buffer((*shape[:2], pitch(pixels)), "float32"))
+        means = T.arg("y", T.buffer((*shape[:2], 1), "float32"))
+        x = T.decl_buffer((planes, pitch(pixels)), "float32", data=images.data)
+        y = T.decl_buffer((planes,), "float32", data=means.data)
         with parallel_loop(target)(0, planes) as c:
             acc = T.alloc_buffer((chains * lanes,), "float32", scope="local", annotations=REGISTERS)
             at = [run(i * lanes, lanes) for i in range(chains)]
@@ -52,15 +55,17 @@ def mean(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-def scale(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
-    """(x (planes, pitch), factor (planes,), y) -> y = x * factor of its plane: what squeeze-excite ends with."""
-    width = pitch(pixels)
+def scale(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x (n, c, pitch), factor (n, c, 1), y) -> y = x * factor of its plane: what squeeze-excite ends with."""
+    planes, width = shape[0] * shape[1], pitch(shape[2] * shape[3])
     lanes, offsets = spans(width, vector_unit(target)[0][0])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer((planes, width), "float32"))
-        factor = T.arg("factor", T.buffer((planes,), "float32"))
-        y = T.arg("y", T.buffer((planes, width), "float32"))
+        images = T.arg("x", T.buffer((*shape[:2], width), "float32"))
+        factors = T.arg("factor", T.buffer((*shape[:2], 1), "float32"))
+        products = T.arg("y", T.buffer((*shape[:2], width), "float32"))
+        x, y = (T.decl_buffer((planes, width), "float32", data=a.data) for a in (images, products))
+        factor = T.decl_buffer((planes,), "float32", data=factors.data)
         with parallel_loop(target)(0, planes) as c:
             f = T.Bind(splat(factor[c], lanes))
             with T.serial(0, len(offsets)) as i:
@@ -69,21 +74,35 @@ def scale(planes: int, pixels: int, target: Target) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-def repitch(planes: int, pixels: int, packed: bool, target: Target) -> tvm.tirx.PrimFunc:
-    """(x, y): planes of ``pixels`` floats side by side to padded ones (kernels.layout), or, ``packed``, back."""
-    sizes = (pitch(pixels), pixels) if packed else (pixels, pitch(pixels))
+def to_planes(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x NCHW, y): an image of ``shape`` into padded planes (kernels.layout)."""
+    return _repitch(shape, target, packed=False)
+
+
+def from_planes(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x, y NCHW): padded planes to an image of ``shape``."""
+    return _repitch(shape, target, packed=True)
+
+
+def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> tvm.tirx.PrimFunc:
+    n, c, h, w = shape
+    pixels = h * w
+    padded = (n, c, pitch(pixels))
     lanes, offsets = spans(pixels, vector_unit(target)[0][0])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer((planes, sizes[0]), "float32"))
-        y = T.arg("y", T.buffer((planes, sizes[1]), "float32"))
-        with parallel_loop(target)(0, planes) as c:
-            if sizes[1] > pixels:
-                for i in range(sizes[1] - LINE, sizes[1], lanes):
-                    T.buffer_store(y, splat(0, lanes), [c, run(i, lanes)])
+        x = T.arg("x", T.buffer(padded if packed else shape, "float32"))
+        y = T.arg("y", T.buffer(shape if packed else padded, "float32"))
+        step, skip = (padded[2], pixels) if packed else (pixels, padded[2])
+        source = T.decl_buffer((n * c * step,), "float32", data=x.data)
+        to = T.decl_buffer((n * c * skip,), "float32", data=y.data)
+        with parallel_loop(target)(0, n * c) as plane:
+            if not packed:
+                for i in range(padded[2] - LINE, padded[2], lanes):
+                    T.buffer_store(to, splat(0, lanes), [run(plane * skip + i, lanes)])
             with T.serial(0, len(offsets)) as i:
-                at = run(T.min(i * lanes, pixels - lanes), lanes)
-                T.buffer_store(y, x[c, at], [c, at])
+                at = T.min(i * lanes, pixels - lanes)
+                T.buffer_store(to, source[run(plane * step + at, lanes)], [run(plane * skip + at, lanes)])
     return builder.get()
 
 

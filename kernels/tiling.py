@@ -85,8 +85,8 @@ class Tiling:
     def cycles(self, rows: int, inputs: float, stored: int, panels: int, in_cache: bool) -> float:
         """Estimate for one row of tiles: ``rows`` output channels, ``inputs`` input channels.
 
-        Two multiply-adds and two loads a cycle; a vector across two cache lines is two loads, and the second-level cache
-        delivers a line every other cycle at best. Only ranks configurations; measured ones are never estimated.
+        Two multiply-adds and two loads a cycle; a vector across two cache lines is two loads, and the second-level
+        cache delivers a line every other cycle at best. Only ranks configurations; measured ones are never estimated.
         """
         taps, total = self.planes.p.taps, 0.0
         width = 1 if self.lanes >= 8 else 8 / self.lanes  # NEON's narrower registers are compared among themselves

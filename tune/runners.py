@@ -18,6 +18,8 @@ from tvm.s_tir.meta_schedule.builder import BuilderInput, LocalBuilder
 from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, LocalRunner, RunnerInput
 from tvm.target import Target
 
+from kernels.layout import from_planes, to_planes
+
 BUILD_SECONDS, RUN_SECONDS = 60, 30
 TOLERANCE = 1e-4  # of the largest output
 WRONG = "wrong result"
@@ -58,7 +60,7 @@ class LocalMeasurer:
         return [(r.artifact_path, r.error_msg or "") for r in results]
 
     def run(self, library: str, arrays: Sequence[np.ndarray], truth: np.ndarray) -> Result:
-        """Check once against ``truth``, then time."""
+        """Check once against ``truth`` (n, c, h, w), then time."""
         np.savez(self._arguments, *arrays, truth=truth.astype(np.float32))
         (future,) = self._runner.run([RunnerInput(library, "cpu", [])])
         result = future.result()
@@ -96,7 +98,7 @@ class _Allocate:
     def __call__(self, device, _info, _repeat):
         with np.load(self.path) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
-            arrays.append(np.zeros_like(file["truth"]))
+            arrays.append(to_planes(np.zeros_like(file["truth"])))
         return [[tvm.runtime.tensor(a, device) for a in arrays]]
 
 
@@ -111,7 +113,8 @@ class _CheckAndTime:
         module["main"](*args)
         with np.load(self.path) as file:
             truth = file["truth"]
-        error = float(np.abs(args[-1].numpy() - truth).max() / max(np.abs(truth).max(), 1e-12))
+        y = from_planes(args[-1].numpy(), truth.shape)
+        error = float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
         if not error <= TOLERANCE:
             raise ValueError(f"{WRONG}: differs from the reference by {error:.1e}")
         evaluator = module.time_evaluator(

@@ -22,6 +22,7 @@ from deploy.passes.fuse_layers import Layer
 from deploy.targets import describe
 from kernels import KERNELS, reference
 from kernels.kernel import candidates, dense_twin
+from kernels.layout import to_planes
 from kernels.problem import Problem
 from kernels.record import Record, RecordBook
 from tune.runners import WRONG, LocalMeasurer
@@ -142,8 +143,9 @@ def _measure(measurer, batch: list[Trial], target, book, summary, deadline) -> N
 
 
 def example(layer: Layer, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """(x, [residual], y) of a layer: random inputs and the output that every candidate must produce."""
+    """(x, [residual], y) of a layer: random inputs in planes, and the output that every candidate must produce."""
     p, rng = layer.problem, np.random.default_rng(seed)
     x = rng.standard_normal(p.in_shape).astype(np.float32)
     residual = [rng.standard_normal(p.out_shape).astype(np.float32)] if p.residual else []
-    return x, residual, reference.conv2d(p, x, layer.weight, layer.bias, *residual)
+    truth = reference.conv2d(p, x, layer.weight, layer.bias, *residual)
+    return to_planes(x), [to_planes(r) for r in residual], truth

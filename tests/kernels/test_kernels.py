@@ -88,9 +88,7 @@ def check(kernel, p, c, w, bias, x, residual):
     truth = reference.conv2d(p, x, w, bias, *residual)
     assert np.isfinite(out.numpy()).all(), "every kernel fills its planes to the end"
     y = from_planes(out.numpy(), p.out_shape)
-    np.testing.assert_allclose(
-        y, truth, atol=2e-5 * max(1, np.abs(truth).max()), err_msg=f"{kernel.name} {c}"
-    )
+    np.testing.assert_allclose(y, truth, atol=2e-5 * max(1, np.abs(truth).max()), err_msg=f"{kernel.name} {c}")
 
 
 @pytest.mark.parametrize("key", DENSE)

@@ -8,6 +8,7 @@ from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
 from kernels import planewise
+from kernels.layout import from_planes, to_planes
 from kernels.lowering import compile_func
 from kernels.problem import Problem
 
@@ -25,11 +26,16 @@ def run(func, target, *arrays, out):
     return y.numpy()
 
 
+def padded(x):
+    """(planes, pixels) as one image in planes."""
+    return to_planes(x[None, :, None])
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("pixels", SIZES)
 def test_mean(pixels, target):
     x = np.random.default_rng(pixels).standard_normal((5, pixels)).astype(np.float32)
-    y = run(planewise.mean(5, pixels, target), target, x, out=(5,))
+    y = run(planewise.mean((1, 5, pixels, 1), target), target, padded(x), out=(1, 5, 1))[0, :, 0]
     np.testing.assert_allclose(y, x.astype(np.float64).mean(1), rtol=1e-5, atol=1e-6)
 
 
@@ -38,8 +44,18 @@ def test_mean(pixels, target):
 def test_scale(pixels, target):
     rng = np.random.default_rng(pixels)
     x, factor = rng.standard_normal((7, pixels)).astype(np.float32), rng.standard_normal(7).astype(np.float32)
-    y = run(planewise.scale(7, pixels, target), target, x, factor, out=x.shape)
-    np.testing.assert_array_equal(y, x * factor[:, None])
+    func = planewise.scale((1, 7, 1, pixels), target)
+    y = run(func, target, padded(x), factor.reshape(1, 7, 1), out=padded(x).shape)
+    np.testing.assert_array_equal(y, padded(x * factor[:, None]))
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("pixels", SIZES)
+def test_planes_are_padded_and_unpadded(pixels, target):
+    x = np.random.default_rng(0).standard_normal((2, 3, pixels, 1)).astype(np.float32)
+    y = run(planewise.to_planes(x.shape, target), target, x, out=to_planes(x).shape)
+    np.testing.assert_array_equal(y, to_planes(x))
+    np.testing.assert_array_equal(run(planewise.from_planes(x.shape, target), target, y, out=x.shape), x)
 
 
 POOLS = {
@@ -55,6 +71,8 @@ POOLS = {
 @pytest.mark.parametrize("p", POOLS.values(), ids=POOLS)
 def test_max_pool_of_negative_numbers(p):
     x = -np.random.default_rng(0).random(p.in_shape, np.float32) - 1  # padding with zeros would win
-    y = run(planewise.max_pool(p, TARGETS["host"]), TARGETS["host"], x, out=p.out_shape)
+    planes = run(planewise.max_pool(p, TARGETS["host"]), TARGETS["host"], to_planes(x), out=p.out_planes)
+    assert np.isfinite(planes).all()
+    y = from_planes(planes, p.out_shape)
     truth = torch.nn.functional.max_pool2d(torch.from_numpy(x), p.kernel, p.stride, p.padding[:2], p.dilation)
     np.testing.assert_array_equal(y, truth.numpy())
