@@ -16,10 +16,13 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels import columns, direct
 from kernels.bsr import BSR
+from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
+from kernels.vector import prefetch
 
 name = "conv2d_nchw_bsr_direct"
+AHEAD = 512  # floats of weights that are fetched before their turn
 
 
 class _Blocks:
@@ -28,6 +31,7 @@ class _Blocks:
     def __init__(self, p: Problem, c: dict, channel: int):
         self.p, self.height, self.rows = p, p.block, p.out_channels // p.block
         self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
+        self.ahead = -(-AHEAD // (p.taps * p.block))
 
     def declare(self) -> None:
         p = self.p
@@ -40,6 +44,8 @@ class _Blocks:
     def reduction(self, block, panel) -> Iterator[tuple]:
         row = T.Bind(panel * block_rows(self.p) + block)
         with T.serial(self.indptr[row], self.indptr[row + 1]) as j:
+            for line in range(0, self.p.taps * self.p.block, LINE):
+                prefetch(self.data[j + self.ahead, line // self.p.block, line % self.p.block])
             yield self.indices[j] * self.channel, lambda tap, row: self.data[j, tap, row]
 
 

@@ -97,7 +97,7 @@ def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> 
         source = T.decl_buffer((n * c * step,), "float32", data=x.data)
         to = T.decl_buffer((n * c * skip,), "float32", data=y.data)
         with parallel_loop(target)(0, n * c) as plane:
-            if not packed:
+            if not packed and padded[2] > pixels:
                 for i in range(padded[2] - LINE, padded[2], lanes):
                     T.buffer_store(to, splat(0, lanes), [run(plane * skip + i, lanes)])
             with T.serial(0, len(offsets)) as i:

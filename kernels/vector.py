@@ -22,6 +22,11 @@ def every(vector, first: int, step: int, lanes: int):
     return tirx.Shuffle([vector], [T.int32(first + i * step) for i in range(lanes)])
 
 
+def prefetch(entry) -> None:
+    """Ask for the cache line of a buffer's entry; it need not exist."""
+    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(entry), T.int32(0), T.int32(3), T.int32(1)))
+
+
 def spans(n: int, lanes: int) -> tuple[int, list[int]]:
     """Vectors covering n consecutive floats: (lanes, offsets). The last one overlaps its neighbour, never the end."""
     while lanes > n:

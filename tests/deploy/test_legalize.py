@@ -53,10 +53,10 @@ def pool_over_the_edge(b, x):
         (global_pool, {"mean"}),
         (mean, {"mean"}),
         (mean_of_rows, set()),
-        (gate, {"mean", "multiply"}),
+        (gate, {"mean", "scale"}),
         (constant_factor, set()),
         (square, set()),
-        (pool, {"max_pool2d"}),
+        (pool, {"max_pool"}),
         (pool_over_the_edge, set()),
     ],
 )
@@ -67,7 +67,7 @@ def test_operator(tmp_path, tail, functions):
     choices = {name: choose(layer.problem, TARGET, RecordBook()) for name, layer in network.layers.items()}
     module, _ = lower(network, choices, TARGET)
     names = {v.name_hint for v in module.get_global_vars() if "root" not in v.name_hint}
-    ours = {name for name in names if name in ("mean", "multiply", "max_pool2d") and is_ours(module[name])}
+    ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
     assert ours == functions
     built = build(network, TARGET, RecordBook())
     session = runtime.Session(built.executable, list(built.packed.values()), {"input": network.input_shape}, 2)
