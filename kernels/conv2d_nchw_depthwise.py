@@ -6,7 +6,8 @@ in registers, so that the rows shared by neighbouring outputs are loaded once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
@@ -19,7 +20,8 @@ from kernels.isa import parallel_loop, vector_unit
 from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
-from kernels.vector import even_tiles, run, spans, splat
+from kernels.tiling import L1_FLOATS
+from kernels.vector import even_tiles, overrun, run, spans, splat
 
 name = "conv2d_nchw_depthwise"
 MAX_CODE = 512  # multiply-adds of a tile, all unrolled
@@ -36,15 +38,14 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     """Config "rows" output rows a tile, vectors of "lanes" along a row."""
     widths, registers = vector_unit(target)
     found = {}
-    for wide in (*widths, 4):
-        lanes, offsets = spans(p.out_width, wide)
-        waste = len(offsets) * lanes / p.out_width
-        for most in (registers - 4, registers // 2, registers // 4, registers // 8):
-            most = min(most, MAX_CODE // p.taps)
-            rows = max(1, min(p.out_height, most // len(offsets)))
-            # half the registers in accumulators was best on every plane tried: more leaves no room for shared rows
-            cost = waste * max(8 / lanes, 1) * (1 + abs(rows * len(offsets) - registers // 2) / registers)
-            found.setdefault((lanes, rows), (cost, {"lanes": lanes, "rows": rows}))
+    for wide in widths:
+        lanes, offsets = _row(p, wide)
+        for most in (registers - 4, registers // 2, registers // 3, registers // 4, registers // 8):
+            rows = max(1, min(p.out_height, MAX_CODE // p.taps, most) // len(offsets))
+            rows = even_tiles(p.out_height, min(rows, p.out_height))[0][2]
+            # a third of the registers in accumulators was best on most planes: more leaves no room for shared rows
+            cost = len(offsets) * (1 + abs(rows * len(offsets) - registers // 3) / registers)
+            found.setdefault((lanes, rows), (cost, {"lanes": wide, "rows": rows}))
     return [c for _, c in sorted(found.values(), key=lambda f: f[0])]
 
 
@@ -54,56 +55,95 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    planes = Planes.of(p)
-    height, width = p.out_height, p.out_width
-    lanes, offsets = spans(width, c["lanes"])
     chunk = -(-p.in_channels // CHUNKS)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(p.in_planes, "float32"))
-        data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
-        bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+        data, bias = declare(p)
         residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        out = Output(p, y, residual)
+        flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
+        emit = Channels(p, c, data, bias, Output(p, y, residual))
         with T.serial(0, p.batch) as image, parallel_loop(target)(0, CHUNKS) as k:
-            plane = T.alloc_buffer((planes.scratch(1),), "float32")
-            with T.serial(0, T.max(T.min(chunk, p.in_channels - k * chunk), 0)) as i:
-                channel = T.Bind(k * chunk + i)
-                if planes.copied:
-                    planes.emit_copy(x, plane, image, channel, 1, c["lanes"], T.serial)
-                if out.pitch > height * width:
-                    out.blank(out.plane(image, channel), out.pitch - LINE, c["lanes"])
-
-                def load(offset, row, at, channel=channel, image=image, plane=plane):
-                    if planes.copied:
-                        return plane[run(row * planes.pitch + at + offset, lanes)]
-                    return x[image, channel, run(row * p.width + at + offset, lanes)]
-
-                def store(value, row, at, channel=channel, image=image):
-                    out.store(value + splat(bias[channel], lanes), out.plane(image, channel) + row * width + at, lanes)
-
-                for first, tiles, rows in even_tiles(height, c["rows"]):
-                    with T.serial(0, tiles) as t:
-                        _tile(p, planes, rows, offsets, lanes, first + t * rows, data, channel, load, store)
+            emit.channels(flat, image, k * chunk, T.max(T.min(chunk, p.in_channels - k * chunk), 0))
     return builder.get()
 
 
-def _tile(p, planes, rows, offsets, lanes, row0, data, channel, load, store) -> None:
-    acc = T.alloc_buffer((rows * len(offsets) * lanes,), "float32", scope="local", annotations=REGISTERS)
+def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
+    """Vectors over an output row: (lanes, offsets)."""
+    one = overrun(p.out_width, wide)
+    if one and p.out_height * p.out_width + one - p.out_width <= p.out_planes[2]:
+        return one, [0]  # what is too much is in the next row, which is stored later, or in the padding
+    return spans(p.out_width, wide)
 
-    def at(r, v):
-        return run((r * len(offsets) + v) * lanes, lanes)
 
-    for r in range(rows):
-        for v in range(len(offsets)):
-            T.buffer_store(acc, splat(0, lanes), [at(r, v)])
-    for tap in range(p.taps):
-        weight = T.Bind(splat(data[channel, tap], lanes))
+def declare(p: Problem) -> tuple:
+    """The weights as parameters of the function being built: (data, bias)."""
+    data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
+    return data, T.arg("bias", T.buffer((p.out_channels,), "float32"))
+
+
+class Channels:
+    """The code of one channel, for whatever loop is around it."""
+
+    def __init__(self, p: Problem, c: dict, data, bias, out: Output):
+        self.p, self.c, self.planes, self.data, self.bias, self.out = p, c, Planes.of(p), data, bias, out
+
+    def channels(self, src, image, first, count) -> None:
+        """Channels first .. first+count-1 of an image of ``src``, a few at a time."""
+        planes = self.planes
+        few = max(1, L1_FLOATS // 8 // planes.channel) if planes.copied else 1
+        scratch = T.alloc_buffer((planes.scratch(few),), "float32") if planes.copied else None
+        with T.serial(0, (count + few - 1) // few) as i:
+            at = T.Bind(first + i * few)
+            # all copies before the first sum: a load that spans stores just made waits until they have left the core
+            self.some(
+                src,
+                (image * self.p.in_channels + at) * self.p.in_planes[2],
+                scratch,
+                image,
+                at,
+                T.min(few, first + count - at) if few > 1 else 1,
+            )
+
+    def some(self, src, origin, scratch, image, first, count) -> None:
+        """``count`` channels whose planes start at float ``origin`` of ``src`` through their filters."""
+        step = self.p.in_planes[2]
+        if self.planes.copied:
+            self.planes.emit_copy(src, origin, scratch, count, self.c["lanes"], T.serial)
+            src, origin, step = scratch, 0, self.planes.channel
+        with T.serial(0, count) as i:
+            self._channel(src, origin + i * step, image, T.Bind(first + i))
+
+    def _channel(self, src, origin, image, channel) -> None:
+        height, width = self.p.out_height, self.p.out_width
+        lanes, offsets = _row(self.p, self.c["lanes"])
+        plane = T.Bind(self.out.plane(image, channel))
+        if self.out.pitch > height * width:
+            self.out.blank(plane, self.out.pitch - LINE, self.c["lanes"])
+        weights = [T.Bind(self.data[channel, tap]) for tap in range(self.p.taps)]
+        start = T.Bind(self.bias[channel])
+        for first, tiles, rows in even_tiles(height, self.c["rows"]):
+            with T.serial(0, tiles) as t:
+                row0 = T.Bind(first + t * rows)
+                sums = self._tile(rows, offsets, lanes, src, origin + row0 * self.planes.pitch, weights, start)
+                for r in range(rows):
+                    for v, x in enumerate(offsets):
+                        self.out.store(sums(r, v), plane + (row0 + r) * width + x, lanes)
+
+    def _tile(self, rows, offsets, lanes, src, origin, weights, start) -> Callable:
+        acc = T.alloc_buffer((rows * len(offsets) * lanes,), "float32", scope="local", annotations=REGISTERS)
+
+        def at(r, v):
+            return run((r * len(offsets) + v) * lanes, lanes)
+
         for r in range(rows):
-            for v, x in enumerate(offsets):
-                value = load(planes.tap(*divmod(tap, p.kernel[1])), row0 + r, x)
-                T.buffer_store(acc, acc[at(r, v)] + weight * value, [at(r, v)])
-    for r in range(rows):
-        for v, x in enumerate(offsets):
-            store(acc[at(r, v)], row0 + r, x)
+            for v in range(len(offsets)):
+                T.buffer_store(acc, splat(start, lanes), [at(r, v)])
+        for tap, weight in enumerate(weights):
+            offset = self.planes.tap(*divmod(tap, self.p.kernel[1]))
+            for r in range(rows):
+                for v, x in enumerate(offsets):
+                    pixels = src[run(origin + r * self.planes.pitch + x + offset, lanes)]
+                    T.buffer_store(acc, acc[at(r, v)] + splat(weight, lanes) * pixels, [at(r, v)])
+        return lambda r, v: acc[at(r, v)]

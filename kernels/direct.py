@@ -14,6 +14,7 @@ neighbouring rows are equally dense and a cut in the middle would not balance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
@@ -111,15 +112,15 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
         residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
         emit = _Emit(p, c, target, planes, weights, bias, y, residual)
-        if planes.copied:
-            padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32")
-            with T.serial(0, p.batch) as image:
-                planes.emit_copy(x, padded, image, 0, p.in_channels, c["lanes"], parallel_loop(target))
+        flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
+        padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
+        with T.serial(0, p.batch) as image:
+            origin = image * math.prod(p.in_planes[1:])
+            if padded is None:
+                emit.image(flat, origin, image)
+            else:
+                planes.emit_copy(flat, origin, padded, p.in_channels, c["lanes"], parallel_loop(target))
                 emit.image(padded, 0, image)
-        else:
-            flat = T.decl_buffer((p.batch * p.in_channels * planes.channel,), "float32", data=x.data)
-            with T.serial(0, p.batch) as image:
-                emit.image(flat, image * (p.in_channels * planes.channel), image)
     return builder.get()
 
 

@@ -15,7 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.layout import LINE, pitch
 from kernels.problem import Problem
-from kernels.vector import every, run, spans
+from kernels.vector import every, overrun, run, spans
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Planes:
         """Floats to allocate for this many channels; what is past the last is read as padding, or read and dropped."""
         return channels * self.channel + self.p.padding[1] + self.p.padding[3] + LINE
 
-    def emit_copy(self, src, dst, image, first, count, lanes: int, loop, fill: float = 0.0) -> None:
-        """Fill ``dst`` (flat) with channels first .. first+count-1 of image ``image`` of ``src`` (n, c, pitch).
+    def emit_copy(self, src, origin, dst, count, lanes: int, loop, fill: float = 0.0) -> None:
+        """Fill ``dst`` (flat) with ``count`` channels whose planes start at float ``origin`` of ``src`` (flat).
 
         ``loop``: T.serial or T.parallel, over channels. ``fill`` is what padding holds.
         """
@@ -67,34 +67,35 @@ class Planes:
         # columns that are pixels in every phase are split from whole vectors, the one or two others float by float
         common = max(begin for begin, _ in runs), min(stop for _, stop in runs)
         with loop(0, count) as c:
+            image = T.Bind(origin + c * p.in_planes[2])
             for a in range(sh):
                 # rows first_row .. last_row-1 of this phase are rows of the image, the others zero padding
                 first_row = max(0, -((a - top) // sh))
                 last_row = max(first_row, min(rows, -((a - top - p.height) // sh)))
                 origins = [T.Bind(c * self.channel + (a * sw + b) * self.plane) for b in range(sw)]
-                for origin in origins:
-                    _fill(dst, origin, first_row * self.pitch, fill)
-                    _fill(dst, origin + last_row * self.pitch, (rows - last_row) * self.pitch, fill)
-                if last_row == first_row:
-                    continue
-                with T.serial(0, last_row - first_row) as i:
-                    y = (i + first_row) * sh + a - top
-                    for b, (begin, stop) in enumerate(runs):
-                        at = origins[b] + (i + first_row) * self.pitch
-                        _fill(dst, at, begin, fill)
-                        _fill(dst, at + stop, self.pitch - stop, fill)
-                        for q in range(begin, stop):
-                            if sw > 1 and not common[0] <= q < common[1]:
-                                T.buffer_store(dst, src[image, first + c, y * p.width + self._column(b, q)], [at + q])
-                    if sw == 1:
-                        self._copy_row(src, dst, image, first + c, y, origins[0] + (i + first_row) * self.pitch, lanes)
-                    elif common[0] < common[1]:
-                        step, offsets = spans(common[1] - common[0], lanes)
-                        for q in (common[0] + o for o in offsets):
-                            pixels = src[image, first + c, run(y * p.width + self._column(0, q), step * sw)]
-                            for b in range(sw):
-                                at = origins[b] + (i + first_row) * self.pitch + q
-                                T.buffer_store(dst, every(pixels, b, sw, step), [run(at, step)])
+                for at in origins:
+                    _fill(dst, at, first_row * self.pitch, fill)
+                if last_row > first_row:
+                    with T.serial(0, last_row - first_row) as i:
+                        row = T.Bind(image + ((i + first_row) * sh + a - top) * p.width)
+                        if sw == 1:
+                            self._copy_row(src, dst, row, origins[0] + (i + first_row) * self.pitch, lanes)
+                        elif common[0] < common[1]:
+                            step, offsets = spans(common[1] - common[0], lanes)
+                            for q in (common[0] + o for o in offsets):
+                                pixels = src[run(row + self._column(0, q), step * sw)]
+                                for b in range(sw):
+                                    at = origins[b] + (i + first_row) * self.pitch + q
+                                    T.buffer_store(dst, every(pixels, b, sw, step), [run(at, step)])
+                        for b, (begin, stop) in enumerate(runs):
+                            at = origins[b] + (i + first_row) * self.pitch
+                            _fill(dst, at, begin, fill)
+                            _fill(dst, at + stop, self.pitch - stop, fill)
+                            for q in range(begin, stop):
+                                if sw > 1 and not common[0] <= q < common[1]:
+                                    T.buffer_store(dst, src[row + self._column(b, q)], [at + q])
+                for at in origins:
+                    _fill(dst, at + last_row * self.pitch, (rows - last_row) * self.pitch, fill)
             used = self.plane * sh * sw  # what is between channels is the last row's right padding
             _fill(dst, c * self.channel + used, self.channel - used, fill)
         _fill(dst, count * self.channel, p.padding[1] + p.padding[3] + LINE, fill)
@@ -109,15 +110,18 @@ class Planes:
         begin = max(0, -((phase - left) // sw))
         return begin, max(begin, min(self.pitch, -((phase - left - width) // sw)))
 
-    def _copy_row(self, src, dst, image, channel, y, at, lanes: int) -> None:
+    def _copy_row(self, src, dst, row, at, lanes: int) -> None:
         begin, stop = self._run(0)
         if stop == begin:
             return
         step, offsets = spans(stop - begin, lanes)
+        one = overrun(stop - begin, lanes)
+        more = one - (stop - begin)
+        inside = self.p.height * self.p.width + more <= self.p.in_planes[2] and begin + one <= 2 * self.pitch
+        if one and inside and self.p.padding[2]:
+            step, offsets = one, [0]  # what is too much is in the next row, which is written later
         for o in offsets:
-            x = self._column(0, begin) + o
-            value = src[image, channel, run(y * self.p.width + x, step)]
-            T.buffer_store(dst, value, [run(at + begin + o, step)])
+            T.buffer_store(dst, src[run(row + self._column(0, begin) + o, step)], [run(at + begin + o, step)])
 
 
 def _fill(dst, start, count: int, value: float) -> None:

@@ -4,6 +4,8 @@ nothing to tune; left to TVM's unscheduled code they took a tenth of MobileNet-V
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tvm
 from tvm.script.ir_builder import IRBuilder
@@ -117,12 +119,11 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
+            source, origin = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data), plane * p.in_planes[2]
             if planes.copied:
-                source, origin = T.alloc_buffer((planes.scratch(1),), "float32"), 0
-                planes.emit_copy(x, source, image, channel, 1, lanes, T.serial, fill=LOWEST)
-            else:
-                source = T.decl_buffer((p.batch * p.in_channels * planes.channel,), "float32", data=x.data)
-                origin = plane * planes.channel
+                copy = T.alloc_buffer((planes.scratch(1),), "float32")
+                planes.emit_copy(source, origin, copy, 1, lanes, T.serial, fill=LOWEST)
+                source, origin = copy, 0
             if p.out_planes[2] > p.out_height * p.out_width:
                 for i in range(p.out_planes[2] - LINE, p.out_planes[2], lanes):
                     T.buffer_store(y, splat(0, lanes), [image, channel, run(i, lanes)])

@@ -34,6 +34,12 @@ def spans(n: int, lanes: int) -> tuple[int, list[int]]:
     return lanes, [min(i * lanes, n - lanes) for i in range(-(-n // lanes))]
 
 
+def overrun(n: int, lanes: int) -> int:
+    """Lanes of one vector over n floats and a few more, where the next smaller one would not do; else 0."""
+    one = 1 << (n - 1).bit_length()
+    return one if n < one <= lanes else 0
+
+
 def even_tiles(count: int, most: int) -> list[tuple[int, int, int]]:
     """``count`` items in tiles of at most ``most``, nearly equal, as at most two (first, tiles, size)."""
     n = -(-count // most)
