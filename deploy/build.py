@@ -10,9 +10,11 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from deploy.choice import Choice
 from deploy.convert import Network
 from deploy.environment import provenance
-from deploy.lower import Choice, lower
+from deploy.lower import lower
+from deploy.pairs import join
 from deploy.targets import describe
 from kernels import BY_NAME, KERNELS
 from kernels.kernel import candidates, dense_twin, pick
@@ -28,6 +30,7 @@ class Built:
     executable: tvm.runtime.Executable
     packed: dict[str, np.ndarray]
     choices: dict[str, Choice]
+    pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
 
     def export(self, path: Path) -> None:
@@ -65,11 +68,12 @@ def choose(p: Problem, target: Target, book: RecordBook) -> Choice:
 
 def build(network: Network, target: Target, book: RecordBook) -> Built:
     choices = {name: choose(layer.problem, target, book) for name, layer in network.layers.items()}
-    module, packed = lower(network, choices, target)
+    choices, pairs = join(network, choices, target)
+    module, packed = lower(network, choices, pairs, target)
     pipeline = [relax.get_pipeline("default_build"), trust_weights]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
-    return Built(executable, packed, choices, target)
+    return Built(executable, packed, choices, pairs, target)
 
 
 @tvm.transform.module_pass(opt_level=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import tvm
@@ -17,34 +16,21 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.target import Target
 
+from deploy.choice import Choice
 from deploy.convert import Network
 from deploy.layout import call, reshaped
 from deploy.legalize import legalize
-from deploy.passes.fuse_layers import DOMAIN, OP, Layer
-from kernels import BY_NAME
-from kernels.bsr import BSR
-from kernels.kernel import Config
-from kernels.problem import Problem
+from deploy.passes.fuse_layers import DOMAIN, OP
+from kernels import pair
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What computes a layer."""
+def lower(
+    network: Network, choices: dict[str, Choice], pairs: dict[str, str], target: Target
+) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
+    """The module with the function "main", and the arrays that follow the image in its parameters, in order.
 
-    problem: Problem  # the layer's own, or its dense twin
-    kernel: str
-    config: Config
-
-    def pack(self, layer: Layer) -> dict[str, np.ndarray]:
-        weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight
-        return BY_NAME[self.kernel].pack(self.problem, weight, self.config)
-
-    def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
-        return BY_NAME[self.kernel].prim_func(self.problem, self.config, target)
-
-
-def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
-    """The module with the function "main", and the arrays that follow the image in its parameters, in order."""
+    ``pairs``: layers that are computed together with the one behind them (deploy.pairs).
+    """
     packed: dict[str, np.ndarray] = {}
     for name, layer in network.layers.items():
         arrays = {**choices[name].pack(layer), "bias": layer.bias.astype(np.float32)}
@@ -53,7 +39,7 @@ def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
     weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
-    importer = _Importer(choices, weights, target)
+    importer = _Importer(choices, pairs, weights, target)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
@@ -68,10 +54,13 @@ def lower(network: Network, choices: dict[str, Choice], target: Target) -> tuple
 class _Importer(ONNXGraphImporter):
     """TVM's importer plus kerf::Layer."""
 
-    def __init__(self, choices: dict[str, Choice], weights: dict[str, list[str]], target: Target):
+    def __init__(
+        self, choices: dict[str, Choice], pairs: dict[str, str], weights: dict[str, list[str]], target: Target
+    ):
         super().__init__({}, "float32")
         self._dtype = {}  # every value has the type that the file gives it
         self._choices, self._weights, self._target = choices, weights, target
+        self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}
 
     def _check_for_unsupported_ops(self, graph):
@@ -85,17 +74,26 @@ class _Importer(ONNXGraphImporter):
         if op_name != OP:
             return super()._convert_operator(op_name, inputs, attrs, opset)
         name = attrs["tvm_custom"]["name"]
-        choice = self._choices[name]
-        p = choice.problem
-        images = [reshaped(self.bb, v, p.in_shape if i == 0 else p.out_shape) for i, v in enumerate(inputs)]
-        packed = [self._nodes[key] for key in self._weights[name]]
-        y = call(self.bb, self._function(choice), images, packed, p.out_shape, self._target)
-        return reshaped(self.bb, y, p.out_shape[: len(inputs[0].ty.shape)])
+        if name in self._pairs:
+            return inputs[0]  # the layer behind it computes both
+        names = [self._firsts[name], name] if name in self._firsts else [name]
+        p, shape = self._choices[names[0]].problem, self._choices[name].problem.out_shape
+        images = [reshaped(self.bb, v, p.in_shape if i == 0 else shape) for i, v in enumerate(inputs)]
+        packed = [self._nodes[key] for n in names for key in self._weights[n]]
+        y = call(self.bb, self._function([self._choices[n] for n in names]), images, packed, shape, self._target)
+        return reshaped(self.bb, y, shape[: len(inputs[0].ty.shape)])
 
-    def _function(self, choice: Choice) -> relax.GlobalVar:
-        """One function for all layers of equal problem, kernel and configuration."""
-        key = f"{choice.problem.to_json()} {choice.kernel} {sorted(choice.config.items())}"
+    def _function(self, choices: list[Choice]) -> relax.GlobalVar:
+        """One function for all layers, or pairs of them, of equal problem, kernel and configuration."""
+        key = " ".join(f"{c.problem.to_json()} {c.kernel} {sorted(c.config.items())}" for c in choices)
         if key not in self._functions:
-            func = choice.prim_func(self._target).without_attr("global_symbol")
-            self._functions[key] = self.bb.add_func(func, f"{choice.kernel}_{len(self._functions)}")
+            first, *second = choices
+            if second:
+                args = first.problem, first.kernel, first.config, second[0].problem, second[0].config
+                func, name = pair.prim_func(*args, self._target), f"{first.kernel}_depthwise"
+            else:
+                func, name = first.prim_func(self._target), first.kernel
+            self._functions[key] = self.bb.add_func(
+                func.without_attr("global_symbol"), f"{name}_{len(self._functions)}"
+            )
         return self._functions[key]

@@ -149,7 +149,7 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        emit = _Emit(g, c, target, weights, bias, Output(p, y, residual))
+        emit = _Emit(g, c, target, weights, bias, Output.of(p, y, residual))
         copies = T.alloc_buffer((p.in_channels * g.channel,), "float32")
         with T.serial(0, p.batch) as image:
             if emit.out.pitch > p.out_height * p.out_width:

@@ -85,7 +85,12 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     }
 
 
+def weights(p: Problem, c: dict) -> _Blocks:
+    """The format inside a function that reads the channels where the configuration puts them."""
+    channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
+    return _Blocks(p, c, channel)
+
+
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    if c["pixels"] == "columns":
-        return columns.prim_func(p, c, target, _Blocks(p, c, columns.geometry(p, c).channel))
-    return direct.prim_func(p, c, target, _Blocks(p, c, Planes.of(p).channel))
+    form = columns if c["pixels"] == "columns" else direct
+    return form.prim_func(p, c, target, weights(p, c))

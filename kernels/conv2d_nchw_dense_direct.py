@@ -60,7 +60,12 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, rows, w.shape[1], p.taps).transpose(0, 2, 3, 1))}
 
 
+def weights(p: Problem, c: dict) -> _Rows:
+    """The format inside a function that reads the channels where the configuration puts them."""
+    channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
+    return _Rows(p, c, channel)
+
+
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    if c["pixels"] == "columns":
-        return columns.prim_func(p, c, target, _Rows(p, c, columns.geometry(p, c).channel))
-    return direct.prim_func(p, c, target, _Rows(p, c, Planes.of(p).channel))
+    form = columns if c["pixels"] == "columns" else direct
+    return form.prim_func(p, c, target, weights(p, c))

@@ -63,9 +63,11 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
         flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
-        emit = Channels(p, c, data, bias, Output(p, y, residual))
+        emit = Channels(p, c, data, bias, Output.of(p, y, residual))
         with T.serial(0, p.batch) as image, parallel_loop(target)(0, CHUNKS) as k:
-            emit.channels(flat, image, k * chunk, T.max(T.min(chunk, p.in_channels - k * chunk), 0))
+            first = T.Bind(k * chunk)
+            origin = (image * p.in_channels + first) * p.in_planes[2]
+            emit.channels(flat, origin, image, first, T.max(T.min(chunk, p.in_channels - first), 0))
     return builder.get()
 
 
@@ -77,10 +79,10 @@ def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
     return spans(p.out_width, wide)
 
 
-def declare(p: Problem) -> tuple:
+def declare(p: Problem, name: str = "data") -> tuple:
     """The weights as parameters of the function being built: (data, bias)."""
-    data = T.arg("data", T.buffer((p.out_channels, p.taps), "float32"))
-    return data, T.arg("bias", T.buffer((p.out_channels,), "float32"))
+    data = T.arg(name, T.buffer((p.out_channels, p.taps), "float32"))
+    return data, T.arg(f"{name}_bias", T.buffer((p.out_channels,), "float32"))
 
 
 class Channels:
@@ -89,31 +91,22 @@ class Channels:
     def __init__(self, p: Problem, c: dict, data, bias, out: Output):
         self.p, self.c, self.planes, self.data, self.bias, self.out = p, c, Planes.of(p), data, bias, out
 
-    def channels(self, src, image, first, count) -> None:
-        """Channels first .. first+count-1 of an image of ``src``, a few at a time."""
-        planes = self.planes
-        few = max(1, L1_FLOATS // 8 // planes.channel) if planes.copied else 1
-        scratch = T.alloc_buffer((planes.scratch(few),), "float32") if planes.copied else None
-        with T.serial(0, (count + few - 1) // few) as i:
-            at = T.Bind(first + i * few)
-            # all copies before the first sum: a load that spans stores just made waits until they have left the core
-            self.some(
-                src,
-                (image * self.p.in_channels + at) * self.p.in_planes[2],
-                scratch,
-                image,
-                at,
-                T.min(few, first + count - at) if few > 1 else 1,
-            )
-
-    def some(self, src, origin, scratch, image, first, count) -> None:
-        """``count`` channels whose planes start at float ``origin`` of ``src`` through their filters."""
-        step = self.p.in_planes[2]
-        if self.planes.copied:
-            self.planes.emit_copy(src, origin, scratch, count, self.c["lanes"], T.serial)
-            src, origin, step = scratch, 0, self.planes.channel
-        with T.serial(0, count) as i:
-            self._channel(src, origin + i * step, image, T.Bind(first + i))
+    def channels(self, src, origin, image, first, count) -> None:
+        """``count`` channels from ``first``, whose planes start at float ``origin`` of ``src``, a few at a time."""
+        planes, step = self.planes, self.p.in_planes[2]
+        if not planes.copied:
+            with T.serial(0, count) as i:
+                self._channel(src, origin + i * step, image, T.Bind(first + i))
+            return
+        # all copies before the first sum: a load that spans stores just made waits until they have left the core
+        few = max(1, L1_FLOATS // 8 // planes.channel)
+        scratch = T.alloc_buffer((planes.scratch(few),), "float32")
+        with T.serial(0, (count + few - 1) // few) as k:
+            done = T.Bind(k * few)
+            some = T.Bind(T.min(few, count - done)) if few > 1 else 1
+            planes.emit_copy(src, origin + done * step, scratch, some, self.c["lanes"], T.serial)
+            with T.serial(0, some) as i:
+                self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
 
     def _channel(self, src, origin, image, channel) -> None:
         height, width = self.p.out_height, self.p.out_width

@@ -29,7 +29,7 @@ from kernels.isa import parallel_loop, threads, vector_unit
 from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
-from kernels.tiling import L1_FLOATS, MAX_TAIL, Tiling
+from kernels.tiling import L1_FLOATS, L2_FLOATS, MAX_TAIL, Tiling
 from kernels.vector import run, spans, splat
 
 # Keeps a local buffer on the stack, where LLVM turns it into registers; see kernels.lowering.
@@ -80,7 +80,8 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                         plane = planes.channel if order == "blocks" else largest
                         in_cache = (min(panel, per_group) * plane <= L1_FLOATS) or p.taps > 1
                         panels = -(-per_group // panel)
-                        cost = sweeps * tiling.cycles(height, inputs, planes.pixels * height, panels, in_cache)
+                        cost = sweeps * tiling.cycles(height, inputs, panels, in_cache)
+                        cost += math.prod(p.out_planes[1:]) / LINE * _store_cycles(p, tiling, order)
                         cost += _copy_cycles(p, planes)
                         found.setdefault(key, (p.batch * cost, {**c, "panel": panel}))
     return list(found.values())
@@ -101,6 +102,15 @@ def _copy_cycles(p: Problem, planes: Planes) -> float:
     return p.in_channels * planes.channel / (8 if p.stride[1] == 1 else 4) if planes.copied else 0
 
 
+def _store_cycles(p: Problem, tiling: Tiling, order: str) -> float:
+    """A line, beyond what the tile's own stores cost: images past the second-level cache wait for lines they replace,
+    and the longer the further apart these are.
+    """
+    if math.prod(p.out_planes[1:]) > L2_FLOATS:
+        return 10 if order == "tiles" else 3
+    return 3 if tiling.needs_scratch else 0
+
+
 def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx.PrimFunc:
     """The kernel: (x, *weights, bias, [residual], y), images as in kernels.layout."""
     planes = Planes.of(p)
@@ -111,7 +121,7 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        emit = _Emit(p, c, target, planes, weights, bias, y, residual)
+        emit = Emit(p, c, target, planes, weights, bias, Output.of(p, y, residual))
         flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
         padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
         with T.serial(0, p.batch) as image:
@@ -127,11 +137,17 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
 class Output:
     """The output planes of one function, and the epilogue on the way into them."""
 
-    def __init__(self, p: Problem, y, residual):
-        self.p, self.pitch = p, p.out_planes[2]
-        size = (p.batch * p.out_channels * self.pitch,)
-        self.y = T.decl_buffer(size, "float32", data=y.data)
-        self.residual = T.decl_buffer(size, "float32", data=residual.data) if p.residual else None
+    def __init__(self, p: Problem, y, residual=None):
+        """``y`` and ``residual`` are flat."""
+        self.p, self.pitch, self.y, self.residual = p, p.out_planes[2], y, residual
+
+    @classmethod
+    def of(cls, p: Problem, y, residual) -> Output:
+        """Of the function's parameters y and residual."""
+        flat = [
+            T.decl_buffer((math.prod(p.out_planes),), "float32", data=b.data) for b in (y, residual) if b is not None
+        ]
+        return cls(p, *flat)
 
     def plane(self, image, channel):
         return (image * self.p.out_channels + channel) * self.pitch
@@ -178,14 +194,14 @@ def over_rows(target: Target, weights: Weights, channels: int, body: Callable) -
             part(k)
 
 
-class _Emit:
+class Emit:
     """The loops of one function under construction."""
 
-    def __init__(self, p, c, target, planes, weights, bias, y, residual):
+    def __init__(self, p, c, target, planes, weights, bias, out):
         self.p, self.c, self.target, self.planes, self.weights, self.bias = p, c, target, planes, weights, bias
         self.tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
         self.panels = -(-(p.in_channels // p.groups) // c["panel"])
-        self.out = Output(p, y, residual)
+        self.out = out
 
     def image(self, src, origin, image) -> None:
         """All outputs of one image whose input planes start at ``origin`` of ``src``."""
@@ -196,39 +212,35 @@ class _Emit:
         if self.c["order"] == "tiles":
             for first, tiles, vectors in tiling.tiles:
                 with T.serial(0, tiles) as t, T.serial(0, self.panels) as panel:
-                    tile = self._places(first + t * vectors, vectors), tiling.ends(first, vectors), panel
-                    over_rows(
-                        self.target, self.weights, self.p.out_channels, partial(self._block, src, origin, image, *tile)
-                    )
-            return
-        over_rows(self.target, self.weights, self.p.out_channels, partial(self._over_tiles, src, origin, image))
+                    where, ends = self._places(first + t * vectors, vectors), tiling.ends(first, vectors)
+                    self.each(partial(self._tile, src, origin, image, where, ends, panel, None))
+        else:
+            self.each(partial(self.over_tiles, src, origin, image))
+
+    def each(self, body: Callable) -> None:
+        """body(block row, first of its channels, channels) for what a register tile holds of every block row."""
+
+        def block(b, height: int) -> None:
+            for first_row in range(0, height, self.c["rows"]):
+                body(b, first_row, min(self.c["rows"], height - first_row))
+
+        over_rows(self.target, self.weights, self.p.out_channels, block)
 
     def _places(self, first, vectors: int) -> list[tuple]:
         return [tuple(T.Bind(at) for at in self.tiling.place(first + v)) for v in range(vectors)]
 
-    def _sub_rows(self, height: int) -> list[tuple[int, int]]:
-        """(first row, rows) of the sub-rows that share a block row's indices."""
-        step = self.c["rows"]
-        return [(r, min(step, height - r)) for r in range(0, height, step)]
+    def over_tiles(self, src, origin, image, b, first_row, rows) -> None:
+        """All pixels of ``rows`` channels of block row b."""
+        needs_scratch = self.tiling.needs_scratch
+        scratch = T.alloc_buffer((rows * self.planes.pixels,), "float32") if needs_scratch else None
+        for first, tiles, vectors in self.tiling.tiles:
+            with T.serial(0, tiles) as t:
+                where, ends = self._places(first + t * vectors, vectors), self.tiling.ends(first, vectors)
+                self._tile(src, origin, image, where, ends, 0, scratch, b, first_row, rows)
+        if needs_scratch:
+            self._compact(scratch, rows, b * self.weights.height + first_row, image)
 
-    def _block(self, src, origin, image, where, ends, panel, b, height) -> None:
-        for first_row, rows in self._sub_rows(height):
-            self._tile(src, origin, image, b, first_row, rows, where, ends, panel)
-
-    def _over_tiles(self, src, origin, image, b, height) -> None:
-        for first_row, rows in self._sub_rows(height):
-            channel = b * self.weights.height + first_row
-            needs_scratch = self.tiling.needs_scratch
-            scratch = T.alloc_buffer((rows * self.planes.pixels,), "float32") if needs_scratch else None
-            for first, tiles, vectors in self.tiling.tiles:
-                with T.serial(0, tiles) as t:
-                    where = self._places(first + t * vectors, vectors)
-                    ends = self.tiling.ends(first, vectors)
-                    self._tile(src, origin, image, b, first_row, rows, where, ends, 0, scratch)
-            if needs_scratch:
-                self._compact(scratch, rows, channel, image)
-
-    def _tile(self, src, origin, image, b, first_row, rows, where, ends, panel, scratch=None) -> None:
+    def _tile(self, src, origin, image, where, ends, panel, scratch, b, first_row, rows) -> None:
         """One register tile: sums of ``rows`` channels of block row b at the vectors ``where``."""
         lanes, count, rest = self.tiling.lanes, len(where), self.tiling.tail if ends else 0
         channel = T.Bind(b * self.weights.height + first_row)

@@ -18,6 +18,7 @@ from kernels.vector import even_tiles, spans
 
 MAX_TAIL = 4  # pixels summed along rows; more are cheaper as one more vector of pixels
 L1_FLOATS = 9 * 1024  # of inputs that stay in a 48 KiB first-level cache beside weights and outputs
+L2_FLOATS = 320 * 1024  # of an image that is still in the second-level cache when the next kernel reads it
 VISIT_CYCLES = 35  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
 
 
@@ -82,7 +83,7 @@ class Tiling:
         """Whether input vectors start on their own size."""
         return self.planes.p.taps == 1 and self.covers
 
-    def cycles(self, rows: int, inputs: float, stored: int, panels: int, in_cache: bool) -> float:
+    def cycles(self, rows: int, inputs: float, panels: int, in_cache: bool) -> float:
         """Estimate for one row of tiles: ``rows`` output channels, ``inputs`` input channels.
 
         Two multiply-adds and two loads a cycle; a vector across two cache lines is two loads, and the second-level
@@ -98,4 +99,4 @@ class Tiling:
             far = 0 if in_cache else (0.3 if self.aligned else 0.9) * vectors / taps
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
             total += n * (visits + inputs * taps * (step + far)) * width
-        return total + stored * (3 if self.needs_scratch else 0) / 16
+        return total

@@ -27,6 +27,7 @@ from kernels.record import RecordBook
 from tune.search import search
 
 SEARCHED = ("runs", "experiments")
+MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def layer_table(network: Network, built: Built, book: RecordBook, peak: float | 
                 "block": f"{choice.problem.block}x1" if choice.problem.block else None,
                 "density": p.nnzb / blocks if blocks else 1.0,
                 "kernel": choice.kernel,
+                "together_with": built.pairs.get(name),
                 "config": dict(choice.config),
                 "kerf_us": own.us if own else None,
                 "dense_us": dense.us if dense else None,
@@ -198,7 +200,10 @@ def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -
         "threads": args.threads,
         "tvm": environment()["versions"]["apache-tvm"],
         "versions": environment()["versions"],
-        "layers": [{k: row[k] for k in ("name", "shape", "block", "density", "kernel", "config")} for row in layers],
+        "layers": [
+            {k: row[k] for k in ("name", "shape", "block", "density", "kernel", "config", "together_with")}
+            for row in layers
+        ],
     }
 
 

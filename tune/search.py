@@ -15,9 +15,9 @@ import numpy as np
 from tvm.target import Target
 
 from deploy.build import record
+from deploy.choice import Choice
 from deploy.convert import Network
 from deploy.environment import provenance
-from deploy.lower import Choice
 from deploy.passes.fuse_layers import Layer
 from deploy.targets import describe
 from kernels import KERNELS, reference

@@ -65,7 +65,7 @@ def test_operator(tmp_path, tail, functions):
     y, shape = tail(b, b.conv("input", "conv", 8, 3, 3))
     network = convert(b.save(tmp_path / "m.onnx", y, (2, 3, 15, 15), shape))
     choices = {name: choose(layer.problem, TARGET, RecordBook()) for name, layer in network.layers.items()}
-    module, _ = lower(network, choices, TARGET)
+    module, _ = lower(network, choices, {}, TARGET)
     names = {v.name_hint for v in module.get_global_vars() if "root" not in v.name_hint}
     ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
     assert ours == functions

@@ -1,0 +1,31 @@
+"""Which layers share a function: a 1x1 convolution and the depthwise one that alone reads it, where the image between
+them would not stay in cache (kernels.pair).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tvm.target import Target
+
+from deploy.choice import Choice
+from deploy.convert import Network
+from deploy.passes.fuse_layers import DOMAIN
+from kernels import conv2d_nchw_depthwise, pair
+
+
+def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[dict[str, Choice], dict[str, str]]:
+    """(choices with configurations that pairs can have, name of a pair's first layer -> of its second)."""
+    choices, pairs = dict(choices), {}
+    for node in network.graph.nodes:
+        after = network.graph.sole_consumer(node.output[0]) if node.domain == DOMAIN else None
+        if after is None or after.domain != DOMAIN:
+            continue
+        first, second = choices[node.name], choices[after.name]
+        if first.kernel not in pair.FIRST or second.kernel != conv2d_nchw_depthwise.name:
+            continue
+        if pair.refuses(first.problem, second.problem) is None:
+            config = pair.config(first.problem, first.kernel, first.config, target)
+            choices[node.name] = replace(first, config=config)
+            pairs[node.name] = after.name
+    return choices, pairs
