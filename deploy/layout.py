@@ -1,7 +1,7 @@
 """Tensors between kerf's own functions lie in padded planes (kernels.layout); every other operator sees NCHW.
 
-A function's arguments are brought into planes and its result back; a way back that only leads into planes again is
-skipped, and what nobody reads any more is removed as dead code. From the stem to the pool nothing is ever moved.
+A function's arguments are brought into planes and its result back; then ways there and back are cancelled, so that from
+the stem to the pool nothing is ever moved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,46 @@ from tvm.target import Target
 from kernels import planewise
 from kernels.layout import pitch
 
-BACK = "from_planes"
+THERE, BACK = "to_planes", "from_planes"  # names of functions
+MOVES = (THERE, BACK, "reshape")  # TVM legalizes relax.reshape to functions of this name
+CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+
+
+def cancel(module: tvm.IRModule) -> tvm.IRModule:
+    """The module with "main" free of ways there and back: planes to NCHW to planes, reshaped and reshaped again."""
+    blocks = module["main"].body.blocks
+    moved = {b.var: source for block in blocks for b in block.bindings if (source := _moved(b.value)) is not None}
+    same = {}
+    for var in moved:
+        source = var
+        while source in moved:
+            source = moved[source]
+            if shape_of(source) == shape_of(var):
+                same[var] = source
+    module["main"] = _Replace(same).visit_expr(module["main"])
+    return relax.transform.DeadCodeElimination(["main"])(module)
+
+
+def _moved(value: relax.Expr) -> relax.Var | None:
+    """The variable whose pixels ``value`` holds, in another form or (an alias) the same."""
+    if isinstance(value, relax.Call) and value.op == CALL_TIR and value.args[0].name_hint.startswith(MOVES):
+        value = value.args[1].fields[0]
+    return value if isinstance(value, relax.Var) else None
+
+
+@relax.expr_functor.mutator
+class _Replace(relax.PyExprMutator):
+    def __init__(self, by: dict[relax.Var, relax.Var]):
+        super().__init__()
+        self._by = by
+
+    def visit_var_(self, var: relax.Var) -> relax.Expr:
+        return super().visit_var_(self._by.get(var, var))
+
+    def visit_dataflow_var_(self, var: relax.DataflowVar) -> relax.Expr:
+        other = self._by.get(var, var)
+        visit = super().visit_dataflow_var_ if isinstance(other, relax.DataflowVar) else super().visit_var_
+        return visit(other)
 
 
 def shape_of(value: relax.Expr) -> tuple[int, ...]:
@@ -47,12 +86,7 @@ def to_planes(bb: relax.BlockBuilder, image: relax.Expr, target: Target) -> rela
     n, c, h, w = shape_of(image)
     if pitch(h * w) == h * w:
         return reshaped(bb, image, (n, c, h * w))
-    source = bb.lookup_binding(image) if isinstance(image, relax.Var) else None
-    if isinstance(source, relax.Call) and source.op == tvm.ir.Op.get("relax.call_tir"):
-        function, (planes,) = source.args[0], source.args[1].fields if len(source.args[1].fields) == 1 else (None,)
-        if function.name_hint.startswith(BACK):
-            return planes
-    function = add(bb, planewise.to_planes((n, c, h, w), target), "to_planes")
+    function = add(bb, planewise.to_planes((n, c, h, w), target), THERE)
     return bb.emit(relax.call_tir(function, [image], relax.TensorType((n, c, pitch(h * w)), "float32")))
 
 

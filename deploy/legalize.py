@@ -19,7 +19,7 @@ def legalize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     """The module with every operator as a call of a TIR function."""
     ours = {"relax.mean": _mean, "relax.multiply": _scale, "relax.nn.max_pool2d": _max_pool}
     legalized = relax.transform.LegalizeOps({op: _either(op, own, target) for op, own in ours.items()})(module)
-    return relax.transform.DeadCodeElimination(["main"])(legalized)
+    return layout.cancel(legalized)
 
 
 def _either(op: str, own: Callable, target: Target) -> Callable:

@@ -77,10 +77,9 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                     for order, panel in _sweeps(p, tiling, per_group, fits):
                         c = {"lanes": wide, "rows": height, "vectors": vectors, "pixels": pixels, "order": order}
                         key = (tiling.lanes, height, tiling.tiles, tiling.per_row, tiling.tail, order, panel)
-                        plane = planes.channel if order == "blocks" else largest
-                        in_cache = (min(panel, per_group) * plane <= L1_FLOATS) or p.taps > 1
+                        reach = per_group * planes.channel if order == "blocks" else panel * largest
                         panels = -(-per_group // panel)
-                        cost = sweeps * tiling.cycles(height, inputs, panels, in_cache)
+                        cost = sweeps * tiling.cycles(height, inputs, panels, reach)
                         cost += math.prod(p.out_planes[1:]) / LINE * _store_cycles(p, tiling, order)
                         cost += _copy_cycles(p, planes)
                         found.setdefault(key, (p.batch * cost, {**c, "panel": panel}))

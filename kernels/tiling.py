@@ -83,8 +83,9 @@ class Tiling:
         """Whether input vectors start on their own size."""
         return self.planes.p.taps == 1 and self.covers
 
-    def cycles(self, rows: int, inputs: float, panels: int, in_cache: bool) -> float:
-        """Estimate for one row of tiles: ``rows`` output channels, ``inputs`` input channels.
+    def cycles(self, rows: int, inputs: float, panels: int, reach: int) -> float:
+        """Estimate for one row of tiles: ``rows`` output channels, ``inputs`` input channels, ``reach`` floats of input
+        between two uses of the same one.
 
         Two multiply-adds and two loads a cycle; a vector across two cache lines is two loads, and the second-level
         cache delivers a line every other cycle at best. Only ranks configurations; measured ones are never estimated.
@@ -96,7 +97,8 @@ class Tiling:
             lines = vectors * (1 if self.aligned else 1.9)
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
-            far = 0 if in_cache else (0.3 if self.aligned else 0.9) * vectors / taps
+            near = reach <= L1_FLOATS, reach <= L2_FLOATS
+            far = 0 if near[0] else (0.3 if self.aligned else 0.9) if near[1] else 2.5
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
-            total += n * (visits + inputs * taps * (step + far)) * width
+            total += n * (visits + inputs * (taps * step + far * vectors)) * width
         return total
