@@ -9,6 +9,7 @@ a channel starts on a cache line.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm.tirx.script.builder import ir as T
@@ -39,7 +40,14 @@ class Planes:
         else:
             row = -(-(p.width + left + right) // sw)
         plane = -(-(p.height + top + bottom) // sh) * row
-        return cls(p, True, row, plane, -(-plane * sh * sw // LINE) * LINE)
+        used = math.prod(cls._phases(p))
+        return cls(p, True, row, plane, -(-plane * used // LINE) * LINE)
+
+    @staticmethod
+    def _phases(p: Problem) -> tuple[int, int]:
+        """Phases of rows and of columns up to the last that a tap reads: of a strided 1 x 1 kernel one of each."""
+        taps = zip(p.kernel, p.dilation, p.stride)
+        return tuple(max(i * dilation % stride for i in range(size)) + 1 for size, dilation, stride in taps)
 
     @property
     def pixels(self) -> int:
@@ -50,7 +58,7 @@ class Planes:
         """Offset of tap (row, col) of the kernel from the output pixel's flat position; ints or TIR expressions."""
         (sh, sw), (dh, dw) = self.p.stride, self.p.dilation
         r, q = row * dh, col * dw
-        return (r % sh * sw + q % sw) * self.plane + r // sh * self.pitch + q // sw
+        return (r % sh * self._phases(self.p)[1] + q % sw) * self.plane + r // sh * self.pitch + q // sw
 
     def scratch(self, channels: int) -> int:
         """Floats to allocate for this many channels; what is past the last is read as padding, or read and dropped."""
@@ -63,16 +71,17 @@ class Planes:
         """
         p, (sh, sw) = self.p, self.p.stride
         top, rows = p.padding[0], self.plane // self.pitch
+        used = self._phases(p)
         runs = [self._run(b) for b in range(sw)]
         # columns that are pixels in every phase are split from whole vectors, the one or two others float by float
         common = max(begin for begin, _ in runs), min(stop for _, stop in runs)
         with loop(0, count) as c:
             image = T.Bind(origin + c * p.in_planes[2])
-            for a in range(sh):
+            for a in range(used[0]):
                 # rows first_row .. last_row-1 of this phase are rows of the image, the others zero padding
                 first_row = max(0, -((a - top) // sh))
                 last_row = max(first_row, min(rows, -((a - top - p.height) // sh)))
-                origins = [T.Bind(c * self.channel + (a * sw + b) * self.plane) for b in range(sw)]
+                origins = [T.Bind(c * self.channel + (a * used[1] + b) * self.plane) for b in range(used[1])]
                 for at in origins:
                     _fill(dst, at, first_row * self.pitch, fill)
                 if last_row > first_row:
@@ -84,10 +93,10 @@ class Planes:
                             step, offsets = spans(common[1] - common[0], lanes)
                             for q in (common[0] + o for o in offsets):
                                 pixels = src[run(row + self._column(0, q), step * sw)]
-                                for b in range(sw):
+                                for b in range(used[1]):
                                     at = origins[b] + (i + first_row) * self.pitch + q
                                     T.buffer_store(dst, every(pixels, b, sw, step), [run(at, step)])
-                        for b, (begin, stop) in enumerate(runs):
+                        for b, (begin, stop) in enumerate(runs[: used[1]]):
                             at = origins[b] + (i + first_row) * self.pitch
                             _fill(dst, at, begin, fill)
                             _fill(dst, at + stop, self.pitch - stop, fill)
@@ -96,8 +105,8 @@ class Planes:
                                     T.buffer_store(dst, src[row + self._column(b, q)], [at + q])
                 for at in origins:
                     _fill(dst, at + last_row * self.pitch, (rows - last_row) * self.pitch, fill)
-            used = self.plane * sh * sw  # what is between channels is the last row's right padding
-            _fill(dst, c * self.channel + used, self.channel - used, fill)
+            end = self.plane * math.prod(used)  # what is between channels is the last row's right padding
+            _fill(dst, c * self.channel + end, self.channel - end, fill)
         _fill(dst, count * self.channel, p.padding[1] + p.padding[3] + LINE, fill)
 
     def _column(self, phase: int, q):

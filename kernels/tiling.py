@@ -97,7 +97,7 @@ class Tiling:
             lines = vectors * (1 if self.aligned else 1.9)
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
-            near = reach <= L1_FLOATS, reach <= L2_FLOATS
+            near = reach <= L1_FLOATS, reach <= L2_FLOATS // 2
             far = 0 if near[0] else (0.3 if self.aligned else 0.9) if near[1] else 2.5
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
             total += n * (visits + inputs * (taps * step + far * vectors)) * width
