@@ -40,10 +40,13 @@ def load(folder: str | Path, threads: int | None = None) -> Session:
 _set = threading.local()  # TVM keeps a pool of workers for every calling thread
 
 
-def _use_threads(count: int) -> None:
+def use_threads(count: int) -> None:
+    """Share parallel loops of the calling thread's code among ``count`` workers."""
     if getattr(_set, "count", None) != count:
         # else TVM pins the calling thread to a core, for everything the program does afterwards
         os.environ.setdefault("TVM_BIND_THREADS", "0")
+        # else its pool has half as many workers as the machine has cores, on the assumption that these are hyperthreads
+        os.environ.setdefault("TVM_NUM_THREADS", str(max(count, os.cpu_count() or 1)))
         tvm.get_global_func("runtime.config_threadpool")(1, count)
         _set.count = count
 
@@ -64,7 +67,7 @@ class Session:
         if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
             came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
             raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {self.input_shape}")
-        _use_threads(self.threads)
+        use_threads(self.threads)
         x = np.require(x, requirements=["C", "A"])
         # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied
         direct = x.flags.writeable and x.ctypes.data % 64 == 0

@@ -27,13 +27,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS, Output, Weights, over_rows
-from kernels.isa import parallel_loop, vector_unit
+from kernels.direct import REGISTERS, Output, Weights, in_parts
+from kernels.isa import parallel_loop, threads, vector_unit
 from kernels.problem import Problem
 from kernels.tiling import VISIT_CYCLES
 from kernels.vector import even_tiles, every, run, splat
 
 STRIP_FLOATS = 150 * 1024  # of copies made at a time: they stay in the second-level cache
+
+REGION_CYCLES = 20_000  # of entering a parallel region and leaving it
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                 high = min(high, strip)
                 c = {"lanes": g.lanes, "rows": rows, "pixels": "columns", "high": high, "groups": groups}
                 c |= {"strip": strip, "panel": p.in_channels}
-                found.setdefault((rows, groups, high, strip), (p.batch * _cycles(p, g, c, inputs), c))
+                found.setdefault((rows, groups, high, strip), (p.batch * _cycles(p, g, c, inputs, target), c))
     return list(found.values())
 
 
@@ -113,7 +115,7 @@ def _groups(p: Problem, lanes: int) -> list[int]:
     return sorted(waste, key=lambda g: (waste[g], g))[:2]
 
 
-def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
+def _cycles(p: Problem, g: Columns, c: dict, inputs: float, target: Target) -> float:
     strips = -(-g.band // g.strip)
     copies = p.in_channels * strips * g.rows * p.kernel[1] * g.vectors * g.groups * (2.5 if p.stride[1] == 1 else 5)
     rows, whole = c["rows"], p.block or p.out_channels
@@ -123,7 +125,7 @@ def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
         loads = p.kernel[1] * len(_meetings(p, high))
         step = max(p.taps * rows * high / 2, (loads + p.taps * rows) / 2) + 1.5 + 0.3 * loads
         total += tiles * g.vectors * (VISIT_CYCLES + (1 + g.groups) * rows * high + inputs * step)
-    return copies + sweeps * total
+    return copies + sweeps * total + (2 * strips * REGION_CYCLES if threads(target) > 1 else 0)
 
 
 def _meetings(p: Problem, high: int) -> dict[int, list[tuple[int, int]]]:
@@ -222,7 +224,7 @@ class _Emit:
                             v = self.g.vectors - 1
                             self._tile(copies, image, b, first_row, rows, row0, at, high, v, rest)
 
-        over_rows(self.target, self.weights, self.p.out_channels, block)
+        in_parts(self.target, self.weights, self.p.out_channels, lambda rows: rows(block))
 
     def _tile(self, copies, image, b, first_row, rows, row0, at, high, v, pixels) -> None:
         """One register tile: ``rows`` channels x ``high`` rows from row ``at`` of the strip x vector v, ``pixels`` of

@@ -171,26 +171,28 @@ class Output:
             begin += lanes
 
 
-def over_rows(target: Target, weights: Weights, channels: int, body: Callable) -> None:
-    """body(block row, its channels) for all block rows, every thread its share."""
+def in_parts(target: Target, weights: Weights, channels: int, body: Callable) -> None:
+    """body(rows) for every thread, once: rows(f) calls f(block row, its channels) for the thread's share of all rows.
+
+    One parallel region, whatever loops ``body`` puts around the rows: entering one costs some microseconds.
+    """
     full, short = weights.rows, channels - weights.rows * weights.height
     parts = min(threads(target), full) or 1
 
-    def part(k) -> None:
+    def rows(k, f: Callable) -> None:
         with T.serial(0, (full - k + parts - 1) // parts) as i:
-            body(i * parts + k, weights.height)
-        if short:
-            if parts == 1:
-                body(full, short)
-            else:
-                with T.If(k == full % parts), T.Then():
-                    body(full, short)
+            f(i * parts + k, weights.height)
+        if short and parts == 1:
+            f(full, short)
+        elif short:
+            with T.If(k == full % parts), T.Then():
+                f(full, short)
 
     if parts == 1:
-        part(0)
+        body(partial(rows, 0))
     else:
         with T.parallel(0, parts) as k:
-            part(k)
+            body(partial(rows, k))
 
 
 class Emit:
@@ -209,21 +211,26 @@ class Emit:
             self.out.blank_lines(image, self.c["lanes"])
 
         if self.c["order"] == "tiles":
-            for first, tiles, vectors in tiling.tiles:
-                with T.serial(0, tiles) as t, T.serial(0, self.panels) as panel:
-                    where, ends = self._places(first + t * vectors, vectors), tiling.ends(first, vectors)
-                    self.each(partial(self._tile, src, origin, image, where, ends, panel, None))
+            in_parts(self.target, self.weights, self.p.out_channels, partial(self._tiles, src, origin, image))
         else:
             self.each(partial(self.over_tiles, src, origin, image))
 
+    def _tiles(self, src, origin, image, rows: Callable) -> None:
+        for first, tiles, vectors in self.tiling.tiles:
+            with T.serial(0, tiles) as t, T.serial(0, self.panels) as panel:
+                where, ends = self._places(first + t * vectors, vectors), self.tiling.ends(first, vectors)
+                rows(self._cut(partial(self._tile, src, origin, image, where, ends, panel, None)))
+
     def each(self, body: Callable) -> None:
         """body(block row, first of its channels, channels) for what a register tile holds of every block row."""
+        in_parts(self.target, self.weights, self.p.out_channels, lambda rows: rows(self._cut(body)))
 
+    def _cut(self, body: Callable) -> Callable:
         def block(b, height: int) -> None:
             for first_row in range(0, height, self.c["rows"]):
                 body(b, first_row, min(self.c["rows"], height - first_row))
 
-        over_rows(self.target, self.weights, self.p.out_channels, block)
+        return block
 
     def _places(self, first, vectors: int) -> list[tuple]:
         return [tuple(T.Bind(at) for at in self.tiling.place(first + v)) for v in range(vectors)]

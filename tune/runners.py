@@ -18,6 +18,7 @@ from tvm.s_tir.meta_schedule.builder import BuilderInput, LocalBuilder
 from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, LocalRunner, RunnerInput
 from tvm.target import Target
 
+from deploy.runtime import use_threads
 from kernels.layout import from_planes, to_planes
 
 BUILD_SECONDS, RUN_SECONDS = 60, 30
@@ -108,7 +109,7 @@ class _CheckAndTime:
     threads: int
 
     def __call__(self, module, device, config, repeated):
-        tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
+        use_threads(self.threads)
         (args,) = repeated
         module["main"](*args)
         with np.load(self.path) as file:
