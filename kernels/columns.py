@@ -19,7 +19,9 @@ multiple of 16, but seven runs of four are, one run from each quarter of a 28 x 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import tvm
@@ -27,15 +29,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS, Output, Weights, in_parts
-from kernels.isa import parallel_loop, threads, vector_unit
+from kernels.direct import REGISTERS, Output, Weights, in_parts, in_turn, shares
+from kernels.isa import threads, vector_unit
 from kernels.problem import Problem
 from kernels.tiling import VISIT_CYCLES
 from kernels.vector import even_tiles, every, run, splat
 
 STRIP_FLOATS = 150 * 1024  # of copies made at a time: they stay in the second-level cache
-
-REGION_CYCLES = 20_000  # of entering a parallel region and leaving it
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                 g = replace(whole, strip=strip)
                 high = min(high, strip)
                 c = {"lanes": g.lanes, "rows": rows, "pixels": "columns", "high": high, "groups": groups}
-                c |= {"strip": strip, "panel": p.in_channels}
+                c |= {"strip": strip, "panel": p.in_channels, **shares(target, -(-g.band // strip))}
                 found.setdefault((rows, groups, high, strip), (p.batch * _cycles(p, g, c, inputs, target), c))
     return list(found.values())
 
@@ -125,7 +125,10 @@ def _cycles(p: Problem, g: Columns, c: dict, inputs: float, target: Target) -> f
         loads = p.kernel[1] * len(_meetings(p, high))
         step = max(p.taps * rows * high / 2, (loads + p.taps * rows) / 2) + 1.5 + 0.3 * loads
         total += tiles * g.vectors * (VISIT_CYCLES + (1 + g.groups) * rows * high + inputs * step)
-    return copies + sweeps * total + (2 * strips * REGION_CYCLES if threads(target) > 1 else 0)
+    parts = threads(target)
+    if c.get("split") == "pixels":
+        return (copies + sweeps * total) / parts * (-(-strips // parts) * parts / strips)
+    return copies + sweeps * total / parts
 
 
 def _meetings(p: Problem, high: int) -> dict[int, list[tuple[int, int]]]:
@@ -151,26 +154,34 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        emit = _Emit(g, c, target, weights, bias, Output.of(p, y, residual))
-        copies = T.alloc_buffer((p.in_channels * g.channel,), "float32")
+        emit = _Emit(g, c, weights, bias, Output.of(p, y, residual))
         with T.serial(0, p.batch) as image:
             if emit.out.pitch > p.out_height * p.out_width:
                 emit.out.blank_lines(image, g.lanes)
-            for first, strips, size in even_tiles(g.band, g.strip):
-                with T.serial(0, strips) as s:
-                    row0 = T.Bind(first + s * size)
-                    with parallel_loop(target)(0, p.in_channels) as channel:
-                        emit.copy(x, copies, image, channel, row0, size)
-                    emit.strip(copies, image, row0, size)
+            in_parts(weights, p.out_channels, c.get("split") == "pixels", partial(emit.strips, x, image))
     return builder.get()
 
 
 class _Emit:
     """The loops of one function under construction."""
 
-    def __init__(self, g: Columns, c: dict, target: Target, weights: Weights, bias, out: Output):
-        self.g, self.p, self.c, self.target = g, g.p, c, target
+    def __init__(self, g: Columns, c: dict, weights: Weights, bias, out: Output):
+        self.g, self.p, self.c = g, g.p, c
         self.weights, self.bias, self.out = weights, bias, out
+
+    def strips(self, x, image, turn: tuple, rows: Callable) -> None:
+        """A thread's share. It makes its own copies: what another core has written is slow to read."""
+        g = self.g
+        copies = T.alloc_buffer((self.p.in_channels * g.channel,), "float32")
+        before = 0
+        for first, strips, size in even_tiles(g.band, g.strip):
+            loop, strip = in_turn(turn, before, strips)
+            before += strips
+            with loop as s:
+                row0 = T.Bind(first + strip(s) * size)
+                with T.serial(0, self.p.in_channels) as channel:
+                    self.copy(x, copies, image, channel, row0, size)
+                self.strip(copies, image, row0, size, rows)
 
     def copy(self, x, copies, image, channel, row0, size: int) -> None:
         """The rows that output rows row0 .. row0+size-1 of every band read, shifted for every kernel column."""
@@ -208,7 +219,7 @@ class _Emit:
                 for k in range(n):
                     T.buffer_store(copies, x[image, channel, row_at + at + k * step], [to + i + k])
 
-    def strip(self, copies, image, row0, size: int) -> None:
+    def strip(self, copies, image, row0, size: int, block_rows: Callable) -> None:
         """Output rows row0 .. row0+size-1 of every band."""
         rest = self.p.out_width % self.g.run
 
@@ -224,7 +235,7 @@ class _Emit:
                             v = self.g.vectors - 1
                             self._tile(copies, image, b, first_row, rows, row0, at, high, v, rest)
 
-        in_parts(self.target, self.weights, self.p.out_channels, lambda rows: rows(block))
+        block_rows(block)
 
     def _tile(self, copies, image, b, first_row, rows, row0, at, high, v, pixels) -> None:
         """One register tile: ``rows`` channels x ``high`` rows from row ``at`` of the strip x vector v, ``pixels`` of

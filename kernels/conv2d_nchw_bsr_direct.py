@@ -31,6 +31,7 @@ class _Blocks:
     def __init__(self, p: Problem, c: dict, channel: int):
         self.p, self.height, self.rows = p, p.block, p.out_channels // p.block
         self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
+        self.parts = c.get("parts", 1)
         self.ahead = -(-AHEAD // (p.taps * p.block))
 
     def declare(self) -> None:
@@ -39,6 +40,10 @@ class _Blocks:
         self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps, p.block), "float32"))
         self.indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
         self.indptr = T.arg("indptr", T.buffer((self.panels * block_rows(p) + 1,), "int32"))
+        self.cuts = T.arg("cuts", T.buffer((self.parts + 1,), "int32")) if self.parts > 1 else None
+
+    def share(self, k) -> tuple:
+        return self.cuts[k], self.cuts[k + 1]
 
     @contextmanager
     def reduction(self, block, panel) -> Iterator[tuple]:
@@ -78,11 +83,15 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     group = w.indices // c["panel"] * rows + np.repeat(np.arange(rows), np.diff(w.indptr))
     order = np.argsort(group, kind="stable") if w.nnzb else [0]
     counts = np.bincount(group, minlength=panels * rows)
-    return {
+    arrays = {
         "data": np.ascontiguousarray(data[order].transpose(0, 2, 1)),  # (nnzb, taps, N)
         "indices": indices[order],
         "indptr": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
     }
+    if (parts := c.get("parts", 1)) > 1:  # block rows cut where every thread has as many blocks
+        shares = np.linspace(0, w.nnzb, parts + 1)[1:-1]
+        arrays["cuts"] = np.array([0, *np.searchsorted(w.indptr, shares), rows], np.int32)
+    return arrays
 
 
 def weights(p: Problem, c: dict) -> _Blocks:

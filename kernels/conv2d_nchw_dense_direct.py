@@ -23,11 +23,16 @@ name = "conv2d_nchw_dense_direct"
 class _Rows:
     def __init__(self, p: Problem, c: dict, channel: int):
         self.p, self.height, self.rows = p, c["rows"], p.out_channels // c["rows"]
+        self.parts = c.get("parts", 1)
         self.inputs, self.panel, self.channel = p.in_channels // p.groups, c["panel"], channel
 
     def declare(self) -> None:
         shape = (-(-self.p.out_channels // self.height), self.inputs, self.p.taps, self.height)
         self.data = T.arg("data", T.buffer(shape, "float32"))
+
+    def share(self, k) -> tuple:
+        rows = -(-self.p.out_channels // self.height)
+        return rows * k // self.parts, rows * (k + 1) // self.parts
 
     @contextmanager
     def reduction(self, block, panel) -> Iterator[tuple]:

@@ -8,8 +8,7 @@
 
 Config "panel" is how many input channels are swept at a time, so that their pixels of one tile stay in the first-level
 cache while every block row reads them. How pixels become vectors is told in kernels.tiling, where taps are in
-kernels.planes. On several threads each takes every n-th block row: rearranged filters are sorted by norm, so
-neighbouring rows are equally dense and a cut in the middle would not balance.
+kernels.planes. Several threads cut the pixels, or the block rows where each gets as many stored blocks.
 """
 
 from __future__ import annotations
@@ -42,9 +41,13 @@ class Weights(Protocol):
 
     height: int  # output channels of a block row
     rows: int  # full block rows; out_channels - rows * height channels make one more, short
+    parts: int  # threads that share the work
 
     def declare(self) -> None:
         """Add the format's arrays to the function's parameters."""
+
+    def share(self, k) -> tuple:
+        """(begin, end) of thread k's block rows, the short one counted."""
 
     def reduction(self, block, panel) -> Iterator[tuple[object, Callable]]:
         """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, row or ramp)).
@@ -76,14 +79,27 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                     fits = max(8, L1_FLOATS // largest)
                     for order, panel in _sweeps(p, tiling, per_group, fits):
                         c = {"lanes": wide, "rows": height, "vectors": vectors, "pixels": pixels, "order": order}
+                        c |= shares(target, sum(n for _, n, _ in tiling.tiles) if order == "tiles" else 0)
                         key = (tiling.lanes, height, tiling.tiles, tiling.per_row, tiling.tail, order, panel)
                         reach = per_group * planes.channel if order == "blocks" else panel * largest
                         panels = -(-per_group // panel)
                         cost = sweeps * tiling.cycles(height, inputs, panels, reach)
                         cost += math.prod(p.out_planes[1:]) / LINE * _store_cycles(p, tiling, order)
                         cost += _copy_cycles(p, planes)
-                        found.setdefault(key, (p.batch * cost, {**c, "panel": panel}))
+                        found.setdefault(key, (p.batch * cost / threads(target), {**c, "panel": panel}))
     return list(found.values())
+
+
+def shares(target: Target, tiles: int) -> dict:
+    """What a configuration says of threads: nothing of one; of several how many, and whether they cut the pixels.
+
+    Threads that cut the pixels read each its own input, but all weights; so they do where there are enough ``tiles``.
+    """
+    parts = threads(target)
+    if parts == 1:
+        return {}
+    even = tiles >= parts and -(-tiles // parts) * parts <= 1.15 * tiles
+    return {"parts": parts, "split": "pixels" if even else "rows"}
 
 
 def _sweeps(p: Problem, tiling: Tiling, inputs: int, fits: int) -> list[tuple[str, int]]:
@@ -171,28 +187,40 @@ class Output:
             begin += lanes
 
 
-def in_parts(target: Target, weights: Weights, channels: int, body: Callable) -> None:
-    """body(rows) for every thread, once: rows(f) calls f(block row, its channels) for the thread's share of all rows.
-
-    One parallel region, whatever loops ``body`` puts around the rows: entering one costs some microseconds.
+def in_parts(weights: Weights, channels: int, by_pixels: bool, body: Callable) -> None:
+    """body(turn, rows) for every thread, in one parallel region: rows(f) calls f(block row, its channels) for the
+    thread's block rows, or, ``by_pixels``, for all of them; then turn(count) is the thread's (begin, step) of ``count``
+    tiles of pixels.
     """
     full, short = weights.rows, channels - weights.rows * weights.height
-    parts = min(threads(target), full) or 1
 
-    def rows(k, f: Callable) -> None:
-        with T.serial(0, (full - k + parts - 1) // parts) as i:
-            f(i * parts + k, weights.height)
-        if short and parts == 1:
+    def rows(begin, end, f: Callable) -> None:
+        with T.serial(begin, T.min(end, full)) as b:
+            f(b, weights.height)
+        if short and weights.parts == 1:
             f(full, short)
         elif short:
-            with T.If(k == full % parts), T.Then():
+            with T.If(end > full), T.Then():
                 f(full, short)
 
-    if parts == 1:
-        body(partial(rows, 0))
+    everything = partial(rows, 0, full + bool(short))
+    if weights.parts == 1:
+        body((0, 1), everything)
     else:
-        with T.parallel(0, parts) as k:
-            body(partial(rows, k))
+        with T.parallel(0, weights.parts) as k:
+            if by_pixels:
+                body((k, weights.parts), everything)
+            else:
+                body((0, 1), partial(rows, *weights.share(k)))
+
+
+def in_turn(turn: tuple, before: int, count: int):
+    """(loop over the thread's own of ``count`` tiles, its variable -> tile), when ``before`` were dealt out already."""
+    first, step = turn
+    if step == 1:
+        return T.serial(0, count), lambda i: i
+    first = T.Bind((first + step - before % step) % step)
+    return T.serial(0, (count - first + step - 1) // step), lambda i: first + i * step
 
 
 class Emit:
@@ -211,19 +239,23 @@ class Emit:
             self.out.blank_lines(image, self.c["lanes"])
 
         if self.c["order"] == "tiles":
-            in_parts(self.target, self.weights, self.p.out_channels, partial(self._tiles, src, origin, image))
+            by_pixels = self.c.get("split") == "pixels"
+            in_parts(self.weights, self.p.out_channels, by_pixels, partial(self._tiles, src, origin, image))
         else:
             self.each(partial(self.over_tiles, src, origin, image))
 
-    def _tiles(self, src, origin, image, rows: Callable) -> None:
+    def _tiles(self, src, origin, image, turn: tuple, rows: Callable) -> None:
+        before = 0
         for first, tiles, vectors in self.tiling.tiles:
-            with T.serial(0, tiles) as t, T.serial(0, self.panels) as panel:
-                where, ends = self._places(first + t * vectors, vectors), self.tiling.ends(first, vectors)
+            loop, tile = in_turn(turn, before, tiles)
+            before += tiles
+            with loop as i, T.serial(0, self.panels) as panel:
+                where, ends = self._places(first + tile(i) * vectors, vectors), self.tiling.ends(first, vectors)
                 rows(self._cut(partial(self._tile, src, origin, image, where, ends, panel, None)))
 
     def each(self, body: Callable) -> None:
         """body(block row, first of its channels, channels) for what a register tile holds of every block row."""
-        in_parts(self.target, self.weights, self.p.out_channels, lambda rows: rows(self._cut(body)))
+        in_parts(self.weights, self.p.out_channels, False, lambda _, rows: rows(self._cut(body)))
 
     def _cut(self, body: Callable) -> Callable:
         def block(b, height: int) -> None:

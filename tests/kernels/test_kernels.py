@@ -17,7 +17,8 @@ from kernels.layout import from_planes, to_planes
 from kernels.lowering import compile_func
 from kernels.problem import ACTIVATIONS, Problem
 
-HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
+SHARED = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 3})  # threads
 AVX2 = Target({"kind": "llvm", "mcpu": "x86-64-v3"})
 ARM = Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]})
 SAME = (1, 1, 1, 1)
@@ -79,12 +80,12 @@ def layer(p: Problem, density: float, seed: int = 0):
     return p, w, rng.standard_normal(p.out_channels).astype(np.float32), x, residual
 
 
-def check(kernel, p, c, w, bias, x, residual):
+def check(kernel, p, c, w, bias, x, residual, target=HOST):
     weights = BSR.from_conv(w, p.block) if p.block else w
     out = tvm.runtime.tensor(np.full(p.out_planes, np.nan, np.float32))
     planes = [to_planes(a) for a in (x, *residual)]
     arrays = [planes[0], *kernel.pack(p, weights, c).values(), bias, *planes[1:]]
-    compile_func(kernel.prim_func(p, c, HOST), HOST)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
+    compile_func(kernel.prim_func(p, c, target), target)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
     truth = reference.conv2d(p, x, w, bias, *residual)
     assert np.isfinite(out.numpy()).all(), "every kernel fills its planes to the end"
     y = from_planes(out.numpy(), p.out_shape)
@@ -112,6 +113,17 @@ def test_sparse_problem_equals_reference_with_every_kernel(key, density):
         configs = taker.kernel.configs(p, HOST)
         for c in {str(c): c for c in (configs[0], configs[-1])}.values():
             check(taker.kernel, p, c, w, bias, x, residual)
+
+
+@pytest.mark.parametrize("key", ["1x1", "wide remainder", "3x3 batch 2", "stride 2 projection", "N > channels"])
+def test_threads_share_the_work(key):
+    for density in (0, 0.5):
+        p, w, bias, x, residual = layer(SPARSE[key], density)
+        for taker in candidates(KERNELS, p, SHARED):
+            configs = taker.kernel.configs(taker.problem, SHARED)
+            by_split = {c.get("split"): c for c in reversed(configs)}
+            for c in by_split.values():
+                check(taker.kernel, taker.problem, c, w, bias, x, residual, SHARED)
 
 
 def test_empty_block_rows():
