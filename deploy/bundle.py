@@ -67,7 +67,7 @@ def write(folder: Path, manifest: dict, write_library, packed: dict[str, np.ndar
     """Fill an empty folder. ``write_library(path)`` writes the shared library."""
     write_library(folder / "library.so")
     # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
-    np.savez(folder / "weights.npz", **{f"{i:04d}": a for i, a in enumerate(packed.values())})
+    np.savez_compressed(folder / "weights.npz", **{f"{i:04d}": a for i, a in enumerate(packed.values())})
     (folder / "records.jsonl").write_text(records)
     hashes = {name: sha256(folder / name) for name in HASHED}
     body = {"format": FORMAT, **manifest, "weights": list(packed), "sha256": hashes}
