@@ -1,17 +1,25 @@
-"""load(bundle) -> Session: numpy in, numpy out. Needs TVM's runtime and numpy; no torch, no onnx, no compiler."""
+"""load(bundle) -> Session: numpy in, numpy out. Needs TVM's runtime library and numpy; no torch, no onnx, no compiler.
+
+``import tvm`` would load the compiler, 170 MB of resident memory; the runtime alone is a library of 3 MB.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import os
+import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import tvm
-from tvm.runtime.vm import VirtualMachine
+import tvm_ffi
 
 from deploy import bundle, machine
+
+CPU, POOLED = 1, 2  # DLPack's device type, the virtual machine's allocator
+ALIGNED = 64  # bytes that TVM expects tensors to start on
 
 
 def load(folder: str | Path, threads: int | None = None) -> Session:
@@ -33,8 +41,27 @@ def load(folder: str | Path, threads: int | None = None) -> Session:
         raise bundle.BundleError(
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
-    library = tvm.runtime.load_module(str(folder / "library.so"))
+    _load_runtime()
+    library = tvm_ffi.load_module(str(folder / "library.so"))
     return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
+
+
+def _load_runtime() -> None:
+    """TVM's runtime library into the process, without importing TVM. Raises ImportError where it is not installed."""
+    package = importlib.util.find_spec("tvm")
+    if package is None:
+        raise ImportError("apache-tvm is not installed; pip install kerf")
+    name = {"darwin": "libtvm_runtime.dylib", "win32": "tvm_runtime.dll"}.get(sys.platform, "libtvm_runtime.so")
+    ctypes.CDLL(str(Path(package.origin).parent / "lib" / name), mode=ctypes.RTLD_GLOBAL)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that starts where TVM wants it."""
+    room = np.empty(array.nbytes + ALIGNED, np.uint8)
+    start = -room.ctypes.data % ALIGNED
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 _set = threading.local()  # TVM keeps a pool of workers for every calling thread
@@ -47,22 +74,24 @@ def use_threads(count: int) -> None:
         os.environ.setdefault("TVM_BIND_THREADS", "0")
         # else its pool has half as many workers as the machine has cores, on the assumption that these are hyperthreads
         os.environ.setdefault("TVM_NUM_THREADS", str(max(count, os.cpu_count() or 1)))
-        tvm.get_global_func("runtime.config_threadpool")(1, count)
+        tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
         _set.count = count
 
 
 class Session:
     """One network ready to run. Not safe for calls from several threads at once."""
 
-    def __init__(self, executable, weights: list[np.ndarray], manifest: dict, threads: int):
+    def __init__(self, library, weights: list[np.ndarray], manifest: dict, threads: int):
+        """``library``: module of a compiled network (of Built.executable, its jit())."""
         self.manifest = manifest
         self.input_shape = tuple(manifest["input"])
         self.threads = threads
-        self._machine = VirtualMachine(executable, tvm.cpu())
+        self._machine = library["vm_load_executable"]()
+        self._machine["vm_initialization"](CPU, 0, POOLED)
         self._main = self._machine["main"]
-        self._weights = [tvm.runtime.tensor(w) for w in weights]
-        self._image = tvm.runtime.empty(self.input_shape, "float32")
-        self._pixels = np.from_dlpack(self._image)
+        self._weights = [tvm_ffi.from_dlpack(_aligned(w)) for w in weights]
+        self._pixels = _aligned(np.zeros(self.input_shape, np.float32))
+        self._image = tvm_ffi.from_dlpack(self._pixels)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
@@ -72,8 +101,8 @@ class Session:
         use_threads(self.threads)
         # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied, to memory that is
         # kept: fresh pages for every image cost more than its pixels
-        if x.flags.c_contiguous and x.flags.writeable and x.ctypes.data % 64 == 0:
-            image = tvm.runtime.from_dlpack(x)
+        if x.flags.c_contiguous and x.flags.writeable and x.ctypes.data % ALIGNED == 0:
+            image = tvm_ffi.from_dlpack(x)
         else:
             np.copyto(self._pixels, x)
             image = self._image

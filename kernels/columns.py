@@ -29,7 +29,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS, Output, Weights, in_parts, in_turn, shares
+from kernels.direct import REGISTERS, Output, Weights, in_parts, in_turn, shares, sub_rows
 from kernels.isa import threads, vector_unit
 from kernels.problem import Problem
 from kernels.tiling import VISIT_CYCLES
@@ -223,19 +223,17 @@ class _Emit:
         """Output rows row0 .. row0+size-1 of every band."""
         rest = self.p.out_width % self.g.run
 
-        def block(b, height: int) -> None:
-            for first_row in range(0, height, self.c["rows"]):
-                rows = min(self.c["rows"], height - first_row)
-                for first, tiles, high in even_tiles(size, self.c["high"]):
-                    with T.serial(0, tiles) as t:
-                        at = T.Bind(first + t * high)
-                        with T.serial(0, self.g.vectors - bool(rest)) as v:
-                            self._tile(copies, image, b, first_row, rows, row0, at, high, v, self.g.run)
-                        if rest:
-                            v = self.g.vectors - 1
-                            self._tile(copies, image, b, first_row, rows, row0, at, high, v, rest)
+        def tiles(b, first_row, rows: int) -> None:
+            for first, count, high in even_tiles(size, self.c["high"]):
+                with T.serial(0, count) as t:
+                    at = T.Bind(first + t * high)
+                    with T.serial(0, self.g.vectors - bool(rest)) as v:
+                        self._tile(copies, image, b, first_row, rows, row0, at, high, v, self.g.run)
+                    if rest:
+                        v = self.g.vectors - 1
+                        self._tile(copies, image, b, first_row, rows, row0, at, high, v, rest)
 
-        block_rows(block)
+        block_rows(lambda b, height: sub_rows(height, self.c["rows"], partial(tiles, b)))
 
     def _tile(self, copies, image, b, first_row, rows, row0, at, high, v, pixels) -> None:
         """One register tile: ``rows`` channels x ``high`` rows from row ``at`` of the strip x vector v, ``pixels`` of

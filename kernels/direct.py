@@ -187,6 +187,18 @@ class Output:
             begin += lanes
 
 
+def sub_rows(height: int, most: int, body: Callable) -> None:
+    """body(first row, rows) for a block row's ``height`` channels, ``most`` of them at a time."""
+    whole, rest = divmod(height, most)
+    if whole == 1:
+        body(0, most)
+    elif whole:
+        with T.serial(0, whole) as i:
+            body(i * most, most)
+    if rest:
+        body(whole * most, rest)
+
+
 def in_parts(weights: Weights, channels: int, by_pixels: bool, body: Callable) -> None:
     """body(turn, rows) for every thread, in one parallel region: rows(f) calls f(block row, its channels) for the
     thread's block rows, or, ``by_pixels``, for all of them; then turn(count) is the thread's (begin, step) of ``count``
@@ -258,11 +270,7 @@ class Emit:
         in_parts(self.weights, self.p.out_channels, False, lambda _, rows: rows(self._cut(body)))
 
     def _cut(self, body: Callable) -> Callable:
-        def block(b, height: int) -> None:
-            for first_row in range(0, height, self.c["rows"]):
-                body(b, first_row, min(self.c["rows"], height - first_row))
-
-        return block
+        return lambda b, height: sub_rows(height, self.c["rows"], partial(body, b))
 
     def _places(self, first, vectors: int) -> list[tuple]:
         return [tuple(T.Bind(at) for at in self.tiling.place(first + v)) for v in range(vectors)]

@@ -15,10 +15,11 @@ from onnx_networks import mobile
 
 from deploy import bundle, runtime, targets
 from deploy.build import build
+from deploy.choice import Choice
 from deploy.convert import convert
-from deploy.lower import Choice, lower
+from deploy.lower import lower
 from deploy.verify import Mismatch, blame, relative_error, verify
-from kernels import KERNELS
+from kernels import KERNELS, pair
 from kernels.kernel import candidates
 from kernels.lowering import pass_context
 from kernels.record import RecordBook
@@ -64,11 +65,33 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
             taker = taker[depth % len(taker)]
             configs = taker.kernel.configs(taker.problem, TARGET)
             choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
-        module, packed = lower(network, choices, TARGET)
+        module, packed = lower(network, choices, {}, TARGET)
         with pass_context():
             executable = tvm.compile(module, target=TARGET)
-        session = runtime.Session(executable, list(packed.values()), {"input": network.input_shape}, 1)
+        session = runtime.Session(executable.jit(), list(packed.values()), {"input": network.input_shape}, 1)
         verify(session.run, network.path, network.input_shape)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pairs_compute_the_same_network(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(pair, "LEAST_BYTES", 0)
+    network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=2)
+    built = build(network, targets.parse("native", threads), RecordBook())
+    assert built.pairs
+    names = built.executable.as_text()
+    assert "conv2d_nchw_bsr_direct_depthwise" in names
+    session = runtime.Session(
+        built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, threads
+    )
+    verify(session.run, network.path, network.input_shape)
+
+
+def test_from_stem_to_pool_nothing_is_moved(small):
+    """Planes of 32x32 and 16x16 pixels fill cache lines: neither layout changes nor reshapes may be left in between."""
+    calls = [line.split()[1] for line in small[1].executable.as_text().splitlines() if line.startswith("  call")]
+    layers = [i for i, name in enumerate(calls) if name.startswith("conv2d")]
+    between = set(calls[layers[0] : layers[-1]])
+    assert not {name for name in between if "planes" in name}
 
 
 def test_only_the_image_is_checked_on_every_call(small):
@@ -80,7 +103,7 @@ def test_only_the_image_is_checked_on_every_call(small):
 def test_batch_and_threads(tmp_path):
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3)
     built = build(network, targets.parse("native", 2), RecordBook())
-    session = runtime.Session(built.executable, list(built.packed.values()), {"input": network.input_shape}, 2)
+    session = runtime.Session(built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, 2)
     verify(session.run, network.path, network.input_shape)
 
 
@@ -88,7 +111,7 @@ def test_a_wrong_layer_is_named(small, tmp_path):
     network, built, _ = small
     packed = dict(built.packed)
     packed["project.data"] = packed["project.data"] * 1.5
-    session = runtime.Session(built.executable, list(packed.values()), {"input": network.input_shape}, 1)
+    session = runtime.Session(built.executable.jit(), list(packed.values()), {"input": network.input_shape}, 1)
     with pytest.raises(Mismatch, match="differs from ONNX Runtime"):
         verify(session.run, network.path, network.input_shape)
     assert blame(network, built) == []
@@ -225,6 +248,18 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(small, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
     with pytest.raises(FileNotFoundError, match="no bundle"):
         runtime.load(tmp_path)
+
+
+def test_the_runtime_does_without_tvms_compiler(small):
+    code = f"""
+import sys, numpy as np
+from deploy import runtime
+y = runtime.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
+assert y.shape == (1, 10) and np.isfinite(y).all()
+assert not {{'tvm', 'onnx', 'onnxruntime'}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_deployment_imports_and_runs_without_torch(small):

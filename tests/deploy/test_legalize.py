@@ -70,7 +70,7 @@ def test_operator(tmp_path, tail, functions):
     ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
     assert ours == functions
     built = build(network, TARGET, RecordBook())
-    session = runtime.Session(built.executable, list(built.packed.values()), {"input": network.input_shape}, 2)
+    session = runtime.Session(built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, 2)
     verify(session.run, network.path, network.input_shape)
     assert np.isfinite(session.run(np.zeros(network.input_shape, np.float32))).all()
 

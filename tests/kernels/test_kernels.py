@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
-from kernels import KERNELS, reference
+from kernels import KERNELS, conv2d_nchw_depthwise, pair, reference
 from kernels.bsr import BSR
 from kernels.kernel import candidates, dense_twin, pick
 from kernels.layout import from_planes, to_planes
@@ -115,6 +115,46 @@ def test_sparse_problem_equals_reference_with_every_kernel(key, density):
             check(taker.kernel, p, c, w, bias, x, residual)
 
 
+PAIRS = {
+    "expand": (Problem(1, 5, 14, 14, 22, block=4, activation="relu6"), (3, 3), (1, 1)),
+    "expand, stride 2, batch 2": (Problem(2, 7, 15, 17, 12, block=8, activation="hardswish"), (5, 5), (2, 2)),
+    "wide blocks": (Problem(1, 9, 7, 7, 37, block=32), (3, 3), (2, 2)),
+    "dense": (Problem(1, 6, 12, 12, 19, activation="relu"), (3, 3), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("target", [HOST, SHARED], ids=["one thread", "three"])
+@pytest.mark.parametrize("key", PAIRS)
+def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
+    monkeypatch.setattr(pair, "LEAST_BYTES", 0)
+    first, kernel, stride = PAIRS[key]
+    first, w, bias, x, _ = layer(first, 0.5)
+    channels, pad = first.out_channels, kernel[0] // 2
+    second = Problem(*first.out_shape, channels, kernel, stride, (pad,) * 4, groups=channels, activation="relu")
+    assert pair.refuses(first, second) is None
+    second, filters, filter_bias, _, _ = layer(second, 1, seed=1)
+    taker = pick(KERNELS, first, target)
+    c = pair.config(first, taker.name, taker.configs(first, target)[0], target)
+    depthwise = conv2d_nchw_depthwise.configs(second, target)[0]
+    func = compile_func(pair.prim_func(first, taker.name, c, second, depthwise, target), target)
+    weights = BSR.from_conv(w, first.block) if first.block else w
+    packed = [*taker.pack(first, weights, c).values(), bias]
+    packed += [*conv2d_nchw_depthwise.pack(second, filters, depthwise).values(), filter_bias]
+    out = tvm.runtime.tensor(np.full(second.out_planes, np.nan, np.float32))
+    func["main"](*[tvm.runtime.tensor(a) for a in (to_planes(x), *packed)], out)
+    truth = reference.conv2d(second, reference.conv2d(first, x, w, bias), filters, filter_bias)
+    assert np.isfinite(out.numpy()).all()
+    np.testing.assert_allclose(from_planes(out.numpy(), second.out_shape), truth, atol=2e-5 * np.abs(truth).max())
+
+
+def test_what_is_no_pair_is_refused_with_a_reason():
+    first, second = Problem(1, 8, 14, 14, 32), Problem(1, 32, 14, 14, 32, (3, 3), padding=SAME, groups=32)
+    assert "fewer than" in pair.refuses(first, second)
+    assert "no plain 1x1" in pair.refuses(replace(first, stride=(2, 2)), second)
+    assert "no depthwise" in pair.refuses(first, replace(second, in_channels=64, out_channels=64, groups=64))
+    assert "residual" in pair.refuses(replace(first, residual=True), second)
+
+
 @pytest.mark.parametrize("key", ["1x1", "wide remainder", "3x3 batch 2", "stride 2 projection", "N > channels"])
 def test_threads_share_the_work(key):
     for density in (0, 0.5):
@@ -124,6 +164,28 @@ def test_threads_share_the_work(key):
             by_split = {c.get("split"): c for c in reversed(configs)}
             for c in by_split.values():
                 check(taker.kernel, taker.problem, c, w, bias, x, residual, SHARED)
+
+
+@pytest.mark.parametrize(
+    "key", ["1x1", "tail of 4, several tiles", "tail of 2, N=1", "wide remainder", "1x1 7x7 plane"]
+)
+def test_panels_of_input_channels_add_up(key):
+    p, w, bias, x, residual = layer(SPARSE[key], 0.5)
+    for problem in (p, dense_twin(p)):
+        kernel = pick(KERNELS, problem, HOST)
+        c = next(c for c in kernel.configs(problem, HOST) if c["order"] == "tiles")
+        for panel in (1, 4, p.in_channels - 1):
+            check(kernel, problem, {**c, "panel": panel}, w, bias, x, residual)
+
+
+@pytest.mark.parametrize("key", [k for k, p in (DENSE | SPARSE).items() if p.taps > 1 and p.groups == 1])
+def test_columns_equal_reference_with_every_grouping(key):
+    p, w, bias, x, residual = layer((DENSE | SPARSE)[key], 0.5)
+    kernel = pick(KERNELS, p, HOST)
+    for lanes, groups, strip, high in ((16, 1, 3, 2), (16, 2, 2, 2), (16, 4, 1, 1), (8, 2, 3, 3), (4, 1, 2, 1)):
+        if (groups - 1) * -(-p.out_height // groups) < p.out_height:
+            c = {"lanes": lanes, "rows": min(4, p.block or 4), "pixels": "columns", "high": high, "groups": groups}
+            check(kernel, p, {**c, "strip": strip, "panel": p.in_channels}, w, bias, x, residual)
 
 
 def test_empty_block_rows():
