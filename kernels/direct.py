@@ -114,7 +114,10 @@ def _sweeps(p: Problem, tiling: Tiling, inputs: int, fits: int) -> list[tuple[st
 
 
 def _copy_cycles(p: Problem, planes: Planes) -> float:
-    return p.in_channels * planes.channel / (8 if p.stride[1] == 1 else 4) if planes.copied else 0
+    if not planes.copied:
+        return 0
+    floats = p.in_channels * planes.channel
+    return floats / (8 if p.stride[1] == 1 else 4) + (floats / LINE * 10 if floats > L2_FLOATS else 0)
 
 
 def _store_cycles(p: Problem, tiling: Tiling, order: str) -> float:

@@ -8,6 +8,7 @@ vector would waste a quarter), "rows" keeps every vector inside one row and stor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm.tirx.script.builder import ir as T
@@ -19,6 +20,8 @@ from kernels.vector import even_tiles, spans
 MAX_TAIL = 4  # pixels summed along rows; more are cheaper as one more vector of pixels
 L1_FLOATS = 9 * 1024  # of inputs that stay in a 48 KiB first-level cache beside weights and outputs
 L2_FLOATS = 320 * 1024  # of an image that is still in the second-level cache when the next kernel reads it
+# Cycles that a vector waits when so many floats were read since it was last used.
+FAR = ((L1_FLOATS, 0.0), (L2_FLOATS // 2, 0.7), (L2_FLOATS, 1.0), (math.inf, 2.5))
 VISIT_CYCLES = 35  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
 
 
@@ -97,8 +100,7 @@ class Tiling:
             lines = vectors * (1 if self.aligned else 1.9)
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
-            near = reach <= L1_FLOATS, reach <= L2_FLOATS // 2
-            far = 0 if near[0] else (0.3 if self.aligned else 0.9) if near[1] else 2.5
+            far = next(c for size, c in FAR if reach <= size) * (1 if self.aligned else 1.5)
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
             total += n * (visits + inputs * (taps * step + far * vectors)) * width
         return total

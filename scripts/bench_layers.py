@@ -1,26 +1,33 @@
 """Single convolutions with 1xN blocks against the dense engines: the 1x1s of MobileNet-V2, the 3x3s of ResNet-50.
 
-Launch:    python scripts/bench_layers.py [--set mobilenet_v2|resnet50] [--N 4] [--sparsities 0.5 0.75 0.9]
-Hardware:  any x86-64 with AVX2; 3 minutes a set on one core.
-Expected:  ratios over 1, outputs equal; in the 3x3 set a share of the FMA peak of 0.8 or more at 50 %.
+Launch:    python scripts/bench_layers.py [--set mobilenet_v2|resnet50] [--N 4 ...] [--sparsities 0 0.5 0.75 0.9]
+Hardware:  any x86-64 with AVX2; 2 minutes for a set, an N and three sparsities on one core.
+Expected:  outputs equal; the sums faster than the dense engines from 50 % on; figures in docs/benchmarks/.
 
-Untuned. Whole calls from Python: some 40 us of every kerf call are not the kernel, so small layers say little here. A
-layer counts as often as it occurs; the last row is the sum over layers, each engine its own.
+Untuned. Every engine is called on its own from Python, the dense ones on a file of one layer, kerf as the layer's
+function on images that are laid out already; so none pays for a network around it. A layer counts as often as it
+occurs; the last row is the sum over layers. --out keeps the rows as JSON.
 """
 
 import argparse
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import peers
+import tvm
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy import bench, runtime, targets
-from deploy.build import build
+from deploy import bench, targets
+from deploy.build import choose
 from deploy.convert import convert
+from deploy.runtime import use_threads
 from kernels.fma_peak import macs_per_us
+from kernels.layout import to_planes
+from kernels.lowering import compile_func
 from kernels.problem import Problem
 from kernels.record import RecordBook
 
@@ -45,73 +52,98 @@ SETS = {"mobilenet_v2": (POINTWISE, 1), "resnet50": (SPATIAL, 3)}
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--set", choices=SETS, default="mobilenet_v2")
-    p.add_argument("--N", type=int, default=4)
-    p.add_argument("--sparsities", nargs="+", type=float, default=(0.5, 0.75, 0.9))
+    p.add_argument("--N", type=int, nargs="+", default=[4])
+    p.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.75, 0.9])
+    p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--threads", type=int, default=1)
     p.add_argument("--rounds", type=int, default=20)
+    p.add_argument("--sums", action="store_true", help="print the sums only")
+    p.add_argument("--out", type=Path)
     a = p.parse_args()
     layers, kernel = SETS[a.set]
-    target = targets.parse("native", 1)
-    peak = macs_per_us(target)
-    print(f"1x{a.N} blocks, one thread, batch 1; FMA peak {2 * peak / 1e3:.0f} GFLOP/s")
-    print("| layer | sparsity | kerf µs (p10–p90) | ONNX Runtime | OpenVINO | faster one / kerf | GFLOP/s | of peak |")
-    print("|-|-|-|-|-|-|-|-|")
-    for sparsity in a.sparsities:
-        sums: Counter = Counter()
-        for shape, times in layers.items():
-            problem, measured = race(shape, kernel, a.N, sparsity, target, a.rounds)
-            us = {m.engine: 1e3 * m.median for m in measured}
-            row(problem.describe(), sparsity, us, problem.macs, peak, measured[0])
-            sums.update({k: times * v for k, v in us.items()})
-            sums["macs"] += times * problem.macs
-        row("sum", sparsity, sums, sums.pop("macs"), peak)
+    target = targets.parse("native", a.threads)
+    peak = a.threads * macs_per_us(target)
+    print(f"{a.threads} thread(s), batch {a.batch}; FMA peak {2 * peak / 1e3:.0f} GFLOP/s; times in µs")
+    print("| layer | N | sparsity | kerf (p10–p90) | ONNX Runtime | OpenVINO | oneDNN | faster of the first two / kerf "
+          "| 95 % interval | GFLOP/s | of peak |\n|-|-|-|-|-|-|-|-|-|-|-|")  # fmt: skip
+    stored = []
+    for n in a.N:
+        for sparsity in a.sparsities:
+            sums, macs = {}, 0.0
+            for shape, times in layers.items():
+                problem, measured = race(shape, kernel, n, sparsity, a.batch, target, a.threads, a.rounds)
+                stored.append(row(problem.describe(), n, sparsity, measured, problem.macs, peak, quiet=a.sums))
+                macs += times * problem.macs
+                for m in measured:
+                    sums[m.engine] = sums.get(m.engine, 0) + times * np.array(m.samples)
+            total = [bench.Measurement(name, tuple(samples), 1) for name, samples in sums.items()]
+            stored.append(row("sum", n, sparsity, total, macs, peak))
+    if a.out:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        a.out.write_text(json.dumps({"set": a.set, "threads": a.threads, "batch": a.batch, "rows": stored}, indent=1))
     return 0
 
 
-def row(name: str, sparsity: float, us: dict, macs: float, peak: float, kerf: bench.Measurement | None = None) -> None:
-    spread = f" ({1e3 * kerf.p10:.0f}–{1e3 * kerf.p90:.0f})" if kerf else ""
-    dense = {k: v for k, v in us.items() if k != "kerf"}
-    others = " | ".join(f"{dense[k]:.0f}" if k in dense else "not installed" for k in ("onnxruntime", "openvino"))
-    rate = macs / us["kerf"]
-    print(
-        f"| {name} | {sparsity:.0%} | {us['kerf']:.0f}{spread} | {others} | {min(dense.values()) / us['kerf']:.2f} "
-        f"| {2 * rate / 1e3:.0f} | {rate / peak:.0%} |",
-        flush=True,
-    )
+def row(name: str, n: int, sparsity: float, measured: list, macs: float, peak: float, quiet: bool = False) -> dict:
+    s = peers.summary(measured, macs, peak)
+    cells = [name, str(n), f"{sparsity:.0%}", *peers.cells(measured, 1e3, 0), peers.text(s["speedup"])]
+    if not quiet:
+        print(f"| {' | '.join(cells)} | {s['gflops']:.0f} | {s['of_peak']:.0%} |", flush=True)
+    return {"layer": name, "N": n, "sparsity": sparsity, **s}
 
 
-def race(shape, kernel: int, n: int, sparsity: float, target, rounds: int) -> tuple[Problem, list[bench.Measurement]]:
-    """One convolution with ReLU in kerf and in the dense engines installed, outputs compared first."""
+def race(shape, kernel: int, n: int, sparsity: float, batch: int, target, threads: int, rounds: int):
+    """(problem, measurements) of one convolution with ReLU in kerf and the dense engines, outputs compared first."""
+    import torch
+
     channels, side, out, stride = shape
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((out, channels, kernel, kernel)).astype(np.float32)
     blocks = -(-out // n) * channels
     kept = (rng.permutation(blocks) >= round(sparsity * blocks)).reshape(-1, channels)
     weight *= np.repeat(kept, n, axis=0)[:out, :, None, None]
-    weights = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.zeros(out, np.float32), "b")]
-    pads, small = [kernel // 2] * 4, side // stride
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv", pads=pads, strides=[stride] * 2),
-        helper.make_node("Relu", ["c"], ["y"], name="relu"),
-    ]
-    x, y = (
-        helper.make_tensor_value_info(k, TensorProto.FLOAT, s)
-        for k, s in (("x", (1, channels, side, side)), ("y", (1, out, small, small)))
-    )
-    graph = helper.make_graph(nodes, "layer", [x], [y], weights)
+    conv = torch.nn.Conv2d(channels, out, kernel, stride, kernel // 2)
+    conv.weight.data, conv.bias.data = torch.from_numpy(weight), torch.zeros(out)
+    image = rng.standard_normal((batch, channels, side, side)).astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="kerf-layer-") as folder:
         path = Path(folder) / "layer.onnx"
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-        network = convert(path, n, 0.0)
-        built = build(network, target, RecordBook())
-        manifest = {"input": network.input_shape}
-        session = runtime.Session(built.executable, list(built.packed.values()), manifest, 1)
-        engines = [bench.Engine("kerf", session.run), bench.onnxruntime_engine(path, 1)]
-        try:
-            engines.append(bench.openvino_engine(path, 1))
-        except ImportError:
-            print("openvino is not installed; raced without it (pip install 'kerf[peers]')")
-        image = rng.standard_normal(network.input_shape).astype(np.float32)
-        return network.layers["conv"].problem, bench.race(engines, image, rounds=rounds)
+        onnx.save(one_layer(weight, image.shape, kernel, stride), str(path))
+        layer = convert(path, n, 0.0).layers["conv"]
+        dense = peers.engines(path, torch.nn.Sequential(conv, torch.nn.ReLU()), image, threads)
+        return layer.problem, bench.race([kerf(layer, image, target, threads), *dense], image, rounds=rounds)
+
+
+def one_layer(weight: np.ndarray, shape: tuple, kernel: int, stride: int) -> onnx.ModelProto:
+    out, small = weight.shape[0], shape[2] // stride
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv", pads=[kernel // 2] * 4, strides=[stride] * 2),
+        helper.make_node("Relu", ["c"], ["y"], name="relu"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], out, small, small))
+    weights = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.zeros(out, np.float32), "b")]
+    graph = helper.make_graph(nodes, "layer", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def kerf(layer, image: np.ndarray, target, threads: int) -> bench.Engine:
+    """The layer's function on its default configuration."""
+    choice = choose(layer.problem, target, RecordBook())
+    p: Problem = choice.problem
+    function = compile_func(choice.prim_func(target), target)["main"]
+    out = tvm.runtime.tensor(np.zeros(p.out_planes, np.float32))
+    arrays = [to_planes(image), *choice.pack(layer).values(), layer.bias]
+    arguments = [*[tvm.runtime.tensor(a) for a in arrays], out]
+    pixels = np.from_dlpack(out)[:, :, : p.out_height * p.out_width].reshape(p.out_shape)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        if x is not image:
+            raise ValueError("this engine holds its image in its own layout; expected that very image")
+        use_threads(threads)
+        function(*arguments)
+        return pixels
+
+    return bench.Engine("kerf", run)
 
 
 if __name__ == "__main__":
