@@ -29,7 +29,7 @@ from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.tiling import L1_FLOATS, L2_FLOATS, MAX_TAIL, Tiling
-from kernels.vector import run, spans, splat
+from kernels.vector import prefetch, run, spans, splat
 
 # Keeps a local buffer on the stack, where LLVM turns it into registers; see kernels.lowering.
 REGISTERS = {"disable_lower_builtin": True}
@@ -265,8 +265,26 @@ class Emit:
             loop, tile = in_turn(turn, before, tiles)
             before += tiles
             with loop as i, T.serial(0, self.panels) as panel:
-                where, ends = self._places(first + tile(i) * vectors, vectors), self.tiling.ends(first, vectors)
-                rows(self._cut(partial(self._tile, src, origin, image, where, ends, panel, None)))
+                at = T.Bind(first + tile(i) * vectors)
+                where, ends = self._places(at, vectors), self.tiling.ends(first, vectors)
+                sums = self._cut(partial(self._tile, src, origin, image, where, ends, panel, None))
+                if self.p.taps == 1 and self.p.in_channels * self.planes.channel > L2_FLOATS:
+                    later = origin + (at + turn[1] * vectors) * self.tiling.lanes
+                    rows(partial(self._fetch_and, sums, src, later, vectors, panel))
+                else:
+                    rows(sums)
+
+    def _fetch_and(self, sums: Callable, src, later, vectors: int, panel, b, height: int) -> None:
+        """Every block row asks for some channels' pixels of the thread's next tile, at float ``later`` of ``src``: an
+        image that outgrew the second-level cache is far away, and no prefetcher sees tiles coming.
+        """
+        channels = self.c["panel"]
+        some = -(-channels // max(1, self.weights.rows))
+        with T.serial(0, T.max(0, T.min(some, channels - b * some))) as i:
+            channel = panel * channels + b * some + i
+            for v in range(0, vectors * self.tiling.lanes, LINE):
+                prefetch(src[later + channel * self.planes.channel + v], level=2)
+        sums(b, height)
 
     def each(self, body: Callable) -> None:
         """body(block row, first of its channels, channels) for what a register tile holds of every block row."""

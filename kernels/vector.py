@@ -22,9 +22,10 @@ def every(vector, first: int, step: int, lanes: int):
     return tirx.Shuffle([vector], [T.int32(first + i * step) for i in range(lanes)])
 
 
-def prefetch(entry) -> None:
-    """Ask for the cache line of a buffer's entry; it need not exist."""
-    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(entry), T.int32(0), T.int32(3), T.int32(1)))
+def prefetch(entry, level: int = 1) -> None:
+    """Ask for the cache line of a buffer's entry, which need not exist, to come into the cache of that level."""
+    how = [T.int32(0), T.int32(4 - level), T.int32(1)]  # read, locality, data: the arguments of llvm.prefetch
+    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(entry), *how))
 
 
 def spans(n: int, lanes: int) -> tuple[int, list[int]]:

@@ -5,8 +5,8 @@ Hardware:  any x86-64 with AVX2; 2 cores, about 10 minutes. Quiet machines give 
 Expected:  verified, and faster than the faster of ONNX Runtime and OpenVINO; figures in docs/benchmarks/.
 
 Weights are random, batch norms calibrated after pruning so that every layer's output counts: speed depends on shapes
-and on which blocks are zero, not on what the others hold. Results stay under --folder (networks are not exported twice);
-speedup.svg and results.json are written there.
+and on which blocks are zero, not on what the others hold. Results stay under --folder (networks are not exported
+twice); speedup.svg and results.json are written there.
 """
 
 import argparse
@@ -33,6 +33,10 @@ from kernels.fma_peak import macs_per_us
 ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "resnet50")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
 SIZE, CLASSES = 224, 1000
+HEAD = """\
+| network | sparsity | kerf ms (p10–p90) | ONNX Runtime | OpenVINO | oneDNN | faster of the first two / kerf \
+| 95 % interval | GFLOP/s | of peak | weights, of dense |
+|-|-|-|-|-|-|-|-|-|-|-|"""
 
 
 def main() -> int:
@@ -47,8 +51,7 @@ def main() -> int:
     p.add_argument("--seconds", type=float, default=10, help="length of each race")
     a = p.parse_args()
     rows = []
-    print("| network | sparsity | kerf ms (p10–p90) | ONNX Runtime | OpenVINO | oneDNN | faster of the first two / kerf "
-          "| 95 % interval | GFLOP/s | of peak | weights, of dense |\n|-|-|-|-|-|-|-|-|-|-|-|", flush=True)  # fmt: skip
+    print(HEAD, flush=True)
     for arch in a.archs:
         for sparsity in a.sparsities:
             rows.append({"arch": arch, "sparsity": sparsity, **measure(arch, sparsity, a)})
