@@ -246,12 +246,11 @@ class _Emit:
             start = T.Bind(splat(self.bias[channel + r], lanes))
             for t in range(high):
                 T.buffer_store(acc, start, [run((r * high + t) * lanes, lanes)])
-        with self.weights.reduction(b, 0) as (origin, w):
+        with self.weights.reduction(b, 0, first_row, rows) as (origin, w):
             base = T.Bind(origin + at * p.stride[0] * lanes)
             for q in range(p.kernel[1]):
                 ws = [
-                    [T.Bind(splat(w(k * p.kernel[1] + q, first_row + r), lanes)) for r in range(rows)]
-                    for k in range(p.kernel[0])
+                    [T.Bind(splat(w(k * p.kernel[1] + q, r), lanes)) for r in range(rows)] for k in range(p.kernel[0])
                 ]
                 for i, meetings in _meetings(p, high).items():
                     x = T.Bind(copies[run(base + g.line(v, q, i), lanes)])

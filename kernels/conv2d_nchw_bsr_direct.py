@@ -26,18 +26,21 @@ AHEAD = 512  # floats of weights that are fetched before their turn
 
 
 class _Blocks:
-    """BSR inside the function: data (nnzb, taps, N), channel offsets (nnzb,), indptr (panels * block rows + 1,)."""
+    """BSR inside the function: data (nnzb, N * taps), indices (nnzb,), indptr (panels * block rows + 1,).
+
+    A block is stored sub-row by sub-row, in each (tap, row): what a register tile reads lies together.
+    """
 
     def __init__(self, p: Problem, c: dict, channel: int):
         self.p, self.height, self.rows = p, p.block, p.out_channels // p.block
         self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
-        self.parts = c.get("parts", 1)
+        self.parts, self.step = c.get("parts", 1), c["rows"]
         self.ahead = -(-AHEAD // (p.taps * p.block))
 
     def declare(self) -> None:
         p = self.p
         # an all-zero layer still needs arrays of one entry: a tensor of zero bytes has no address
-        self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps, p.block), "float32"))
+        self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps * p.block), "float32"))
         self.indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
         self.indptr = T.arg("indptr", T.buffer((self.panels * block_rows(p) + 1,), "int32"))
         self.cuts = T.arg("cuts", T.buffer((self.parts + 1,), "int32")) if self.parts > 1 else None
@@ -46,12 +49,15 @@ class _Blocks:
         return self.cuts[k], self.cuts[k + 1]
 
     @contextmanager
-    def reduction(self, block, panel) -> Iterator[tuple]:
-        row = T.Bind(panel * block_rows(self.p) + block)
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
+        p, row = self.p, T.Bind(panel * block_rows(self.p) + block)
+        # a short block row's last sub-row is stored whole
+        stored = min(self.step, p.block - first_row) if isinstance(first_row, int) else rows
+        begin = first_row * p.taps
         with T.serial(self.indptr[row], self.indptr[row + 1]) as j:
-            for line in range(0, self.p.taps * self.p.block, LINE):
-                prefetch(self.data[j + self.ahead, line // self.p.block, line % self.p.block])
-            yield self.indices[j] * self.channel, lambda tap, row: self.data[j, tap, row]
+            for line in range(0, p.taps * stored, LINE):
+                prefetch(self.data[j + self.ahead, begin + line])
+            yield self.indices[j] * self.channel, lambda tap, r: self.data[j, begin + tap * stored + r]
 
 
 def block_rows(p: Problem) -> int:
@@ -84,7 +90,13 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     order = np.argsort(group, kind="stable") if w.nnzb else [0]
     counts = np.bincount(group, minlength=panels * rows)
     arrays = {
-        "data": np.ascontiguousarray(data[order].transpose(0, 2, 1)),  # (nnzb, taps, N)
+        "data": np.concatenate(
+            [
+                data[order, r : r + c["rows"]].transpose(0, 2, 1).reshape(len(data), -1)
+                for r in range(0, p.block, c["rows"])
+            ],
+            axis=1,
+        ),
         "indices": indices[order],
         "indptr": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
     }

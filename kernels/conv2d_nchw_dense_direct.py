@@ -14,16 +14,20 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels import columns, direct
+from kernels.layout import LINE
 from kernels.planes import Planes
 from kernels.problem import Problem
+from kernels.vector import prefetch
 
 name = "conv2d_nchw_dense_direct"
+AHEAD = 512  # floats of weights that are fetched before their turn
 
 
 class _Rows:
     def __init__(self, p: Problem, c: dict, channel: int):
         self.p, self.height, self.rows = p, c["rows"], p.out_channels // c["rows"]
         self.parts = c.get("parts", 1)
+        self.ahead = -(-AHEAD // (p.taps * self.height))
         self.inputs, self.panel, self.channel = p.in_channels // p.groups, c["panel"], channel
 
     def declare(self) -> None:
@@ -35,11 +39,13 @@ class _Rows:
         return rows * k // self.parts, rows * (k + 1) // self.parts
 
     @contextmanager
-    def reduction(self, block, panel) -> Iterator[tuple]:
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
         group = block // (self.p.out_channels // self.p.groups // self.height) if self.p.groups > 1 else 0
         begin = T.Bind(panel * self.panel)
         with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:
-            yield (group * self.inputs + j) * self.channel, lambda tap, row: self.data[block, j, tap, row]
+            for line in range(0, self.p.taps * self.height, LINE):
+                prefetch(self.data[block, j + self.ahead, line // self.height, line % self.height])
+            yield (group * self.inputs + j) * self.channel, lambda tap, r: self.data[block, j, tap, first_row + r]
 
 
 def refuses(p: Problem, target: Target) -> str | None:

@@ -49,8 +49,9 @@ class Weights(Protocol):
     def share(self, k) -> tuple:
         """(begin, end) of thread k's block rows, the short one counted."""
 
-    def reduction(self, block, panel) -> Iterator[tuple[object, Callable]]:
-        """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, row or ramp)).
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[object, Callable]]:
+        """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, r or ramp)), r
+        of the ``rows`` channels from ``first_row``.
 
         Offsets are in floats, in steps of what the format was told a channel takes.
         """
@@ -368,23 +369,23 @@ class Emit:
         def multiply_add(base, w, tap, offset):
             for i, tail in enumerate(tails):
                 pixel = T.Bind(splat(src[base + offset + self.planes.pixels - rest + i], rows))
-                T.buffer_store(tail, tail[run(0, rows)] + w(tap, run(first_row, rows)) * pixel, [run(0, rows)])
+                T.buffer_store(tail, tail[run(0, rows)] + w(tap, run(0, rows)) * pixel, [run(0, rows)])
             # the smaller side is held in registers, the other streams through one
             if count < rows:
                 xs = [T.Bind(src[run(base + offset + i, lanes)]) for i in inputs]
                 for r in range(rows):
-                    wr = T.Bind(splat(w(tap, first_row + r), lanes))
+                    wr = T.Bind(splat(w(tap, r), lanes))
                     for v in range(count):
                         T.buffer_store(acc, acc[at(r, v)] + wr * xs[v], [at(r, v)])
             else:
-                ws = [T.Bind(splat(w(tap, first_row + r), lanes)) for r in range(rows)]
+                ws = [T.Bind(splat(w(tap, r), lanes)) for r in range(rows)]
                 for v, i in enumerate(inputs):
                     xv = T.Bind(src[run(base + offset + i, lanes)])
                     for r in range(rows):
                         T.buffer_store(acc, acc[at(r, v)] + ws[r] * xv, [at(r, v)])
 
         kh, kw = self.p.kernel
-        with self.weights.reduction(b, panel) as (channel_offset, w):
+        with self.weights.reduction(b, panel, first_row, rows) as (channel_offset, w):
             base = T.Bind(origin + channel_offset)
             if self.p.taps <= MAX_UNROLLED_TAPS:
                 for tap in range(self.p.taps):

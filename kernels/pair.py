@@ -21,6 +21,9 @@ from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.tiling import L2_FLOATS
 
+# A tile's channels read all their inputs' planes, where tiles of pixels would read a few pixels of them: so many planes
+# of the input cost as much as one that is written and read back.
+MOST_SWEEPS = 6
 FIRST = {k.name: k for k in (conv2d_nchw_bsr_direct, conv2d_nchw_dense_direct)}
 LEAST_BYTES = 4 * L2_FLOATS  # a smaller image stays in cache on its way from kernel to kernel
 
@@ -34,7 +37,10 @@ def refuses(first: Problem, second: Problem) -> str | None:
     if first.residual or second.residual:
         return "a residual sum in between"
     size = 4 * math.prod(first.out_planes[1:])
-    return f"{size} bytes between them, fewer than {LEAST_BYTES}" if size < LEAST_BYTES else None
+    if size < LEAST_BYTES:
+        return f"{size} bytes between them, fewer than {LEAST_BYTES}"
+    sweeps = (first.nnzb if first.block else first.in_channels * first.out_channels / 8) / first.out_channels
+    return f"{sweeps:.1f} planes read for each one spared, more than {MOST_SWEEPS}" if sweeps > MOST_SWEEPS else None
 
 
 def config(first: Problem, kernel: str, c: dict, target: Target) -> dict:

@@ -153,6 +153,9 @@ def test_what_is_no_pair_is_refused_with_a_reason():
     assert "no plain 1x1" in pair.refuses(replace(first, stride=(2, 2)), second)
     assert "no depthwise" in pair.refuses(first, replace(second, in_channels=64, out_channels=64, groups=64))
     assert "residual" in pair.refuses(replace(first, residual=True), second)
+    large = Problem(1, 64, 112, 112, 64), Problem(1, 64, 112, 112, 64, (3, 3), padding=SAME, groups=64)
+    assert "planes read" in pair.refuses(*large)
+    assert pair.refuses(replace(large[0], block=4, nnzb=6 * 64), large[1]) is None
 
 
 @pytest.mark.parametrize("key", ["1x1", "wide remainder", "3x3 batch 2", "stride 2 projection", "N > channels"])
