@@ -33,6 +33,7 @@ from kernels.vector import prefetch, run, spans, splat
 
 # Keeps a local buffer on the stack, where LLVM turns it into registers; see kernels.lowering.
 REGISTERS = {"disable_lower_builtin": True}
+LEAST_USES = 4  # of what is fetched ahead; less work would not cover the asking
 MAX_UNROLLED_TAPS = 9  # larger kernels loop over their rows, to bound code size
 
 
@@ -247,6 +248,9 @@ class Emit:
         self.tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
         self.panels = -(-(p.in_channels // p.groups) // c["panel"])
         self.out = out
+        uses = p.nnzb / p.in_channels if p.block else p.out_channels / c["rows"]  # of an input vector
+        large = p.in_channels * planes.channel > L2_FLOATS
+        self.far_input = p.taps == 1 and large and uses >= LEAST_USES
 
     def image(self, src, origin, image) -> None:
         """All outputs of one image whose input planes start at ``origin`` of ``src``."""
@@ -269,7 +273,7 @@ class Emit:
                 at = T.Bind(first + tile(i) * vectors)
                 where, ends = self._places(at, vectors), self.tiling.ends(first, vectors)
                 sums = self._cut(partial(self._tile, src, origin, image, where, ends, panel, None))
-                if self.p.taps == 1 and self.p.in_channels * self.planes.channel > L2_FLOATS:
+                if self.far_input:
                     later = origin + (at + turn[1] * vectors) * self.tiling.lanes
                     rows(partial(self._fetch_and, sums, src, later, vectors, panel))
                 else:

@@ -22,7 +22,7 @@ L1_FLOATS = 9 * 1024  # of inputs that stay in a 48 KiB first-level cache beside
 L2_FLOATS = 320 * 1024  # of an image that is still in the second-level cache when the next kernel reads it
 # Cycles that a vector waits when so many floats were read since it was last used.
 FAR = ((L1_FLOATS, 0.0), (L2_FLOATS // 2, 0.7), (L2_FLOATS, 1.0), (math.inf, 2.5))
-VISIT_CYCLES = 35  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
+VISIT_CYCLES = 50  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
 
 
 @dataclass(frozen=True)
