@@ -29,9 +29,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS, Output, Weights, in_parts, in_turn, shares, sub_rows
+from kernels.direct import REGISTERS, Weights
 from kernels.isa import threads, vector_unit
+from kernels.output import Output
 from kernels.problem import Problem
+from kernels.sharing import in_parts, in_turn, shares, sub_rows
 from kernels.tiling import VISIT_CYCLES
 from kernels.vector import even_tiles, every, run, splat
 

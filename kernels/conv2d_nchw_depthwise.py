@@ -15,9 +15,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS, Output
+from kernels.direct import REGISTERS
 from kernels.isa import parallel_loop, vector_unit
 from kernels.layout import LINE
+from kernels.output import Output
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.tiling import L1_FLOATS

@@ -23,11 +23,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.epilogue import ACTIVATION
 from kernels.isa import parallel_loop, threads, vector_unit
 from kernels.layout import LINE
+from kernels.output import Output
 from kernels.planes import Planes
 from kernels.problem import Problem
+from kernels.sharing import in_parts, in_turn, shares, sub_rows
 from kernels.tiling import L1_FLOATS, L2_FLOATS, MAX_TAIL, Tiling
 from kernels.vector import prefetch, run, spans, splat
 
@@ -92,18 +93,6 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
     return list(found.values())
 
 
-def shares(target: Target, tiles: int) -> dict:
-    """What a configuration says of threads: nothing of one; of several how many, and whether they cut the pixels.
-
-    Threads that cut the pixels read each its own input, but all weights; so they do where there are enough ``tiles``.
-    """
-    parts = threads(target)
-    if parts == 1:
-        return {}
-    even = tiles >= parts and -(-tiles // parts) * parts <= 1.15 * tiles
-    return {"parts": parts, "split": "pixels" if even else "rows"}
-
-
 def _sweeps(p: Problem, tiling: Tiling, inputs: int, fits: int) -> list[tuple[str, int]]:
     """(order, input channels a panel) worth trying."""
     if tiling.needs_scratch:
@@ -152,92 +141,6 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
                 planes.emit_copy(flat, origin, padded, p.in_channels, c["lanes"], parallel_loop(target))
                 emit.image(padded, 0, image)
     return builder.get()
-
-
-class Output:
-    """The output planes of one function, and the epilogue on the way into them."""
-
-    def __init__(self, p: Problem, y, residual=None):
-        """``y`` and ``residual`` are flat."""
-        self.p, self.pitch, self.y, self.residual = p, p.out_planes[2], y, residual
-
-    @classmethod
-    def of(cls, p: Problem, y, residual) -> Output:
-        """Of the function's parameters y and residual."""
-        flat = [
-            T.decl_buffer((math.prod(p.out_planes),), "float32", data=b.data) for b in (y, residual) if b is not None
-        ]
-        return cls(p, *flat)
-
-    def plane(self, image, channel):
-        return (image * self.p.out_channels + channel) * self.pitch
-
-    def store(self, value, at, lanes: int) -> None:
-        """activation(value + residual)"""
-        index = run(at, lanes)
-        if self.residual is not None:
-            value = value + self.residual[index]
-        T.buffer_store(self.y, ACTIVATION[self.p.activation](value, lanes), [index])
-
-    def blank_lines(self, image, lanes: int) -> None:
-        """Zeros into the last line of every plane, before pixels are stored that do not fill it."""
-        with T.serial(0, self.p.out_channels) as channel:
-            self.blank(self.plane(image, channel), self.pitch - LINE, lanes)
-
-    def blank(self, plane, begin: int, lanes: int) -> None:
-        """Zeros from float ``begin`` of a plane to its end."""
-        while begin < self.pitch:
-            lanes = min(lanes, 1 << ((self.pitch - begin).bit_length() - 1))
-            T.buffer_store(self.y, splat(0, lanes), [run(plane + begin, lanes)])
-            begin += lanes
-
-
-def sub_rows(height: int, most: int, body: Callable) -> None:
-    """body(first row, rows) for a block row's ``height`` channels, ``most`` of them at a time."""
-    whole, rest = divmod(height, most)
-    if whole == 1:
-        body(0, most)
-    elif whole:
-        with T.serial(0, whole) as i:
-            body(i * most, most)
-    if rest:
-        body(whole * most, rest)
-
-
-def in_parts(weights: Weights, channels: int, by_pixels: bool, body: Callable) -> None:
-    """body(turn, rows) for every thread, in one parallel region: rows(f) calls f(block row, its channels) for the
-    thread's block rows, or, ``by_pixels``, for all of them; then turn(count) is the thread's (begin, step) of ``count``
-    tiles of pixels.
-    """
-    full, short = weights.rows, channels - weights.rows * weights.height
-
-    def rows(begin, end, f: Callable) -> None:
-        with T.serial(begin, T.min(end, full)) as b:
-            f(b, weights.height)
-        if short and weights.parts == 1:
-            f(full, short)
-        elif short:
-            with T.If(end > full), T.Then():
-                f(full, short)
-
-    everything = partial(rows, 0, full + bool(short))
-    if weights.parts == 1:
-        body((0, 1), everything)
-    else:
-        with T.parallel(0, weights.parts) as k:
-            if by_pixels:
-                body((k, weights.parts), everything)
-            else:
-                body((0, 1), partial(rows, *weights.share(k)))
-
-
-def in_turn(turn: tuple, before: int, count: int):
-    """(loop over the thread's own of ``count`` tiles, its variable -> tile), when ``before`` were dealt out already."""
-    first, step = turn
-    if step == 1:
-        return T.serial(0, count), lambda i: i
-    first = T.Bind((first + step - before % step) % step)
-    return T.serial(0, (count - first + step - 1) // step), lambda i: first + i * step
 
 
 class Emit:

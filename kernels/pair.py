@@ -16,7 +16,8 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels import conv2d_nchw_bsr_direct, conv2d_nchw_dense_direct, conv2d_nchw_depthwise
-from kernels.direct import Emit, Output
+from kernels.direct import Emit
+from kernels.output import Output
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.tiling import L2_FLOATS
