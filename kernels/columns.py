@@ -29,7 +29,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.direct import REGISTERS, Weights
+from kernels.direct import REGISTERS, Weights, parameters
 from kernels.isa import threads, vector_unit
 from kernels.output import Output
 from kernels.problem import Problem
@@ -151,12 +151,8 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
     g = geometry(p, c)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_planes, "float32"))
-        weights.declare()
-        bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        emit = _Emit(g, c, weights, bias, Output.of(p, y, residual))
+        x, bias, out = parameters(p, weights)
+        emit = _Emit(g, c, weights, bias, out)
         with T.serial(0, p.batch) as image:
             if emit.out.pitch > p.out_height * p.out_width:
                 emit.out.blank_lines(image, g.lanes)

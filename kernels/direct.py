@@ -125,12 +125,8 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
     planes = Planes.of(p)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_planes, "float32"))
-        weights.declare()
-        bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        emit = Emit(p, c, target, planes, weights, bias, Output.of(p, y, residual))
+        x, bias, out = parameters(p, weights)
+        emit = Emit(p, c, planes, weights, bias, out)
         flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
         padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
         with T.serial(0, p.batch) as image:
@@ -143,11 +139,21 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
     return builder.get()
 
 
+def parameters(p: Problem, weights: Weights) -> tuple:
+    """Declare (x, *weights, bias, [residual], y) of the function being built: (x, bias, where results go)."""
+    x = T.arg("x", T.buffer(p.in_planes, "float32"))
+    weights.declare()
+    bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+    residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
+    y = T.arg("y", T.buffer(p.out_planes, "float32"))
+    return x, bias, Output.of(p, y, residual)
+
+
 class Emit:
     """The loops of one function under construction."""
 
-    def __init__(self, p, c, target, planes, weights, bias, out):
-        self.p, self.c, self.target, self.planes, self.weights, self.bias = p, c, target, planes, weights, bias
+    def __init__(self, p, c, planes, weights, bias, out):
+        self.p, self.c, self.planes, self.weights, self.bias = p, c, planes, weights, bias
         self.tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
         self.panels = -(-(p.in_channels // p.groups) // c["panel"])
         self.out = out

@@ -71,12 +71,10 @@ def prim_func(
             def both(b, first_row, rows, image=image, origin=origin):
                 channel = T.Bind(b * weights.height + first_row)
                 between = _Between(first, rows, channel)
-                Emit(first, c, target, planes, weights, bias, between).over_tiles(
-                    flat, origin, image, b, first_row, rows
-                )
+                Emit(first, c, planes, weights, bias, between).over_tiles(flat, origin, image, b, first_row, rows)
                 after.channels(between.y, 0, image, channel, rows)
 
-            Emit(first, c, target, planes, weights, bias, None).each(both)
+            Emit(first, c, planes, weights, bias, None).each(both)
     return builder.get()
 
 

@@ -15,6 +15,7 @@ from tvm.tirx.script.builder import ir as T
 from kernels.direct import REGISTERS
 from kernels.isa import parallel_loop, vector_unit
 from kernels.layout import LINE, pitch
+from kernels.output import Output
 from kernels.planes import Planes
 from kernels.problem import Problem
 from kernels.vector import run, spans, splat
@@ -117,6 +118,7 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
         T.func_name("main")
         x = T.arg("x", T.buffer(p.in_planes, "float32"))
         y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        out = Output.of(p, y, None)
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
             source, origin = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data), plane * p.in_planes[2]
@@ -124,9 +126,8 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
                 copy = T.alloc_buffer((planes.scratch(1),), "float32")
                 planes.emit_copy(source, origin, copy, 1, lanes, T.serial, fill=LOWEST)
                 source, origin = copy, 0
-            if p.out_planes[2] > p.out_height * p.out_width:
-                for i in range(p.out_planes[2] - LINE, p.out_planes[2], lanes):
-                    T.buffer_store(y, splat(0, lanes), [image, channel, run(i, lanes)])
+            if out.pitch > p.out_height * p.out_width:
+                out.blank(plane * out.pitch, out.pitch - LINE, lanes)
             with T.serial(0, p.out_height) as row:
                 for at in offsets:
                     value = source[run(origin + row * planes.pitch + at + taps[0], lanes)]

@@ -200,10 +200,7 @@ def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -
         "threads": args.threads,
         "tvm": environment()["versions"]["apache-tvm"],
         "versions": environment()["versions"],
-        "layers": [
-            {k: row[k] for k in ("name", "shape", "block", "density", "kernel", "config", "together_with")}
-            for row in layers
-        ],
+        "layers": [{k: row[k] for k in MANIFEST} for row in layers],
     }
 
 
