@@ -9,15 +9,17 @@ channels make concatenation, chunks and zero-padded shortcuts cases of one rule.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor, nn
 
+from compress.coupling import ChannelSet, channel_sets
 from compress.operators import READS_PARAMETERS, RULES, Call, Channels, Parameter, UnsupportedOperator, spread
 
-__all__ = ["DependencyGraph", "Group", "Member", "UnsupportedOperator"]
+__all__ = ["ChannelSet", "DependencyGraph", "Group", "Member", "UnsupportedOperator"]
 
 Path = str
 
@@ -47,6 +49,8 @@ class Group:
 class DependencyGraph:
     groups: tuple[Group, ...]
     stems: tuple[Path, ...]  # weights that read the network input
+    sets: tuple[ChannelSet, ...] = ()  # what may be cut, in the model's order
+    norms: Mapping[Path, Path] = field(default_factory=dict)  # weight -> the batch norm module that alone reads it
 
     @classmethod
     def trace(cls, model: nn.Module, example: Tensor) -> "DependencyGraph":
@@ -57,7 +61,24 @@ class DependencyGraph:
         """
         channels = Channels()
         _follow(_export(model, example), _canonical_paths(model), channels)
-        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)))
+        norms = {weight: path.rpartition(".")[0] for weight, path in channels.norms.items()}
+        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), channel_sets(model, channels), norms)
+
+    def narrowed(self, keep: Mapping[str, Tensor]) -> "DependencyGraph":
+        """The graph of the network that is left when of some sets only the channels in `keep`, bool (width,), are.
+
+        It has no groups: which channels may still change places, only a new trace can tell.
+        """
+        left = {id(s): keep[s.name] for s in self.sets if s.name in keep}
+        gone: dict[tuple[Path, int], Tensor] = {}  # entries of an axis that leave
+        for s in self.sets:
+            for place, owner in s.places.items():
+                if id(s) in left:
+                    gone[place] = gone.get(place, torch.zeros(len(owner), dtype=torch.bool)) | s.entries(
+                        place, ~left[id(s)]
+                    )
+        sets = tuple(s.narrowed(left.get(id(s)), gone) for s in self.sets)
+        return replace(self, groups=(), sets=sets)
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

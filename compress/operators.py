@@ -26,7 +26,17 @@ class Channels:
     """What is known of all channels: which are one, which may not move, and where parameters carry them."""
 
     parent: list[int] = field(default_factory=list)  # union-find forest over labels; a tree is a channel
-    fixed: set[int] = field(default_factory=set)
+    fixed: set[int] = field(default_factory=set)  # may neither move nor leave
+    ordered: set[int] = field(default_factory=set)  # may leave, may not move
+    counted: set[int] = field(
+        default_factory=set
+    )  # may move, may not leave: the network's code says how many there are
+    ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels that leave together, pair by pair
+    gates: set[int] = field(default_factory=set)  # labels of factors, as of squeeze-excitation
+    columns: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # like axes, of grouped convolutions' inputs
+    makers: dict[fx.Node, str] = field(default_factory=dict)  # convolution or linear call -> its weight
+    norms: dict[str, str] = field(default_factory=dict)  # weight -> a parameter of the batch norm that alone reads it
+    pads: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # module -> labels it adds before and after
     inputs: set[int] = field(default_factory=set)  # labels of the network input
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (parameter path, axis) -> labels along it
     sequences: list[Tensor] = field(default_factory=list)  # labels in the order some tensor holds them
@@ -51,6 +61,10 @@ class Channels:
 
     def fix(self, labels: Tensor) -> None:
         self.fixed.update(labels.flatten().tolist())
+
+    def tie(self, rows: Tensor) -> None:
+        """(parts, n) labels: those in one column leave together, so that the parts stay equally large."""
+        self.ties += [(rows[0], row) for row in rows[1:]]
 
     def within(self, labels: Tensor) -> Tensor:
         """Labels of their own for entries that are parts of a channel: which part it is must not be forgotten."""
@@ -96,9 +110,13 @@ class Call:
         return self.args[index] if index < len(self.args) else default
 
     def refuse(self, why: str) -> UnsupportedOperator:
+        return UnsupportedOperator(f"{self.node.target}{f' in {self.module}' if self.module else ''}: {why}")
+
+    @property
+    def module(self) -> str:
+        """Path of the module whose forward makes the call; "" for the network itself."""
         modules = list((self.node.meta.get("nn_module_stack") or {}).values())
-        where = modules[-1][0] if modules else ""
-        return UnsupportedOperator(f"{self.node.target}{f' in {where}' if where else ''}: {why}")
+        return modules[-1][0] if modules else ""
 
 
 def along(call: Call, labels: Tensor, axis: int) -> Tensor:
@@ -140,6 +158,11 @@ def binary(call: Call, channels: Channels) -> Tensor:
     ndim = max(o.ndim for o in operands)
     a, b = (compact(o.view([1] * (ndim - o.ndim) + list(o.shape))) for o in operands)
     if a.numel() > 1 and b.numel() > 1:
+        if call.node.target in PRODUCTS:
+            sizes = [max(o.shape[2:], default=1) for o in operands]
+            for labels, size in zip((a, b), sizes):
+                if size == 1 < max(sizes):
+                    channels.gates.update(labels.flatten().tolist())
         if {i for i, n in enumerate(a.shape) if n > 1} != {i for i, n in enumerate(b.shape) if n > 1}:
             raise call.refuse("its operands vary along different axes")
         channels.join(a, b)
@@ -169,12 +192,16 @@ def conv2d(call: Call, channels: Channels) -> Tensor:
         channels.bind(weight.path, 0, made)
     else:
         # Column j of the weight is another input channel in each group of rows, so inputs stay. A filter may move
-        # among those that read the same inputs.
-        channels.fix(inputs)
+        # among those that read the same inputs. As many leave from one group as from another.
+        channels.ordered.update(inputs.tolist())
+        channels.tie(inputs.view(groups, -1))
+        channels.columns.setdefault((weight.path, 1), inputs[: len(inputs) // groups])
         made = produce(channels, weight, inputs)
         channels.sequences.extend(made.chunk(groups))
+        channels.tie(made.view(groups, -1))
     if bias:
         channels.bind(bias.path, 0, made)
+    channels.makers[call.node] = weight.path
     return spread(made, 1, call.shape)
 
 
@@ -205,6 +232,9 @@ def batch_norm(call: Call, channels: Channels) -> Tensor:
         if not isinstance(vector, Parameter):
             raise call.refuse("its parameters are computed, not stored")
         channels.bind(vector.path, 0, labels)
+        source = call.node.args[0]
+        if source in channels.makers and len(source.users) == 1:
+            channels.norms[channels.makers[source]] = vector.path
     return call.args[0]
 
 
@@ -236,9 +266,14 @@ def pad(call: Call, channels: Channels) -> Tensor:
     if (before or after) and call.arg(2, "constant") != "constant":
         raise call.refuse(f"pads channels by {call.arg(2)}")
     if before < 0 or after < 0:
+        channels.counted.update(line.tolist())
         line = line[max(0, -before) : len(line) - max(0, -after)]
-    line = torch.cat([channels.fresh(max(0, before)), line, channels.fresh(max(0, after))])
-    return spread(line, 1, call.shape)
+    new = channels.fresh(max(0, before)), channels.fresh(max(0, after))
+    if call.arg(3) or call.module in channels.pads:  # not zero, or a second padding of other channels
+        channels.counted.update(torch.cat(new).tolist())
+    elif before > 0 or after > 0:
+        channels.pads[call.module] = new
+    return spread(torch.cat([new[0], line, new[1]]), 1, call.shape)
 
 
 def move(function: Callable[..., Any]) -> Callable[[Call, Channels], Any]:
@@ -251,9 +286,37 @@ def move(function: Callable[..., Any]) -> Callable[[Call, Channels], Any]:
         moved = function(*call.args, **call.node.kwargs)
         if isinstance(moved, Tensor):
             line = compact(moved)
+            if function is torch.reshape:
+                _tie_split_axis(compact(call.args[0]), line, channels)
             if len(line.unique()) < line.numel():
                 return channels.within(line).expand(moved.shape)
         return moved
+
+    return rule
+
+
+def _tie_split_axis(before: Tensor, after: Tensor, channels: Channels) -> None:
+    """Channels laid out as rows, as a channel shuffle does: a column leaves as one."""
+    varying = [n for n in after.shape if n > 1]
+    if sum(n > 1 for n in before.shape) == 1 and len(varying) == 2:
+        channels.tie(after.reshape(varying))
+
+
+def divide(function: Callable[..., Any]) -> Callable[[Call, Channels], Any]:
+    """An operator that takes some of the channels. The code says which, so none may leave; but equal chunks shrink."""
+
+    def rule(call: Call, channels: Channels) -> Any:
+        source = call.args[0]
+        parts = function(*call.args, **call.node.kwargs)
+        lines = [compact(part) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+        whole = compact(source)
+        if all(torch.equal(line, whole) for line in lines):  # cuts along another axis
+            return parts
+        if function is aten.chunk.default and len({line.shape for line in lines}) == 1:
+            channels.tie(torch.stack([line.flatten() for line in lines]))
+        else:
+            channels.counted.update(whole.flatten().tolist())
+        return parts
 
     return rule
 
@@ -268,6 +331,7 @@ def concatenate(call: Call, channels: Channels) -> Tensor:
     return torch.cat(tensors, axis)
 
 
+PRODUCTS = (aten.mul.Tensor, aten.mul_.Tensor)
 READS_PARAMETERS = (conv2d, linear, batch_norm)  # these move their parameters along with the channels
 
 RULES: dict[Any, Callable[[Call, Channels], Any]] = {
@@ -310,8 +374,13 @@ RULES: dict[Any, Callable[[Call, Channels], Any]] = {
         op: move(op)
         for op in (
             aten.flatten.using_ints, aten.transpose.int, aten.permute.default, aten.unsqueeze.default,
-            aten.squeeze.dim, aten.squeeze.dims, aten.slice.Tensor, aten.select.int, aten.chunk.default,
-            aten.split.Tensor, aten.split_with_sizes.default, aten.expand.default,
+            aten.squeeze.dim, aten.squeeze.dims, aten.expand.default,
+        )
+    },
+    **{
+        op: divide(op)
+        for op in (
+            aten.slice.Tensor, aten.select.int, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
         )
     },
 }  # fmt: skip

@@ -1,11 +1,11 @@
-"""The one file that changes parameters: permutes channels and zeroes weights, in place."""
+"""The one file that changes parameters: permutes, zeroes, merges and cuts channels, zeroes weights, in place."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from compress.graph import DependencyGraph, Group
+from compress.graph import ChannelSet, DependencyGraph, Group
 
 
 @torch.no_grad()
@@ -65,3 +65,172 @@ def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """w ← w · mask for every masked parameter; masks are bool of the parameter's shape, True = keep."""
     if masks:
         torch._foreach_mul_([model.get_parameter(path) for path in masks], list(masks.values()))
+
+
+Keep = Mapping[str, Tensor]  # name of a ChannelSet -> bool (width,), True = keep; sets that are not named stay whole
+
+
+@torch.no_grad()
+def zero_channels(model: nn.Module, graph: DependencyGraph, keep: Keep) -> None:
+    """Zeroes every entry of the channels that `keep` drops: filters, norms and the columns that read them.
+
+    What is left computes exactly what `cut` leaves, in the old shapes. Raises ValueError as `cut` does.
+    """
+    for (path, axis), gone in _leaving(graph, keep).items():
+        tensor = _tensor(model, path)
+        tensor.index_fill_(axis, gone.nonzero().flatten().to(tensor.device), 0)
+
+
+@torch.no_grad()
+def cut(model: nn.Module, graph: DependencyGraph, keep: Keep) -> DependencyGraph:
+    """Removes the channels that `keep` drops from all parameters, in place; the graph of what is left.
+
+    Parameters become new ones, so an optimiser has to be made again. Raises ValueError, before anything is changed, for
+    an unknown or fixed set and for one that would keep no channel.
+    """
+    leaving = _leaving(graph, keep)
+    parameters = dict(model.named_parameters())
+    for (path, axis), gone in leaving.items():
+        narrow = _tensor(model, path).detach()
+        narrow = narrow.index_select(axis, (~gone).nonzero().flatten().to(narrow.device))
+        old = parameters.get(path)
+        if old is None:
+            owner, _, name = path.rpartition(".")
+            model.get_submodule(owner).register_buffer(name, narrow)
+            continue
+        new = parameters[path] = nn.Parameter(narrow, old.requires_grad)
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is old:  # under each of its names
+                    module._parameters[name] = new
+    for path in {path.rpartition(".")[0] for path, _ in leaving}:
+        _restate_widths(model.get_submodule(path))
+    for channels in graph.sets:
+        for (path, side), owner in channels.pads.items():
+            if channels.name in keep:
+                module = model.get_submodule(path)
+                removed = int((~keep[channels.name].cpu())[owner[owner >= 0]].sum())
+                setattr(module, side, getattr(module, side) - removed)
+    return graph.narrowed(keep)
+
+
+def _leaving(graph: DependencyGraph, keep: Keep) -> dict[tuple[str, int], Tensor]:
+    """(path, axis) -> bool (length,), True where an entry goes; only axes that lose any."""
+    sets = {channels.name: channels for channels in graph.sets}
+    leaving: dict[tuple[str, int], Tensor] = {}
+    for name, kept in keep.items():
+        channels = sets.get(name)
+        if channels is None:
+            raise ValueError(f"no channels {name!r} in this network")
+        if kept.shape != (channels.width,) or kept.dtype != torch.bool:
+            raise ValueError(f"{name}: expected {channels.width} truth values, got {tuple(kept.shape)} {kept.dtype}")
+        if bool(kept.all()):
+            continue
+        if channels.fixed:
+            raise ValueError(f"{name}: the number of its channels is visible outside the network, or fixed in its code")
+        if not bool(kept.any()):
+            raise ValueError(f"{name}: none of {channels.width} channels would be left")
+        for place in channels.places:
+            gone = channels.entries(place, ~kept)
+            leaving[place] = leaving[place] | gone if place in leaving else gone
+    return leaving
+
+
+def _tensor(model: nn.Module, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
+
+
+def _restate_widths(module: nn.Module) -> None:
+    """The numbers a layer keeps beside its weights, from their new shapes."""
+    if isinstance(module, nn.Conv2d):
+        outputs, inputs = module.weight.shape[:2]
+        if module.groups == module.in_channels > 1:  # depthwise
+            module.groups = outputs * module.groups // module.out_channels
+        module.out_channels, module.in_channels = outputs, inputs * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = len(module.running_mean if module.weight is None else module.weight)
+
+
+@torch.no_grad()
+def merge(model: nn.Module, graph: DependencyGraph, into: Mapping[str, Tensor]) -> DependencyGraph:
+    """Adds the columns that read channel i to those that read channel into[i], then cuts every channel but those.
+
+    `into` maps set names to (width,) indices with into[into[i]] = into[i]. Where merged channels are equal the function
+    is kept: sum_i W_i x_i = (sum_i W_i) x. Source: Ding et al., CVPR 2019, arXiv 1904.03837, section 3.2.
+    """
+    for channels in graph.sets:
+        target = into.get(channels.name)
+        if target is None:
+            continue
+        if not torch.equal(target[target], target):
+            raise ValueError(f"{channels.name}: a channel is merged into one that is merged itself")
+        for (path, axis), owner in channels.places.items():
+            if axis != 1:
+                continue
+            weight = _tensor(model, path)
+            copies = [(owner == i).nonzero().flatten() for i in range(channels.width)]
+            for i, j in enumerate(target.tolist()):
+                if i != j:
+                    weight[:, copies[j]] += weight[:, copies[i]]
+    keep = {name: target == torch.arange(len(target)) for name, target in into.items()}
+    return cut(model, graph, keep)
+
+
+@torch.no_grad()
+def absorb_constants(
+    model: nn.Module, graph: DependencyGraph, keep: Keep, images: Tensor, tolerance: float = 1e-5
+) -> dict[str, float]:
+    """Moves what dropped channels still contribute into the layers that read them, where that is a constant.
+
+    A channel that is zero is a constant behind a depthwise filter and its batch norm, c = f(β − μγ/σ); then W[:, i] c
+    goes to the bias of the reading layer, or off the running mean behind it. Through a kernel with zero-padded borders,
+    or where c is not constant, that is impossible.
+
+    ``images`` (B, C, H, W) shows which values are constant. Returns, for sets where it was impossible, the largest
+    |c| that is lost.
+    """
+    sets = {s.name: s for s in graph.sets}
+    readers: dict[str, list[tuple[ChannelSet, Tensor]]] = {}
+    for name, kept in keep.items():
+        for path, axis in sets[name].places:
+            if axis == 1 and not bool(kept.all()):
+                readers.setdefault(path, []).append((sets[name], sets[name].entries((path, 1), ~kept)))
+    inputs: dict[str, Tensor] = {}
+    modules = {path: model.get_submodule(path.rpartition(".")[0]) for path in readers}
+
+    def record(path: str):
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[path] = args[0]
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(record(path)) for path, module in modules.items()]
+    try:
+        model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    lost: dict[str, float] = {}
+    for path, sources in readers.items():
+        module, weight = modules[path], _tensor(model, path)
+        x = inputs[path].transpose(0, 1).flatten(1) if weight.ndim == 4 else inputs[path].flatten(0, -2).T  # (I, n)
+        for channels, gone in sources:
+            index = gone.nonzero().flatten().to(x.device)
+            value, spread = x[index].mean(1), x[index].amax(1) - x[index].amin(1)
+            if float(value.abs().max()) <= tolerance and float(spread.max()) <= tolerance:
+                continue
+            unpadded = weight.ndim == 2 or module.padding in ((0, 0), "valid")
+            if getattr(module, "groups", 1) > 1 or not unpadded or float(spread.max()) > tolerance:
+                lost[channels.name] = max(lost.get(channels.name, 0.0), float(x[index].abs().max()))
+                continue
+            moved = (weight[:, index].flatten(2).sum(2) if weight.ndim == 4 else weight[:, index]) @ value
+            if module.bias is not None:
+                module.bias += moved
+            elif path in graph.norms:
+                model.get_submodule(graph.norms[path]).running_mean -= moved
+            else:
+                module.bias = nn.Parameter(moved)
+    return lost

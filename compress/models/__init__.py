@@ -8,8 +8,10 @@ from urllib.error import URLError
 import torchvision.models as tv
 from torch import nn
 
+from compress.models.densenet_cifar import DenseNet40
 from compress.models.mobilenet_v1 import MobileNetV1
 from compress.models.resnet_cifar import CifarResNet
+from compress.models.vgg_cifar import CifarVGG16
 
 SMALL_IMAGE = 64  # up to this many pixels a side, a network keeps its resolution longer
 
@@ -64,6 +66,12 @@ MODELS: dict[str, Architecture] = {
     "resnet50": Architecture(tv.resnet50, _resnet_at_small_resolution, tv.ResNet50_Weights.IMAGENET1K_V1),
     "resnet20": Architecture(partial(CifarResNet, 20), _unchanged, None),
     "resnet56": Architecture(partial(CifarResNet, 56), _unchanged, None),
+    "resnet110": Architecture(partial(CifarResNet, 110), _unchanged, None),
+    "resnet20_projection": Architecture(partial(CifarResNet, 20, projection=True), _unchanged, None),
+    "resnet56_projection": Architecture(partial(CifarResNet, 56, projection=True), _unchanged, None),
+    "resnet110_projection": Architecture(partial(CifarResNet, 110, projection=True), _unchanged, None),
+    "vgg16": Architecture(CifarVGG16, _unchanged, None),
+    "densenet40": Architecture(DenseNet40, _unchanged, None),
 }
 
 

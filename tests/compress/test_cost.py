@@ -7,6 +7,8 @@ from torch import nn
 from compress import cost
 from compress.models import create
 
+PROJECTIONS = 16 * 32 * 16**2 + 32 * 64 * 8**2  # MACs of the two 1×1 shortcuts of a CIFAR ResNet
+
 
 @pytest.mark.parametrize(
     ("arch", "classes", "size", "macs", "params"),
@@ -15,14 +17,50 @@ from compress.models import create
         ("mobilenet_v1", 1000, 224, 568_740_352, 4_231_976),
         ("mobilenet_v2", 1000, 224, 300_774_272, 3_504_872),
         ("mobilenet_v3_large", 1000, 224, 216_589_760, 5_483_032),
-        # with 1×1 projections instead of option A, the usual figure: 125,747,840
-        ("resnet56", 10, 32, 125_747_840 - 16 * 32 * 16**2 - 32 * 64 * 8**2, 853_018),
+        ("resnet56_projection", 10, 32, 125_747_840, 855_770),
+        ("resnet56", 10, 32, 125_747_840 - PROJECTIONS, 853_018),
+        ("resnet110_projection", 10, 32, 253_149_824, 1_730_714),
+        ("vgg16", 10, 32, 313_196_544 + 512 * 10, 14_728_266),
+        ("densenet40", 10, 32, 264_812_928, 1_019_722),
     ],
 )
 def test_published_figures(arch, classes, size, macs, params):
     found = cost.count(create(arch, classes, size), torch.zeros(1, 3, size, size))
     assert (found.macs_dense, found.macs) == (macs, macs)
     assert (found.params_dense, found.params) == (params, params)
+
+
+@pytest.mark.parametrize(("arch", "macs"), [("resnet56", 126_534_272), ("resnet110", 253_936_256)])
+def test_projections_counted_as_2x2(arch, macs):
+    """The figures ResRep starts from: a 2×2 kernel has three more positions than the 1×1 one that runs."""
+    found = cost.count(create(f"{arch}_projection", 10, 32), torch.zeros(1, 3, 32, 32))
+    projections = sum(layer.macs for path, layer in found.layers.items() if "projection" in path)
+    assert projections == PROJECTIONS
+    assert found.macs + 3 * projections == macs
+
+
+def densenet40_macs(widths: list[int]) -> int:
+    """By arithmetic: a stem, and three times twelve layers that read all before them, with a 1×1 in between."""
+    stem, *widths = widths
+    macs, channels, side = 3 * stem * 9 * 32**2, stem, 32
+    for i, width in enumerate(widths):
+        if i in (12, 25):
+            macs += channels * width * side**2
+            channels, side = width, side // 2
+        else:
+            macs += channels * width * 9 * side**2
+            channels += width
+    return macs + channels * 10
+
+
+def test_densenet40_figures_of_c_sgd():
+    """264.8 M MACs; three filters a layer, stem and transitions kept: 56.3 M, 78.7 % fewer."""
+    dense, narrow = ([16] + 12 * [g] + [160] + 12 * [g] + [304] + 12 * [g] for g in (12, 3))
+    macs = densenet40_macs(dense)
+    assert macs == cost.count(create("densenet40", 10, 32), torch.zeros(1, 3, 32, 32)).macs
+    assert macs == pytest.approx(264.8e6, rel=0.001)
+    assert densenet40_macs(narrow) == pytest.approx(56.3e6, rel=0.001)
+    assert 1 - densenet40_macs(narrow) / macs == pytest.approx(0.787, abs=0.0005)
 
 
 class Net(nn.Module):
