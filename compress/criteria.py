@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from compress.channel_units import ChannelUnits
 from compress.units import Units
 
 
@@ -24,3 +25,11 @@ def random(generator: torch.Generator) -> Callable[[Units], Tensor]:
         return torch.rand(units.count, generator=generator, device=generator.device).to(units.sizes.device)
 
     return score
+
+
+def bn_scale(units: ChannelUnits) -> Tensor:
+    """Mean |γ| of the batch norms that scale each channel. Source: Liu et al., ICCV 2017, arXiv 1708.06519.
+
+    Raises ValueError where no batch norm does.
+    """
+    return units.scales().abs().mean(0)

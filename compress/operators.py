@@ -30,7 +30,7 @@ class Channels:
     ordered: set[int] = field(default_factory=set)  # may leave, may not move
     counted: set[int] = field(
         default_factory=set
-    )  # may move, may not leave: the network's code says how many there are
+    )  # may move, may not leave: their number is in the code
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels that leave together, pair by pair
     gates: set[int] = field(default_factory=set)  # labels of factors, as of squeeze-excitation
     columns: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # like axes, of grouped convolutions' inputs

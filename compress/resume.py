@@ -4,20 +4,31 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from compress import checkpoint
+from compress.pressure import Pressure
 from compress.train import Metrics, State
+
+
+class Course(Protocol):
+    """Where a run stands, apart from its weights."""
+
+    masks: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+    measured: Mapping[str, Metrics]
 
 
 @dataclass(frozen=True)
 class Saved:
     """The default is a run that has not begun."""
 
-    tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # "model.…", "momentum.…", "best.…", "mask.…"
+    # "model.…", "momentum.…", "best.…", "mask.…", "kept.…" and "pressure.…"
+    tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     phase: int = 0  # index of the schedule's phase
+    attached: bool = False  # the method's own parameters are among the model's
     epoch: int = 0
     best_score: tuple[float, float] | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -27,14 +38,19 @@ class Saved:
         return {k.removeprefix(name + "."): v for k, v in self.tensors.items() if k.startswith(name + ".")}
 
     @classmethod
-    def of(
-        cls, model: nn.Module, masks: Mapping[str, Tensor], state: State, phase: int, measured: Mapping[str, Metrics]
-    ) -> "Saved":
-        parts = {"model": model.state_dict(), "momentum": state.momentum, "best": state.best, "mask": masks}
+    def of(cls, model: nn.Module, course: Course, pressure: Pressure, state: State, phase: int) -> "Saved":
+        parts = {
+            "model": model.state_dict(),
+            "momentum": state.momentum,
+            "best": state.best,
+            "mask": course.masks,
+            "kept": course.kept,
+            "pressure": pressure.state() if pressure.attached else {},
+        }
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
         # predictions are made again by the final evaluation; a thousand numbers in a header help nobody
-        plain = {name: dataclasses.asdict(dataclasses.replace(m, predictions=())) for name, m in measured.items()}
-        return cls(tensors, phase, state.epoch, state.best_score, state.history, plain)
+        plain = {name: dataclasses.asdict(dataclasses.replace(m, predictions=())) for name, m in course.measured.items()}
+        return cls(tensors, phase, pressure.attached, state.epoch, state.best_score, state.history, plain)
 
     def save(self, file: Path) -> None:
         rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tensors"}

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 class Budget:
     """What a run may spend. `dense_epochs` is 0 when trained weights are given."""
 
-    sparsity: float = 0.5  # share of units to remove from each layer
+    sparsity: float = 0.5  # share to remove, of what the recipe counts: units of each layer, channels, MACs
     dense_epochs: int = 0
-    epochs: int = 180  # after pruning
+    epochs: int = 180  # for pruning and all that follows
+    steps: int = 1  # of a gradual schedule
 
     def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} pruning steps: expected at least 1")
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"pruning rate is {self.sparsity}: expected at least 0 and less than 1")
         if self.dense_epochs < 0 or self.epochs < 0:
@@ -21,17 +24,37 @@ class Budget:
 
 @dataclass(frozen=True)
 class Phase:
-    """Prune to `sparsity` if that is more than before, then train for `epochs`."""
+    """Prune to `sparsity` if that is more than before, then train for `epochs`, under pressure or not."""
 
     name: str
     epochs: int
     sparsity: float
+    pressure: bool = False
 
 
 def one_shot(budget: Budget) -> Iterator[Phase]:
-    """All at once, then fine-tuning with a fixed mask."""
+    """All at once, then fine-tuning; in `steps` equal steps with equal shares of the epochs if there are more."""
     yield Phase("dense", budget.dense_epochs, 0.0)
-    yield Phase("fine-tune", budget.epochs, budget.sparsity)
+    for step in range(1, budget.steps + 1):
+        epochs = budget.epochs * step // budget.steps - budget.epochs * (step - 1) // budget.steps
+        name = "fine-tune" if step == budget.steps else f"fine-tune, step {step} of {budget.steps}"
+        yield Phase(name, epochs, budget.sparsity * step / budget.steps)
+
+
+def press_then_prune(budget: Budget) -> Iterator[Phase]:
+    """Training under pressure, from scratch or for the first half of the epochs; pruning; fine-tuning without it."""
+    first = budget.dense_epochs or budget.epochs // 2
+    if not budget.dense_epochs:
+        yield Phase("dense", 0, 0.0)
+    yield Phase("sparse training", first, 0.0, pressure=True)
+    yield Phase("fine-tune", budget.epochs - (0 if budget.dense_epochs else first), budget.sparsity)
+
+
+def prune_while_training(budget: Budget) -> Iterator[Phase]:
+    """All epochs under a pressure that ends with the units dead or equal, so that nothing is left to repair."""
+    yield Phase("dense", budget.dense_epochs, 0.0)
+    yield Phase("prune", budget.epochs, 0.0, pressure=True)
+    yield Phase("trimmed", 0, budget.sparsity)
 
 
 def unpruned(budget: Budget) -> Iterator[Phase]:

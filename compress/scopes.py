@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compress.channel_units import ChannelUnits
 from compress.units import Units
 
 
@@ -21,9 +22,120 @@ def local(scores: Sequence[Tensor], units: Sequence[Units], ratio: float) -> lis
 
 
 def _keep_largest(score: Tensor, unit: Units, ratio: float) -> Tensor:
-    if score.isnan().any():
-        raise ValueError(f"{unit.path}: {int(score.isnan().sum())} of {unit.count} scores are NaN; are its weights?")
+    _check(score, unit)
     pruned = math.floor(unit.count * ratio + 1e-9)  # 100 × 0.29 is 28.999…, meant as 29
     keep = torch.ones(unit.count, dtype=torch.bool)
     keep[score.cpu().argsort(stable=True)[:pruned]] = False
     return keep.to(score.device)
+
+
+def overall(scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 1) -> list[Tensor]:
+    """In all layers together, prune the floor(total · ratio) units with the smallest scores.
+
+    A layer keeps its `least` best ones whatever they score; others go in their place. Of equal scores the first is
+    pruned first.
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
+    left = math.floor(sum(u.count for u in units) * ratio + 1e-9)
+    widths = [u.count for u in units]
+    for layer, _ in ascending(scores, units):
+        if left == 0:
+            break
+        if widths[layer] > least:
+            widths[layer] -= 1
+            left -= 1
+    return [best(score, width) for score, width in zip(scores, widths)]
+
+
+def greedy_macs(
+    scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float, *, least: int = 1, multiple: int = 1
+) -> list[Tensor]:
+    """In all layers together, prune the smallest scores until the MACs have fallen by `ratio`.
+
+    A layer keeps at least `least` channels, and a multiple of `multiple` (or as many as it has now). Source of the
+    walk: Ding et al., ICCV 2021, arXiv 2007.03260, section 3.3. Raises ValueError when the floors are met first.
+    """
+    widths = Floors(units, least, multiple)
+    goal = widths.goal(ratio)
+    for layer, _ in ascending(scores, units):
+        if widths.macs <= goal:
+            break
+        widths.drop(layer)
+    widths.check(goal)
+    return [best(score, width) for score, width in zip(scores, widths.rounded())]
+
+
+def uniform_macs(
+    scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float, *, least: int = 1, multiple: int = 1
+) -> list[Tensor]:
+    """Prune the same share of every layer, the smallest such that the MACs fall by `ratio`. Floors as above."""
+    widths = Floors(units, least, multiple)
+    goal = widths.goal(ratio)
+    # the share at which a layer's width falls next; floor(count · share) channels go
+    for share, layer in sorted((k / u.count, i) for i, u in enumerate(units) for k in range(1, u.count)):
+        if widths.macs <= goal:
+            break
+        widths.drop(layer)
+    widths.check(goal)
+    return [best(score, width) for score, width in zip(scores, widths.rounded())]
+
+
+class Floors:
+    """Widths that may fall, and the MACs that are left."""
+
+    def __init__(self, units: Sequence[ChannelUnits], least: int = 1, multiple: int = 1):
+        self.units, self.least, self.multiple = units, least, multiple
+        self.widths = [u.count for u in units]
+        self.cost = units[0].widths
+        self.every = dict(self.cost.now)
+        self.macs = self.cost.dense
+
+    def goal(self, ratio: float) -> float:
+        if not 0 <= ratio < 1:
+            raise ValueError(f"share of MACs to remove is {ratio}; expected at least 0 and less than 1")
+        return (1 - ratio) * self.cost.dense
+
+    def _round(self, layer: int) -> int:
+        return min(-(-self.widths[layer] // self.multiple) * self.multiple, self.units[layer].count)
+
+    def drop(self, layer: int) -> bool:
+        """One channel less in that layer, unless its floor is reached."""
+        if self.widths[layer] <= self.least:
+            return False
+        self.widths[layer] -= 1
+        name, width = self.units[layer].path, self._round(layer)
+        if width != self.every[name]:
+            self.macs -= self.cost.saved(self.every, name, width)
+            self.every[name] = width
+        return True
+
+    def rounded(self) -> list[int]:
+        return [self._round(layer) for layer in range(len(self.units))]
+
+    def check(self, goal: float) -> None:
+        if self.macs > goal:
+            raise ValueError(
+                f"{goal / self.cost.dense:.3f} of the MACs cannot be reached: with at least {self.least} channels in "
+                f"each of the {len(self.units)} prunable layers {self.macs / self.cost.dense:.3f} are left"
+            )
+
+
+def ascending(scores: Sequence[Tensor], units: Sequence[Units]) -> list[tuple[int, int]]:
+    """(layer, unit) of all, the smallest score first; of equal ones, the first."""
+    for score, unit in zip(scores, units, strict=True):
+        _check(score, unit)
+    joined = torch.cat([score.detach().cpu().double() for score in scores])
+    places = [(layer, i) for layer, score in enumerate(scores) for i in range(len(score))]
+    return [places[i] for i in joined.argsort(stable=True).tolist()]
+
+
+def best(score: Tensor, width: int) -> Tensor:
+    keep = torch.ones(len(score), dtype=torch.bool)
+    keep[score.detach().cpu().argsort(stable=True)[: len(score) - width]] = False
+    return keep
+
+
+def _check(score: Tensor, unit: Units) -> None:
+    if score.isnan().any():
+        raise ValueError(f"{unit.path}: {int(score.isnan().sum())} of {unit.count} scores are NaN; are its weights?")

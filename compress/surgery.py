@@ -234,3 +234,32 @@ def absorb_constants(
             else:
                 module.bias = nn.Parameter(moved)
     return lost
+
+
+@torch.no_grad()
+def fold_matrix(model: nn.Module, graph: DependencyGraph, path: str, matrix: Tensor) -> None:
+    """Replaces a layer and the batch norm behind it by matrix (O, O) times both; the outputs are exactly that.
+
+    K' = M diag(γ/σ) K and b' = M (β + (b − μ)γ/σ): the layer gets K', the batch norm adds b' and scales by one. Source:
+    Ding et al., ICCV 2021, arXiv 2007.03260, section 3.2. The layer must not be grouped.
+    """
+    layer = model.get_submodule(path.rpartition(".")[0])
+    norm = model.get_submodule(graph.norms[path]) if path in graph.norms else None
+    kernel = layer.weight.double()
+    bias = layer.bias.double() if layer.bias is not None else kernel.new_zeros(len(kernel))
+    if norm is not None:
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        kernel = kernel * scale.view(-1, *[1] * (kernel.ndim - 1))
+        bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+    layer.weight.copy_((matrix @ kernel.flatten(1)).view_as(kernel))
+    bias = matrix @ bias
+    if norm is None:
+        if layer.bias is not None:
+            layer.bias.copy_(bias)
+        return
+    if layer.bias is not None:
+        layer.bias.zero_()
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1 - norm.eps)
+    norm.weight.fill_(1)
+    norm.bias.copy_(bias)

@@ -1,4 +1,4 @@
-"""The one fit() and evaluate(). They know no method and no pruning: `after_step` is all a pruner needs here."""
+"""The one fit() and evaluate(). They know no method and no pruning: a Pressure and `after_step` are all a pruner needs."""
 
 import math
 import time
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress.batches import Batches
 from compress.data import Data
 from compress.learning_rate import LearningRate
+from compress.pressure import NOTHING, Plan, Pressure, Task
 from compress.progress import Reporter
 
 
@@ -26,6 +27,7 @@ class Optim:
     nesterov: bool = False
     weight_decay: float = 4e-5
     label_smoothing: float = 0.0
+    distill: float = 0.0  # weight of the teacher's answers in the loss
     precision: str = "auto"
 
 
@@ -64,6 +66,48 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+DISTILL_TEMPERATURE = 4.0
+
+
+def make_task(optim: Optim, device: torch.device, teacher: nn.Module | None = None) -> Task:
+    """Cross-entropy; with `distill` = a and a teacher (1 - a) CE + a T² KL(teacher / T, student / T).
+
+    Source: Hinton et al., arXiv 1503.02531.
+    """
+
+    def task(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(optim.precision, device):
+            logits = model(x)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, y, label_smoothing=optim.label_smoothing)
+        if teacher is not None and optim.distill:
+            with torch.no_grad(), autocast(optim.precision, device):
+                wanted = teacher(x)
+            t = DISTILL_TEMPERATURE
+            answers = F.log_softmax(wanted.float() / t, 1), F.log_softmax(logits / t, 1)
+            apart = F.kl_div(answers[1], answers[0], reduction="batchmean", log_target=True)
+            loss = (1 - optim.distill) * loss + optim.distill * t * t * apart
+        return loss, logits
+
+    return task
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Batches, steps: int, device: torch.device | str = "cpu") -> None:
+    """Batch norm statistics anew: the mean over `steps` training batches. Weights stay."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+    model.train().to(device)
+    for _, (x, _) in zip(range(steps), batches.epoch(0, 0)):
+        model(x.to(device, memory_format=torch.channels_last))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+
+
 def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "cpu") -> Metrics:
     """Loss and accuracy in f32, the arithmetic of the exported network."""
     device = torch.device(device)
@@ -90,13 +134,18 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    pressure: Pressure = NOTHING,
+    teacher: nn.Module | None = None,
     after_step: Callable[[], None] | None = None,
+    keep_best: bool = True,
     state: State | None = None,
     on_epoch: Callable[[State], None] | None = None,
     reporter: Reporter | None = None,
     title: str = "train",
 ) -> State:
     """Trains for `optim.lr.epochs` epochs and leaves the best epoch's weights, by validation top-1, in `model`.
+
+    Without `keep_best` the last epoch's: under pressure an early epoch may be the best and still be far from pruned.
 
     Every random draw of epoch e comes from (seed, e). With the same thread count, a run continued from the `state` that
     `on_epoch` saw, and the weights the model had then, therefore takes the same steps as one never interrupted.
@@ -108,20 +157,17 @@ def fit(
     device, reporter, state = torch.device(device), reporter or Reporter(), state or State()
     model.to(device=device, memory_format=torch.channels_last)
     named = dict(model.named_parameters())
-    sgd = torch.optim.SGD(
-        named.values(),
-        lr=optim.lr.base,
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        weight_decay=optim.weight_decay,
-    )
+    sgd = _sgd(named, optim, pressure, model)
+    task = make_task(optim, device, teacher)
     for name, buffer in state.momentum.items():
         sgd.state[named[name]]["momentum_buffer"] = torch.empty_like(named[name]).copy_(buffer)
     try:
         for epoch in range(state.epoch, optim.lr.epochs):
             reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(data.train))
             row = {"phase": title, "epoch": epoch}
-            row |= _train_epoch(model, data.train, sgd, optim, epoch, device, seed, after_step, reporter)
+            row |= _train_epoch(
+                model, data.train, sgd, optim, epoch, device, seed, task, pressure, after_step, reporter
+            )
             val = evaluate(model, data.val, device)
             row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
             state.epoch = epoch + 1
@@ -129,7 +175,7 @@ def fit(
             state.momentum = {
                 n: sgd.state[p]["momentum_buffer"] for n, p in named.items() if optim.momentum and sgd.state[p]
             }
-            if state.best_score is None or (val.top1, -val.loss) > state.best_score:
+            if keep_best and (state.best_score is None or (val.top1, -val.loss) > state.best_score):
                 state.best_score = (val.top1, -val.loss)
                 state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             if on_epoch:
@@ -145,6 +191,30 @@ def fit(
     return state
 
 
+def plan_of(data: Data, optim: Optim, sparsity: float, seed: int) -> Plan:
+    """The steps that `fit` takes with this `optim`."""
+    each = len(data.train) if data.train else 0
+    rate = lambda step: optim.lr(step // each, step % each, each)  # noqa: E731
+    return Plan(optim.lr.epochs * each, rate, sparsity, seed)
+
+
+def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:
+    groups, own = [], set()
+    for group in pressure.parameter_groups(model):
+        options = {"momentum": group.momentum, "nesterov": group.nesterov, "weight_decay": group.weight_decay}
+        options = {name: value for name, value in options.items() if value is not None}
+        groups.append({"params": [named[n] for n in group.names], "scale": group.scale, **options})
+        own.update(group.names)
+    rest = {"params": [p for name, p in named.items() if name not in own], "scale": 1.0}
+    return torch.optim.SGD(
+        [rest, *groups],
+        lr=optim.lr.base,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        weight_decay=optim.weight_decay,
+    )
+
+
 def _train_epoch(
     model: nn.Module,
     batches: Batches,
@@ -153,31 +223,38 @@ def _train_epoch(
     epoch: int,
     device: torch.device,
     seed: int,
+    task: Task,
+    pressure: Pressure,
     after_step: Callable[[], None] | None,
     reporter: Reporter,
 ) -> dict[str, float]:
     torch.manual_seed(seed * 1_000_003 + epoch)  # dropout; the batches have streams of their own
     model.train()
-    began, images, total, hits, rate = time.monotonic(), 0, 0.0, 0, 0.0
+    began, images, rate = time.monotonic(), 0, 0.0
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, hits
+    each = 1 if device.type == "cpu" else 20  # steps; to read a number from a GPU is to wait for it
     for step, (x, y) in enumerate(batches.epoch(epoch, seed)):
         rate = optim.lr(epoch, step, len(batches))
         for group in sgd.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        with autocast(optim.precision, device):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=optim.label_smoothing)
+        loss, logits = pressure.loss(model, x, y, task)
         sgd.zero_grad(set_to_none=True)
         loss.backward()
+        pressure.edit_gradients(model, epoch * len(batches) + step)
         sgd.step()
         if after_step:
             after_step()
         images += len(y)
-        total += loss.item() * len(y)
-        hits += int((logits.argmax(1) == y).sum())
-        if not math.isfinite(total):
-            raise FloatingPointError(f"loss is {loss.item()} at epoch {epoch}, step {step}: lower --lr (now {rate:g})")
-        reporter.step(images, total / images, 100 * hits / images)
+        sums += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double()])
+        if (step + 1) % each == 0 or step + 1 == len(batches):
+            total, hits = sums.tolist()
+            if not math.isfinite(total):
+                raise FloatingPointError(
+                    f"loss is {loss.item()} at epoch {epoch}, step {step}: lower --lr (now {rate:g})"
+                )
+            reporter.step(images, total / images, 100 * hits / images)
+    total, hits = sums.tolist()
     seconds = time.monotonic() - began
     return {
         "lr": rate,

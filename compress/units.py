@@ -14,14 +14,20 @@ from compress.graph import DependencyGraph
 
 @dataclass(frozen=True)
 class Units:
-    """All units of one weight. One decision keeps or prunes one of them."""
+    """Things of which one decision each keeps or prunes one."""
 
-    path: str  # "layer1.0.conv1.weight"
-    shape: torch.Size  # (O, I, kh, kw) or (O, I)
+    path: str  # what they are units of: "layer1.0.conv1.weight"
     count: int
     rows: Callable[[], Tensor]  # (count, elems) of the present weights; units that are smaller end in zeros
     sizes: Tensor  # (count,) weights in each unit
-    macs: Tensor  # (count,) multiply-accumulates per image saved by pruning each
+    macs: Tensor  # (count,) multiply-accumulates per image saved by pruning each alone
+
+
+@dataclass(frozen=True)
+class WeightUnits(Units):
+    """Parts of one weight, which pruning makes zero."""
+
+    shape: torch.Size  # (O, I, kh, kw) or (O, I)
     mask: Callable[[Tensor], Tensor]  # (count,) bool, True = keep -> bool of the weight's shape
 
 
@@ -46,7 +52,7 @@ class OneByN:
         if self.n < 1:
             raise ValueError(f"N is {self.n}; expected at least 1 output kernel per block")
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, partial(_blocks, n=self.n))
 
 
@@ -56,7 +62,7 @@ class Weight:
 
     full: bool = False
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, _elements)
 
 
@@ -66,7 +72,7 @@ class Filter:
 
     full: bool = False
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, _filters)
 
 
@@ -87,15 +93,15 @@ def prunable(model: nn.Module, graph: DependencyGraph, full: bool) -> list[str]:
 
 
 def _split(
-    model: nn.Module, graph: DependencyGraph, example: Tensor, full: bool, cut: Callable[..., Units]
-) -> tuple[Units, ...]:
+    model: nn.Module, graph: DependencyGraph, example: Tensor, full: bool, cut: Callable[..., WeightUnits]
+) -> tuple[WeightUnits, ...]:
     used = positions(model, example)
     return tuple(
         cut(path, model.get_parameter(path), used[path]) for path in prunable(model, graph, full) if path in used
     )
 
 
-def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> Units:
+def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> WeightUnits:
     outputs, inputs = weight.shape[:2]
     rows = -(-outputs // n)  # block rows, the last one perhaps short
 
@@ -111,31 +117,31 @@ def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> Units:
     heights = torch.full((rows,), n, device=weight.device)
     heights[-1] = outputs - (rows - 1) * n
     sizes = heights.repeat_interleave(inputs) * weight[0, 0].numel()
-    return Units(path, weight.shape, rows * inputs, view, sizes, sizes * positions, mask)
+    return WeightUnits(path, rows * inputs, view, sizes, sizes * positions, weight.shape, mask)
 
 
-def _elements(path: str, weight: nn.Parameter, positions: int) -> Units:
+def _elements(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
     sizes = torch.ones(weight.numel(), dtype=torch.long, device=weight.device)
-    return Units(
+    return WeightUnits(
         path,
-        weight.shape,
         weight.numel(),
         lambda: weight.detach().reshape(-1, 1),
         sizes,
         sizes * positions,
+        weight.shape,
         lambda kept: kept.view(weight.shape),
     )
 
 
-def _filters(path: str, weight: nn.Parameter, positions: int) -> Units:
+def _filters(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
     outputs = weight.shape[0]
     sizes = torch.full((outputs,), weight[0].numel(), device=weight.device)
-    return Units(
+    return WeightUnits(
         path,
-        weight.shape,
         outputs,
         lambda: weight.detach().reshape(outputs, -1),
         sizes,
         sizes * positions,
+        weight.shape,
         lambda kept: kept.view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape).contiguous(),
     )

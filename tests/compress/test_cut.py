@@ -155,7 +155,7 @@ def test_depthwise_filters_go_with_their_channels():
 
 
 def test_flattened_channels_take_their_columns_along():
-    """Channel 1 of 2 with 2×2 positions is columns 4..7: NCHW is channel-major, unlike the ResRep authors' converter."""
+    """Channel 1 of 2 with 2×2 positions is columns 4..7; the ResRep authors' converter takes 1, 3, 5, 7."""
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 3))
     graph = DependencyGraph.trace(model, torch.zeros(1, 3, 2, 2))
     columns = model[2].weight.detach()[:, :4].clone()

@@ -130,7 +130,7 @@ def test_local_prunes_the_smallest(scores, percent):
 
 def unit_of(count: int) -> Units:
     ones = torch.ones(count, dtype=torch.long)
-    return Units("conv.weight", torch.Size((count, 1)), count, lambda: ones.view(-1, 1), ones, ones, lambda k: k)
+    return Units("conv.weight", count, lambda: ones.view(-1, 1), ones, ones)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan")])

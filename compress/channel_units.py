@@ -1,0 +1,71 @@
+"""Channel: the granularity that makes networks narrower. A unit is one channel, with all that makes and reads it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.graph import ChannelSet, DependencyGraph
+from compress.units import Units
+from compress.widths import Widths
+
+
+@dataclass(frozen=True)
+class ChannelUnits(Units):
+    """The channels of one ChannelSet; `path` is its name."""
+
+    channels: ChannelSet
+    scales: Callable[[], Tensor]  # (norms, count) present γ of the batch norms behind the layers that make them
+    widths: Widths  # of the whole network
+
+
+@dataclass(frozen=True)
+class Channel:
+    """All channels that one layer makes alone; with ``residual`` also those that are sums of several layers' outputs.
+
+    Published results of ResRep and RNI are without: only channels inside a block are pruned.
+    """
+
+    residual: bool = False
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
+        widths = Widths.of(model, graph, example)
+        return tuple(_units(model, graph, s, widths) for s in graph.sets if self.takes(s))
+
+    def takes(self, channels: ChannelSet) -> bool:
+        makers = len(channels.makers)
+        return not channels.fixed and channels.width > 1 and (makers == 1 or (self.residual and makers > 1))
+
+
+def _units(model: nn.Module, graph: DependencyGraph, channels: ChannelSet, widths: Widths) -> ChannelUnits:
+    def rows() -> Tensor:
+        parts = [by_channel(model.get_parameter(path).detach(), channels, (path, 0)) for path in channels.makers]
+        return torch.cat([part.flatten(1) for part in parts], 1)
+
+    def scales() -> Tensor:
+        paths = [f"{graph.norms[path]}.weight" for path in channels.makers if path in graph.norms]
+        # before activation, as in DenseNet, a norm stands behind every concatenation that holds the channels
+        paths = paths or [path for path, _ in channels.places if _scales(model, path)]
+        if not paths:
+            raise ValueError(f"{channels.name}: no batch norm scales its channels; use a method that scores filters")
+        return torch.stack([by_channel(model.get_parameter(p).detach(), channels, (p, 0)).mean(1) for p in paths])
+
+    elements = rows().shape[1]
+    device = model.get_parameter(channels.makers[0]).device
+    size = torch.full((channels.width,), elements, device=device)
+    saved = widths.saved(widths.now, channels.name, channels.width - 1)
+    macs = torch.full((channels.width,), saved, device=device)
+    return ChannelUnits(channels.name, channels.width, rows, size, macs, channels, scales, widths)
+
+
+def by_channel(tensor: Tensor, channels: ChannelSet, place: tuple[str, int]) -> Tensor:
+    """(width, copies, …): the entries that each channel owns on the first axis of `tensor`, which stands at `place`."""
+    owner = channels.places[place]
+    order = owner.argsort(stable=True)[int((owner < 0).sum()) :].to(tensor.device)
+    return tensor[order].reshape(channels.width, -1, *tensor.shape[1:])
+
+
+def _scales(model: nn.Module, path: str) -> bool:
+    owner, _, name = path.rpartition(".")
+    return name == "weight" and isinstance(model.get_submodule(owner), nn.BatchNorm2d)

@@ -1,0 +1,202 @@
+"""Centripetal SGD: filters of a cluster are trained to become equal, then all but one of each are trimmed.
+
+Paper: Ding et al., "Centripetal SGD for Pruning Very Deep Convolutional Networks with Complicated Structure",
+    CVPR 2019, arXiv 1904.03837; journal version arXiv 2107.14444
+Code:  github.com/DingXiaoH/Centripetal-SGD
+Differs: means over clusters are sums over segments, where the authors multiply by D×D matrices. Clusters are taken for a
+    set of channels, so residual sums, concatenations, depthwise filters and gates share them by construction. Short
+    runs get their own strength: ε such that differences shrink by exp(-15) also where a tenth of it acts; the
+    authors' 3e-3 (CIFAR) is what 600 epochs come out at. How equal the clusters are is reported before trimming.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from compress import removal, schedules, scopes, surgery
+from compress.channel_units import Channel, ChannelUnits
+from compress.graph import DependencyGraph
+from compress.pressure import Plan, Pressure
+from compress.recipe import Recipe, Settings
+from compress.removal import Removal
+
+SHRINK = 15.0  # differences are to fall by exp(-SHRINK)
+VECTOR_STRENGTH = 0.1  # of ε, on biases, γ and β
+
+
+def kmeans(rows: Tensor, count: int, seed: int) -> Tensor:
+    """(n, elems) -> (n,) labels of exactly `count` clusters, as alike inside as k-means makes them."""
+    labels = KMeans(count, n_init=10, random_state=seed).fit_predict(rows.cpu().double().numpy())
+    labels = torch.as_tensor(labels).long()
+    # equal filters can leave clusters empty: those take members of the largest ones
+    for empty in sorted(set(range(count)) - set(labels.tolist())):
+        largest = labels.bincount(minlength=count).argmax()
+        labels[(labels == largest).nonzero()[-1]] = empty
+    return labels
+
+
+def even(rows: Tensor, count: int, _: int) -> Tensor:
+    """Runs of neighbours, as equally long as can be."""
+    return torch.arange(len(rows)) * count // len(rows)
+
+
+def biased(rows: Tensor, count: int, _: int) -> Tensor:
+    """The first cluster takes all that is too much; the others hold one filter."""
+    return (torch.arange(len(rows)) - (len(rows) - count)).clamp(min=0)
+
+
+CLUSTERINGS = {"kmeans": kmeans, "even": even, "biased": biased}
+
+
+class Centripetal(Pressure):
+    """For filter j of cluster C: direction = mean_C ∂L/∂F + η F_j + ε (F_j − mean_C F).
+
+    η is the optimiser's weight decay. Filters F_j are the rows of every kernel that carries the channels, with ε, and
+    the entries of every vector, with ε/10.
+    """
+
+    def __init__(self, settings: Settings, strength: float | None, clusters: str):
+        if clusters not in CLUSTERINGS:
+            raise ValueError(f"clusters is {clusters!r}: expected one of {', '.join(CLUSTERINGS)}")
+        self.settings, self.strength, self.clusters = settings, strength, clusters
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+        keep = self.widths([u.sizes.float() for u in units], units, plan.sparsity)
+        cluster = CLUSTERINGS[self.clusters]
+        self.units = units
+        self.into = {}  # set -> (width,) the first channel of the cluster each is in
+        for unit, kept in zip(units, keep):
+            labels = cluster(unit.rows(), int(kept.sum()), self.settings.seed)
+            first = torch.stack([(labels == label).nonzero()[0, 0] for label in labels])
+            self.into[unit.path] = first
+        if not self.strength:
+            # without momentum Δ ← (1 − τ ε) Δ; with momentum 0.9 each gradient acts ten times
+            self.strength = SHRINK / (VECTOR_STRENGTH * 10 * max(plan.travel(), 1e-9))
+        self.parameters = dict(model.named_parameters())
+        self._index()
+        self.attached = True
+
+    def _index(self) -> None:
+        """Per parameter, which entries of axis 0 are in one cluster: all vectors end to end, and each kernel."""
+        parameters = self.parameters
+        index: dict[str, Tensor] = {}
+        for unit in self.units:
+            for (path, axis), owner in unit.channels.places.items():
+                if axis == 0 and path in parameters:
+                    own = index.setdefault(path, torch.arange(len(owner)))
+                    copies = _copies(owner, unit.count)  # (width, copies)
+                    own[copies] = own[copies[self.into[unit.path]]]
+        self.kernels = {path: _Segments(own, parameters[path]) for path, own in index.items() if parameters[path].ndim > 1}
+        self.vectors = [path for path in index if parameters[path].ndim == 1]
+        offset, joined = 0, []
+        for path in self.vectors:
+            joined.append(index[path] + offset)
+            offset += len(index[path])
+        self.vector = _Segments(torch.cat(joined), next(iter(parameters.values()))) if joined else None
+
+    @torch.no_grad()
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        parameters = self.parameters
+        for path, segments in self.kernels.items():
+            weight = parameters[path]
+            if weight.grad is not None:
+                weight.grad = segments.centripetal(weight, weight.grad, self.strength)
+        values = [parameters[path] for path in self.vectors if parameters[path].grad is not None]
+        if self.vector and len(values) == len(self.vectors):
+            joined = torch.cat(values), torch.cat([v.grad for v in values])
+            directions = self.vector.centripetal(*joined, VECTOR_STRENGTH * self.strength)
+            for value, direction in zip(values, directions.split([len(v) for v in values])):
+                value.grad = direction
+
+    def deviation(self) -> float:
+        """Largest ‖F_j − mean_C F‖ / ‖mean_C F‖ of any kernel: 0 when every cluster is one point."""
+        return max((s.deviation(self.parameters[path]) for path, s in self.kernels.items()), default=0.0)
+
+    def report(self, model: nn.Module) -> str:
+        return f"  clusters apart by at most {self.deviation():.1e} of their filters"
+
+    def widths(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        """How many clusters each set gets: the same share everywhere. Which filters, the clusters say later."""
+        if self.settings.by_macs:
+            floors = {"least": self.settings.min_width, "multiple": self.settings.round_to}
+            return scopes.uniform_macs(scores, units, ratio, **floors)
+        return scopes.local(scores, units, ratio)
+
+    def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        if not self.attached:
+            return self.widths(scores, units, ratio)
+        return [self.into[u.path] == torch.arange(u.count) for u in units]
+
+    def remove(
+        self,
+        model: nn.Module,
+        graph: DependencyGraph,
+        units: Sequence[ChannelUnits],
+        keep: Sequence[Tensor],
+        _: Tensor,
+    ) -> Removal:
+        note = f"clusters apart by at most {self.deviation():.1e} of their filters"
+        kept = {u.path: k.cpu() for u, k in zip(units, keep)}
+        left = surgery.merge(model, graph, self.into)
+        self.fold(model)
+        return Removal(left, kept=kept, note=f"{removal.describe(kept)}; {note}")
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.into)
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.into = dict(state)
+        self._index()
+
+
+class _Segments:
+    """Means over entries of axis 0 that belong together."""
+
+    def __init__(self, first: Tensor, like: Tensor):
+        _, index, counts = first.unique(return_inverse=True, return_counts=True)
+        self.index, self.clusters = index.to(like.device), len(counts)
+        self.share = (1 / counts[index]).to(like.device, like.dtype)  # of each entry in its mean
+        self.merged = bool((counts > 1).any())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(O, …) -> (O, …): in the place of every entry the mean of its cluster."""
+        share = self.share.view(-1, *[1] * (values.ndim - 1))
+        sums = values.new_zeros(self.clusters, *values.shape[1:]).index_add_(0, self.index, values * share)
+        return sums.index_select(0, self.index)
+
+    def centripetal(self, weight: Tensor, gradient: Tensor, strength: float) -> Tensor:
+        """mean(g) + ε (w − mean(w)), in one pass: mean(g − ε w) + ε w."""
+        if not self.merged:
+            return gradient
+        return self.mean(gradient - strength * weight).add_(weight, alpha=strength)
+
+    @torch.no_grad()
+    def deviation(self, weight: Tensor) -> float:
+        if not self.merged:
+            return 0.0
+        mean = self.mean(weight)
+        apart, size = (weight - mean).flatten(1).norm(dim=1), mean.flatten(1).norm(dim=1)
+        return float((apart / size.clamp(min=1e-12)).max())
+
+
+def _copies(owner: Tensor, width: int) -> Tensor:
+    """(width, copies) positions of the entries that each channel owns."""
+    return owner.argsort(stable=True)[int((owner < 0).sum()) :].view(width, -1)
+
+
+def csgd(settings: Settings, *, strength: float | None = None, clusters: str = "kmeans") -> Recipe:
+    """Merges filters while training: the same share of every layer, residual sums included.
+
+    strength: ε; clusters: kmeans, even or biased.
+    """
+    centripetal = Centripetal(settings, strength, clusters)
+    return Recipe(
+        Channel(residual=settings.residual is not False),
+        lambda u: u.sizes.float(),
+        centripetal.select,
+        schedules.prune_while_training,
+        pressure=centripetal,
+        remove=centripetal.remove,
+    )

@@ -1,0 +1,200 @@
+"""DMCP: widths as stopping times of Markov chains, searched by gradient, then trained from scratch.
+
+Paper: Guo et al., "DMCP: Differentiable Markov Channel Pruning for Neural Networks", CVPR 2020, arXiv 2005.03354
+Code:  github.com/Zx55/dmcp
+Differs: narrow sub-networks are the full one with channels zeroed behind their batch norm, which computes the same
+    (but for concatenations normalised later). Widths stay on the search's own grid, unrounded, unless --round_to
+    says so. α's rate is the weights' schedule times a constant. The searched network is the one in which the channels
+    with the least chance to survive are gone, as many as the MACs target asks; the authors draw widths until they
+    fit within 1 %. MACs are counted in thousandths of the target, so that the loss acts alike on small and large
+    networks. Defects of the released code that the method card lists are not copied.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress import removal, schedules, scopes
+from compress.channel_units import Channel, ChannelUnits
+from compress.grafts import Grafts
+from compress.graph import DependencyGraph
+from compress.pressure import ParameterGroup, Plan, Pressure, Task
+from compress.recipe import Recipe, Settings
+from compress.removal import Removal
+
+LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
+THOUSAND = 1000.0  # the target, in the units of the MACs loss
+
+
+class Chain:
+    """One layer's grid of widths: `least` + `each` · k for k = 0 … `groups`, and a chance to go on from each."""
+
+    def __init__(self, width: int):
+        self.width = width
+        self.each = int(STEP * width / HIGHEST)
+        self.groups = int((HIGHEST - LOWEST) / STEP + 1e-4) if self.each else 0
+        self.least = width - self.each * self.groups
+
+    def survival(self, alpha: Tensor) -> Tensor:
+        """(groups,) m_k = Π_{j ≤ k} σ(α_j): the chance that group k is there."""
+        return alpha.sigmoid().cumprod(0)
+
+    def expected(self, alpha: Tensor) -> Tensor:
+        return self.least + self.each * self.survival(alpha).sum()
+
+    def gate(self, alpha: Tensor) -> Tensor:
+        """(width,) factor of every channel."""
+        return torch.cat([alpha.new_ones(self.least), self.survival(alpha).repeat_interleave(self.each)])
+
+    def sample(self, alpha: Tensor) -> int:
+        """Starts at `least` and goes on while u ≤ p_k, u from U(0, 1)."""
+        on = torch.rand(self.groups) <= alpha.detach().cpu().sigmoid()
+        return self.least + self.each * int(on.long().cumprod(0).sum())
+
+    def uniform(self) -> int:
+        return self.least + self.each * int(torch.randint(self.groups + 1, ()))
+
+
+def macs_loss(macs: Tensor, target: float, eta: float) -> Tensor:
+    """log-L1 with a free band of 5 % below the target; steep when more than 200 off."""
+    r = 0.1 if abs(float(macs.detach()) - target) > 200 else 1.0
+    if macs < 0.95 * target:
+        return eta * torch.log(r * (target - macs))
+    if macs < target:
+        return 0 * macs
+    return eta * torch.log(r * (macs - 0.95 * target))
+
+
+class MarkovGates(Pressure):
+    def __init__(self, arch_lr: float, eta: float):
+        self.arch_lr, self.eta = arch_lr, eta
+        self.grafts = Grafts("survival", self._act)
+        self.mode: str | dict[int, int] = "full"  # or "soft", or id of α -> width
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+        self.units, self.plan = units, plan
+        self.chains = [Chain(u.count) for u in units]
+        sizes = iter(self.chains)
+        self.alphas = self.grafts.attach(
+            model, graph, [u.channels for u in units], lambda _: torch.zeros(next(sizes).groups)
+        )
+        self.by_id = {id(alpha): chain for alpha, chain in zip(self.alphas, self.chains)}
+        self.attached = True
+
+    def _act(self, x: Tensor, alpha: Tensor) -> Tensor:
+        if self.mode == "full":
+            return x
+        chain = self.by_id[id(alpha)]
+        if self.mode == "soft":
+            gate = chain.gate(alpha)
+        else:
+            gate = (torch.arange(chain.width, device=x.device) < self.mode[id(alpha)]).float()
+        return x * gate.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        names = [f"{self.grafts.name}.{i}" for i in range(len(self.alphas))]
+        highest = max(self.plan.rate(step) for step in range(0, self.plan.steps, max(1, self.plan.steps // 100)))
+        return [ParameterGroup(names, scale=self.arch_lr / highest, weight_decay=0.0)]
+
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        self.step = step + 1
+
+    step = 0  # done so far in this phase
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        """Sandwich: the full width learns the labels; the least and two random ones learn what the full one says."""
+        searching = self.step >= self.plan.steps // 2
+        self.mode = "full"
+        loss, logits = task(model, x, y)
+        teacher = logits.detach().log_softmax(1)
+        for widths in ([c.least for c in self.chains], self._widths(searching), self._widths(searching)):
+            self.mode = {id(alpha): width for alpha, width in zip(self.alphas, widths)}
+            _, narrow = task(model, x, y)
+            loss = loss + F.kl_div(narrow.log_softmax(1), teacher, reduction="batchmean", log_target=True)
+        if searching:
+            loss = loss + self._search(model, x, y, task)
+        self.mode = "full"
+        return loss, logits
+
+    def _widths(self, searching: bool) -> list[int]:
+        # uniform widths with chance q, which falls by 1e-4 with both draws of every tenth step
+        q = 0.9999 ** (2 * ((self.step - self.plan.steps // 2) // 10 + 1)) if searching else 1.0
+        if float(torch.rand(())) < q:
+            return [c.uniform() for c in self.chains]
+        return [c.sample(alpha) for c, alpha in zip(self.chains, self.alphas)]
+
+    def _search(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor:
+        """Cross-entropy of the gated network and the MACs loss; only α learns from them."""
+        self.mode = "soft"
+        frozen = {name: p.detach() for name, p in model.named_parameters()}
+        loss, _ = task(lambda images: torch.func.functional_call(model, frozen, (images,)), x, y)
+        return loss + macs_loss(self.expected_macs(), THOUSAND, self.eta)
+
+    def expected_macs(self) -> Tensor:
+        """In thousandths of the target."""
+        expected = {u.path: c.expected(a) for u, c, a in zip(self.units, self.chains, self.alphas)}
+        cost = self.units[0].widths
+        return cost.macs(expected) * (THOUSAND / ((1 - self.plan.sparsity) * cost.dense))
+
+    def score(self, unit: ChannelUnits) -> Tensor:
+        """Chance to survive; of equal ones, the later channel goes first."""
+        if not self.attached:
+            return unit.sizes.float()
+        index = [u.path for u in self.units].index(unit.path)
+        gate = self.chains[index].gate(self.alphas[index].detach()).double()
+        return gate - torch.arange(len(gate), device=gate.device) * 1e-9
+
+    def remove(
+        self,
+        model: nn.Module,
+        graph: DependencyGraph,
+        units: Sequence[ChannelUnits],
+        keep: Sequence[Tensor],
+        images: Tensor,
+    ) -> Removal:
+        """Cuts, and forgets all weights: only the widths are inherited."""
+        if self.attached:
+            self.fold(model)
+        removed = removal.cut(model, graph, units, keep, images)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        return removed
+
+    def fold(self, model: nn.Module) -> None:
+        self.grafts.detach(model)
+        self.attached = False
+
+    def state(self) -> dict[str, Tensor]:
+        return {"step": torch.tensor(self.step)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.step = int(state["step"])
+
+    def report(self, model: nn.Module) -> str:
+        return f"  expected MACs {float(self.expected_macs().detach()) / THOUSAND:.3f} of the target"
+
+
+def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recipe:
+    """Half of the epochs search widths, half train the network they give from scratch. eta: weight of the MACs loss."""
+    if not settings.by_macs:
+        raise ValueError("dmcp searches for a number of MACs: give --flops_target")
+    gates = MarkovGates(arch_lr, eta)
+
+    def scope(scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        return scopes.greedy_macs(scores, units, ratio, least=settings.min_width, multiple=settings.round_to)
+
+    return Recipe(
+        Channel(settings.residual is not False),
+        gates.score,
+        scope,
+        schedules.press_then_prune,
+        pressure=gates,
+        remove=gates.remove,
+    )

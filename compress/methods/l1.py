@@ -1,0 +1,21 @@
+"""Filter pruning by L1, with the channels cut out: the baseline of channel pruning.
+
+Paper: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv 1608.08710
+Code:  github.com/Eric-mingjie/rethinking-network-pruning, l1-norm-pruning
+Differs: the same share of every layer, where the paper skips layers and stages it finds sensitive by hand; a share of
+    floor(width · p) goes, not width − int(width · (1 − p)).
+"""
+
+from functools import partial
+
+from compress import criteria, removal, scopes
+from compress.channel_units import Channel
+from compress.recipe import Recipe, Settings
+
+
+def l1(settings: Settings) -> Recipe:
+    """Removes, in every layer, the channels whose filters have the smallest mean |w|; then fine-tunes."""
+    scope = scopes.local
+    if settings.by_macs:
+        scope = partial(scopes.uniform_macs, least=settings.min_width, multiple=settings.round_to)
+    return Recipe(Channel(bool(settings.residual)), criteria.l1, scope, remove=removal.cut)

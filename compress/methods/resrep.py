@@ -1,0 +1,213 @@
+"""ResRep: compactors that learn which channels to forget, folded away without loss.
+
+Paper: Ding et al., "ResRep: Lossless CNN Pruning via Decoupling Remembering and Forgetting", ICCV 2021, arXiv 2007.03260
+Code:  github.com/DingXiaoH/ResRep
+Differs: with --residual one compactor serves every branch of a residual sum; the authors' converter folds the first
+    layer's compactor into branches that never had it in training, which changes the function. Masks are built anew
+    each time (theirs keep an old mask where none is made). Short runs get their own pace: masking ends after a
+    third of the steps; λ is such that it could move a row by 1.5 until then; on masked rows, where nothing opposes
+    it, it is such that a row can shrink from 1 to 0 three times over in the rest; and momentum acts over no more than
+    a twentieth of the steps. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end are cut, so the
+    target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary convolution and
+    batch norm, so that training can go on. Constants behind depthwise filters go into the next layer by their true
+    value (the authors take |β|).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress import removal, schedules, scopes, surgery
+from compress.channel_units import Channel, ChannelUnits
+from compress.grafts import Grafts, outlets
+from compress.graph import DependencyGraph
+from compress.pressure import ParameterGroup, Plan, Pressure
+from compress.recipe import Recipe, Settings
+from compress.removal import Removal
+
+DEAD = 1e-5  # norm of a row that is gone even if no mask says so
+
+
+@dataclass(frozen=True)
+class Compactable(Channel):
+    """Channels behind which a D×D matrix can be folded away again: every filter of the layer sees all its inputs."""
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
+        def foldable(channels) -> bool:
+            layers = [model.get_submodule(path.rpartition(".")[0]) for path in channels.makers]
+            # a gate would multiply the constant that a dead channel becomes behind a depthwise filter
+            return not channels.gates and all(getattr(layer, "groups", 1) == 1 for layer in layers)
+
+        return tuple(u for u in super().split(model, graph, example) if foldable(u.channels))
+
+
+class Compactors(Pressure):
+    """Q (D, D) behind each layer. Per step, for row j: G(Q_j) ← m_j ∂L/∂Q_j + λ Q_j / ‖Q_j‖."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lasso: float | None,
+        momentum: float | None,
+        interval: int | None,
+        granularity: int,
+        start: float,
+    ):
+        self.settings, self.lasso, self.momentum = settings, lasso, momentum
+        self.interval, self.granularity, self.start = interval, granularity, start
+        self.grafts = Grafts("compactors", compact)
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+        self.units, self.graph, self.sparsity = units, graph, plan.sparsity
+        self.q = self.grafts.attach(model, graph, [u.channels for u in units], torch.eye)
+        self.masks = [torch.ones(u.count, device=q.device) for u, q in zip(units, self.q)]
+        self.first = round(self.start * plan.steps)
+        if self.momentum is None:  # it acts over 1 / (1 - μ) steps, of which a short run has few
+            self.momentum = min(0.99, 1 - 20 / plan.steps)
+        if not self.interval:
+            going = sum(u.count - int(k.sum()) for u, k in zip(units, self._uniform()))
+            third = plan.steps // 3 - self.first
+            self.interval = max(1, min(200, third * self.granularity // max(1, going)))
+            self.granularity = max(self.granularity, -(-going * self.interval // max(1, third)))
+        rest = max(plan.travel(plan.steps // 3), 1e-9)
+        before = max(plan.travel() - rest, 1e-9)
+        if not self.lasso:
+            self.lasso = min(5e-3, max(1e-4, 1.5 * (1 - self.momentum) / before))
+        self.pace = max(self.lasso, 3 * (1 - self.momentum) / rest)
+        self.attached = True
+
+    def _uniform(self) -> list[Tensor]:
+        floors = {"least": self.settings.min_width, "multiple": self.settings.round_to}
+        return scopes.uniform_macs([u.sizes.float() for u in self.units], self.units, self.sparsity, **floors)
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        names = [f"{self.grafts.name}.{i}" for i in range(len(self.q))]
+        return [ParameterGroup(names, momentum=self.momentum, nesterov=False, weight_decay=0.0)]
+
+    @torch.no_grad()
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        if step > self.first and (step - self.first) % self.interval == 0:
+            self._choose()
+        for q, mask in zip(self.q, self.masks):
+            strength = (self.pace + (self.lasso - self.pace) * mask) / self._norms(q)
+            q.grad.mul_(mask[:, None]).addcmul_(q, strength[:, None])
+
+    @staticmethod
+    def _norms(q: Tensor) -> Tensor:
+        return q.detach().norm(dim=1).clamp(min=1e-12)
+
+    def _choose(self) -> None:
+        """Masks the smallest rows: `granularity` more than before while the MACs are above the target, then as needed."""
+        scores = [self._norms(q) for q in self.q]
+        widths = scopes.Floors(self.units, self.settings.min_width, self.settings.round_to)
+        goal = widths.goal(self.sparsity)
+        masked = {u.path: int(mask.sum()) for u, mask in zip(self.units, self.masks)}
+        above = widths.cost.macs(masked) > goal
+        allowed = sum(u.count for u in self.units) - sum(masked.values()) + self.granularity if above else None
+        for layer, _ in scopes.ascending(scores, self.units)[:allowed]:
+            if widths.macs <= goal:
+                break
+            widths.drop(layer)
+        for mask, score, width in zip(self.masks, scores, widths.widths):
+            mask.copy_(scopes.best(score, width))
+
+    def score(self, unit: ChannelUnits) -> Tensor:
+        """‖Q_j‖; what is masked comes last."""
+        index = [u.path for u in self.units].index(unit.path)
+        return self._norms(self.q[index]) * self.masks[index]
+
+    def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        floors = {"least": self.settings.min_width, "multiple": self.settings.round_to}
+        if not self.attached:  # the question is only whether the target can be reached
+            return scopes.greedy_macs(scores, units, ratio, **floors)
+        keep = scopes.greedy_macs(scores, units, ratio, **floors)
+        alive = [score.cpu() >= DEAD for score in scores]
+        if self.settings.round_to == 1:
+            best = [scopes.best(score, max(1, self.settings.min_width)) for score in scores]
+            keep = [k & (a | b) for k, a, b in zip(keep, alive, best)]
+        return keep
+
+    @torch.no_grad()
+    def remove(
+        self,
+        model: nn.Module,
+        graph: DependencyGraph,
+        units: Sequence[ChannelUnits],
+        keep: Sequence[Tensor],
+        images: Tensor,
+    ) -> Removal:
+        left = max((float(self._norms(q)[~k.to(q.device)].max()) for q, k in zip(self.q, keep) if not k.all()), default=0)
+        for q, kept in zip(self.q, keep):
+            q[~kept.to(q.device)] = 0
+        self.fold(model)
+        kept = {u.path: k.cpu() for u, k in zip(units, keep)}
+        lost = surgery.absorb_constants(model, graph, kept, images)
+        note = f"{removal.describe(kept)}; largest row norm among those cut {left:.1e}"
+        if lost:
+            note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"
+        return Removal(surgery.cut(model, graph, kept), kept=kept, note=note)
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> None:
+        """Q into the convolution and batch norm before it: K' = Q diag(γ/σ) K, b' = Q (β − μγ/σ)."""
+        mixing: dict[str, Tensor] = {}  # maker -> (O, O)
+        for unit, q in zip(self.units, self.q):
+            for path, (_, entries) in zip(unit.channels.makers, outlets(self.graph, unit.channels)):
+                size = model.get_parameter(path).shape[0]
+                matrix = mixing.setdefault(path, torch.eye(size, dtype=torch.double, device=q.device))
+                matrix[entries[:, None], entries[None, :]] = q.double()
+        self.grafts.detach(model)
+        for path, matrix in mixing.items():
+            surgery.fold_matrix(model, self.graph, path, matrix)
+        self.attached = False
+
+    def state(self) -> dict[str, Tensor]:
+        return {str(i): mask for i, mask in enumerate(self.masks)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for i, mask in enumerate(self.masks):
+            mask.copy_(state[str(i)])
+
+    def report(self, model: nn.Module) -> str:
+        kept = {u.path: int(mask.sum()) for u, mask in zip(self.units, self.masks)}
+        cost = self.units[0].widths
+        norms = [self._norms(q)[mask == 0] for q, mask in zip(self.q, self.masks)]
+        largest = float(torch.cat(norms).max()) if any(len(n) for n in norms) else 0.0
+        total = sum(u.count for u in self.units)
+        return (
+            f"  masked {total - sum(kept.values())} of {total} channels, MACs {cost.macs(kept) / cost.dense:.3f}, "
+            f"largest masked row {largest:.1e}"
+        )
+
+
+def compact(x: Tensor, q: Tensor) -> Tensor:
+    """(B, D, …) -> (B, D, …), y_j = Σ_d Q_jd x_d."""
+    return F.conv2d(x, q[:, :, None, None]) if x.ndim == 4 else F.linear(x, q)
+
+
+def resrep(
+    settings: Settings,
+    *,
+    lasso: float | None = None,
+    compactor_momentum: float | None = None,
+    mask_interval: int | None = None,
+    granularity: int = 4,
+    start: float = 0.02,
+) -> Recipe:
+    """Prunes while training, until the MACs have fallen by the share asked for.
+
+    lasso: λ; mask_interval: steps between choices of masks; granularity: channels more each time; start: share of the
+    steps before the first choice.
+    """
+    compactors = Compactors(settings, lasso, compactor_momentum, mask_interval, granularity, start)
+    return Recipe(
+        Compactable(bool(settings.residual)),
+        compactors.score,
+        compactors.select,
+        schedules.prune_while_training,
+        pressure=compactors,
+        remove=compactors.remove,
+    )

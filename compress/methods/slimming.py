@@ -1,0 +1,45 @@
+"""Network slimming: an L1 penalty on batch norm scales, the smallest of all layers cut.
+
+Paper: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv 1708.06519
+Code:  github.com/Eric-mingjie/network-slimming
+Differs: exactly as many channels go as were asked for (the authors' threshold takes one more), and every layer keeps
+    --min_width. Before activation (DenseNet) a channel is cut for all its readers or none; the authors select per
+    reader.
+"""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from compress import criteria, removal, schedules, scopes
+from compress.channel_units import Channel
+from compress.pressure import Pressure, Task
+from compress.recipe import Recipe, Settings
+
+
+class ScalePenalty(Pressure):
+    """loss + s Σ |γ| over every batch norm."""
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        loss, logits = task(model, x, y)
+        scales = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.affine]
+        return loss + self.weight * sum(scale.abs().sum() for scale in scales), logits
+
+
+def slimming(settings: Settings, *, reg_weight: float = 1e-4) -> Recipe:
+    """Sparse training, then the channels with the smallest |γ| go, then fine-tuning. reg_weight: s."""
+    if settings.by_macs:
+        scope = partial(scopes.greedy_macs, least=settings.min_width, multiple=settings.round_to)
+    else:
+        scope = partial(scopes.overall, least=settings.min_width)
+    return Recipe(
+        Channel(bool(settings.residual)),
+        criteria.bn_scale,
+        scope,
+        schedules.press_then_prune,
+        pressure=ScalePenalty(reg_weight),
+        remove=removal.cut,
+    )

@@ -1,0 +1,20 @@
+"""Uniform channel selection by |γ|, without a penalty: the RNI authors' own baseline.
+
+Paper: Suteu and Guo, "Receding Neuron Importances for Structured Pruning", 2022, arXiv 2204.06404, section 4
+Code:  method "ucs" of the authors' notebook (see rni.py)
+Differs: starts from trained weights as they are, where the authors start γ at 0.5 and train from scratch.
+"""
+
+from functools import partial
+
+from compress import criteria, removal, scopes
+from compress.channel_units import Channel
+from compress.recipe import Recipe, Settings
+
+
+def ucs(settings: Settings) -> Recipe:
+    """Removes, in every layer, the channels with the smallest |γ|; then fine-tunes."""
+    scope = scopes.local
+    if settings.by_macs:
+        scope = partial(scopes.uniform_macs, least=settings.min_width, multiple=settings.round_to)
+    return Recipe(Channel(bool(settings.residual)), criteria.bn_scale, scope, remove=removal.cut)

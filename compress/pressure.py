@@ -1,0 +1,75 @@
+"""Pressure: what a method adds to training, from a penalty to parameters of its own. Knows no method and no loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from compress.channel_units import ChannelUnits
+from compress.graph import DependencyGraph
+
+Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The phase that is about to be trained."""
+
+    steps: int
+    rate: Callable[[int], float]  # step -> learning rate
+    sparsity: float  # what is to be removed in the end, in the recipe's own measure
+    seed: int = 0
+
+    def travel(self, start: int = 0) -> float:
+        """Sum of the learning rates from that step on: how far a gradient of one moves a weight."""
+        return sum(self.rate(step) for step in range(start, self.steps))
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are optimised in another way than the rest; None means: as the rest."""
+
+    names: Sequence[str]
+    scale: float = 1.0  # of the learning rate
+    momentum: float | None = None
+    nesterov: bool | None = None
+    weight_decay: float | None = None
+
+
+class Pressure:
+    """Does nothing. A method overrides what it needs, in one small object that its recipe shares.
+
+    Order of calls: attach, restore (of a resumed run), then per step loss and edit_gradients; fold ends it.
+    """
+
+    attached = False
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+        """Adds parameters or hooks; the outputs stay as they were unless the method's header says otherwise."""
+        self.attached = True
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return []
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        return task(model, x, y)
+
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        """After backward, before the optimiser's step. `step` counts from the start of the phase."""
+
+    def fold(self, model: nn.Module) -> None:
+        """Takes everything out again; the outputs stay as they were, and the modules are plain ones."""
+        self.attached = False
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the model's own tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None: ...
+
+    def report(self, model: nn.Module) -> str:
+        """One line on how far the pressure has got, for the log."""
+        return ""
+
+
+NOTHING = Pressure()

@@ -1,0 +1,51 @@
+"""What happens to units that go: their weights become zero, or their channels leave the network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compress import surgery
+from compress.channel_units import ChannelUnits
+from compress.graph import DependencyGraph
+from compress.units import WeightUnits
+
+Masks = dict[str, Tensor]  # parameter path -> bool of its shape, True = keep
+
+
+@dataclass(frozen=True)
+class Removal:
+    graph: DependencyGraph  # of the network after it
+    masks: Masks = field(default_factory=dict)  # zeros that training has to leave alone
+    kept: dict[str, Tensor] = field(default_factory=dict)  # set -> bool, of the channels it had before
+    note: str = ""  # for the log
+
+
+Remove = Callable[[nn.Module, DependencyGraph, Sequence, Sequence[Tensor], Tensor], Removal]
+# model, graph, units, bool (count,) for each, images that look like the data (B, C, H, W)
+
+
+def zero(
+    model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], keep: Sequence[Tensor], _: Tensor
+) -> Removal:
+    parameters = dict(model.named_parameters())
+    masks = {}
+    for unit, kept in zip(units, keep):
+        # in the parameter's memory format: the multiplication after every step is then one pass over both
+        mask = torch.empty_like(parameters[unit.path], dtype=torch.bool)
+        masks[unit.path] = mask.copy_(unit.mask(kept))
+    surgery.zero(model, masks)
+    return Removal(graph, masks)
+
+
+def cut(
+    model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], _: Tensor
+) -> Removal:
+    kept = {unit.path: mask.cpu() for unit, mask in zip(units, keep)}
+    return Removal(surgery.cut(model, graph, kept), kept=kept, note=describe(kept))
+
+
+def describe(kept: dict[str, Tensor]) -> str:
+    before, after = sum(len(k) for k in kept.values()), sum(int(k.sum()) for k in kept.values())
+    return f"{after} of {before} channels stay, in {len(kept)} layers"
