@@ -36,10 +36,17 @@ class Args:
     resume: Path | None = None
     method: str | None = None
     conv_type: str | None = None
-    pr_target: float = 0.5
+    pr_target: float | None = None
+    flops_target: float | None = None
     N: int = 16
     full: bool = False
     rearrange: bool = False
+    residual: bool | None = None
+    min_width: int = 1
+    round_to: int = 1
+    prune_steps: int = 1
+    recalibrate: int = 0
+    set: tuple[str, ...] = ()
     num_epochs: int | None = None
     finetune_epochs: int | None = None
     train_batch_size: int | None = None
@@ -55,6 +62,7 @@ class Args:
     nesterov: bool = False
     weight_decay: float = 4e-5
     label_smoothing: float = 0.0
+    distill: float = 0.0
     gpus: tuple[int, ...] = (0,)
     device: str = "auto"
     precision: str = "auto"
@@ -115,10 +123,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--conv_type",
         help="the seed's name for it: BlockL1Conv, BlockRandomConv, UnstructureConv, StructureConv, DenseConv",
     )
-    add("--pr_target", type=float, metavar="P", help="share removed from each layer (default 0.5)")
+    add("--pr_target", type=float, metavar="P", help="share removed: of each layer, or of channels (default 0.5)")
+    add("--flops_target", type=float, metavar="S", help="channel methods: share of the MACs to keep, for --pr_target")
     add("--N", type=int, help="consecutive output kernels in a block (default 16)")
     switch("--full", help="prune the classifier too")
     switch("--rearrange", help="order filters by L1 before forming blocks")
+    switch("--residual", help="channel methods: prune channels that are sums of several layers, too")
+    add("--min_width", type=int, metavar="C", help="channel methods: channels that every layer keeps (default 1)")
+    add("--round_to", type=int, metavar="C", help="channel methods: keep multiples of C channels (default 1)")
+    add("--prune_steps", type=int, metavar="K", help="prune in K steps, each with its part of the epochs (default 1)")
+    add("--recalibrate", type=int, metavar="K", help="after pruning: batch norm statistics from K batches (default 0)")
+    add("--set", nargs="+", metavar="NAME=VALUE", help="numbers of the method's own; kerf-prune methods lists them")
     add("--num_epochs", type=int, help="epochs (default 180; digits 6), for the dense network and again after pruning")
     add("--finetune_epochs", type=int, help="epochs after pruning, where they are to differ from --num_epochs")
     add("--train_batch_size", type=int, help="default 256; digits 32")
@@ -134,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     switch("--nesterov", help="Nesterov momentum")
     add("--weight_decay", type=float, help="default 4e-5")
     add("--label-smoothing", "--label_smoothing", dest="label_smoothing", type=float)
+    add("--distill", type=float, metavar="A", help="weight of the dense network's answers in the loss (default 0)")
     add("--gpus", type=int, nargs="+", metavar="ID", help="GPU to use where there is one (default 0)")
     add("--device", help="auto, cpu, cuda or cuda:<id>")
     add("--precision", choices=PRECISIONS, help="training arithmetic; auto: bf16 where the hardware has it")
@@ -189,7 +205,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Args, list[str]]:
         notes.append(f"--{name.removeprefix('ignored_')} is accepted for the seed's sake and changes nothing")
     if "resume" in given:
         given = _as_resumed(parser, given)
-    for name in ("lr_decay_step", "gpus"):
+    for name in ("lr_decay_step", "gpus", "set"):
         if name in given:
             given[name] = tuple(given[name])
     args = Args(**given)
@@ -230,15 +246,22 @@ def check(args: Args) -> None:
         "N": 1, "train_batch_size": 1, "eval_batch_size": 1, "lr_adjust": 1, "image_size": 1, "num_classes": 2,
         "subset": 1, "num_epochs": 0, "finetune_epochs": 0, "warmup_length": 0, "workers": 0, "momentum": 0,
         "weight_decay": 0,
-        "label_smoothing": 0, "pr_target": 0, "lr_gamma": 0, "seed": 0,
+        "label_smoothing": 0, "pr_target": 0, "lr_gamma": 0, "seed": 0, "min_width": 1, "round_to": 1, "prune_steps": 1,
+        "recalibrate": 0, "distill": 0,
     }  # fmt: skip
     for name, least in bounds.items():
         value = getattr(args, name)
         if value is not None and not (value >= least and math.isfinite(value)):
             raise ValueError(f"--{name} is {value}: expected {least} or more")
     for name in ("pr_target", "label_smoothing"):
-        if getattr(args, name) >= 1:
+        if getattr(args, name) is not None and getattr(args, name) >= 1:
             raise ValueError(f"--{name} is {getattr(args, name)}: expected less than 1")
+    if args.distill > 1:
+        raise ValueError(f"--distill is {args.distill}: expected at most 1")
+    if args.flops_target is not None and not 0 < args.flops_target < 1:
+        raise ValueError(f"--flops_target is {args.flops_target}: expected a share of the MACs above 0 and below 1")
+    if args.flops_target is not None and args.pr_target is not None:
+        raise ValueError("--flops_target and --pr_target both say how much to remove: give one")
     if not (args.lr > 0 and math.isfinite(args.lr)):
         raise ValueError(f"--lr is {args.lr}: expected a positive number")
     if args.nesterov and args.momentum == 0:

@@ -105,6 +105,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def kept_channels(path: Path, arch: str) -> dict[str, Tensor]:
+    """Which channels of a dense `arch` the network in this file has left, by set; nothing for a dense one.
+
+    Raises ValueError if the file says that it is of another architecture.
+    """
+    if Path(path).suffix != ".safetensors":
+        return {}
+    state = load(path)[1]
+    if state.get("arch", arch) != arch:
+        raise ValueError(f"{path} is a {state['arch']}: give --arch {state['arch']}")
+    return {name: torch.tensor(index, dtype=torch.long) for name, index in state.get("kept", {}).items()}
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads a file into `model`, strictly. Raises ValueError naming the first tensors that do not fit."""
     weights, wanted = read_weights(path), model.state_dict()

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoint, cost, recipe
+from compress import checkpoint, cost, recipe, show
 from compress.args import Args, parse
+from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
 from compress.graph import DependencyGraph
 from compress.learning_rate import LearningRate
-from compress.methods import METHODS
 from compress.models import MODELS, create
+from compress.planning import method_of, plan
 from compress.progress import Reporter
+from compress.recipe import Recipe
 from compress.schedules import Budget
 from compress.train import Metrics, Optim, evaluate
 from compress.units import prunable
 
-CONV_TYPES = {  # the seed's names; nothing else in the project knows them
-    "BlockL1Conv": "one_by_n",
-    "BlockRandomConv": "random_block",
-    "UnstructureConv": "weight",
-    "StructureConv": "filter",
-    "DenseConv": "dense",
-}
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 2 with one line on stderr for input that cannot be used, or 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     reporter = Reporter()
-    debug = "--debug" in (sys.argv if argv is None else argv)
+    debug = "--debug" in argv
     job_dir = None
     try:
+        if argv[:1] == ["show"]:
+            if len(argv) != 2:
+                raise ValueError(f"show takes one file, got {len(argv) - 1}: kerf-prune show CHECKPOINT")
+            show.show(Path(argv[1]))
+            return 0
+        if argv == ["methods"]:
+            show.methods()
+            return 0
         args, notes = parse(argv)
         job_dir = args.job_dir
         for note in notes:
@@ -69,10 +73,18 @@ class Job:
     data: Data
     model: nn.Module
     graph: DependencyGraph
+    recipe: Recipe
+    budget: Budget
+    kept: dict[str, torch.Tensor]  # channels that the given weights had left, if they are of a narrow network
+    dense: cost.Cost  # of the network before this run
 
     @property
     def example(self) -> torch.Tensor:
         return torch.zeros(1, 3, self.data.image_size, self.data.image_size)
+
+    @property
+    def by_macs(self) -> bool:
+        return isinstance(self.recipe.granularity, Channel) and self.args.pr_target is None
 
 
 def prepare(args: Args) -> Job:
@@ -104,22 +116,20 @@ def prepare(args: Args) -> Job:
     if trains and data.train is None:
         raise ValueError(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == "torchvision")
-    if weights not in (None, "torchvision"):
-        checkpoint.load_weights(model, Path(weights))
     model.eval()
-    graph = DependencyGraph.trace(model, torch.zeros(1, 3, data.image_size, data.image_size))
-    return Job(args, method, device, data, model, graph)
-
-
-def method_of(args: Args) -> str:
-    if args.conv_type is not None and args.conv_type not in CONV_TYPES:
-        raise ValueError(f"unknown --conv_type {args.conv_type}: expected one of {', '.join(CONV_TYPES)}")
-    if args.method is not None and args.method not in METHODS:
-        raise ValueError(f"unknown --method {args.method}: expected one of {', '.join(METHODS)}")
-    named = CONV_TYPES.get(args.conv_type)
-    if named and args.method and named != args.method:
-        raise ValueError(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
-    return args.method or named or "one_by_n"
+    example = torch.zeros(1, 3, data.image_size, data.image_size)
+    graph, kept = DependencyGraph.trace(model, example), {}
+    if weights not in (None, "torchvision"):
+        kept = checkpoint.kept_channels(Path(weights), args.arch)
+        if kept:
+            recipe.narrow(model, graph, kept)
+        checkpoint.load_weights(model, Path(weights))
+        if kept:
+            graph = DependencyGraph.trace(model, example)
+    chosen, budget = plan(args, method, weights)
+    if not args.pruned_model and budget.sparsity and method != "dense":
+        recipe.check(model, chosen, graph, example, budget.sparsity)
+    return Job(args, method, device, data, model, graph, chosen, budget, kept, cost.count(model, example))
 
 
 def device_of(args: Args) -> torch.device:
@@ -156,24 +166,26 @@ def open_job_dir(job: Job, reporter: Reporter) -> Path:
 def prune_and_train(job: Job, reporter: Reporter) -> None:
     args, began = job.args, time.monotonic()
     folder = open_job_dir(job, reporter)
-    dense_epochs = 0 if args.pretrained_model else args.num_epochs
-    if dense_epochs and job.method != "dense":
-        reporter.say(f"no --pretrained_model: training the dense network first, {dense_epochs} epochs, then pruning it")
+    if job.budget.dense_epochs and job.method != "dense":
+        epochs = job.budget.dense_epochs
+        reporter.say(f"no --pretrained_model: training the dense network first, {epochs} epochs, then pruning it")
     rate = LearningRate(
         args.lr, policy=args.lr_policy, warmup=args.warmup_length, adjust=args.lr_adjust, gamma=args.lr_gamma,
         milestones=args.lr_decay_step,
     )  # fmt: skip
-    chosen = METHODS[job.method](recipe.Settings(args.N, args.full, args.rearrange, args.seed))
-    if args.rearrange and not chosen.rearrange:
+    if args.rearrange and not job.recipe.rearrange:
         reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
     outcome = recipe.run(
         job.model,
-        chosen,
+        job.recipe,
         job.data,
-        Budget(args.pr_target, dense_epochs, args.finetune_epochs),
+        job.budget,
         args.seed,
         graph=job.graph,
-        optim=Optim(rate, args.momentum, args.nesterov, args.weight_decay, args.label_smoothing, args.precision),
+        optim=Optim(
+            rate, args.momentum, args.nesterov, args.weight_decay, args.label_smoothing, args.distill, args.precision
+        ),
+        recalibration=args.recalibrate,
         device=job.device,
         file=last(folder),
         resume=bool(args.resume),
@@ -183,8 +195,19 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
         reporter=reporter,
     )
     model = job.model.cpu().eval()
-    checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), {"arch": args.arch})
-    finish(job, reporter, outcome.final, began, rearranged=chosen.rearrange, dense=outcome.dense, pruned=outcome.pruned)
+    kept = job.kept | {n: job.kept[n][index] if n in job.kept else index for n, index in outcome.kept.items()}
+    state = {
+        "arch": args.arch,
+        "num_classes": job.data.num_classes,
+        "image_size": job.data.image_size,
+        "method": job.method,
+        "kept": {name: index.tolist() for name, index in kept.items()},
+    }
+    checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), state)
+    finish(
+        job, reporter, outcome.final, began,
+        rearranged=job.recipe.rearrange, dense=outcome.dense, pruned=outcome.pruned, kept=outcome.kept,
+    )  # fmt: skip
 
 
 def evaluate_only(job: Job, reporter: Reporter) -> None:
@@ -203,6 +226,7 @@ def finish(
     rearranged: bool | None = None,
     dense: Metrics | None = None,
     pruned: Metrics | None = None,
+    kept: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Writes predictions.json, model.onnx if asked, and last summary.json: where that is, the run is whole."""
     args, folder = job.args, job.args.job_dir
@@ -213,6 +237,8 @@ def finish(
 
         reporter.say(f"exported {export(job.model, job.example, folder / 'model.onnx')}")
     summary = summarise(job, final, rearranged, dense, pruned)
+    widths = {s.name: s.width for s in job.graph.sets}
+    summary["widths"] = {name: [widths[name], len(index)] for name, index in (kept or {}).items()}
     summary["seconds"] = round(time.monotonic() - began, 1)
     checkpoint.write_json(folder / "summary.json", summary)
     reporter.say(
@@ -232,16 +258,17 @@ def summarise(
         "arch": args.arch,
         "data_set": args.data_set,
         "N": args.N,
-        "pr_target": args.pr_target,
+        "pr_target": None if job.by_macs else job.budget.sparsity,
+        "flops_target": 1 - job.budget.sparsity if job.by_macs else None,
         "rearranged": rearranged,
         "top1_dense": dense.top1 if dense else None,
         "top1_pruned": pruned.top1 if pruned else None,
         "top1": final.top1,
         "top5": final.top5,
         "images": final.images,
-        "macs_dense": spent.macs_dense,
+        "macs_dense": job.dense.macs_dense,
         "macs": spent.macs,
-        "params_dense": spent.params_dense,
+        "params_dense": job.dense.params_dense,
         "params": spent.params,
         "block_density": cost.block_density(model, layers, args.N),
         "element_density": cost.element_density(model, layers),

@@ -28,9 +28,7 @@ class Channels:
     parent: list[int] = field(default_factory=list)  # union-find forest over labels; a tree is a channel
     fixed: set[int] = field(default_factory=set)  # may neither move nor leave
     ordered: set[int] = field(default_factory=set)  # may leave, may not move
-    counted: set[int] = field(
-        default_factory=set
-    )  # may move, may not leave: their number is in the code
+    counted: set[int] = field(default_factory=set)  # may move, may not leave: their number is in the code
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels that leave together, pair by pair
     gates: set[int] = field(default_factory=set)  # labels of factors, as of squeeze-excitation
     columns: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # like axes, of grouped convolutions' inputs

@@ -20,6 +20,11 @@ class Plan:
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
     seed: int = 0
 
+    @property
+    def peak(self) -> float:
+        """The highest learning rate, warm-up over."""
+        return max(self.rate(step) for step in range(0, self.steps, max(1, self.steps // 100)))
+
     def travel(self, start: int = 0) -> float:
         """Sum of the learning rates from that step on: how far a gradient of one moves a weight."""
         return sum(self.rate(step) for step in range(start, self.steps))

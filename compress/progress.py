@@ -34,9 +34,9 @@ class Reporter:
             self.task = self.bar.add_task(title, total=steps, numbers="")
             self.bar.start()
 
-    def step(self, images: int, loss: float, top1: float) -> None:
-        """`images` so far in this epoch, `loss` and `top1` (percent) their means."""
-        self.done += 1
+    def step(self, done: int, images: int, loss: float, top1: float) -> None:
+        """`done` batches and `images` so far in this epoch, `loss` and `top1` (percent) their means."""
+        self.done = done
         now = time.monotonic()
         numbers = f"loss {loss:.4f}  top-1 {top1:.2f} %  {images / max(now - self.began, 1e-9):.0f} images/s"
         if self.bar:

@@ -45,6 +45,10 @@ class Settings:
     min_width: int = 1  # channels that every layer keeps
     round_to: int = 1  # widths are multiples of it
 
+    @property
+    def floors(self) -> dict[str, int]:
+        return {"least": self.min_width, "multiple": self.round_to}
+
 
 @dataclass(frozen=True)
 class Recipe:

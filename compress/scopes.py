@@ -10,30 +10,36 @@ from compress.channel_units import ChannelUnits
 from compress.units import Units
 
 
-def local(scores: Sequence[Tensor], units: Sequence[Units], ratio: float) -> list[Tensor]:
+def local(
+    scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 0, multiple: int = 1
+) -> list[Tensor]:
     """In every layer by itself, prune the floor(count · ratio) units with the smallest scores.
 
-    Returns one bool (count,) per layer, True = keep. Of equal scores the first is pruned first, on every device.
-    Raises ValueError if ratio is outside [0, 1] or a score is not a number.
+    Returns one bool (count,) per layer, True = keep. Of equal scores the first is pruned first, on every device. A
+    layer keeps at least `least` units, and a multiple of `multiple` (or all). Raises ValueError if ratio is outside
+    [0, 1] or a score is not a number.
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
-    return [_keep_largest(score, unit, ratio) for score, unit in zip(scores, units, strict=True)]
+    keep = []
+    for score, unit in zip(scores, units, strict=True):
+        _check(score, unit)
+        left = unit.count - math.floor(unit.count * ratio + 1e-9)  # 100 × 0.29 is 28.999…, meant as 29
+        keep.append(best(score, _rounded(max(left, least), multiple, unit.count)).to(score.device))
+    return keep
 
 
-def _keep_largest(score: Tensor, unit: Units, ratio: float) -> Tensor:
-    _check(score, unit)
-    pruned = math.floor(unit.count * ratio + 1e-9)  # 100 × 0.29 is 28.999…, meant as 29
-    keep = torch.ones(unit.count, dtype=torch.bool)
-    keep[score.cpu().argsort(stable=True)[:pruned]] = False
-    return keep.to(score.device)
+def _rounded(width: int, multiple: int, all_of: int) -> int:
+    return min(-(-width // multiple) * multiple, all_of)
 
 
-def overall(scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 1) -> list[Tensor]:
+def overall(
+    scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 1, multiple: int = 1
+) -> list[Tensor]:
     """In all layers together, prune the floor(total · ratio) units with the smallest scores.
 
     A layer keeps its `least` best ones whatever they score; others go in their place. Of equal scores the first is
-    pruned first.
+    pruned first. Widths are rounded up to a multiple of `multiple` (or all) afterwards.
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
@@ -45,7 +51,7 @@ def overall(scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, l
         if widths[layer] > least:
             widths[layer] -= 1
             left -= 1
-    return [best(score, width) for score, width in zip(scores, widths)]
+    return [best(s, _rounded(width, multiple, u.count)) for s, width, u in zip(scores, widths, units)]
 
 
 def greedy_macs(
@@ -73,7 +79,7 @@ def uniform_macs(
     widths = Floors(units, least, multiple)
     goal = widths.goal(ratio)
     # the share at which a layer's width falls next; floor(count · share) channels go
-    for share, layer in sorted((k / u.count, i) for i, u in enumerate(units) for k in range(1, u.count)):
+    for _, layer in sorted((k / u.count, i) for i, u in enumerate(units) for k in range(1, u.count)):
         if widths.macs <= goal:
             break
         widths.drop(layer)
@@ -97,7 +103,7 @@ class Floors:
         return (1 - ratio) * self.cost.dense
 
     def _round(self, layer: int) -> int:
-        return min(-(-self.widths[layer] // self.multiple) * self.multiple, self.units[layer].count)
+        return _rounded(self.widths[layer], self.multiple, self.units[layer].count)
 
     def drop(self, layer: int) -> bool:
         """One channel less in that layer, unless its floor is reached."""

@@ -1,4 +1,4 @@
-"""The one fit() and evaluate(). They know no method and no pruning: a Pressure and `after_step` are all a pruner needs."""
+"""The one fit() and evaluate(). They know no method: a Pressure and `after_step` are all that a pruner needs here."""
 
 import math
 import time
@@ -253,7 +253,7 @@ def _train_epoch(
                 raise FloatingPointError(
                     f"loss is {loss.item()} at epoch {epoch}, step {step}: lower --lr (now {rate:g})"
                 )
-            reporter.step(images, total / images, 100 * hits / images)
+            reporter.step(step + 1, images, total / images, 100 * hits / images)
     total, hits = sums.tolist()
     seconds = time.monotonic() - began
     return {

@@ -1,4 +1,7 @@
-"""The table of methods: name -> function from Settings, and numbers of its own, to a Recipe. To add one, write its file and its row."""
+"""The table of methods: name -> function from Settings, and numbers of its own, to a Recipe.
+
+To add one, write its file and its row.
+"""
 
 from collections.abc import Callable
 
@@ -14,7 +17,7 @@ from compress.methods.rni import rni
 from compress.methods.slimming import slimming
 from compress.methods.ucs import ucs
 from compress.methods.weight import weight
-from compress.recipe import Recipe, Settings
+from compress.recipe import Recipe
 
 METHODS: dict[str, Callable[..., Recipe]] = {
     "dense": dense,

@@ -3,8 +3,8 @@
 Paper: Ding et al., "Centripetal SGD for Pruning Very Deep Convolutional Networks with Complicated Structure",
     CVPR 2019, arXiv 1904.03837; journal version arXiv 2107.14444
 Code:  github.com/DingXiaoH/Centripetal-SGD
-Differs: means over clusters are sums over segments, where the authors multiply by D×D matrices. Clusters are taken for a
-    set of channels, so residual sums, concatenations, depthwise filters and gates share them by construction. Short
+Differs: means over clusters are sums over segments, where the authors multiply by D×D matrices. Clusters are taken for
+    a set of channels, so residual sums, concatenations, depthwise filters and gates share them by construction. Short
     runs get their own strength: ε such that differences shrink by exp(-15) also where a tenth of it acts; the
     authors' 3e-3 (CIFAR) is what 600 epochs come out at. How equal the clusters are is reported before trimming.
 """
@@ -88,7 +88,9 @@ class Centripetal(Pressure):
                     own = index.setdefault(path, torch.arange(len(owner)))
                     copies = _copies(owner, unit.count)  # (width, copies)
                     own[copies] = own[copies[self.into[unit.path]]]
-        self.kernels = {path: _Segments(own, parameters[path]) for path, own in index.items() if parameters[path].ndim > 1}
+        self.kernels = {
+            path: _Segments(own, parameters[path]) for path, own in index.items() if parameters[path].ndim > 1
+        }
         self.vectors = [path for path in index if parameters[path].ndim == 1]
         offset, joined = 0, []
         for path in self.vectors:
@@ -119,10 +121,8 @@ class Centripetal(Pressure):
 
     def widths(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
         """How many clusters each set gets: the same share everywhere. Which filters, the clusters say later."""
-        if self.settings.by_macs:
-            floors = {"least": self.settings.min_width, "multiple": self.settings.round_to}
-            return scopes.uniform_macs(scores, units, ratio, **floors)
-        return scopes.local(scores, units, ratio)
+        scope = scopes.uniform_macs if self.settings.by_macs else scopes.local
+        return scope(scores, units, ratio, **self.settings.floors)
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
         if not self.attached:

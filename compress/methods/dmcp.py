@@ -11,6 +11,7 @@ Differs: narrow sub-networks are the full one with channels zeroed behind their 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +96,7 @@ class MarkovGates(Pressure):
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         names = [f"{self.grafts.name}.{i}" for i in range(len(self.alphas))]
-        highest = max(self.plan.rate(step) for step in range(0, self.plan.steps, max(1, self.plan.steps // 100)))
-        return [ParameterGroup(names, scale=self.arch_lr / highest, weight_decay=0.0)]
+        return [ParameterGroup(names, scale=self.arch_lr / self.plan.peak, weight_decay=0.0)]
 
     def edit_gradients(self, model: nn.Module, step: int) -> None:
         self.step = step + 1
@@ -186,14 +186,10 @@ def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recip
     if not settings.by_macs:
         raise ValueError("dmcp searches for a number of MACs: give --flops_target")
     gates = MarkovGates(arch_lr, eta)
-
-    def scope(scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        return scopes.greedy_macs(scores, units, ratio, least=settings.min_width, multiple=settings.round_to)
-
     return Recipe(
         Channel(settings.residual is not False),
         gates.score,
-        scope,
+        partial(scopes.greedy_macs, **settings.floors),
         schedules.press_then_prune,
         pressure=gates,
         remove=gates.remove,

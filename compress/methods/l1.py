@@ -15,7 +15,5 @@ from compress.recipe import Recipe, Settings
 
 def l1(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels whose filters have the smallest mean |w|; then fine-tunes."""
-    scope = scopes.local
-    if settings.by_macs:
-        scope = partial(scopes.uniform_macs, least=settings.min_width, multiple=settings.round_to)
+    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
     return Recipe(Channel(bool(settings.residual)), criteria.l1, scope, remove=removal.cut)

@@ -1,16 +1,17 @@
 """ResRep: compactors that learn which channels to forget, folded away without loss.
 
-Paper: Ding et al., "ResRep: Lossless CNN Pruning via Decoupling Remembering and Forgetting", ICCV 2021, arXiv 2007.03260
+Paper: Ding et al., "ResRep: Lossless CNN Pruning via Decoupling Remembering and Forgetting", ICCV 2021,
+    arXiv 2007.03260
 Code:  github.com/DingXiaoH/ResRep
 Differs: with --residual one compactor serves every branch of a residual sum; the authors' converter folds the first
     layer's compactor into branches that never had it in training, which changes the function. Masks are built anew
-    each time (theirs keep an old mask where none is made). Short runs get their own pace: masking ends after a
-    third of the steps; λ is such that it could move a row by 1.5 until then; on masked rows, where nothing opposes
-    it, it is such that a row can shrink from 1 to 0 three times over in the rest; and momentum acts over no more than
-    a twentieth of the steps. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end are cut, so the
-    target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary convolution and
-    batch norm, so that training can go on. Constants behind depthwise filters go into the next layer by their true
-    value (the authors take |β|).
+    each time (theirs keep an old mask where none is made). Short runs get their own pace: masking ends after a third
+    of the steps; λ is such that it could move a row by 1.5 until then; on masked rows, where nothing opposes it, it is
+    such that a row can shrink from 1 to 0 three times over in the rest; momentum acts over no more than a twentieth of
+    the steps; compactors learn at 0.01 where the rest learns faster. Long runs come out at the authors' 200 steps,
+    1e-4 and 0.99. The channels that are masked at the end are cut, so the target is met exactly; how far their rows
+    were from zero is reported. γ and β stay, as an ordinary convolution and batch norm, so that training can go on.
+    Constants behind depthwise filters go into the next layer by their true value (the authors take |β|).
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from compress.pressure import ParameterGroup, Plan, Pressure
 from compress.recipe import Recipe, Settings
 from compress.removal import Removal
 
+RATE = 0.01  # highest learning rate of compactors: with momentum 0.99 more than the authors' makes them jump
 DEAD = 1e-5  # norm of a row that is gone even if no mask says so
 
 
@@ -72,20 +74,21 @@ class Compactors(Pressure):
             third = plan.steps // 3 - self.first
             self.interval = max(1, min(200, third * self.granularity // max(1, going)))
             self.granularity = max(self.granularity, -(-going * self.interval // max(1, third)))
-        rest = max(plan.travel(plan.steps // 3), 1e-9)
-        before = max(plan.travel() - rest, 1e-9)
+        self.scale = min(1.0, RATE / plan.peak)
+        rest = max(self.scale * plan.travel(plan.steps // 3), 1e-9)
+        before = max(self.scale * plan.travel() - rest, 1e-9)
         if not self.lasso:
             self.lasso = min(5e-3, max(1e-4, 1.5 * (1 - self.momentum) / before))
         self.pace = max(self.lasso, 3 * (1 - self.momentum) / rest)
         self.attached = True
 
     def _uniform(self) -> list[Tensor]:
-        floors = {"least": self.settings.min_width, "multiple": self.settings.round_to}
-        return scopes.uniform_macs([u.sizes.float() for u in self.units], self.units, self.sparsity, **floors)
+        sizes = [u.sizes.float() for u in self.units]
+        return scopes.uniform_macs(sizes, self.units, self.sparsity, **self.settings.floors)
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         names = [f"{self.grafts.name}.{i}" for i in range(len(self.q))]
-        return [ParameterGroup(names, momentum=self.momentum, nesterov=False, weight_decay=0.0)]
+        return [ParameterGroup(names, self.scale, self.momentum, nesterov=False, weight_decay=0.0)]
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
@@ -100,9 +103,9 @@ class Compactors(Pressure):
         return q.detach().norm(dim=1).clamp(min=1e-12)
 
     def _choose(self) -> None:
-        """Masks the smallest rows: `granularity` more than before while the MACs are above the target, then as needed."""
+        """Masks the smallest rows: `granularity` more than before while above the target, then as many as needed."""
         scores = [self._norms(q) for q in self.q]
-        widths = scopes.Floors(self.units, self.settings.min_width, self.settings.round_to)
+        widths = scopes.Floors(self.units, **self.settings.floors)
         goal = widths.goal(self.sparsity)
         masked = {u.path: int(mask.sum()) for u, mask in zip(self.units, self.masks)}
         above = widths.cost.macs(masked) > goal
@@ -111,7 +114,7 @@ class Compactors(Pressure):
             if widths.macs <= goal:
                 break
             widths.drop(layer)
-        for mask, score, width in zip(self.masks, scores, widths.widths):
+        for mask, score, width in zip(self.masks, scores, widths.rounded()):
             mask.copy_(scopes.best(score, width))
 
     def score(self, unit: ChannelUnits) -> Tensor:
@@ -120,10 +123,9 @@ class Compactors(Pressure):
         return self._norms(self.q[index]) * self.masks[index]
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        floors = {"least": self.settings.min_width, "multiple": self.settings.round_to}
+        keep = scopes.greedy_macs(scores, units, ratio, **self.settings.floors)
         if not self.attached:  # the question is only whether the target can be reached
-            return scopes.greedy_macs(scores, units, ratio, **floors)
-        keep = scopes.greedy_macs(scores, units, ratio, **floors)
+            return keep
         alive = [score.cpu() >= DEAD for score in scores]
         if self.settings.round_to == 1:
             best = [scopes.best(score, max(1, self.settings.min_width)) for score in scores]
@@ -139,7 +141,9 @@ class Compactors(Pressure):
         keep: Sequence[Tensor],
         images: Tensor,
     ) -> Removal:
-        left = max((float(self._norms(q)[~k.to(q.device)].max()) for q, k in zip(self.q, keep) if not k.all()), default=0)
+        left = max(
+            (float(self._norms(q)[~k.to(q.device)].max()) for q, k in zip(self.q, keep) if not k.all()), default=0
+        )
         for q, kept in zip(self.q, keep):
             q[~kept.to(q.device)] = 0
         self.fold(model)
@@ -202,6 +206,8 @@ def resrep(
     lasso: λ; mask_interval: steps between choices of masks; granularity: channels more each time; start: share of the
     steps before the first choice.
     """
+    if not settings.by_macs:
+        raise ValueError("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")
     compactors = Compactors(settings, lasso, compactor_momentum, mask_interval, granularity, start)
     return Recipe(
         Compactable(bool(settings.residual)),

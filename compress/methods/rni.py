@@ -35,7 +35,7 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
 
 
 def penalty(w: Tensor, b: float) -> Tensor:
-    """Σ s (1 − ln s), s = σ(w + b). Its slope −s (1 − s) ln s is largest at w + b = −1.177 and vanishes to both sides."""
+    """Σ s (1 − ln s), s = σ(w + b). Its slope −s (1 − s) ln s is largest at w + b = −1.177, and 0 far from there."""
     s = torch.sigmoid(w + b)
     return (s * (1 - F.logsigmoid(w + b))).sum()
 
@@ -84,11 +84,8 @@ def _norms(model: nn.Module, kind: type) -> list[nn.BatchNorm2d]:
 def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Recipe:
     """Sparse training, then the least important channels go, then fine-tuning. b shifts the window of the penalty."""
     receding = Receding(reg_weight, b)
-    least = max(LEAST, settings.min_width)
-    if settings.by_macs:
-        scope = partial(scopes.greedy_macs, least=least, multiple=settings.round_to)
-    else:
-        scope = partial(scopes.overall, least=least)
+    floors = {**settings.floors, "least": max(LEAST, settings.min_width)}
+    scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **floors)
     return Recipe(
         Channel(bool(settings.residual)),
         receding.score,

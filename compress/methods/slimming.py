@@ -31,10 +31,7 @@ class ScalePenalty(Pressure):
 
 def slimming(settings: Settings, *, reg_weight: float = 1e-4) -> Recipe:
     """Sparse training, then the channels with the smallest |γ| go, then fine-tuning. reg_weight: s."""
-    if settings.by_macs:
-        scope = partial(scopes.greedy_macs, least=settings.min_width, multiple=settings.round_to)
-    else:
-        scope = partial(scopes.overall, least=settings.min_width)
+    scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **settings.floors)
     return Recipe(
         Channel(bool(settings.residual)),
         criteria.bn_scale,

@@ -14,7 +14,5 @@ from compress.recipe import Recipe, Settings
 
 def ucs(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels with the smallest |γ|; then fine-tunes."""
-    scope = scopes.local
-    if settings.by_macs:
-        scope = partial(scopes.uniform_macs, least=settings.min_width, multiple=settings.round_to)
+    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
     return Recipe(Channel(bool(settings.residual)), criteria.bn_scale, scope, remove=removal.cut)

@@ -1,0 +1,86 @@
+"""What the flags ask for: a method with its settings, and what it may spend. Nothing is read or trained here."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from compress.args import Args
+from compress.channel_units import Channel
+from compress.methods import METHODS
+from compress.recipe import Recipe, Settings
+from compress.schedules import Budget
+
+CONV_TYPES = {  # the seed's names; nothing else in the project knows them
+    "BlockL1Conv": "one_by_n",
+    "BlockRandomConv": "random_block",
+    "UnstructureConv": "weight",
+    "StructureConv": "filter",
+    "DenseConv": "dense",
+}
+
+
+def method_of(args: Args) -> str:
+    if args.conv_type is not None and args.conv_type not in CONV_TYPES:
+        raise ValueError(f"unknown --conv_type {args.conv_type}: expected one of {', '.join(CONV_TYPES)}")
+    if args.method is not None and args.method not in METHODS:
+        raise ValueError(f"unknown --method {args.method}: expected one of {', '.join(METHODS)}")
+    named = CONV_TYPES.get(args.conv_type)
+    if named and args.method and named != args.method:
+        raise ValueError(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
+    return args.method or named or "one_by_n"
+
+
+def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
+    """The method with its settings, and what it may spend."""
+    own = own_numbers(args.set, method)
+    settings = Settings(
+        args.N,
+        args.full,
+        args.rearrange,
+        args.seed,
+        args.pr_target is None,
+        args.residual,
+        args.min_width,
+        args.round_to,
+    )
+    chosen = METHODS[method](settings, **own)
+    if args.flops_target is not None and not isinstance(chosen.granularity, Channel):
+        raise ValueError(f"method {method} removes a share of each layer: give --pr_target, not --flops_target")
+    if not isinstance(chosen.granularity, Channel) and (
+        settings.floors != {"least": 1, "multiple": 1} or args.residual
+    ):
+        raise ValueError(f"method {method} cuts no channels: leave --residual, --min_width and --round_to out")
+    if args.distill and not weights:
+        raise ValueError("--distill learns from the trained dense network: give it as --pretrained_model")
+    if args.pr_target is not None:
+        sparsity = args.pr_target
+    else:
+        sparsity = 0.5 if args.flops_target is None else 1 - args.flops_target
+    dense_epochs = 0 if args.pretrained_model else args.num_epochs
+    return chosen, Budget(sparsity, dense_epochs, args.finetune_epochs, args.prune_steps)
+
+
+def own_numbers(given: Sequence[str], method: str) -> dict[str, Any]:
+    """--set name=value as keyword arguments of the method. Raises ValueError for what it does not have."""
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(METHODS[method]).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if name not in known or not equals:
+            having = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"--set {text}: expected NAME=VALUE with a number of method {method}; {having}")
+        if isinstance(known[name], str):
+            values[name] = value
+            continue
+        try:
+            values[name] = int(value) if isinstance(known[name], int) else float(value)
+        except ValueError:
+            raise ValueError(f"--set {text}: {value!r} is not a number") from None
+        if not math.isfinite(values[name]):
+            raise ValueError(f"--set {text}: expected a finite number")
+    return values

@@ -1,0 +1,65 @@
+"""torch-pruning's group-norm pruner under our training loop: the rival in scripts/cifar_channels.py.
+
+The same network, data, epochs and seed: half of the epochs with its group-sparse regulariser, pruning to the MACs
+target over all inner layers together, the other half fine-tuning. Needs `pip install torch-pruning`.
+"""
+
+import dataclasses
+import time
+
+from torch import nn
+
+from compress import checkpoint, cli, cost
+from compress.args import Args
+from compress.learning_rate import LearningRate
+from compress.pressure import Pressure
+from compress.train import Optim, evaluate, fit
+
+
+class GroupSparsity(Pressure):
+    """Adds reg · γ_g · w to the gradients of every coupled slice, γ from 2^0 to 2^4 for small groups."""
+
+    def __init__(self, pruner):
+        self.pruner = pruner
+
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        if step % 100 == 0:
+            self.pruner.update_regularizer()
+        self.pruner.regularize(model)
+
+
+def main(args: Args, flops_target: float) -> int:
+    import torch_pruning as tp
+
+    job, began = cli.prepare(dataclasses.replace(args, method="dense")), time.monotonic()
+    model = job.model.to(job.device)
+    example = job.example.to(job.device)
+    dense, original = evaluate(model, job.data.test, job.device), cost.count(model, example)
+    inner = {f"{name}.conv1" for name, _ in model.named_modules() if name.count(".") == 1}
+    ignored = [m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in inner]
+    pruner = tp.pruner.GroupNormPruner(
+        model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), global_pruning=True,
+        pruning_ratio=0.95, iterative_steps=800, ignored_layers=ignored, reg=1e-4,
+    )  # fmt: skip
+    rate = LearningRate(args.lr, policy=args.lr_policy, warmup=0)
+    half = args.finetune_epochs // 2
+
+    def train(epochs: int, pressure: Pressure, keep_best: bool, seed: int) -> None:
+        optim = Optim(rate.over(epochs), args.momentum, weight_decay=args.weight_decay, precision=args.precision)
+        fit(model, job.data, optim, device=job.device, seed=seed, pressure=pressure, keep_best=keep_best)
+
+    train(half, GroupSparsity(pruner), False, args.seed * 101)
+    while cost.count(model, example).macs > flops_target * original.macs:
+        pruner.step()
+    pruned = evaluate(model, job.data.test, job.device)
+    train(args.finetune_epochs - half, Pressure(), True, args.seed * 101 + 1)
+    final, spent = evaluate(model, job.data.test, job.device), cost.count(model, example)
+    summary = {
+        "method": f"torch-pruning {tp.__version__} GroupNormPruner",
+        "top1_dense": dense.top1, "top1_pruned": pruned.top1,
+        "top1": final.top1, "images": final.images, "macs_dense": original.macs, "macs": spent.macs,
+        "params_dense": original.params, "params": spent.params, "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    checkpoint.save(args.job_dir / "checkpoint" / "best.safetensors", model.state_dict())
+    checkpoint.write_json(args.job_dir / "summary.json", summary)
+    return 0
