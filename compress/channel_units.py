@@ -24,18 +24,31 @@ class ChannelUnits(Units):
 class Channel:
     """All channels that one layer makes alone; with ``residual`` also those that are sums of several layers' outputs.
 
-    Published results of ResRep and RNI are without: only channels inside a block are pruned.
+    Published results of ResRep and RNI are without: only channels inside a block are pruned. ``scaled`` leaves out
+    those that no batch norm scales, as inside squeeze-excitation.
     """
 
     residual: bool = False
+    scaled: bool = False
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
         widths = Widths.of(model, graph, example)
-        return tuple(_units(model, graph, s, widths) for s in graph.sets if self.takes(s))
+        return tuple(_units(model, graph, s, widths) for s in graph.sets if self._takes(model, graph, s))
 
-    def takes(self, channels: ChannelSet) -> bool:
+    def _takes(self, model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> bool:
         makers = len(channels.makers)
-        return not channels.fixed and channels.width > 1 and (makers == 1 or (self.residual and makers > 1))
+        if channels.fixed or channels.width == 1 or not (makers == 1 or (self.residual and makers > 1)):
+            return False
+        return not self.scaled or bool(_norms(model, graph, channels))
+
+
+def _norms(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> list[str]:
+    """Paths of the γ that scale these channels: behind the layers that make them, if there are such.
+
+    Before activation, as in DenseNet, a norm stands behind every concatenation that holds the channels instead.
+    """
+    paths = [f"{graph.norms[path]}.weight" for path in channels.makers if path in graph.norms]
+    return paths or [path for path, _ in channels.places if _is_scale(model, path)]
 
 
 def _units(model: nn.Module, graph: DependencyGraph, channels: ChannelSet, widths: Widths) -> ChannelUnits:
@@ -44,9 +57,7 @@ def _units(model: nn.Module, graph: DependencyGraph, channels: ChannelSet, width
         return torch.cat([part.flatten(1) for part in parts], 1)
 
     def scales() -> Tensor:
-        paths = [f"{graph.norms[path]}.weight" for path in channels.makers if path in graph.norms]
-        # before activation, as in DenseNet, a norm stands behind every concatenation that holds the channels
-        paths = paths or [path for path, _ in channels.places if _scales(model, path)]
+        paths = _norms(model, graph, channels)
         if not paths:
             raise ValueError(f"{channels.name}: no batch norm scales its channels; use a method that scores filters")
         return torch.stack([by_channel(model.get_parameter(p).detach(), channels, (p, 0)).mean(1) for p in paths])
@@ -66,6 +77,6 @@ def by_channel(tensor: Tensor, channels: ChannelSet, place: tuple[str, int]) -> 
     return tensor[order].reshape(channels.width, -1, *tensor.shape[1:])
 
 
-def _scales(model: nn.Module, path: str) -> bool:
+def _is_scale(model: nn.Module, path: str) -> bool:
     owner, _, name = path.rpartition(".")
     return name == "weight" and isinstance(model.get_submodule(owner), nn.BatchNorm2d)

@@ -77,4 +77,14 @@ class Pressure:
         return ""
 
 
+class AtRest(Pressure):
+    """A pressure that is off while its parameters are still in the model: they keep their own options."""
+
+    def __init__(self, of: Pressure):
+        self.of = of
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return self.of.parameter_groups(model)
+
+
 NOTHING = Pressure()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from compress import removal, schedules, scopes, surgery
 from compress.data import Data
 from compress.graph import DependencyGraph
-from compress.pressure import NOTHING, Pressure
+from compress.pressure import NOTHING, AtRest, Pressure
 from compress.progress import Reporter
 from compress.removal import Masks, Removal, Remove
 from compress.resume import Saved
@@ -206,7 +206,7 @@ def run(
                 rate_of(phase),
                 device=device,
                 seed=seed * 101 + index,
-                pressure=pressure if phase.pressure else NOTHING,
+                pressure=pressure if phase.pressure else AtRest(pressure) if pressure.attached else NOTHING,
                 teacher=teacher,
                 after_step=partial(surgery.zero, model, course.masks) if course.masks else None,
                 keep_best=not phase.pressure,

@@ -187,7 +187,7 @@ def absorb_constants(
 
     A channel that is zero is a constant behind a depthwise filter and its batch norm, c = f(β − μγ/σ); then W[:, i] c
     goes to the bias of the reading layer, or off the running mean behind it. Through a kernel with zero-padded borders,
-    or where c is not constant, that is impossible.
+    or where c is not constant, or where the reading layer adds nothing, that is impossible.
 
     ``images`` (B, C, H, W) shows which values are constant. Returns, for sets where it was impossible, the largest
     |c| that is lost.
@@ -223,16 +223,15 @@ def absorb_constants(
             if float(value.abs().max()) <= tolerance and float(spread.max()) <= tolerance:
                 continue
             unpadded = weight.ndim == 2 or module.padding in ((0, 0), "valid")
-            if getattr(module, "groups", 1) > 1 or not unpadded or float(spread.max()) > tolerance:
+            takes = module.bias is not None or path in graph.norms
+            if not takes or not unpadded or getattr(module, "groups", 1) > 1 or float(spread.max()) > tolerance:
                 lost[channels.name] = max(lost.get(channels.name, 0.0), float(x[index].abs().max()))
                 continue
             moved = (weight[:, index].flatten(2).sum(2) if weight.ndim == 4 else weight[:, index]) @ value
             if module.bias is not None:
                 module.bias += moved
-            elif path in graph.norms:
-                model.get_submodule(graph.norms[path]).running_mean -= moved
             else:
-                module.bias = nn.Parameter(moved)
+                model.get_submodule(graph.norms[path]).running_mean -= moved
     return lost
 
 

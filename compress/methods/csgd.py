@@ -28,7 +28,7 @@ VECTOR_STRENGTH = 0.1  # of ε, on biases, γ and β
 
 def kmeans(rows: Tensor, count: int, seed: int) -> Tensor:
     """(n, elems) -> (n,) labels of exactly `count` clusters, as alike inside as k-means makes them."""
-    labels = KMeans(count, n_init=10, random_state=seed).fit_predict(rows.cpu().double().numpy())
+    labels = KMeans(count, n_init=1, random_state=seed).fit_predict(rows.cpu().double().numpy())
     labels = torch.as_tensor(labels).long()
     # equal filters can leave clusters empty: those take members of the largest ones
     for empty in sorted(set(range(count)) - set(labels.tolist())):

@@ -69,8 +69,8 @@ def macs_loss(macs: Tensor, target: float, eta: float) -> Tensor:
 
 
 class MarkovGates(Pressure):
-    def __init__(self, arch_lr: float, eta: float):
-        self.arch_lr, self.eta = arch_lr, eta
+    def __init__(self, arch_lr: float, eta: float, seed: int):
+        self.arch_lr, self.eta, self.seed = arch_lr, eta, seed
         self.grafts = Grafts("survival", self._act)
         self.mode: str | dict[int, int] = "full"  # or "soft", or id of α -> width
 
@@ -158,13 +158,15 @@ class MarkovGates(Pressure):
         if self.attached:
             self.fold(model)
         removed = removal.cut(model, graph, units, keep, images)
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+                elif hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
         return removed
 
     def fold(self, model: nn.Module) -> None:
@@ -185,7 +187,7 @@ def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recip
     """Half of the epochs search widths, half train the network they give from scratch. eta: weight of the MACs loss."""
     if not settings.by_macs:
         raise ValueError("dmcp searches for a number of MACs: give --flops_target")
-    gates = MarkovGates(arch_lr, eta)
+    gates = MarkovGates(arch_lr, eta, settings.seed)
     return Recipe(
         Channel(settings.residual is not False),
         gates.score,

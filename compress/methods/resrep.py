@@ -5,13 +5,14 @@ Paper: Ding et al., "ResRep: Lossless CNN Pruning via Decoupling Remembering and
 Code:  github.com/DingXiaoH/ResRep
 Differs: with --residual one compactor serves every branch of a residual sum; the authors' converter folds the first
     layer's compactor into branches that never had it in training, which changes the function. Masks are built anew
-    each time (theirs keep an old mask where none is made). Short runs get their own pace: masking ends after a third
-    of the steps; λ is such that it could move a row by 1.5 until then; on masked rows, where nothing opposes it, it is
-    such that a row can shrink from 1 to 0 three times over in the rest; momentum acts over no more than a twentieth of
-    the steps; compactors learn at 0.01 where the rest learns faster. Long runs come out at the authors' 200 steps,
-    1e-4 and 0.99. The channels that are masked at the end are cut, so the target is met exactly; how far their rows
-    were from zero is reported. γ and β stay, as an ordinary convolution and batch norm, so that training can go on.
-    Constants behind depthwise filters go into the next layer by their true value (the authors take |β|).
+    each time (theirs keep an old mask where none is made), and layers at their floor do not use up the channels of a
+    choice (theirs do, and masking can stop short of the target). Short runs get their own pace: masking ends after a
+    third of the steps; λ is such that it could move a row by 1.5 until then; on masked rows, where nothing opposes it,
+    it is such that a row can shrink from 1 to 0 three times over in the rest; momentum acts over no more than a
+    twentieth of the steps; compactors learn at 0.01 where the rest learns faster. Long runs come out at the authors'
+    200 steps, 1e-4 and 0.99. The channels that are masked at the end are cut, so the target is met exactly; how far
+    their rows were from zero is reported. γ and β stay, as an ordinary convolution and batch norm, so that training
+    can go on. Constants behind depthwise filters go into the next layer by their true value (the authors take |β|).
 """
 
 from collections.abc import Sequence
@@ -35,13 +36,19 @@ DEAD = 1e-5  # norm of a row that is gone even if no mask says so
 
 @dataclass(frozen=True)
 class Compactable(Channel):
-    """Channels behind which a D×D matrix can be folded away again: every filter of the layer sees all its inputs."""
+    """Channels behind which a D×D matrix can be folded away, and that are zero when its rows are.
+
+    Not behind grouped filters, which see different inputs; not before a gate, which multiplies the constant that a dead
+    channel becomes behind a depthwise filter; not where the first batch norm comes after a concatenation (DenseNet) and
+    turns zero into something else.
+    """
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
         def foldable(channels) -> bool:
             layers = [model.get_submodule(path.rpartition(".")[0]) for path in channels.makers]
-            # a gate would multiply the constant that a dead channel becomes behind a depthwise filter
-            return not channels.gates and all(getattr(layer, "groups", 1) == 1 for layer in layers)
+            normalised = [path in graph.norms for path in channels.makers]
+            later = any(path.endswith("running_mean") for path, _ in channels.places) and not all(normalised)
+            return not later and not channels.gates and all(getattr(layer, "groups", 1) == 1 for layer in layers)
 
         return tuple(u for u in super().split(model, graph, example) if foldable(u.channels))
 
@@ -110,10 +117,11 @@ class Compactors(Pressure):
         masked = {u.path: int(mask.sum()) for u, mask in zip(self.units, self.masks)}
         above = widths.cost.macs(masked) > goal
         allowed = sum(u.count for u in self.units) - sum(masked.values()) + self.granularity if above else None
-        for layer, _ in scopes.ascending(scores, self.units)[:allowed]:
-            if widths.macs <= goal:
+        dropped = 0
+        for layer, _ in scopes.ascending(scores, self.units):
+            if widths.macs <= goal or dropped == allowed:
                 break
-            widths.drop(layer)
+            dropped += widths.drop(layer)
         for mask, score, width in zip(self.masks, scores, widths.rounded()):
             mask.copy_(scopes.best(score, width))
 

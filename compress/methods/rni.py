@@ -29,8 +29,9 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked.add_(1)
+        momentum = 1 / max(1, int(self.num_batches_tracked)) if self.momentum is None else self.momentum
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight.sigmoid(), None, self.training, self.momentum, self.eps
+            x, self.running_mean, self.running_var, self.weight.sigmoid(), None, self.training, momentum, self.eps
         )
 
 
@@ -87,7 +88,7 @@ def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Reci
     floors = {**settings.floors, "least": max(LEAST, settings.min_width)}
     scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **floors)
     return Recipe(
-        Channel(bool(settings.residual)),
+        Channel(bool(settings.residual), scaled=True),
         receding.score,
         scope,
         schedules.press_then_prune,

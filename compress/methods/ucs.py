@@ -2,7 +2,7 @@
 
 Paper: Suteu and Guo, "Receding Neuron Importances for Structured Pruning", 2022, arXiv 2204.06404, section 4
 Code:  method "ucs" of the authors' notebook (see rni.py)
-Differs: starts from trained weights as they are, where the authors start γ at 0.5 and train from scratch.
+Differs: starts from trained weights as they are; the authors start γ at 0.5, train from scratch and keep 3 channels.
 """
 
 from functools import partial
@@ -15,4 +15,4 @@ from compress.recipe import Recipe, Settings
 def ucs(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels with the smallest |γ|; then fine-tunes."""
     scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
-    return Recipe(Channel(bool(settings.residual)), criteria.bn_scale, scope, remove=removal.cut)
+    return Recipe(Channel(bool(settings.residual), scaled=True), criteria.bn_scale, scope, remove=removal.cut)
