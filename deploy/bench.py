@@ -103,18 +103,36 @@ def race(
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], None] | None = None,
 ) -> list[Measurement]:
+    """Compares the outputs of all engines on `x`, then times them: see `interleave`.
+
+    Raises ValueError if an engine's output differs by more than `tolerance`, relative to the largest output, from the
+    first engine's that is not "kerf".
+    """
+    refuse_different_outputs(engines, x, tolerance)
+    return interleave(engines, x, rounds=rounds, seconds=seconds, seed=seed, clock=clock, settle=settle)
+
+
+def interleave(
+    engines: Sequence[Engine],
+    x: np.ndarray,
+    *,
+    rounds: int | None = None,
+    seconds: float = 10.0,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[], None] | None = None,
+) -> list[Measurement]:
     """Times every engine on `x` in interleaved rounds: `rounds` of them, or as many as fit in `seconds`, at least 20.
 
-    `clock` (seconds) and `settle` (called before each sample, default `wait_until_idle`) exist for tests.
-    Raises ValueError if an engine's output differs by more than `tolerance`, relative to the largest output, from the
-    first engine's that is not "kerf", or if two engines share a name.
+    For engines that run different networks, each of which was compared with another engine before. `clock` (seconds)
+    and `settle` (called before each sample, default `wait_until_idle`) exist for tests. Raises ValueError if two
+    engines share a name.
     """
     names = [engine.name for engine in engines]
     if len(set(names)) < len(names):
         raise ValueError(f"engines to race are {names}; expected different names")
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1")
-    refuse_different_outputs(engines, x, tolerance)
     settle = settle or wait_until_idle
     calls = {engine.name: math.ceil(SAMPLE_SECONDS / warm_up(engine, x, clock)) for engine in engines}
     samples: dict[str, list[float]] = {name: [] for name in names}

@@ -98,14 +98,20 @@ def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:
     if sparsity:
         method = METHODS["one_by_n"](recipe.Settings(n, rearrange=True))
         recipe.prune(model, method, DependencyGraph.trace(model, example), example, sparsity)
+    calibrate(model, SIZE)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(folder / "weights.safetensors", model.state_dict())
+
+
+def calibrate(model: torch.nn.Module, size: int) -> None:
+    """Batch norm statistics of random images, so that every layer's output counts."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # running statistics become those of the batches that follow
     model.train()
     with torch.no_grad():
-        model(torch.randn(4, 3, SIZE, SIZE))
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / "weights.safetensors", model.state_dict())
+        model(torch.randn(4, 3, size, size))
+    model.eval()
 
 
 def line(r: dict) -> str:

@@ -38,8 +38,8 @@ def main() -> int:
     parser.add_argument("--only", choices=[*VARIANTS, "dmcp"])
     parser.add_argument("--job_dir", type=Path, default=Path("runs/cifar_channels"))
     args, passed_on = parser.parse_known_args()  # e.g. --subset 500 --seed 1 --set …
-    common = ["--data_set=cifar10", "--arch=resnet56", "--train_batch_size=128", "--lr=0.05", "--weight_decay=1e-4"]
-    common += ["--lr_policy=cos_step", "--warmup_length=0", f"--finetune_epochs={args.epochs}"]
+    common = ["--data_set=cifar10", "--arch=resnet56", "--train_batch_size=128", "--lr=0.02", "--weight_decay=1e-4"]
+    common += ["--lr_policy=cos_step", "--warmup_length=0", f"--finetune_epochs={args.epochs}", "--distill=0.7"]
     common += [f"--data_path={args.data_path}", f"--pretrained_model={args.pretrained_model}", *passed_on]
     for name in [args.only] if args.only else VARIANTS:
         flags = VARIANTS.get(name, [f"--method={name}"])

@@ -4,6 +4,7 @@ The same network, data, epochs and seed: half of the epochs with its group-spars
 target over all inner layers together, the other half fine-tuning. Needs `pip install torch-pruning`.
 """
 
+import copy
 import dataclasses
 import time
 
@@ -34,6 +35,7 @@ def main(args: Args, flops_target: float) -> int:
     job, began = cli.prepare(dataclasses.replace(args, method="dense")), time.monotonic()
     model = job.model.to(job.device)
     example = job.example.to(job.device)
+    teacher = copy.deepcopy(model).eval()
     dense, original = evaluate(model, job.data.test, job.device), cost.count(model, example)
     inner = {f"{name}.conv1" for name, _ in model.named_modules() if name.count(".") == 1}
     ignored = [m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in inner]
@@ -45,8 +47,14 @@ def main(args: Args, flops_target: float) -> int:
     half = args.finetune_epochs // 2
 
     def train(epochs: int, pressure: Pressure, keep_best: bool, seed: int) -> None:
-        optim = Optim(rate.over(epochs), args.momentum, weight_decay=args.weight_decay, precision=args.precision)
-        fit(model, job.data, optim, device=job.device, seed=seed, pressure=pressure, keep_best=keep_best)
+        optim = Optim(
+            rate.over(epochs), args.momentum, weight_decay=args.weight_decay, distill=args.distill,
+            precision=args.precision,
+        )  # fmt: skip
+        fit(
+            model, job.data, optim, device=job.device, seed=seed, pressure=pressure, teacher=teacher,
+            keep_best=keep_best,
+        )  # fmt: skip
 
     train(half, GroupSparsity(pruner), False, args.seed * 101)
     while cost.count(model, example).macs > flops_target * original.macs:
