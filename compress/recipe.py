@@ -164,7 +164,7 @@ def run(
     if saved.tensors:
         course.sparsity = phases[saved.phase].sparsity
         course.kept = {name: index.long() for name, index in saved.part("kept").items()}
-        course.graph = narrow(model, graph, course.kept)
+        course.graph = narrow(model, graph, course.kept) if course.kept else graph
         if saved.attached:
             attach(next(phase for phase in reversed(phases[: saved.phase + 1]) if phase.pressure))
             pressure.restore(saved.part("pressure"))

@@ -1,0 +1,155 @@
+"""Channel pruning from the command line: what a run writes, killed runs, chains of prunings, refusals."""
+
+import json
+
+import pytest
+import torch
+
+from compress import checkpoint, cli
+from compress.args import parse
+from compress.methods import METHODS
+from compress.models import create
+from compress.planning import own_numbers
+
+SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
+SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def rows(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
+    first = tmp_path / "first"
+    flags = ["--method=l1", "--flops_target=0.6", "--num_epochs=1", "--export_onnx", f"--job_dir={first}"]
+    assert cli.main([*SMALL, *flags]) == 0
+    summary = read(first / "summary.json")
+    assert 0.53 < summary["macs"] / summary["macs_dense"] <= 0.6
+    assert summary["params"] < 0.7 * summary["params_dense"]
+    assert summary["flops_target"] == pytest.approx(0.6)
+    assert summary["pr_target"] is None
+    assert all(after < before for before, after in summary["widths"].values())
+    assert (first / "model.onnx").is_file()
+
+    weights = first / "checkpoint" / "best.safetensors"
+    assert cli.main([*SMALL, f"--evaluate={weights}", f"--job_dir={tmp_path / 'evaluated'}"]) == 0
+    assert read(tmp_path / "evaluated" / "predictions.json") == read(first / "predictions.json")
+    capsys.readouterr()
+    assert cli.main(["show", str(weights)]) == 0
+    assert "layer1.0.conv1.weight" in capsys.readouterr().out
+
+    # channels again, then blocks: each step starts from the file of the one before
+    second, third = tmp_path / "second", tmp_path / "third"
+    flags = ["--method=ucs", "--flops_target=0.8", "--num_epochs=1", f"--pretrained_model={weights}"]
+    assert cli.main([*SMALL, *flags, f"--job_dir={second}"]) == 0
+    again = second / "checkpoint" / "best.safetensors"
+    kept = [checkpoint.kept_channels(path, "resnet20") for path in (weights, again)]
+    for name, index in kept[1].items():  # indices of the dense network's channels, not of the first narrow one's
+        assert set(index.tolist()) <= set(kept[0][name].tolist()), name
+    flags = [
+        "--method=one_by_n",
+        "--rearrange",
+        "--N=4",
+        "--num_epochs=1",
+        f"--pretrained_model={again}",
+        "--export_onnx",
+    ]
+    assert cli.main([*SMALL, *flags, f"--job_dir={third}"]) == 0
+    summary = read(third / "summary.json")
+    assert summary["macs_dense"] == read(second / "summary.json")["macs"]
+    assert summary["macs"] < 0.6 * summary["macs_dense"]
+    assert (
+        cli.main([*SMALL, f"--evaluate={third / 'checkpoint/best.safetensors'}", f"--job_dir={tmp_path / 'e3'}"]) == 0
+    )
+
+
+@pytest.mark.parametrize("method", ["resrep", "csgd", "rni", "dmcp"])
+def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path, monkeypatch):
+    """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
+    flags = [*SMALL, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
+    assert cli.main([*flags, f"--job_dir={tmp_path / 'whole'}"]) == 0
+    for steps in (6, 14):  # 4 steps an epoch
+        folder = tmp_path / f"stopped{steps}"
+        left = iter(range(1000))
+        step = torch.optim.SGD.step
+
+        def interrupted(self, *args, left=left, steps=steps, step=step):
+            if next(left) == steps:
+                raise KeyboardInterrupt
+            return step(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.SGD, "step", interrupted)
+            assert cli.main([*flags, f"--job_dir={folder}"]) == 130
+        assert cli.main([f"--resume={folder}"]) == 0
+        assert rows(folder) == rows(tmp_path / "whole")
+        assert read(folder / "summary.json")["widths"] == read(tmp_path / "whole" / "summary.json")["widths"]
+        ends = [checkpoint.load(f / "checkpoint" / "best.safetensors") for f in (folder, tmp_path / "whole")]
+        assert ends[0][1] == ends[1][1]
+        assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[1][0])
+
+
+def test_wrong_use_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "vgg.safetensors"
+    checkpoint.save(other, create("resnet56", 10, 32).state_dict(), {"arch": "resnet56", "kept": {}})
+    wrong = {
+        "--flops_target is 1.0": ["--method=l1", "--flops_target=1"],
+        "--flops_target is 0.0": ["--method=l1", "--flops_target=0"],
+        "give one": ["--method=l1", "--flops_target=0.5", "--pr_target=0.5"],
+        "of the MACs cannot be reached": ["--method=resrep", "--flops_target=0.01"],
+        "resrep removes MACs": ["--method=resrep", "--pr_target=0.5"],
+        "dmcp searches for a number of MACs": ["--method=dmcp", "--pr_target=0.5"],
+        "DenseNet40 has nothing that this method prunes": ["--arch=densenet40", "--method=resrep"],
+        "method one_by_n removes a share of each layer": ["--method=one_by_n", "--flops_target=0.5"],
+        "method weight cuts no channels": ["--method=weight", "--round_to=8"],
+        "it has lasso, compactor_momentum": ["--method=resrep", "--set", "laso=1"],
+        "is not a number": ["--method=resrep", "--set", "lasso=much"],
+        "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
+        "it has none": ["--method=l1", "--set", "lasso=1"],
+        "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
+        "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
+        "is a resnet56: give --arch resnet56": ["--method=l1", f"--pretrained_model={other}"],
+    }
+    for message, flags in wrong.items():
+        assert cli.main([*SMALL, "--job_dir=out", *flags]) == 2, flags
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        assert message in error
+        assert not (tmp_path / "out").exists()
+    assert cli.main(["show"]) == 2
+    assert cli.main(["show", "absent.safetensors"]) == 2
+
+
+def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):
+    assert cli.main([*SMALL, "--method=l1", "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
+    summary = read(tmp_path / "summary.json")
+    assert 0.43 < summary["macs"] / summary["macs_dense"] <= 0.5
+
+
+def test_numbers_of_a_methods_own():
+    assert own_numbers(["lasso=1e-3", "granularity=8"], "resrep") == {"lasso": 1e-3, "granularity": 8}
+    assert own_numbers(["clusters=even"], "csgd") == {"clusters": "even"}
+    args, _ = parse(["--method=resrep", "--set", "lasso=1e-3", "granularity=8"])
+    assert args.set == ("lasso=1e-3", "granularity=8")
+
+
+def test_methods_lists_the_table(capsys):
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in METHODS)
+
+
+def test_distillation_recalibration_and_steps_from_the_command_line(tmp_path):
+    weights = tmp_path / "dense.safetensors"
+    checkpoint.save(weights, create("resnet20", 10, 32).state_dict())
+    flags = ["--method=l1", "--flops_target=0.6", "--prune_steps=2", "--finetune_epochs=2", "--recalibrate=2"]
+    flags += ["--distill=0.5", f"--pretrained_model={weights}", f"--job_dir={tmp_path / 'job'}", "--residual"]
+    assert cli.main([*SMALL, *flags]) == 0
+    assert [row["phase"] for row in rows(tmp_path / "job")] == ["fine-tune, step 1 of 2", "fine-tune"]
+    assert "conv1" in read(tmp_path / "job" / "summary.json")["widths"]  # the residual stream
