@@ -42,6 +42,7 @@ class Args:
     full: bool = False
     rearrange: bool = False
     residual: bool | None = None
+    skip: tuple[str, ...] = ()
     min_width: int = 1
     round_to: int = 1
     prune_steps: int = 1
@@ -129,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     switch("--full", help="prune the classifier too")
     switch("--rearrange", help="order filters by L1 before forming blocks")
     switch("--residual", help="channel methods: prune channels that are sums of several layers, too")
+    add("--skip", nargs="+", metavar="LAYER", help="channel methods: layers whose outputs stay; * matches anything")
     add("--min_width", type=int, metavar="C", help="channel methods: channels that every layer keeps (default 1)")
     add("--round_to", type=int, metavar="C", help="channel methods: keep multiples of C channels (default 1)")
     add("--prune_steps", type=int, metavar="K", help="prune in K steps, each with its part of the epochs (default 1)")
@@ -205,7 +207,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Args, list[str]]:
         notes.append(f"--{name.removeprefix('ignored_')} is accepted for the seed's sake and changes nothing")
     if "resume" in given:
         given = _as_resumed(parser, given)
-    for name in ("lr_decay_step", "gpus", "set"):
+    for name in ("lr_decay_step", "gpus", "set", "skip"):
         if name in given:
             given[name] = tuple(given[name])
     args = Args(**given)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,20 @@ class Channel:
 
     residual: bool = False
     scaled: bool = False
+    skip: tuple[str, ...] = ()  # patterns of layers to leave alone: "transition*"
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
+        for pattern in self.skip:
+            if not any(fnmatch(s.name, pattern) for s in graph.sets):
+                names = ", ".join(s.name for s in graph.sets if not s.fixed)
+                raise ValueError(f"--skip {pattern} is the name of no layer; layers are {names}")
         widths = Widths.of(model, graph, example)
         return tuple(_units(model, graph, s, widths) for s in graph.sets if self._takes(model, graph, s))
 
     def _takes(self, model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> bool:
         makers = len(channels.makers)
+        if any(fnmatch(channels.name, pattern) for pattern in self.skip):
+            return False
         if channels.fixed or channels.width == 1 or not (makers == 1 or (self.residual and makers > 1)):
             return False
         return not self.scaled or bool(_norms(model, graph, channels))

@@ -35,22 +35,22 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     """The method with its settings, and what it may spend."""
     own = own_numbers(args.set, method)
     settings = Settings(
-        args.N,
-        args.full,
-        args.rearrange,
-        args.seed,
-        args.pr_target is None,
-        args.residual,
-        args.min_width,
-        args.round_to,
+        n=args.N,
+        full=args.full,
+        rearrange=args.rearrange,
+        seed=args.seed,
+        by_macs=args.pr_target is None,
+        residual=args.residual,
+        skip=args.skip,
+        min_width=args.min_width,
+        round_to=args.round_to,
     )
     chosen = METHODS[method](settings, **own)
     if args.flops_target is not None and not isinstance(chosen.granularity, Channel):
         raise ValueError(f"method {method} removes a share of each layer: give --pr_target, not --flops_target")
-    if not isinstance(chosen.granularity, Channel) and (
-        settings.floors != {"least": 1, "multiple": 1} or args.residual
-    ):
-        raise ValueError(f"method {method} cuts no channels: leave --residual, --min_width and --round_to out")
+    asked = {"residual": None, "skip": (), "min_width": 1, "round_to": 1}
+    if not isinstance(chosen.granularity, Channel) and any(getattr(args, n) != v for n, v in asked.items()):
+        raise ValueError(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
     if args.distill and not weights:
         raise ValueError("--distill learns from the trained dense network: give it as --pretrained_model")
     if args.pr_target is not None:
@@ -58,7 +58,13 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     else:
         sparsity = 0.5 if args.flops_target is None else 1 - args.flops_target
     dense_epochs = 0 if args.pretrained_model else args.num_epochs
-    return chosen, Budget(sparsity, dense_epochs, args.finetune_epochs, args.prune_steps)
+    budget = Budget(sparsity, dense_epochs, args.finetune_epochs, args.prune_steps)
+    if not args.pruned_model and any(phase.pressure and not phase.epochs for phase in chosen.schedule(budget)):
+        raise ValueError(
+            f"method {method} prunes by training, and {args.finetune_epochs} epochs leave it none for that: "
+            "give more --finetune_epochs"
+        )
+    return chosen, budget
 
 
 def own_numbers(given: Sequence[str], method: str) -> dict[str, Any]:

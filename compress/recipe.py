@@ -42,6 +42,7 @@ class Settings:
     seed: int = 0
     by_macs: bool = False  # the budget's sparsity is a share of the MACs, not of the channels
     residual: bool | None = None  # prune channels that are sums of several layers too; None: as the method has it
+    skip: tuple[str, ...] = ()  # patterns of layers whose channels stay
     min_width: int = 1  # channels that every layer keeps
     round_to: int = 1  # widths are multiples of it
 

@@ -193,7 +193,7 @@ def csgd(settings: Settings, *, strength: float | None = None, clusters: str = "
     """
     centripetal = Centripetal(settings, strength, clusters)
     return Recipe(
-        Channel(residual=settings.residual is not False),
+        Channel(settings.residual is not False, skip=settings.skip),
         lambda u: u.sizes.float(),
         centripetal.select,
         schedules.prune_while_training,

@@ -189,7 +189,7 @@ def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recip
         raise ValueError("dmcp searches for a number of MACs: give --flops_target")
     gates = MarkovGates(arch_lr, eta, settings.seed)
     return Recipe(
-        Channel(settings.residual is not False),
+        Channel(settings.residual is not False, skip=settings.skip),
         gates.score,
         partial(scopes.greedy_macs, **settings.floors),
         schedules.press_then_prune,

@@ -16,4 +16,4 @@ from compress.recipe import Recipe, Settings
 def l1(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels whose filters have the smallest mean |w|; then fine-tunes."""
     scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
-    return Recipe(Channel(bool(settings.residual)), criteria.l1, scope, remove=removal.cut)
+    return Recipe(Channel(bool(settings.residual), skip=settings.skip), criteria.l1, scope, remove=removal.cut)

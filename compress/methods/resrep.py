@@ -6,13 +6,14 @@ Code:  github.com/DingXiaoH/ResRep
 Differs: with --residual one compactor serves every branch of a residual sum; the authors' converter folds the first
     layer's compactor into branches that never had it in training, which changes the function. Masks are built anew
     each time (theirs keep an old mask where none is made), and layers at their floor do not use up the channels of a
-    choice (theirs do, and masking can stop short of the target). Short runs get their own pace: masking ends after a
-    third of the steps; λ is such that it could move a row by 1.5 until then; on masked rows, where nothing opposes it,
-    it is such that a row can shrink from 1 to 0 three times over in the rest; momentum acts over no more than a
-    twentieth of the steps; compactors learn at 0.01 where the rest learns faster. Long runs come out at the authors'
-    200 steps, 1e-4 and 0.99. The channels that are masked at the end are cut, so the target is met exactly; how far
-    their rows were from zero is reported. γ and β stay, as an ordinary convolution and batch norm, so that training
-    can go on. Constants behind depthwise filters go into the next layer by their true value (the authors take |β|).
+    choice (theirs do, and masking can stop short of the target). Short runs get their own pace: masks are chosen within
+    a fifth of the steps, as in the authors' ResNet-50 log; until then λ is such that it could move a row by 1.5, after
+    that 1e-4; on masked rows, where nothing opposes it, it is such that a row can shrink from 1 to 0 five times over
+    in the rest; momentum acts over no more than a twentieth of the steps; compactors learn at 0.01 where the rest
+    learns faster. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end
+    are cut, so the target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary
+    convolution and batch norm, so that training can go on. Constants behind depthwise filters go into the next layer
+    by their true value (the authors take |β|).
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from compress.pressure import ParameterGroup, Plan, Pressure
 from compress.recipe import Recipe, Settings
 from compress.removal import Removal
 
+CHOSEN = 0.2  # share of the steps after which all masks are there, as in the authors' ResNet-50 log
+LASSO = 1e-4
 RATE = 0.01  # highest learning rate of compactors: with momentum 0.99 more than the authors' makes them jump
 DEAD = 1e-5  # norm of a row that is gone even if no mask says so
 
@@ -68,6 +71,7 @@ class Compactors(Pressure):
         self.settings, self.lasso, self.momentum = settings, lasso, momentum
         self.interval, self.granularity, self.start = interval, granularity, start
         self.grafts = Grafts("compactors", compact)
+        self.reached = False  # the masks leave no more MACs than asked for
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.graph, self.sparsity = units, graph, plan.sparsity
@@ -76,17 +80,18 @@ class Compactors(Pressure):
         self.first = round(self.start * plan.steps)
         if self.momentum is None:  # it acts over 1 / (1 - μ) steps, of which a short run has few
             self.momentum = min(0.99, 1 - 20 / plan.steps)
+        chosen = int(CHOSEN * plan.steps)
         if not self.interval:
             going = sum(u.count - int(k.sum()) for u, k in zip(units, self._uniform()))
-            third = plan.steps // 3 - self.first
-            self.interval = max(1, min(200, third * self.granularity // max(1, going)))
-            self.granularity = max(self.granularity, -(-going * self.interval // max(1, third)))
+            left = chosen - self.first
+            self.interval = max(1, min(200, left * self.granularity // max(1, going)))
+            self.granularity = max(self.granularity, -(-going * self.interval // max(1, left)))
         self.scale = min(1.0, RATE / plan.peak)
-        rest = max(self.scale * plan.travel(plan.steps // 3), 1e-9)
+        rest = max(self.scale * plan.travel(chosen), 1e-9)
         before = max(self.scale * plan.travel() - rest, 1e-9)
-        if not self.lasso:
-            self.lasso = min(5e-3, max(1e-4, 1.5 * (1 - self.momentum) / before))
-        self.pace = max(self.lasso, 3 * (1 - self.momentum) / rest)
+        self.choosing = self.lasso or min(5e-3, max(LASSO, 1.5 * (1 - self.momentum) / before))
+        self.holding = self.lasso or LASSO
+        self.pace = max(self.choosing, 5 * (1 - self.momentum) / rest)
         self.attached = True
 
     def _uniform(self) -> list[Tensor]:
@@ -101,8 +106,9 @@ class Compactors(Pressure):
     def edit_gradients(self, model: nn.Module, step: int) -> None:
         if step > self.first and (step - self.first) % self.interval == 0:
             self._choose()
+        lasso = self.holding if self.reached else self.choosing
         for q, mask in zip(self.q, self.masks):
-            strength = (self.pace + (self.lasso - self.pace) * mask) / self._norms(q)
+            strength = (self.pace + (lasso - self.pace) * mask) / self._norms(q)
             q.grad.mul_(mask[:, None]).addcmul_(q, strength[:, None])
 
     @staticmethod
@@ -114,14 +120,14 @@ class Compactors(Pressure):
         scores = [self._norms(q) for q in self.q]
         widths = scopes.Floors(self.units, **self.settings.floors)
         goal = widths.goal(self.sparsity)
-        masked = {u.path: int(mask.sum()) for u, mask in zip(self.units, self.masks)}
-        above = widths.cost.macs(masked) > goal
-        allowed = sum(u.count for u in self.units) - sum(masked.values()) + self.granularity if above else None
+        masked = sum(int((mask == 0).sum()) for mask in self.masks)
+        allowed = None if self.reached else masked + self.granularity
         dropped = 0
         for layer, _ in scopes.ascending(scores, self.units):
             if widths.macs <= goal or dropped == allowed:
                 break
             dropped += widths.drop(layer)
+        self.reached = widths.macs <= goal
         for mask, score, width in zip(self.masks, scores, widths.rounded()):
             mask.copy_(scopes.best(score, width))
 
@@ -177,9 +183,10 @@ class Compactors(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        return {str(i): mask for i, mask in enumerate(self.masks)}
+        return {"reached": torch.tensor(self.reached), **{str(i): mask for i, mask in enumerate(self.masks)}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        self.reached = bool(state["reached"])
         for i, mask in enumerate(self.masks):
             mask.copy_(state[str(i)])
 
@@ -207,18 +214,18 @@ def resrep(
     compactor_momentum: float | None = None,
     mask_interval: int | None = None,
     granularity: int = 4,
-    start: float = 0.02,
+    start: float = 0.05,
 ) -> Recipe:
     """Prunes while training, until the MACs have fallen by the share asked for.
 
-    lasso: λ; mask_interval: steps between choices of masks; granularity: channels more each time; start: share of the
-    steps before the first choice.
+    lasso: λ, throughout; mask_interval: steps between choices of masks; granularity: channels more each time; start:
+    share of the steps before the first choice.
     """
     if not settings.by_macs:
         raise ValueError("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")
     compactors = Compactors(settings, lasso, compactor_momentum, mask_interval, granularity, start)
     return Recipe(
-        Compactable(bool(settings.residual)),
+        Compactable(bool(settings.residual), skip=settings.skip),
         compactors.score,
         compactors.select,
         schedules.prune_while_training,

@@ -88,7 +88,7 @@ def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Reci
     floors = {**settings.floors, "least": max(LEAST, settings.min_width)}
     scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **floors)
     return Recipe(
-        Channel(bool(settings.residual), scaled=True),
+        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
         receding.score,
         scope,
         schedules.press_then_prune,

@@ -33,7 +33,7 @@ def slimming(settings: Settings, *, reg_weight: float = 1e-4) -> Recipe:
     """Sparse training, then the channels with the smallest |γ| go, then fine-tuning. reg_weight: s."""
     scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **settings.floors)
     return Recipe(
-        Channel(bool(settings.residual), scaled=True),
+        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
         criteria.bn_scale,
         scope,
         schedules.press_then_prune,

@@ -15,4 +15,6 @@ from compress.recipe import Recipe, Settings
 def ucs(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels with the smallest |γ|; then fine-tunes."""
     scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
-    return Recipe(Channel(bool(settings.residual), scaled=True), criteria.bn_scale, scope, remove=removal.cut)
+    return Recipe(
+        Channel(bool(settings.residual), scaled=True, skip=settings.skip), criteria.bn_scale, scope, remove=removal.cut
+    )

@@ -108,9 +108,11 @@ def test_wrong_use_is_refused_before_anything_is_written(tmp_path, capsys, monke
         "DenseNet40 has nothing that this method prunes": ["--arch=densenet40", "--method=resrep"],
         "method one_by_n removes a share of each layer": ["--method=one_by_n", "--flops_target=0.5"],
         "method weight cuts no channels": ["--method=weight", "--round_to=8"],
+        "--skip transition* is the name of no layer": ["--method=l1", "--skip", "transition*"],
         "it has lasso, compactor_momentum": ["--method=resrep", "--set", "laso=1"],
         "is not a number": ["--method=resrep", "--set", "lasso=much"],
         "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
+        "method csgd prunes by training, and 0 epochs": ["--method=csgd", "--finetune_epochs=0"],
         "it has none": ["--method=l1", "--set", "lasso=1"],
         "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
         "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
@@ -130,6 +132,16 @@ def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):
     assert cli.main([*SMALL, "--method=l1", "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")
     assert 0.43 < summary["macs"] / summary["macs_dense"] <= 0.5
+
+
+def test_densenet40_with_three_filters_per_layer(tmp_path):
+    """The C-SGD seed's own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
+    flags = ["--arch=densenet40", "--method=csgd", "--pr_target=0.75", "--skip", "conv", "transition*"]
+    assert cli.main([*SMALL, *flags, "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
+    summary = read(tmp_path / "summary.json")
+    assert set(map(tuple, summary["widths"].values())) == {(12, 3)}
+    assert len(summary["widths"]) == 36
+    assert summary["macs"] / summary["macs_dense"] == pytest.approx(1 - 0.787, abs=5e-4)
 
 
 def test_numbers_of_a_methods_own():
