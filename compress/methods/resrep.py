@@ -86,6 +86,7 @@ class Compactors(Pressure):
             left = chosen - self.first
             self.interval = max(1, min(200, left * self.granularity // max(1, going)))
             self.granularity = max(self.granularity, -(-going * self.interval // max(1, left)))
+        self.calm = min(200, max(1, plan.steps // 50))  # steps between choices once the target is reached
         self.scale = min(1.0, RATE / plan.peak)
         rest = max(self.scale * plan.travel(chosen), 1e-9)
         before = max(self.scale * plan.travel() - rest, 1e-9)
@@ -104,12 +105,17 @@ class Compactors(Pressure):
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        if step > self.first and (step - self.first) % self.interval == 0:
+        interval = max(self.interval, self.calm) if self.reached else self.interval
+        if step > self.first and (step - self.first) % interval == 0:
             self._choose()
         lasso = self.holding if self.reached else self.choosing
-        for q, mask in zip(self.q, self.masks):
-            strength = (self.pace + (lasso - self.pace) * mask) / self._norms(q)
-            q.grad.mul_(mask[:, None]).addcmul_(q, strength[:, None])
+        for width in {len(q) for q in self.q}:  # few large operations in place of many small ones
+            alike = [(q, mask) for q, mask in zip(self.q, self.masks) if len(q) == width]
+            q, mask = torch.stack([q for q, _ in alike]), torch.stack([mask for _, mask in alike])
+            strength = (self.pace + (lasso - self.pace) * mask) / q.norm(dim=2).clamp(min=1e-12)
+            gradients = [q.grad for q, _ in alike]
+            torch._foreach_mul_(gradients, list(mask[:, :, None]))
+            torch._foreach_add_(gradients, list(q * strength[:, :, None]))
 
     @staticmethod
     def _norms(q: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def test_compactor_gradients_forget_the_task_and_feel_the_lasso():
     pressure = chosen.pressure
     pressure.q = [nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))]
     pressure.q[0].grad = torch.ones(2, 2)
-    pressure.masks, pressure.first = [torch.tensor([0.0, 1.0])], 10
+    pressure.masks, pressure.first, pressure.interval = [torch.tensor([0.0, 1.0])], 10, 1
     pressure.choosing = pressure.pace = 1e-3
     pressure.edit_gradients(nn.Identity(), 0)
     assert pressure.q[0].grad[0].tolist() == pytest.approx([0.6e-3, 0.8e-3])
