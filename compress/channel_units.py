@@ -56,6 +56,7 @@ def _norms(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> li
     Before activation, as in DenseNet, a norm stands behind every concatenation that holds the channels instead.
     """
     paths = [f"{graph.norms[path]}.weight" for path in channels.makers if path in graph.norms]
+    paths = [path for path in paths if (path, 0) in channels.places]  # but for those without γ
     return paths or [path for path, _ in channels.places if _is_scale(model, path)]
 
 
@@ -80,9 +81,7 @@ def _units(model: nn.Module, graph: DependencyGraph, channels: ChannelSet, width
 
 def by_channel(tensor: Tensor, channels: ChannelSet, place: tuple[str, int]) -> Tensor:
     """(width, copies, …): the entries that each channel owns on the first axis of `tensor`, which stands at `place`."""
-    owner = channels.places[place]
-    order = owner.argsort(stable=True)[int((owner < 0).sum()) :].to(tensor.device)
-    return tensor[order].reshape(channels.width, -1, *tensor.shape[1:])
+    return tensor[channels.positions(place).to(tensor.device)]
 
 
 def _is_scale(model: nn.Module, path: str) -> bool:

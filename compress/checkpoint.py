@@ -108,14 +108,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def kept_channels(path: Path, arch: str) -> dict[str, Tensor]:
     """Which channels of a dense `arch` the network in this file has left, by set; nothing for a dense one.
 
-    Raises ValueError if the file says that it is of another architecture.
+    Raises ValueError if the file says that it is of another architecture, or that in a form that is not ours.
     """
     if Path(path).suffix != ".safetensors":
         return {}
     state = load(path)[1]
     if state.get("arch", arch) != arch:
         raise ValueError(f"{path} is a {state['arch']}: give --arch {state['arch']}")
-    return {name: torch.tensor(index, dtype=torch.long) for name, index in state.get("kept", {}).items()}
+    kept = state.get("kept") or {}
+    if not isinstance(kept, dict) or not all(map(_are_indices, kept.values())):
+        raise ValueError(f"{path}: kept in its header is not a table of channel numbers")
+    return {name: torch.tensor(index, dtype=torch.long) for name, index in kept.items()}
+
+
+def _are_indices(value: object) -> bool:
+    return isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

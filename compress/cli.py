@@ -112,7 +112,7 @@ def prepare(args: Args) -> Job:
             subset=args.subset,
         ),
     )
-    trains = not args.pruned_model and (args.finetune_epochs or (args.num_epochs and not weights))
+    trains = not args.pruned_model and (args.finetune_epochs or args.recalibrate or (args.num_epochs and not weights))
     if trains and data.train is None:
         raise ValueError(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == "torchvision")

@@ -33,18 +33,17 @@ class ChannelSet:
     )  # (module, "before" or "after") -> owners of the zeros it adds
     fixed: bool = False  # seen from outside the network, or counted in its code
 
-    @property
-    def internal(self) -> bool:
-        """One layer makes these channels: nothing is added to them."""
-        return len(self.makers) == 1
-
     def entries(self, place: Place, chosen: Tensor) -> Tensor:
         """(axis length,) bool: the entries at `place` that the channels `chosen`, bool (width,), own."""
         owner = self.places[place]
         return (owner >= 0) & chosen.cpu()[owner.clamp(min=0)]
 
+    def positions(self, place: Place) -> Tensor:
+        """(width, copies): where the entries of each channel are; H·W copies behind a flatten, otherwise one."""
+        owner = self.places[place]
+        return owner.argsort(stable=True)[int((owner < 0).sum()) :].view(self.width, -1)
+
     def copies(self, place: Place) -> int:
-        """How many entries each channel owns there: H·W behind a flatten, otherwise one."""
         return int((self.places[place] == 0).sum())
 
     def narrowed(self, keep: Tensor | None, gone: Mapping[Place, Tensor]) -> "ChannelSet":
@@ -58,7 +57,7 @@ class ChannelSet:
         places = {
             place: follow(owner)[~gone[place]] if place in gone else owner for place, owner in self.places.items()
         }
-        pads = {pad: follow(owner[keep[owner]]) for pad, owner in self.pads.items()}
+        pads = {pad: follow(owner[(owner < 0) | keep[owner.clamp(min=0)]]) for pad, owner in self.pads.items()}
         return replace(self, width=int(keep.sum()), places=places, pads=pads)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from compress.graph import ChannelSet, DependencyGraph
+from compress.surgery import tensor_at
 
 Act = Callable[[Tensor, Tensor], Tensor]  # (B, width, …) channels, parameter -> the same shape
 
@@ -22,13 +23,18 @@ class Grafts:
         self.name, self.act, self.handles = name, act, list[RemovableHandle]()
 
     def attach(
-        self, model: nn.Module, graph: DependencyGraph, sets: Sequence[ChannelSet], initial: Callable[[int], Tensor]
+        self,
+        model: nn.Module,
+        graph: DependencyGraph,
+        sets: Sequence[ChannelSet],
+        initial: Callable[[int], Tensor],
+        depthwise: bool = False,
     ) -> nn.ParameterList:
-        """One parameter, `initial(width)`, per set. Raises ValueError for channels that own several entries."""
+        """One parameter, `initial(width)`, per set. `depthwise` and errors as in `outlets`."""
         device = next(model.parameters()).device
         parameters = nn.ParameterList(initial(s.width).to(device) for s in sets)
         for channels, parameter in zip(sets, parameters):
-            for path, entries in outlets(graph, channels):
+            for path, entries in outlets(model, graph, channels, depthwise):
                 module = model.get_submodule(path)
                 self.handles.append(module.register_forward_hook(self._hook(entries.to(device), parameter)))
         model.add_module(self.name, parameters)
@@ -52,16 +58,22 @@ class Grafts:
         delattr(model, self.name)
 
 
-def outlets(graph: DependencyGraph, channels: ChannelSet) -> list[tuple[str, Tensor]]:
+def outlets(
+    model: nn.Module, graph: DependencyGraph, channels: ChannelSet, depthwise: bool = False
+) -> list[tuple[str, Tensor]]:
     """(module path, (width,) entry of each channel on axis 1 of its output), for every layer that makes the channels.
 
-    Raises ValueError where a channel owns more than one entry, as behind a grouped convolution.
+    With ``depthwise`` also for the depthwise layers that they pass: a channel that is zero before one is a constant
+    behind it. Raises ValueError where a channel owns more than one entry, as behind a grouped convolution.
     """
+    layers = list(channels.makers)
+    if depthwise:
+        weights = [path for path, axis in channels.places if axis == 0 and path not in (*layers, *channels.gates)]
+        layers += [path for path in weights if tensor_at(model, path).ndim == 4]
     found = []
-    for maker in channels.makers:
-        owner = channels.places[maker, 0]
+    for maker in layers:
         if channels.copies((maker, 0)) != 1:
             raise ValueError(f"{channels.name}: {channels.copies((maker, 0))} filters leave together; expected one")
         module = graph.norms.get(maker) or maker.rpartition(".")[0]
-        found.append((module, owner.argsort(stable=True)[int((owner < 0).sum()) :]))
+        found.append((module, channels.positions((maker, 0))[:, 0]))
     return found

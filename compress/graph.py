@@ -51,6 +51,7 @@ class DependencyGraph:
     stems: tuple[Path, ...]  # weights that read the network input
     sets: tuple[ChannelSet, ...] = ()  # what may be cut, in the model's order
     norms: Mapping[Path, Path] = field(default_factory=dict)  # weight -> the batch norm module that alone reads it
+    reused: frozenset[Path] = frozenset()  # weights that are applied more than once
 
     @classmethod
     def trace(cls, model: nn.Module, example: Tensor) -> "DependencyGraph":
@@ -61,8 +62,11 @@ class DependencyGraph:
         """
         channels = Channels()
         _follow(_export(model, example), _canonical_paths(model), channels)
-        norms = {weight: path.rpartition(".")[0] for weight, path in channels.norms.items()}
-        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), channel_sets(model, channels), norms)
+        once = {path for path, times in channels.calls.items() if times == 1}
+        norms = {weight: path.rpartition(".")[0] for weight, path in channels.norms.items() if {weight, path} <= once}
+        reused = frozenset(channels.calls) - once
+        sets = channel_sets(model, channels)
+        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused)
 
     def narrowed(self, keep: Mapping[str, Tensor]) -> "DependencyGraph":
         """The graph of the network that is left when of some sets only the channels in `keep`, bool (width,), are.

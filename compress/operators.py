@@ -7,6 +7,7 @@ all of H × W, after a flatten it is H·W labels. Labels that differ only along 
 """
 
 import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class Channels:
     columns: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # like axes, of grouped convolutions' inputs
     makers: dict[fx.Node, str] = field(default_factory=dict)  # convolution or linear call -> its weight
     norms: dict[str, str] = field(default_factory=dict)  # weight -> a parameter of the batch norm that alone reads it
+    calls: Counter[str] = field(default_factory=Counter)  # how often a weight or a batch norm is used
     pads: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # module -> labels it adds before and after
     inputs: set[int] = field(default_factory=set)  # labels of the network input
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (parameter path, axis) -> labels along it
@@ -200,6 +202,7 @@ def conv2d(call: Call, channels: Channels) -> Tensor:
     if bias:
         channels.bind(bias.path, 0, made)
     channels.makers[call.node] = weight.path
+    channels.calls[weight.path] += 1
     return spread(made, 1, call.shape)
 
 
@@ -233,6 +236,7 @@ def batch_norm(call: Call, channels: Channels) -> Tensor:
         source = call.node.args[0]
         if source in channels.makers and len(source.users) == 1:
             channels.norms[channels.makers[source]] = vector.path
+    channels.calls[vector.path] += 1
     return call.args[0]
 
 

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from compress.args import Args
@@ -64,6 +65,9 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
             f"method {method} prunes by training, and {args.finetune_epochs} epochs leave it none for that: "
             "give more --finetune_epochs"
         )
+    once = replace(budget, steps=1)
+    if args.prune_steps > 1 and list(chosen.schedule(budget)) == list(chosen.schedule(once)):
+        raise ValueError(f"method {method} has its own schedule: leave --prune_steps out")
     return chosen, budget
 
 

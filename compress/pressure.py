@@ -19,6 +19,7 @@ class Plan:
     rate: Callable[[int], float]  # step -> learning rate
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
     seed: int = 0
+    momentum: float = 0.9  # of the optimiser
 
     @property
     def peak(self) -> float:

@@ -27,6 +27,7 @@ from compress.schedules import Budget, Phase
 from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate
 from compress.units import Granularity, Units
 
+SAMPLE = 64  # images that show surgery what activations look like
 Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
 Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
@@ -82,11 +83,24 @@ def prune(model: nn.Module, recipe: Recipe, graph: DependencyGraph, images: Tens
 
 
 def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Tensor, sparsity: float) -> None:
-    """Raises ValueError, before anything is trained, for a network without units or a target beyond its floors."""
+    """Raises ValueError, before anything is trained, for what would fail after it.
+
+    That is a network without units, a target beyond its floors, and one whose code counts channels in a way that the
+    trace does not show: it does not run with fewer.
+    """
     units = recipe.granularity.split(model, graph, example)
     if not units:
         raise ValueError(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
-    recipe.scope([u.sizes.float() for u in units], units, sparsity)
+    keep = recipe.scope([u.sizes.float() for u in units], units, sparsity)
+    narrow = copy.deepcopy(model)
+    if recipe.remove is not removal.zero:
+        surgery.cut(narrow, graph, {u.path: kept for u, kept in zip(units, keep)})
+    try:
+        with torch.no_grad():
+            narrow.eval()(example)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{type(model).__name__} does not run with fewer channels: {reason}") from None
 
 
 @dataclass
@@ -147,7 +161,7 @@ def run(
     been stopped. `on_history` gets all rows so far after every epoch.
     """
     optim, reporter, pressure = optim or Optim(), reporter or Reporter(), recipe.pressure
-    images = torch.stack([x[0] for _, (x, _) in zip(range(2), data.test.epoch(0, 0))]).to(device)
+    images = next(iter((data.train or data.test).epoch(0, 0)))[0][:SAMPLE].to(device)
     saved = Saved.load(file) if resume else Saved()
     model.to(device=device, memory_format=torch.channels_last)
     teacher = copy.deepcopy(model).eval() if optim.distill else None
@@ -199,7 +213,7 @@ def run(
                 if on_history:
                     on_history(state.history)
                 if pressure.attached and (line := pressure.report(model)):
-                    reporter.say(line)
+                    reporter.say(f"  {line}")
 
             course.history = fit(
                 model,

@@ -36,7 +36,7 @@ def _rounded(width: int, multiple: int, all_of: int) -> int:
 def overall(
     scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 1, multiple: int = 1
 ) -> list[Tensor]:
-    """In all layers together, prune the floor(total · ratio) units with the smallest scores.
+    """In all layers together, prune the floor(total · ratio) units with the smallest scores, as far as floors allow.
 
     A layer keeps its `least` best ones whatever they score; others go in their place. Of equal scores the first is
     pruned first. Widths are rounded up to a multiple of `multiple` (or all) afterwards.

@@ -111,26 +111,20 @@ def _network(path: Path, state: Mapping[str, Any], page: _Page) -> None:
 
 def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Widths], cost.Cost, cost.Cost]:
     """The network in the file; outputs and inputs of each layer when it was dense; the cost then and now."""
-    arch, size, kept = state["arch"], state["image_size"], state.get("kept") or {}
+    arch, size = state["arch"], state["image_size"]
     classes = state.get("num_classes")
     if not isinstance(arch, str) or type(size) is not int or type(classes) not in (int, type(None)):
         raise ValueError(f"its header says arch {arch!r}, image_size {size!r}, num_classes {classes!r}")
-    if not isinstance(kept, dict) or not all(map(_are_indices, kept.values())):
-        raise ValueError("kept in its header is not a table of channel numbers")
+    kept = checkpoint.kept_channels(path, arch)
     if classes is None:
         classes = _classes(path, create(arch, 10, size))
     model, example = create(arch, classes, size).eval(), torch.zeros(1, 3, size, size)
     dense = cost.count(model, example)
     widths = {layer: _widths(model, layer) for layer in dense.layers}
     if kept:
-        index = {name: torch.tensor(channels, dtype=torch.long) for name, channels in kept.items()}
-        recipe.narrow(model, DependencyGraph.trace(model, example), index)
+        recipe.narrow(model, DependencyGraph.trace(model, example), kept)
     checkpoint.load_weights(model, path)
     return model, widths, dense, cost.count(model, example, {p: model.get_parameter(p) != 0 for p in dense.layers})
-
-
-def _are_indices(value: object) -> bool:
-    return isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
 
 
 def _classes(path: Path, model: nn.Module) -> int:

@@ -1,6 +1,6 @@
 """The one file that changes parameters: permutes, zeroes, merges and cuts channels, zeroes weights, in place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def zero_channels(model: nn.Module, graph: DependencyGraph, keep: Keep) -> None:
     What is left computes exactly what `cut` leaves, in the old shapes. Raises ValueError as `cut` does.
     """
     for (path, axis), gone in _leaving(graph, keep).items():
-        tensor = _tensor(model, path)
+        tensor = tensor_at(model, path)
         tensor.index_fill_(axis, gone.nonzero().flatten().to(tensor.device), 0)
 
 
@@ -90,8 +90,9 @@ def cut(model: nn.Module, graph: DependencyGraph, keep: Keep) -> DependencyGraph
     """
     leaving = _leaving(graph, keep)
     parameters = dict(model.named_parameters())
+    changed = {path.rpartition(".")[0] for path, _ in leaving}
     for (path, axis), gone in leaving.items():
-        narrow = _tensor(model, path).detach()
+        narrow = tensor_at(model, path).detach()
         narrow = narrow.index_select(axis, (~gone).nonzero().flatten().to(narrow.device))
         old = parameters.get(path)
         if old is None:
@@ -99,11 +100,12 @@ def cut(model: nn.Module, graph: DependencyGraph, keep: Keep) -> DependencyGraph
             model.get_submodule(owner).register_buffer(name, narrow)
             continue
         new = parameters[path] = nn.Parameter(narrow, old.requires_grad)
-        for module in model.modules():
+        for owner, module in model.named_modules():
             for name, parameter in module._parameters.items():
                 if parameter is old:  # under each of its names
                     module._parameters[name] = new
-    for path in {path.rpartition(".")[0] for path, _ in leaving}:
+                    changed.add(owner)
+    for path in changed:
         _restate_widths(model.get_submodule(path))
     for channels in graph.sets:
         for (path, side), owner in channels.pads.items():
@@ -136,7 +138,8 @@ def _leaving(graph: DependencyGraph, keep: Keep) -> dict[tuple[str, int], Tensor
     return leaving
 
 
-def _tensor(model: nn.Module, path: str) -> Tensor:
+def tensor_at(model: nn.Module, path: str) -> Tensor:
+    """The parameter or buffer of that path."""
     owner, _, name = path.rpartition(".")
     return getattr(model.get_submodule(owner), name)
 
@@ -167,14 +170,12 @@ def merge(model: nn.Module, graph: DependencyGraph, into: Mapping[str, Tensor]) 
             continue
         if not torch.equal(target[target], target):
             raise ValueError(f"{channels.name}: a channel is merged into one that is merged itself")
-        for (path, axis), owner in channels.places.items():
-            if axis != 1:
-                continue
-            weight = _tensor(model, path)
-            copies = [(owner == i).nonzero().flatten() for i in range(channels.width)]
-            for i, j in enumerate(target.tolist()):
-                if i != j:
-                    weight[:, copies[j]] += weight[:, copies[i]]
+        for path, axis in channels.places:
+            if axis == 1:
+                weight, positions = tensor_at(model, path), channels.positions((path, axis))
+                for i, j in enumerate(target.tolist()):
+                    if i != j:
+                        weight[:, positions[j]] += weight[:, positions[i]]
     keep = {name: target == torch.arange(len(target)) for name, target in into.items()}
     return cut(model, graph, keep)
 
@@ -215,7 +216,7 @@ def absorb_constants(
             hook.remove()
     lost: dict[str, float] = {}
     for path, sources in readers.items():
-        module, weight = modules[path], _tensor(model, path)
+        module, weight = modules[path], tensor_at(model, path)
         x = inputs[path].transpose(0, 1).flatten(1) if weight.ndim == 4 else inputs[path].flatten(0, -2).T  # (I, n)
         for channels, gone in sources:
             index = gone.nonzero().flatten().to(x.device)
@@ -239,8 +240,9 @@ def absorb_constants(
 def fold_matrix(model: nn.Module, graph: DependencyGraph, path: str, matrix: Tensor) -> None:
     """Replaces a layer and the batch norm behind it by matrix (O, O) times both; the outputs are exactly that.
 
-    K' = M diag(γ/σ) K and b' = M (β + (b − μ)γ/σ): the layer gets K', the batch norm adds b' and scales by one. Source:
-    Ding et al., ICCV 2021, arXiv 2007.03260, section 3.2. The layer must not be grouped.
+    K' = M diag(γ/σ) K and b' = M (β + (b − μ)γ/σ): the layer gets K', and the batch norm takes off the mean that its
+    outputs have, scales by one and adds M β. Source: Ding et al., ICCV 2021, arXiv 2007.03260, section 3.2. The layer
+    must not be grouped, the batch norm has to have γ and β.
     """
     layer = model.get_submodule(path.rpartition(".")[0])
     norm = model.get_submodule(graph.norms[path]) if path in graph.norms else None
@@ -249,16 +251,43 @@ def fold_matrix(model: nn.Module, graph: DependencyGraph, path: str, matrix: Ten
     if norm is not None:
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         kernel = kernel * scale.view(-1, *[1] * (kernel.ndim - 1))
-        bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+        mean = (norm.running_mean.double() - bias) * scale
     layer.weight.copy_((matrix @ kernel.flatten(1)).view_as(kernel))
-    bias = matrix @ bias
     if norm is None:
         if layer.bias is not None:
-            layer.bias.copy_(bias)
+            layer.bias.copy_(matrix @ bias)
         return
+    # the layer's outputs keep the statistics they have: training that goes on sees the same function
     if layer.bias is not None:
         layer.bias.zero_()
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1 - norm.eps)
-    norm.weight.fill_(1)
-    norm.bias.copy_(bias)
+    norm.running_mean.copy_(matrix @ mean)
+    norm.running_var.copy_(matrix.square() @ norm.weight.double().square())  # exact for rows with one entry
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(matrix @ norm.bias.double())
+
+
+@torch.no_grad()
+def renormalise(model: nn.Module, norms: Iterable[str], images: Tensor) -> None:
+    """Gives batch norms the variances that their inputs really have, with γ to match: the same outputs.
+
+    σ²' = Var x on ``images`` (B, C, H, W), γ' = γ √((σ²' + ε) / (σ² + ε)). After `fold_matrix`, which has to guess σ².
+    """
+    seen: dict[str, Tensor] = {}
+
+    def record(path: str):
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen[path] = args[0].transpose(0, 1).flatten(1).var(1, unbiased=False)
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_pre_hook(record(path)) for path in norms]
+    try:
+        model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for path, variance in seen.items():
+        norm = model.get_submodule(path)
+        variance = variance.clamp(min=1e-8)  # of a channel that is zero
+        norm.weight.mul_(((variance + norm.eps) / (norm.running_var + norm.eps)).sqrt())
+        norm.running_var.copy_(variance)

@@ -173,7 +173,7 @@ def fit(
             state.epoch = epoch + 1
             state.history.append(row)
             state.momentum = {
-                n: sgd.state[p]["momentum_buffer"] for n, p in named.items() if optim.momentum and sgd.state[p]
+                n: buffer for n, p in named.items() if (buffer := sgd.state[p].get("momentum_buffer")) is not None
             }
             if keep_best and (state.best_score is None or (val.top1, -val.loss) > state.best_score):
                 state.best_score = (val.top1, -val.loss)
@@ -195,7 +195,7 @@ def plan_of(data: Data, optim: Optim, sparsity: float, seed: int) -> Plan:
     """The steps that `fit` takes with this `optim`."""
     each = len(data.train) if data.train else 0
     rate = lambda step: optim.lr(step // each, step % each, each)  # noqa: E731
-    return Plan(optim.lr.epochs * each, rate, sparsity, seed)
+    return Plan(optim.lr.epochs * each, rate, sparsity, seed, optim.momentum)
 
 
 def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:

@@ -5,8 +5,9 @@ Paper: Ding et al., "Centripetal SGD for Pruning Very Deep Convolutional Network
 Code:  github.com/DingXiaoH/Centripetal-SGD
 Differs: means over clusters are sums over segments, where the authors multiply by D×D matrices. Clusters are taken for
     a set of channels, so residual sums, concatenations, depthwise filters and gates share them by construction. Short
-    runs get their own strength: ε such that differences shrink by exp(-15) also where a tenth of it acts; the
-    authors' 3e-3 (CIFAR) is what 600 epochs come out at. How equal the clusters are is reported before trimming.
+    runs get their own strength: ε such that differences shrink by exp(-15) also where a tenth of it acts; the authors'
+    3e-3 (CIFAR) is what 600 epochs come out at. Momentum is Nesterov's only with --nesterov (theirs is). How equal the
+    clusters are is reported before trimming.
 """
 
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ class Centripetal(Pressure):
     def __init__(self, settings: Settings, strength: float | None, clusters: str):
         if clusters not in CLUSTERINGS:
             raise ValueError(f"clusters is {clusters!r}: expected one of {', '.join(CLUSTERINGS)}")
-        self.settings, self.strength, self.clusters = settings, strength, clusters
+        self.settings, self.asked, self.clusters = settings, strength, clusters
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         keep = self.widths([u.sizes.float() for u in units], units, plan.sparsity)
@@ -71,9 +72,11 @@ class Centripetal(Pressure):
             labels = cluster(unit.rows(), int(kept.sum()), self.settings.seed)
             first = torch.stack([(labels == label).nonzero()[0, 0] for label in labels])
             self.into[unit.path] = first
+        self.strength = self.asked
         if not self.strength:
-            # without momentum Δ ← (1 − τ ε) Δ; with momentum 0.9 each gradient acts ten times
-            self.strength = SHRINK / (VECTOR_STRENGTH * 10 * max(plan.travel(), 1e-9))
+            # without momentum Δ ← (1 − τ ε) Δ; with momentum μ each gradient acts 1 / (1 − μ) times
+            each = VECTOR_STRENGTH / (1 - plan.momentum)
+            self.strength = min(SHRINK / (each * max(plan.travel(), 1e-9)), 1 / plan.peak)  # above 2 / τ it would swing
         self.parameters = dict(model.named_parameters())
         self._index()
         self.attached = True
@@ -86,12 +89,12 @@ class Centripetal(Pressure):
             for (path, axis), owner in unit.channels.places.items():
                 if axis == 0 and path in parameters:
                     own = index.setdefault(path, torch.arange(len(owner)))
-                    copies = _copies(owner, unit.count)  # (width, copies)
+                    copies = unit.channels.positions((path, axis))
                     own[copies] = own[copies[self.into[unit.path]]]
         self.kernels = {
             path: _Segments(own, parameters[path]) for path, own in index.items() if parameters[path].ndim > 1
         }
-        self.vectors = [path for path in index if parameters[path].ndim == 1]
+        self.vectors = [p for p in index if parameters[p].ndim == 1 and parameters[p].requires_grad]
         offset, joined = 0, []
         for path in self.vectors:
             joined.append(index[path] + offset)
@@ -105,19 +108,34 @@ class Centripetal(Pressure):
             weight = parameters[path]
             if weight.grad is not None:
                 weight.grad = segments.centripetal(weight, weight.grad, self.strength)
-        values = [parameters[path] for path in self.vectors if parameters[path].grad is not None]
-        if self.vector and len(values) == len(self.vectors):
-            joined = torch.cat(values), torch.cat([v.grad for v in values])
+        values = [parameters[path] for path in self.vectors]
+        if self.vector and values:
+            joined = torch.cat(values), torch.cat([v.new_zeros(v.shape) if v.grad is None else v.grad for v in values])
             directions = self.vector.centripetal(*joined, VECTOR_STRENGTH * self.strength)
             for value, direction in zip(values, directions.split([len(v) for v in values])):
                 value.grad = direction
 
-    def deviation(self) -> float:
-        """Largest ‖F_j − mean_C F‖ / ‖mean_C F‖ of any kernel: 0 when every cluster is one point."""
-        return max((s.deviation(self.parameters[path]) for path, s in self.kernels.items()), default=0.0)
+    def deviation(self, model: nn.Module) -> dict[str, float]:
+        """How far clusters are from being one point, at most; 0 when they are.
+
+        kernels: ‖F_j − mean F‖ / ‖mean F‖; vectors and statistics: |v_j − mean v| / root mean square of the vector.
+        """
+        kernels = [s.deviation(self.parameters[path]) for path, s in self.kernels.items()]
+        apart: dict[str, list[float]] = {"kernels": kernels, "vectors": [], "statistics": []}
+        for unit in self.units:
+            into = self.into[unit.path]
+            for path, axis in unit.channels.places:
+                tensor = surgery.tensor_at(model, path)
+                if axis == 0 and tensor.ndim == 1:
+                    values = tensor.detach()[unit.channels.positions((path, axis)).to(tensor.device)]
+                    size = tensor.detach().square().mean().sqrt().clamp(min=1e-12)
+                    kind = "vectors" if path in self.parameters else "statistics"
+                    apart[kind].append(float((values - values[into]).abs().max() / size))
+        return {kind: max(values, default=0.0) for kind, values in apart.items()}
 
     def report(self, model: nn.Module) -> str:
-        return f"  clusters apart by at most {self.deviation():.1e} of their filters"
+        apart = ", ".join(f"{kind} {value:.1e}" for kind, value in self.deviation(model).items())
+        return f"clusters apart by at most: {apart}"
 
     def widths(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
         """How many clusters each set gets: the same share everywhere. Which filters, the clusters say later."""
@@ -137,7 +155,7 @@ class Centripetal(Pressure):
         keep: Sequence[Tensor],
         _: Tensor,
     ) -> Removal:
-        note = f"clusters apart by at most {self.deviation():.1e} of their filters"
+        note = self.report(model)
         kept = {u.path: k.cpu() for u, k in zip(units, keep)}
         left = surgery.merge(model, graph, self.into)
         self.fold(model)
@@ -179,11 +197,6 @@ class _Segments:
         mean = self.mean(weight)
         apart, size = (weight - mean).flatten(1).norm(dim=1), mean.flatten(1).norm(dim=1)
         return float((apart / size.clamp(min=1e-12)).max())
-
-
-def _copies(owner: Tensor, width: int) -> Tensor:
-    """(width, copies) positions of the entries that each channel owns."""
-    return owner.argsort(stable=True)[int((owner < 0).sum()) :].view(width, -1)
 
 
 def csgd(settings: Settings, *, strength: float | None = None, clusters: str = "kmeans") -> Recipe:

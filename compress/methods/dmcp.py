@@ -2,12 +2,12 @@
 
 Paper: Guo et al., "DMCP: Differentiable Markov Channel Pruning for Neural Networks", CVPR 2020, arXiv 2005.03354
 Code:  github.com/Zx55/dmcp
-Differs: narrow sub-networks are the full one with channels zeroed behind their batch norm, which computes the same
-    (but for concatenations normalised later). Widths stay on the search's own grid, unrounded, unless --round_to
-    says so. α's rate is the weights' schedule times a constant. The searched network is the one in which the channels
-    with the least chance to survive are gone, as many as the MACs target asks; the authors draw widths until they
-    fit within 1 %. MACs are counted in thousandths of the target, so that the loss acts alike on small and large
-    networks. Defects of the released code that the method card lists are not copied.
+Differs: narrow sub-networks are the full one with channels zeroed behind their batch norms, and again behind depthwise
+    ones, which computes the same (but where a concatenation is normalised later). Their widths are on the search's
+    grid, not multiples of 8. α's rate is the weights' schedule times a constant. The searched network is the one in
+    which the channels with the least chance to survive are gone, as many as the MACs target asks; the authors draw
+    widths until they fit within 1 %. MACs are counted in thousandths of the target, so that the loss acts alike on
+    small and large networks. Defects of the released code that the method card lists are not copied.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ class MarkovGates(Pressure):
         self.chains = [Chain(u.count) for u in units]
         sizes = iter(self.chains)
         self.alphas = self.grafts.attach(
-            model, graph, [u.channels for u in units], lambda _: torch.zeros(next(sizes).groups)
+            model, graph, [u.channels for u in units], lambda _: torch.zeros(next(sizes).groups), depthwise=True
         )
         self.by_id = {id(alpha): chain for alpha, chain in zip(self.alphas, self.chains)}
         self.attached = True
@@ -180,7 +180,7 @@ class MarkovGates(Pressure):
         self.step = int(state["step"])
 
     def report(self, model: nn.Module) -> str:
-        return f"  expected MACs {float(self.expected_macs().detach()) / THOUSAND:.3f} of the target"
+        return f"expected MACs {float(self.expected_macs().detach()) / THOUSAND:.3f} of the target"
 
 
 def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recipe:

@@ -4,16 +4,16 @@ Paper: Ding et al., "ResRep: Lossless CNN Pruning via Decoupling Remembering and
     arXiv 2007.03260
 Code:  github.com/DingXiaoH/ResRep
 Differs: with --residual one compactor serves every branch of a residual sum; the authors' converter folds the first
-    layer's compactor into branches that never had it in training, which changes the function. Masks are built anew
-    each time (theirs keep an old mask where none is made), and layers at their floor do not use up the channels of a
-    choice (theirs do, and masking can stop short of the target). Short runs get their own pace: masks are chosen within
-    a fifth of the steps, as in the authors' ResNet-50 log; until then λ is such that it could move a row by 1.5, after
-    that 1e-4; on masked rows, where nothing opposes it, it is such that a row can shrink from 1 to 0 five times over
-    in the rest; momentum acts over no more than a twentieth of the steps; compactors learn at 0.01 where the rest
-    learns faster. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end
-    are cut, so the target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary
-    convolution and batch norm, so that training can go on. Constants behind depthwise filters go into the next layer
-    by their true value (the authors take |β|).
+    layer's compactor into branches that never had it in training, which changes the function. Masks are built anew each
+    time (theirs keep an old mask where none is made), and layers at their floor do not use up the channels of a choice
+    (theirs do, and masking can stop short of the target). Short runs get their own pace: masks are chosen within a
+    fifth of the steps, as in the authors' ResNet-50 log; until then λ is such that it could move a row by 1.5, after
+    that 1e-4; on masked rows, where nothing opposes it, it is such that a row can shrink from 1 to 0 five times over in
+    the rest; momentum acts over no more than a twentieth of the steps; compactors learn at 0.01 where the rest learns
+    faster. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end are
+    cut, so the target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary
+    convolution and a batch norm with its true statistics, so that training can go on. Constants behind depthwise
+    filters go into the next layer by their true value (the authors take |β|).
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,10 @@ class Compactable(Channel):
             layers = [model.get_submodule(path.rpartition(".")[0]) for path in channels.makers]
             normalised = [path in graph.norms for path in channels.makers]
             later = any(path.endswith("running_mean") for path, _ in channels.places) and not all(normalised)
-            return not later and not channels.gates and all(getattr(layer, "groups", 1) == 1 for layer in layers)
+            plain = all(type(m) in (nn.Conv2d, nn.Linear) and getattr(m, "groups", 1) == 1 for m in layers)
+            norms = [model.get_submodule(graph.norms[path]) for path in channels.makers if path in graph.norms]
+            once = graph.reused.isdisjoint(channels.makers) and all(norm.affine for norm in norms)
+            return plain and once and not later and not channels.gates
 
         return tuple(u for u in super().split(model, graph, example) if foldable(u.channels))
 
@@ -68,8 +71,9 @@ class Compactors(Pressure):
         granularity: int,
         start: float,
     ):
-        self.settings, self.lasso, self.momentum = settings, lasso, momentum
-        self.interval, self.granularity, self.start = interval, granularity, start
+        self.settings, self.lasso, self.start = settings, lasso, start
+        self.asked = momentum, interval, granularity
+        self.dropped = 0  # channels of the last choice, before widths were rounded
         self.grafts = Grafts("compactors", compact)
         self.reached = False  # the masks leave no more MACs than asked for
 
@@ -78,21 +82,22 @@ class Compactors(Pressure):
         self.q = self.grafts.attach(model, graph, [u.channels for u in units], torch.eye)
         self.masks = [torch.ones(u.count, device=q.device) for u, q in zip(units, self.q)]
         self.first = round(self.start * plan.steps)
+        self.momentum, self.interval, self.granularity = self.asked
         if self.momentum is None:  # it acts over 1 / (1 - μ) steps, of which a short run has few
-            self.momentum = min(0.99, 1 - 20 / plan.steps)
+            self.momentum = min(0.99, max(0.0, 1 - 20 / plan.steps))
         chosen = int(CHOSEN * plan.steps)
+        self.calm = self.interval or min(200, max(1, plan.steps // 50))  # steps between choices at the target
         if not self.interval:
             going = sum(u.count - int(k.sum()) for u, k in zip(units, self._uniform()))
             left = chosen - self.first
             self.interval = max(1, min(200, left * self.granularity // max(1, going)))
             self.granularity = max(self.granularity, -(-going * self.interval // max(1, left)))
-        self.calm = min(200, max(1, plan.steps // 50))  # steps between choices once the target is reached
         self.scale = min(1.0, RATE / plan.peak)
         rest = max(self.scale * plan.travel(chosen), 1e-9)
         before = max(self.scale * plan.travel() - rest, 1e-9)
         self.choosing = self.lasso or min(5e-3, max(LASSO, 1.5 * (1 - self.momentum) / before))
         self.holding = self.lasso or LASSO
-        self.pace = max(self.choosing, 5 * (1 - self.momentum) / rest)
+        self.pace = self.lasso or min(1.0, max(self.choosing, 5 * (1 - self.momentum) / rest))
         self.attached = True
 
     def _uniform(self) -> list[Tensor]:
@@ -126,14 +131,13 @@ class Compactors(Pressure):
         scores = [self._norms(q) for q in self.q]
         widths = scopes.Floors(self.units, **self.settings.floors)
         goal = widths.goal(self.sparsity)
-        masked = sum(int((mask == 0).sum()) for mask in self.masks)
-        allowed = None if self.reached else masked + self.granularity
+        allowed = None if self.reached else self.dropped + self.granularity
         dropped = 0
         for layer, _ in scopes.ascending(scores, self.units):
             if widths.macs <= goal or dropped == allowed:
                 break
             dropped += widths.drop(layer)
-        self.reached = widths.macs <= goal
+        self.reached, self.dropped = widths.macs <= goal, dropped
         for mask, score, width in zip(self.masks, scores, widths.rounded()):
             mask.copy_(scopes.best(score, width))
 
@@ -167,6 +171,9 @@ class Compactors(Pressure):
         for q, kept in zip(self.q, keep):
             q[~kept.to(q.device)] = 0
         self.fold(model)
+        surgery.renormalise(
+            model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, images
+        )
         kept = {u.path: k.cpu() for u, k in zip(units, keep)}
         lost = surgery.absorb_constants(model, graph, kept, images)
         note = f"{removal.describe(kept)}; largest row norm among those cut {left:.1e}"
@@ -179,7 +186,7 @@ class Compactors(Pressure):
         """Q into the convolution and batch norm before it: K' = Q diag(γ/σ) K, b' = Q (β − μγ/σ)."""
         mixing: dict[str, Tensor] = {}  # maker -> (O, O)
         for unit, q in zip(self.units, self.q):
-            for path, (_, entries) in zip(unit.channels.makers, outlets(self.graph, unit.channels)):
+            for path, (_, entries) in zip(unit.channels.makers, outlets(model, self.graph, unit.channels)):
                 size = model.get_parameter(path).shape[0]
                 matrix = mixing.setdefault(path, torch.eye(size, dtype=torch.double, device=q.device))
                 matrix[entries[:, None], entries[None, :]] = q.double()
@@ -189,10 +196,11 @@ class Compactors(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        return {"reached": torch.tensor(self.reached), **{str(i): mask for i, mask in enumerate(self.masks)}}
+        own = {"reached": torch.tensor(self.reached), "dropped": torch.tensor(self.dropped)}
+        return own | {str(i): mask for i, mask in enumerate(self.masks)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.reached = bool(state["reached"])
+        self.reached, self.dropped = bool(state["reached"]), int(state["dropped"])
         for i, mask in enumerate(self.masks):
             mask.copy_(state[str(i)])
 
@@ -203,7 +211,7 @@ class Compactors(Pressure):
         largest = float(torch.cat(norms).max()) if any(len(n) for n in norms) else 0.0
         total = sum(u.count for u in self.units)
         return (
-            f"  masked {total - sum(kept.values())} of {total} channels, MACs {cost.macs(kept) / cost.dense:.3f}, "
+            f"masked {total - sum(kept.values())} of {total} channels, MACs {cost.macs(kept) / cost.dense:.3f}, "
             f"largest masked row {largest:.1e}"
         )
 
@@ -224,8 +232,8 @@ def resrep(
 ) -> Recipe:
     """Prunes while training, until the MACs have fallen by the share asked for.
 
-    lasso: λ, throughout; mask_interval: steps between choices of masks; granularity: channels more each time; start:
-    share of the steps before the first choice.
+    lasso: λ, throughout and for all rows; mask_interval: steps between choices of masks; granularity: channels more
+    each time; start: share of the steps before the first choice.
     """
     if not settings.by_macs:
         raise ValueError("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")

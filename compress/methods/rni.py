@@ -79,7 +79,7 @@ class Receding(Pressure):
 
 
 def _norms(model: nn.Module, kind: type) -> list[nn.BatchNorm2d]:
-    return [m for m in model.modules() if type(m) is kind]
+    return [m for m in model.modules() if type(m) is kind and m.affine]
 
 
 def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Recipe:

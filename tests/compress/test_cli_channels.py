@@ -113,6 +113,7 @@ def test_wrong_use_is_refused_before_anything_is_written(tmp_path, capsys, monke
         "is not a number": ["--method=resrep", "--set", "lasso=much"],
         "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
         "method csgd prunes by training, and 0 epochs": ["--method=csgd", "--finetune_epochs=0"],
+        "method csgd has its own schedule": ["--method=csgd", "--prune_steps=2"],
         "it has none": ["--method=l1", "--set", "lasso=1"],
         "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
         "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
