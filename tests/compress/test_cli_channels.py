@@ -68,7 +68,9 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     )
 
 
-@pytest.mark.parametrize("method", ["resrep", "csgd", "rni", "dmcp"])
+@pytest.mark.parametrize(
+    "method", ["resrep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("csgd", "rni", "dmcp"))]
+)
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path, monkeypatch):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
     flags = [*SMALL, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]

@@ -27,6 +27,15 @@ OTHERS = {
 }
 
 
+LARGE = {"resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
+LARGE |= {"alexnet", "vgg11", "densenet121", "regnet_y", "efficientnet"}
+
+
+def all_of(names) -> list:
+    """The large ones, which add nothing new but time, are slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
+
+
 def random_keep(graph: DependencyGraph, share: float = 0.5, seed: int = 0) -> dict[str, Tensor]:
     """Drops about `share` of every set that can be cut, and leaves a single channel of the last.
 
@@ -59,7 +68,7 @@ def assert_masked_is_cut(model: nn.Module, graph: DependencyGraph, x: Tensor, ke
     return narrow
 
 
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", all_of(MODELS))
 def test_masked_network_is_the_cut_one(arch):
     model = randomise(create(arch, 10, 32), 3, 32, 32)
     graph = DependencyGraph.trace(model, images(1, 3, 32, 32))
@@ -68,7 +77,7 @@ def test_masked_network_is_the_cut_one(arch):
     assert sum(p.numel() for p in narrow.parameters()) < 0.5 * before
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", all_of(OTHERS))
 def test_masked_torchvision_network_is_the_cut_one(name):
     model = randomise(OTHERS[name](), 3, 64, 64)
     graph = DependencyGraph.trace(model, images(1, 3, 64, 64))
@@ -182,7 +191,7 @@ def test_refusals_come_before_any_change(keep, message):
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
-@pytest.mark.parametrize("arch", [name for name in MODELS if name not in ("resnet110", "resnet110_projection")])
+@pytest.mark.parametrize("arch", all_of(MODELS))
 def test_merging_equal_channels_keeps_the_function(arch):
     """Every channel of a set made equal to another of it, then trimmed: C-SGD's claim, without its training."""
     model = randomise(create(arch, 10, 32), 3, 32, 32)
