@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoint, cost, recipe, show
+from compress import checkpoint, cost, recipe, show, surgery
 from compress.args import Args, parse
 from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
@@ -23,6 +23,7 @@ from compress.models import MODELS, create
 from compress.planning import method_of, plan
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.run import run
 from compress.schedules import Budget
 from compress.train import Metrics, Optim, evaluate
 from compress.units import prunable
@@ -122,7 +123,7 @@ def prepare(args: Args) -> Job:
     if weights not in (None, "torchvision"):
         kept = checkpoint.kept_channels(Path(weights), args.arch)
         if kept:
-            recipe.narrow(model, graph, kept)
+            surgery.narrow(model, graph, kept)
         checkpoint.load_weights(model, Path(weights))
         if kept:
             graph = DependencyGraph.trace(model, example)
@@ -175,7 +176,7 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
     )  # fmt: skip
     if args.rearrange and not job.recipe.rearrange:
         reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
-    outcome = recipe.run(
+    outcome = run(
         job.model,
         job.recipe,
         job.data,

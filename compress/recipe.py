@@ -1,33 +1,22 @@
-"""Recipe: a pruning method as a value. run(): the one pruning loop.
+"""Recipe: a pruning method as a value, and the one way to carry out its choice.
 
-A method fills the slots; nothing here asks which method it is. Masks live beside the network, never in it: surgery.zero
-applies them after every optimiser step, so what is trained, saved and exported is a plain module with zeros in it.
-Channels leave it altogether.
+A method fills the slots; nothing here asks which method it is.
 """
 
 import copy
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from compress import removal, schedules, scopes, surgery
-from compress.data import Data
 from compress.graph import DependencyGraph
-from compress.pressure import NOTHING, AtRest, Pressure
-from compress.progress import Reporter
-from compress.removal import Masks, Removal, Remove
-from compress.resume import Saved
+from compress.pressure import NOTHING, Pressure
+from compress.removal import Removal, Remove
 from compress.schedules import Budget, Phase
-from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate
 from compress.units import Granularity, Units
 
-SAMPLE = 64  # images that show surgery what activations look like
 Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
 Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
@@ -63,16 +52,6 @@ class Recipe:
     remove: Remove = removal.zero
 
 
-@dataclass(frozen=True)
-class Outcome:
-    dense: Metrics  # on the test part, before pruning
-    pruned: Metrics  # right after pruning, before any fine-tuning
-    final: Metrics
-    masks: Masks
-    kept: dict[str, Tensor]  # set -> (width,) indices of the channels that are left, where some are not
-    history: list[dict[str, Any]]  # rows of metrics.jsonl
-
-
 def prune(model: nn.Module, recipe: Recipe, graph: DependencyGraph, images: Tensor, sparsity: float) -> Removal:
     """Rearranges if asked, scores, selects and removes, in place."""
     if recipe.rearrange:
@@ -101,141 +80,3 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{type(model).__name__} does not run with fewer channels: {reason}") from None
-
-
-@dataclass
-class _Course:
-    """Where a run stands: all that changes on its way but the weights."""
-
-    graph: DependencyGraph
-    masks: Masks = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    sparsity: float = 0.0  # reached
-    measured: dict[str, Metrics] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def remove(self, model: nn.Module, recipe: Recipe, images: Tensor, sparsity: float) -> str:
-        # masks are chosen anew from all units; what has left is no unit any more, so there the rest counts
-        share = sparsity if self.masks else 1 - (1 - sparsity) / (1 - self.sparsity)
-        again = dataclasses.replace(recipe, rearrange=recipe.rearrange and not self.masks)
-        outcome = prune(model, again, self.graph, images, share)
-        self.graph, self.masks, self.sparsity = outcome.graph, outcome.masks, sparsity
-        for name, kept in outcome.kept.items():
-            self.kept[name] = self.kept.get(name, torch.arange(len(kept)))[kept]
-        return outcome.note
-
-
-def narrow(model: nn.Module, graph: DependencyGraph, kept: Mapping[str, Tensor]) -> DependencyGraph:
-    """Cuts a dense network to the channels of an earlier run's outcome; its weights are loaded after that."""
-    widths = {s.name: s.width for s in graph.sets}
-    if unknown := next((name for name in kept if name not in widths), None):
-        raise ValueError(f"a network with channels {unknown!r} was pruned; this architecture has none of that name")
-    keep = {name: torch.zeros(widths[name], dtype=torch.bool) for name in kept}
-    for name, index in kept.items():
-        if len(index) and int(index.max()) >= widths[name]:
-            raise ValueError(f"{name} kept channel {int(index.max())}, but has {widths[name]} in this architecture")
-        keep[name][index] = True
-    return surgery.cut(model, graph, keep)
-
-
-def run(
-    model: nn.Module,
-    recipe: Recipe,
-    data: Data,
-    budget: Budget,
-    seed: int,
-    *,
-    graph: DependencyGraph,
-    optim: Optim | None = None,
-    recalibration: int = 0,
-    device: torch.device | str = "cpu",
-    file: Path | None = None,
-    resume: bool = False,
-    on_history: Callable[[list[dict[str, Any]]], None] | None = None,
-    reporter: Reporter | None = None,
-) -> Outcome:
-    """Takes `model` through the recipe's phases, in place.
-
-    After pruning, batch norm statistics are taken anew from `recalibration` training batches. With `file`, every
-    finished epoch is saved there; with `resume` too, the run continues from it, on the same losses as if it had not
-    been stopped. `on_history` gets all rows so far after every epoch.
-    """
-    optim, reporter, pressure = optim or Optim(), reporter or Reporter(), recipe.pressure
-    images = next(iter((data.train or data.test).epoch(0, 0)))[0][:SAMPLE].to(device)
-    saved = Saved.load(file) if resume else Saved()
-    model.to(device=device, memory_format=torch.channels_last)
-    teacher = copy.deepcopy(model).eval() if optim.distill else None
-    phases = list(recipe.schedule(budget))
-    course = _Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
-
-    def rate_of(phase: Phase) -> Optim:
-        return dataclasses.replace(optim, lr=optim.lr.over(phase.epochs))
-
-    def attach(phase: Phase) -> None:
-        units = recipe.granularity.split(model, course.graph, images[:1])
-        pressure.attach(model, course.graph, units, plan_of(data, rate_of(phase), budget.sparsity, seed))
-        model.to(device=device, memory_format=torch.channels_last)
-
-    if saved.tensors:
-        course.sparsity = phases[saved.phase].sparsity
-        course.kept = {name: index.long() for name, index in saved.part("kept").items()}
-        course.graph = narrow(model, graph, course.kept) if course.kept else graph
-        if saved.attached:
-            attach(next(phase for phase in reversed(phases[: saved.phase + 1]) if phase.pressure))
-            pressure.restore(saved.part("pressure"))
-        model.load_state_dict(saved.part("model"))
-        course.masks = {path: torch.empty_like(p, dtype=torch.bool).copy_(saved.part("mask")[path])
-                        for path, p in model.named_parameters() if path in saved.part("mask")}  # fmt: skip
-
-    for index, phase in enumerate(phases):
-        if index < saved.phase:
-            continue
-        if phase.sparsity > course.sparsity:
-            note = course.remove(model, recipe, images, phase.sparsity)
-            model.to(device=device, memory_format=torch.channels_last)
-            if recalibration:
-                recalibrate(model, data.train, recalibration, device)
-            course.measured["pruned"] = course.measured["final"] = evaluate(model, data.test, device)
-            reporter.say(
-                f"pruned {phase.sparsity:.0%}{': ' if note else ''}{note}: "
-                f"test top-1 {course.measured['pruned'].top1:.2f} % before fine-tuning"
-            )
-        if phase.epochs:
-            state = State(history=course.history)
-            if saved.tensors and index == saved.phase:
-                state = State(saved.epoch, saved.part("momentum"), saved.part("best"), saved.best_score, course.history)
-            elif phase.pressure and not pressure.attached:
-                attach(phase)
-
-            def keep(state: State, index: int = index) -> None:
-                if file:
-                    Saved.of(model, course, pressure, state, index).save(file)
-                if on_history:
-                    on_history(state.history)
-                if pressure.attached and (line := pressure.report(model)):
-                    reporter.say(f"  {line}")
-
-            course.history = fit(
-                model,
-                data,
-                rate_of(phase),
-                device=device,
-                seed=seed * 101 + index,
-                pressure=pressure if phase.pressure else AtRest(pressure) if pressure.attached else NOTHING,
-                teacher=teacher,
-                after_step=partial(surgery.zero, model, course.masks) if course.masks else None,
-                keep_best=not phase.pressure,
-                state=state,
-                on_epoch=keep,
-                reporter=reporter,
-                title=phase.name,
-            ).history
-        if phase.epochs or "final" not in course.measured:
-            course.measured["final"] = evaluate(model, data.test, device)
-            reporter.say(f"{phase.name}: test top-1 {course.measured['final'].top1:.2f} %")
-        course.measured.setdefault("dense", course.measured["final"])
-        course.measured.setdefault("pruned", course.measured["dense"])
-    if pressure.attached:
-        pressure.fold(model)
-    measured = course.measured
-    return Outcome(measured["dense"], measured["pruned"], measured["final"], course.masks, course.kept, course.history)

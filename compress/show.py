@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from compress import checkpoint, cost, recipe
+from compress import checkpoint, cost, surgery
 from compress.graph import DependencyGraph
 from compress.methods import METHODS
 from compress.models import create
@@ -122,7 +122,7 @@ def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str,
     dense = cost.count(model, example)
     widths = {layer: _widths(model, layer) for layer in dense.layers}
     if kept:
-        recipe.narrow(model, DependencyGraph.trace(model, example), kept)
+        surgery.narrow(model, DependencyGraph.trace(model, example), kept)
     checkpoint.load_weights(model, path)
     return model, widths, dense, cost.count(model, example, {p: model.get_parameter(p) != 0 for p in dense.layers})
 

@@ -116,6 +116,19 @@ def cut(model: nn.Module, graph: DependencyGraph, keep: Keep) -> DependencyGraph
     return graph.narrowed(keep)
 
 
+def narrow(model: nn.Module, graph: DependencyGraph, kept: Mapping[str, Tensor]) -> DependencyGraph:
+    """Cuts a dense network to the channels of an earlier run's outcome; its weights are loaded after that."""
+    widths = {s.name: s.width for s in graph.sets}
+    if unknown := next((name for name in kept if name not in widths), None):
+        raise ValueError(f"a network with channels {unknown!r} was pruned; this architecture has none of that name")
+    keep = {name: torch.zeros(widths[name], dtype=torch.bool) for name in kept}
+    for name, index in kept.items():
+        if len(index) and int(index.max()) >= widths[name]:
+            raise ValueError(f"{name} kept channel {int(index.max())}, but has {widths[name]} in this architecture")
+        keep[name][index] = True
+    return cut(model, graph, keep)
+
+
 def _leaving(graph: DependencyGraph, keep: Keep) -> dict[tuple[str, int], Tensor]:
     """(path, axis) -> bool (length,), True where an entry goes; only axes that lose any."""
     sets = {channels.name: channels for channels in graph.sets}

@@ -22,7 +22,7 @@ from bench_networks import calibrate
 from torch import nn
 
 import tune.cli
-from compress import checkpoint, cost, recipe
+from compress import checkpoint, cost, recipe, surgery
 from compress.graph import DependencyGraph
 from compress.methods import METHODS
 from compress.models import create
@@ -78,7 +78,7 @@ def network(arch: str, classes: int, size: int, weights: Path | None) -> nn.Modu
     if weights:
         kept = checkpoint.kept_channels(weights, arch)
         if kept:
-            recipe.narrow(model, DependencyGraph.trace(model, torch.zeros(1, 3, size, size)), kept)
+            surgery.narrow(model, DependencyGraph.trace(model, torch.zeros(1, 3, size, size)), kept)
         checkpoint.load_weights(model, weights)
     return model
 

@@ -23,7 +23,7 @@ model = create("resnet56", 10, 32).eval()
 example = torch.zeros(1, 3, 32, 32)
 graph = DependencyGraph.trace(model, example)
 model.to(memory_format=torch.channels_last)
-masks = prune(model, METHODS["one_by_n"](Settings(n=4, rearrange=True)), graph, example, 0.5)
+masks = prune(model, METHODS["one_by_n"](Settings(n=4, rearrange=True)), graph, example, 0.5).masks
 sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 x = torch.randn(128, 3, 32, 32).to(memory_format=torch.channels_last)
 y = torch.randint(10, (128,))

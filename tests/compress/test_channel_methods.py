@@ -17,7 +17,8 @@ from compress.methods.csgd import CLUSTERINGS, _Segments
 from compress.methods.dmcp import Chain, MarkovGates, macs_loss
 from compress.models import MODELS, create
 from compress.pressure import Plan, Pressure
-from compress.recipe import Settings, run
+from compress.recipe import Settings
+from compress.run import run
 from compress.schedules import Budget
 from compress.train import Optim
 
@@ -367,7 +368,7 @@ def test_the_target_is_met_and_what_is_left_is_plain(name, arch):
     assert outcome.kept
     fresh = create(arch, 10, 32).eval()
     graph = DependencyGraph.trace(fresh, torch.zeros(1, 3, 32, 32))
-    recipe.narrow(fresh, graph, outcome.kept)
+    surgery.narrow(fresh, graph, outcome.kept)
     fresh.load_state_dict(model.state_dict())  # the same names, the widths that were recorded
     assert {type(m) for m in model.modules()} == {type(m) for m in fresh.modules()}
     x = images(2, 3, 32, 32).float()

@@ -10,7 +10,8 @@ from compress.graph import DependencyGraph
 from compress.learning_rate import LearningRate
 from compress.methods import METHODS
 from compress.models import create
-from compress.recipe import Settings, prune, run
+from compress.recipe import Settings, prune
+from compress.run import run
 from compress.schedules import Budget
 from compress.train import Optim
 
