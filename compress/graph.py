@@ -207,7 +207,7 @@ def _only(things: set[int | None]) -> int | None:
 
 
 def _groups(channels: Channels) -> tuple[Group, ...]:
-    fixed = {channels.find(label) for label in channels.fixed}
+    fixed = {channels.find(label) for label in channels.fixed | channels.ordered}
     axes = {place: _runs(labels, channels) for place, labels in channels.axes.items()}
     distinct = {tuple(labels.tolist()): labels for labels in channels.sequences}
     following = _following([*axes.values(), *(_runs(s, channels) for s in distinct.values())], channels)

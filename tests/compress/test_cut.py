@@ -204,7 +204,7 @@ def test_merging_equal_channels_keeps_the_function(arch):
             into[s.name] = torch.arange(s.width) // 3 * 3
             for (path, axis), owner in s.places.items():
                 if axis == 0:
-                    tensor = surgery._tensor(model, path)
+                    tensor = surgery.tensor_at(model, path)
                     copies = [(owner == i).nonzero().flatten() for i in range(s.width)]
                     for i, j in enumerate(into[s.name].tolist()):
                         tensor[copies[i]] = tensor[copies[j]]
