@@ -13,7 +13,8 @@ Differs: with --residual one compactor serves every branch of a residual sum; th
     faster. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end are
     cut, so the target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary
     convolution and a batch norm with its true statistics, so that training can go on. Constants behind depthwise
-    filters go into the next layer by their true value (the authors take |β|).
+    filters go into the next layer by their true value (the authors take |β|). All parameters have the same rate and
+    decay; the authors' biases learn twice as fast, and theirs and the batch norms' do not decay.
 """
 
 from collections.abc import Sequence
