@@ -71,8 +71,9 @@ def _units(model: nn.Module, graph: DependencyGraph, channels: ChannelSet, width
             raise ValueError(f"{channels.name}: no batch norm scales its channels; use a method that scores filters")
         return torch.stack([by_channel(model.get_parameter(p).detach(), channels, (p, 0)).mean(1) for p in paths])
 
-    elements = rows().shape[1]
-    device = model.get_parameter(channels.makers[0]).device
+    weights = {path: model.get_parameter(path) for path in channels.makers}
+    elements = sum(w[0].numel() * channels.copies((path, 0)) for path, w in weights.items())
+    device = weights[channels.makers[0]].device
     size = torch.full((channels.width,), elements, device=device)
     saved = widths.saved(widths.now, channels.name, channels.width - 1)
     macs = torch.full((channels.width,), saved, device=device)

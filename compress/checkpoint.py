@@ -58,14 +58,29 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises FileNotFoundError, or ValueError when the file is no safetensors file or is cut short.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _state(file)  # noqa: SIM118
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state alone: `load` without reading the tensors, with the same errors."""
+    with _opened(path) as file:
+        return _state(file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get(HEADER, "{}"))  # noqa: SIM118
+            yield file
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); save it again") from None
+
+
+def _state(file: safe_open) -> dict[str, Any]:
+    return json.loads((file.metadata() or {}).get(HEADER, "{}"))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -112,7 +127,7 @@ def kept_channels(path: Path, arch: str) -> dict[str, Tensor]:
     """
     if Path(path).suffix != ".safetensors":
         return {}
-    state = load(path)[1]
+    state = load_state(path)
     if state.get("arch", arch) != arch:
         raise ValueError(f"{path} is a {state['arch']}: give --arch {state['arch']}")
     kept = state.get("kept") or {}

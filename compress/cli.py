@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoint, cost, recipe, show, surgery
+from compress import checkpoint, cost, recipe, show
 from compress.args import Args, parse
 from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
 from compress.graph import DependencyGraph
 from compress.learning_rate import LearningRate
+from compress.loading import load_network
 from compress.models import MODELS, create
 from compress.planning import method_of, plan
 from compress.progress import Reporter
@@ -119,14 +120,9 @@ def prepare(args: Args) -> Job:
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == "torchvision")
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
-    graph, kept = DependencyGraph.trace(model, example), {}
-    if weights not in (None, "torchvision"):
-        kept = checkpoint.kept_channels(Path(weights), args.arch)
-        if kept:
-            surgery.narrow(model, graph, kept)
-        checkpoint.load_weights(model, Path(weights))
-        if kept:
-            graph = DependencyGraph.trace(model, example)
+    given = weights not in (None, "torchvision")
+    kept = load_network(model, Path(weights), args.arch, example) if given else {}
+    graph = DependencyGraph.trace(model, example)
     chosen, budget = plan(args, method, weights)
     if not args.pruned_model and budget.sparsity and method != "dense":
         recipe.check(model, chosen, graph, example, budget.sparsity)

@@ -28,9 +28,8 @@ class ChannelSet:
     places: Mapping[Place, Tensor]  # (axis length,) int: the channel that owns each entry, -1 for those of other sets
     makers: tuple[Path, ...]  # weights (O, I, kh, kw) or (O, I) whose filters add up to the channels
     gates: tuple[Path, ...] = ()  # weights whose outputs multiply them, as squeeze-excitation does
-    pads: Mapping[tuple[Path, str], Tensor] = field(
-        default_factory=dict
-    )  # (module, "before" or "after") -> owners of the zeros it adds
+    # (module, "before" or "after") -> (amount,) owners of the zero channels that it adds there
+    pads: Mapping[tuple[Path, str], Tensor] = field(default_factory=dict)
     fixed: bool = False  # seen from outside the network, or counted in its code
 
     def entries(self, place: Place, chosen: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ class Plan:
     steps: int
     rate: Callable[[int], float]  # step -> learning rate
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
-    seed: int = 0
     momentum: float = 0.9  # of the optimiser
 
     @property

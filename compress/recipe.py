@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress import removal, schedules, scopes, surgery
 from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, Pressure
-from compress.removal import Removal, Remove
+from compress.removal import Images, Removal, Remove
 from compress.schedules import Budget, Phase
 from compress.units import Granularity, Units
 
@@ -52,13 +52,23 @@ class Recipe:
     remove: Remove = removal.zero
 
 
-def prune(model: nn.Module, recipe: Recipe, graph: DependencyGraph, images: Tensor, sparsity: float) -> Removal:
-    """Rearranges if asked, scores, selects and removes, in place."""
+def prune(
+    model: nn.Module,
+    recipe: Recipe,
+    graph: DependencyGraph,
+    example: Tensor,
+    sparsity: float,
+    images: Images | None = None,
+) -> Removal:
+    """Rearranges if asked, scores, selects and removes, in place. ``example`` is an input (1, C, H, W).
+
+    `images` are asked for by methods that have to see activations; without them that is the example.
+    """
     if recipe.rearrange:
         surgery.permute(model, graph, surgery.l1_orders(model, graph))
-    units = recipe.granularity.split(model, graph, images[:1])
+    units = recipe.granularity.split(model, graph, example)
     keep = recipe.scope([recipe.criterion(u) for u in units], units, sparsity)
-    return recipe.remove(model, graph, units, keep, images)
+    return recipe.remove(model, graph, units, keep, images or (lambda: example))
 
 
 def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Tensor, sparsity: float) -> None:
@@ -71,9 +81,10 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
     if not units:
         raise ValueError(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
     keep = recipe.scope([u.sizes.float() for u in units], units, sparsity)
+    if recipe.remove is removal.zero:
+        return
     narrow = copy.deepcopy(model)
-    if recipe.remove is not removal.zero:
-        surgery.cut(narrow, graph, {u.path: kept for u, kept in zip(units, keep)})
+    surgery.cut(narrow, graph, removal.by_set(units, keep))
     try:
         with torch.no_grad():
             narrow.eval()(example)

@@ -22,12 +22,13 @@ class Removal:
     note: str = ""  # for the log
 
 
-Remove = Callable[[nn.Module, DependencyGraph, Sequence, Sequence[Tensor], Tensor], Removal]
-# model, graph, units, bool (count,) for each, images that look like the data (B, C, H, W)
+Images = Callable[[], Tensor]  # (B, C, H, W) of the data, read when a removal has to see activations
+Remove = Callable[[nn.Module, DependencyGraph, Sequence, Sequence[Tensor], Images], Removal]
+# model, graph, units, bool (count,) for each, images
 
 
 def zero(
-    model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], keep: Sequence[Tensor], _: Tensor
+    model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], keep: Sequence[Tensor], _: Images
 ) -> Removal:
     parameters = dict(model.named_parameters())
     masks = {}
@@ -40,10 +41,15 @@ def zero(
 
 
 def cut(
-    model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], _: Tensor
+    model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], _: Images
 ) -> Removal:
-    kept = {unit.path: mask.cpu() for unit, mask in zip(units, keep)}
+    kept = by_set(units, keep)
     return Removal(surgery.cut(model, graph, kept), kept=kept, note=describe(kept))
+
+
+def by_set(units: Sequence[ChannelUnits], keep: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Choices as surgery takes them: set -> bool (width,)."""
+    return {unit.path: kept.cpu() for unit, kept in zip(units, keep, strict=True)}
 
 
 def describe(kept: dict[str, Tensor]) -> str:

@@ -1,24 +1,28 @@
 """A run after its last finished epoch, as one file. Knows neither the recipe nor the command line."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from compress import checkpoint
+from compress.graph import DependencyGraph
 from compress.pressure import Pressure
 from compress.train import Metrics, State
 
 
-class Course(Protocol):
-    """Where a run stands, apart from its weights."""
+@dataclass
+class Course:
+    """Where a run stands: all that changes on its way but the weights."""
 
-    masks: Mapping[str, Tensor]
-    kept: Mapping[str, Tensor]
-    measured: Mapping[str, Metrics]
+    graph: DependencyGraph
+    masks: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # parameter path -> bool, True = keep
+    kept: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # set -> (width,) indices of what is left
+    sparsity: float = 0.0  # that was asked for so far
+    measured: dict[str, Metrics] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from compress.methods.rni import LEAST, Receding, SigmoidBatchNorm2d, rni
 from compress.methods.slimming import slimming
 from compress.methods.ucs import ucs
 from compress.models import MODELS, create
-from compress.pressure import NOTHING, Plan, Pressure
+from compress.pressure import Plan, Pressure
 from compress.recipe import Recipe, Settings, check, prune
 from compress.schedules import Budget
 from compress.train import Optim, State, evaluate, fit, plan_of
@@ -62,7 +62,7 @@ def train(
     reg_weight: of the penalty of rni and l1. b: the shift of rni's.
     """
     _known("architecture", arch, MODELS)
-    recipe = _recipe(method, reg_weight, b)
+    recipe = _recipe(method, reg_weight, b, seed)
     data = _open(dataset, epochs, batch_size, device)
     torch.manual_seed(seed)
     model = create(arch, data.num_classes, data.image_size)
@@ -98,7 +98,7 @@ def prune_finetune(
     graph = DependencyGraph.trace(model, example)
     check(model, recipe, graph, example, budget.sparsity)
     prune(model, recipe, graph, example, budget.sparsity)
-    return _fit(model, Kept() if method == "rni" else NOTHING, data, epochs, lr, seed, device)
+    return _fit(model, Kept() if method == "rni" else Pressure(), data, epochs, lr, seed, device)
 
 
 class Kept(Receding):
@@ -117,9 +117,9 @@ class Kept(Receding):
     loss = Pressure.loss
 
 
-def _recipe(method: str, reg_weight: float = 0.0, b: float = 0.0) -> Recipe:
+def _recipe(method: str, reg_weight: float = 0.0, b: float = 0.0, seed: int = 0) -> Recipe:
     _known("method", method, METHODS)
-    settings = Settings(min_width=LEAST)
+    settings = Settings(min_width=LEAST, seed=seed)
     if method == "ucs":
         return ucs(settings)
     if method == "l1":
@@ -152,11 +152,10 @@ def _fit(
     def measure(_: State) -> None:
         test_acc.append(evaluate(model, data.test, device).top1 / 100)
 
-    if isinstance(pressure, Receding):  # it takes every batch norm: no need to know the channels
-        pressure.attach(model, DependencyGraph((), ()), (), plan_of(data, optim, 0.0, seed))
+    # none of these looks at channels: they take every batch norm
+    pressure.attach(model, DependencyGraph((), ()), (), plan_of(data, optim, 0.0))
     rows = fit(model, data, optim, device=device, seed=seed, pressure=pressure, on_epoch=measure).history
-    if isinstance(pressure, Receding):
-        pressure.fold(model)
+    pressure.fold(model)
     best = max(range(epochs), key=lambda e: (rows[e]["val_top1"], -rows[e]["val_loss"]))
     logs = {"test_acc": test_acc, "val_acc": [row["val_top1"] / 100 for row in rows], "best_epoch": best}
     return model.cpu().eval(), logs

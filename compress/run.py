@@ -7,7 +7,7 @@ saved and exported is a plain module with zeros in it. Channels leave it altoget
 import copy
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, AtRest
 from compress.progress import Reporter
 from compress.recipe import Recipe, prune
-from compress.removal import Masks
-from compress.resume import Saved
+from compress.removal import Images, Masks
+from compress.resume import Course, Saved
 from compress.schedules import Budget, Phase
 from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate
 
@@ -39,26 +39,16 @@ class Outcome:
     history: list[dict[str, Any]]  # rows of metrics.jsonl
 
 
-@dataclass
-class _Course:
-    """Where a run stands: all that changes on its way but the weights."""
-
-    graph: DependencyGraph
-    masks: Masks = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    sparsity: float = 0.0  # reached
-    measured: dict[str, Metrics] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def remove(self, model: nn.Module, recipe: Recipe, images: Tensor, sparsity: float) -> str:
-        # masks are chosen anew from all units; what has left is no unit any more, so there the rest counts
-        share = sparsity if self.masks else 1 - (1 - sparsity) / (1 - self.sparsity)
-        again = dataclasses.replace(recipe, rearrange=recipe.rearrange and not self.masks)
-        outcome = prune(model, again, self.graph, images, share)
-        self.graph, self.masks, self.sparsity = outcome.graph, outcome.masks, sparsity
-        for name, kept in outcome.kept.items():
-            self.kept[name] = self.kept.get(name, torch.arange(len(kept)))[kept]
-        return outcome.note
+def _remove(course: Course, model: nn.Module, recipe: Recipe, example: Tensor, sparsity: float, images: Images) -> str:
+    """Prunes up to `sparsity` of what the run began with; a line for the log."""
+    # masks are chosen anew from all units; what has left is no unit any more, so there the rest counts
+    share = sparsity if course.masks else 1 - (1 - sparsity) / (1 - course.sparsity)
+    again = dataclasses.replace(recipe, rearrange=recipe.rearrange and not course.masks)
+    outcome = prune(model, again, course.graph, example, share, images)
+    course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
+    for name, kept in outcome.kept.items():
+        course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
+    return outcome.note
 
 
 def run(
@@ -84,19 +74,22 @@ def run(
     been stopped. `on_history` gets all rows so far after every epoch.
     """
     optim, reporter, pressure = optim or Optim(), reporter or Reporter(), recipe.pressure
-    images = next(iter((data.train or data.test).epoch(0, 0)))[0][:SAMPLE].to(device)
+    example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
     saved = Saved.load(file) if resume else Saved()
     model.to(device=device, memory_format=torch.channels_last)
     teacher = copy.deepcopy(model).eval() if optim.distill else None
     phases = list(recipe.schedule(budget))
-    course = _Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
+    course = Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
+
+    def images() -> Tensor:
+        return next(iter((data.train or data.test).epoch(0, 0)))[0][:SAMPLE].to(device)
 
     def rate_of(phase: Phase) -> Optim:
         return dataclasses.replace(optim, lr=optim.lr.over(phase.epochs))
 
     def attach(phase: Phase) -> None:
-        units = recipe.granularity.split(model, course.graph, images[:1])
-        pressure.attach(model, course.graph, units, plan_of(data, rate_of(phase), budget.sparsity, seed))
+        units = recipe.granularity.split(model, course.graph, example)
+        pressure.attach(model, course.graph, units, plan_of(data, rate_of(phase), budget.sparsity))
         model.to(device=device, memory_format=torch.channels_last)
 
     if saved.tensors:
@@ -114,7 +107,7 @@ def run(
         if index < saved.phase:
             continue
         if phase.sparsity > course.sparsity:
-            note = course.remove(model, recipe, images, phase.sparsity)
+            note = _remove(course, model, recipe, example, phase.sparsity, images)
             model.to(device=device, memory_format=torch.channels_last)
             if recalibration:
                 recalibrate(model, data.train, recalibration, device)

@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from compress import checkpoint, cost, surgery
-from compress.graph import DependencyGraph
+from compress import checkpoint, cost
+from compress.loading import load_network
 from compress.methods import METHODS
 from compress.models import create
 
@@ -33,7 +33,7 @@ def show(path: Path, console: Console | None = None) -> None:
     Raises FileNotFoundError, or ValueError with one line for what is no checkpoint or contradicts its own header.
     """
     page, path = _Page(console), Path(path)
-    state = checkpoint.load(path)[1] if path.suffix == ".safetensors" else {}
+    state = checkpoint.load_state(path) if path.suffix == ".safetensors" else {}
     if isinstance(state, dict) and {"arch", "image_size"} <= state.keys():
         _network(path, state, page)
     else:
@@ -115,15 +115,12 @@ def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str,
     classes = state.get("num_classes")
     if not isinstance(arch, str) or type(size) is not int or type(classes) not in (int, type(None)):
         raise ValueError(f"its header says arch {arch!r}, image_size {size!r}, num_classes {classes!r}")
-    kept = checkpoint.kept_channels(path, arch)
     if classes is None:
         classes = _classes(path, create(arch, 10, size))
     model, example = create(arch, classes, size).eval(), torch.zeros(1, 3, size, size)
     dense = cost.count(model, example)
     widths = {layer: _widths(model, layer) for layer in dense.layers}
-    if kept:
-        surgery.narrow(model, DependencyGraph.trace(model, example), kept)
-    checkpoint.load_weights(model, path)
+    load_network(model, path, arch, example)
     return model, widths, dense, cost.count(model, example, {p: model.get_parameter(p) != 0 for p in dense.layers})
 
 

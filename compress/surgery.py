@@ -1,6 +1,7 @@
-"""The one file that changes parameters: permutes, zeroes, merges and cuts channels, zeroes weights, in place."""
+"""The one file that changes parameters: permutes, merges and cuts channels, folds and zeroes weights, in place."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,17 +69,6 @@ def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 Keep = Mapping[str, Tensor]  # name of a ChannelSet -> bool (width,), True = keep; sets that are not named stay whole
-
-
-@torch.no_grad()
-def zero_channels(model: nn.Module, graph: DependencyGraph, keep: Keep) -> None:
-    """Zeroes every entry of the channels that `keep` drops: filters, norms and the columns that read them.
-
-    What is left computes exactly what `cut` leaves, in the old shapes. Raises ValueError as `cut` does.
-    """
-    for (path, axis), gone in _leaving(graph, keep).items():
-        tensor = tensor_at(model, path)
-        tensor.index_fill_(axis, gone.nonzero().flatten().to(tensor.device), 0)
 
 
 @torch.no_grad()
@@ -212,34 +202,25 @@ def absorb_constants(
         for path, axis in sets[name].places:
             if axis == 1 and not bool(kept.all()):
                 readers.setdefault(path, []).append((sets[name], sets[name].entries((path, 1), ~kept)))
-    inputs: dict[str, Tensor] = {}
-    modules = {path: model.get_submodule(path.rpartition(".")[0]) for path in readers}
 
-    def record(path: str):
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs[path] = args[0]
+    def channelwise(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.flatten(0, -2).T if isinstance(layer, nn.Linear) else x.transpose(0, 1).flatten(1)  # (I, n)
+        return x.mean(1), x.amax(1) - x.amin(1), x.abs().amax(1)
 
-        return hook
-
-    hooks = [module.register_forward_pre_hook(record(path)) for path, module in modules.items()]
-    try:
-        model.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    owners = {path: path.rpartition(".")[0] for path in readers}
+    inputs = _observe(model, owners.values(), images, channelwise)
     lost: dict[str, float] = {}
     for path, sources in readers.items():
-        module, weight = modules[path], tensor_at(model, path)
-        x = inputs[path].transpose(0, 1).flatten(1) if weight.ndim == 4 else inputs[path].flatten(0, -2).T  # (I, n)
+        module, weight = model.get_submodule(owners[path]), tensor_at(model, path)
         for channels, gone in sources:
-            index = gone.nonzero().flatten().to(x.device)
-            value, spread = x[index].mean(1), x[index].amax(1) - x[index].amin(1)
+            index = gone.nonzero().flatten().to(weight.device)
+            value, spread, largest = (measured[index] for measured in inputs[owners[path]])
             if float(value.abs().max()) <= tolerance and float(spread.max()) <= tolerance:
                 continue
             unpadded = weight.ndim == 2 or module.padding in ((0, 0), "valid")
             takes = module.bias is not None or path in graph.norms
             if not takes or not unpadded or getattr(module, "groups", 1) > 1 or float(spread.max()) > tolerance:
-                lost[channels.name] = max(lost.get(channels.name, 0.0), float(x[index].abs().max()))
+                lost[channels.name] = max(lost.get(channels.name, 0.0), float(largest.max()))
                 continue
             moved = (weight[:, index].flatten(2).sum(2) if weight.ndim == 4 else weight[:, index]) @ value
             if module.bias is not None:
@@ -285,22 +266,30 @@ def renormalise(model: nn.Module, norms: Iterable[str], images: Tensor) -> None:
 
     σ²' = Var x on ``images`` (B, C, H, W), γ' = γ √((σ²' + ε) / (σ² + ε)). After `fold_matrix`, which has to guess σ².
     """
-    seen: dict[str, Tensor] = {}
-
-    def record(path: str):
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[path] = args[0].transpose(0, 1).flatten(1).var(1, unbiased=False)
-
-        return hook
-
-    hooks = [model.get_submodule(path).register_forward_pre_hook(record(path)) for path in norms]
-    try:
-        model.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    seen = _observe(model, norms, images, lambda _, x: x.transpose(0, 1).flatten(1).var(1, unbiased=False))
     for path, variance in seen.items():
         norm = model.get_submodule(path)
         variance = variance.clamp(min=1e-8)  # of a channel that is zero
         norm.weight.mul_(((variance + norm.eps) / (norm.running_var + norm.eps)).sqrt())
         norm.running_var.copy_(variance)
+
+
+def _observe(
+    model: nn.Module, paths: Iterable[str], images: Tensor, measure: Callable[[nn.Module, Tensor], Any]
+) -> dict[str, Any]:
+    """What `measure` says of each of these modules and its input, when the model evaluates ``images`` (B, C, H, W)."""
+    seen: dict[str, Any] = {}
+
+    def observe(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen[path] = measure(module, args[0])
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_pre_hook(observe(path)) for path in paths]
+    try:
+        model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

@@ -191,11 +191,11 @@ def fit(
     return state
 
 
-def plan_of(data: Data, optim: Optim, sparsity: float, seed: int) -> Plan:
+def plan_of(data: Data, optim: Optim, sparsity: float) -> Plan:
     """The steps that `fit` takes with this `optim`."""
     each = len(data.train) if data.train else 0
     rate = lambda step: optim.lr(step // each, step % each, each)  # noqa: E731
-    return Plan(optim.lr.epochs * each, rate, sparsity, seed, optim.momentum)
+    return Plan(optim.lr.epochs * each, rate, sparsity, optim.momentum)
 
 
 def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:

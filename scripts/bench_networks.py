@@ -76,11 +76,7 @@ def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
         export(module.eval(), torch.zeros(a.batch, 3, SIZE, SIZE), model)
     out = folder / f"t{a.threads}-b{a.batch}.kerf"
     least = max(sparsity, 0.01)
-    flags = [f"--bsr={a.N}", f"--sparsity={least:g}", f"--trials={a.trials}", f"--out={out}", "--against="]
-    flags += [f"--threads={a.threads}", "--seconds=0.1", f"--onnx_path={model}"]
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        if tune.cli.main(flags):
-            raise SystemExit(f"{model}: not built\n{said.getvalue()}")
+    build(model, out, least, a)
     image = np.random.default_rng(0).standard_normal((a.batch, 3, SIZE, SIZE)).astype(np.float32)
     kerf = bench.Engine("kerf", runtime.load(out, a.threads).run)
     peak = a.threads * macs_per_us(targets.parse("native", 1))
@@ -89,6 +85,15 @@ def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
     macs = sum(layer.problem.macs for layer in network.layers.values())
     weights = (out / "weights.npz").stat().st_size / network.weights_bytes
     return {**peers.summary(measured, macs, peak), "weights": weights, "cells": peers.cells(measured)}
+
+
+def build(model: Path, out: Path, least: float, a: argparse.Namespace) -> None:
+    """A verified bundle in which layers with at least the share `least` of zero blocks are sparse."""
+    flags = [f"--bsr={a.N}", f"--sparsity={least:g}", f"--trials={a.trials}", f"--out={out}", "--against="]
+    flags += [f"--threads={a.threads}", "--seconds=0.1", f"--onnx_path={model}"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        if tune.cli.main(flags):
+            raise SystemExit(f"{model}: not built\n{said.getvalue()}")
 
 
 def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:

@@ -9,21 +9,19 @@ Expected:  narrow networks run in less than their share of the time in kerf, bot
 """
 
 import argparse
-import contextlib
 import copy
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import peers
 import torch
-from bench_networks import calibrate
+from bench_networks import build, calibrate
 from torch import nn
 
-import tune.cli
-from compress import checkpoint, cost, recipe, surgery
+from compress import cost, recipe
 from compress.graph import DependencyGraph
+from compress.loading import load_network
 from compress.methods import METHODS
 from compress.models import create
 from deploy import bench, runtime
@@ -76,10 +74,7 @@ def network(arch: str, classes: int, size: int, weights: Path | None) -> nn.Modu
     torch.manual_seed(0)
     model = create(arch, classes, size).eval()
     if weights:
-        kept = checkpoint.kept_channels(weights, arch)
-        if kept:
-            surgery.narrow(model, DependencyGraph.trace(model, torch.zeros(1, 3, size, size)), kept)
-        checkpoint.load_weights(model, weights)
+        load_network(model, weights, arch, torch.zeros(1, 3, size, size))
     return model
 
 
@@ -92,11 +87,7 @@ def contenders(name: str, model: nn.Module, example, x: np.ndarray, a: argparse.
     folder = a.folder / a.arch / name.replace(" ", "-")
     path, out = folder / "model.onnx", folder / "model.kerf"
     export(model, example, path)
-    least = a.sparsity if "x" in name else 0.99
-    flags = [f"--onnx_path={path}", f"--bsr={a.N}", f"--sparsity={least}", f"--trials={a.trials}", f"--out={out}"]
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        if tune.cli.main([*flags, "--against=", "--seconds=0.1", f"--threads={a.threads}"]):
-            raise SystemExit(f"{path}: not built\n{said.getvalue()}")
+    build(path, out, a.sparsity, a)  # without zeros in blocks, every layer stays dense
     found = [bench.Engine("kerf", runtime.load(out, a.threads).run)]
     found += [e for e in peers.engines(path, model, x, a.threads) if e.name != "onednn"]
     bench.refuse_different_outputs(found, x, 1e-3)

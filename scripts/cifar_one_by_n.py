@@ -9,12 +9,12 @@ Expected:  top-1 falls from weight to 1xN, with N, to filter pruning. Table in J
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+import cifar_runs
+
 import tune.cli
-from compress import checkpoint, cli
-from compress.args import parse
+from compress import checkpoint
 
 BLOCKS = ["--conv_type=BlockL1Conv", "--rearrange"]
 VARIANTS = {
@@ -42,23 +42,12 @@ def main() -> int:
     rows = []
     for name, flags in VARIANTS.items():
         folder = args.job_dir / name.replace(", ", "-").replace(" ", "-")
-        wanted = [*common, *flags, f"--job_dir={folder}"]
-        if (folder / "config.json").is_file() and json.loads((folder / "config.json").read_text()) != settings(wanted):
-            print(f"error: {folder} holds a run with other settings; give another --job_dir", file=sys.stderr)
-            return 2
-        if not (folder / "summary.json").is_file():
-            stopped = (folder / "checkpoint" / "last.safetensors").is_file()
-            code = cli.main([f"--resume={folder}"] if stopped else wanted)
-            if code:
-                return code
+        if code := cifar_runs.finish(folder, [*common, *flags]):
+            return code
         rows.append({"variant": name} | json.loads((folder / "summary.json").read_text()))
         write_table(args.job_dir, rows)
     print((args.job_dir / "table.md").read_text())
     return tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
-
-
-def settings(flags: list[str]) -> dict:
-    return parse(flags)[0].as_json()
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:

@@ -11,7 +11,7 @@ import time
 from torch import nn
 
 from compress import checkpoint, cli, cost
-from compress.args import Args
+from compress.args import parse
 from compress.learning_rate import LearningRate
 from compress.pressure import Pressure
 from compress.train import Optim, evaluate, fit
@@ -29,10 +29,13 @@ class GroupSparsity(Pressure):
         self.pruner.regularize(model)
 
 
-def main(args: Args, flops_target: float) -> int:
+def main(flags: list[str]) -> int:
+    """The flags are those of imagenet.py; the run is written to --job_dir as its runs are."""
     import torch_pruning as tp
 
-    job, began = cli.prepare(dataclasses.replace(args, method="dense")), time.monotonic()
+    args, _ = parse(flags)
+    job, began = cli.prepare(dataclasses.replace(args, method="dense", flops_target=None)), time.monotonic()
+    checkpoint.write_json(args.job_dir / "config.json", args.as_json())
     model = job.model.to(job.device)
     example = job.example.to(job.device)
     teacher = copy.deepcopy(model).eval()
@@ -57,7 +60,7 @@ def main(args: Args, flops_target: float) -> int:
         )  # fmt: skip
 
     train(half, GroupSparsity(pruner), False, args.seed * 101)
-    while cost.count(model, example).macs > flops_target * original.macs:
+    while cost.count(model, example).macs > args.flops_target * original.macs:
         pruner.step()
     pruned = evaluate(model, job.data.test, job.device)
     train(args.finetune_epochs - half, Pressure(), True, args.seed * 101 + 1)

@@ -22,7 +22,7 @@ from compress.channel_units import Channel, ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import Plan, Pressure
 from compress.recipe import Recipe, Settings
-from compress.removal import Removal
+from compress.removal import Images, Removal
 
 SHRINK = 15.0  # differences are to fall by exp(-SHRINK)
 VECTOR_STRENGTH = 0.1  # of ε, on biases, γ and β
@@ -154,10 +154,10 @@ class Centripetal(Pressure):
         graph: DependencyGraph,
         units: Sequence[ChannelUnits],
         keep: Sequence[Tensor],
-        _: Tensor,
+        _: Images,
     ) -> Removal:
         note = self.report(model)
-        kept = {u.path: k.cpu() for u, k in zip(units, keep)}
+        kept = removal.by_set(units, keep)
         left = surgery.merge(model, graph, self.into)
         self.fold(model)
         return Removal(left, kept=kept, note=f"{removal.describe(kept)}; {note}")

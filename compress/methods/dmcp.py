@@ -23,7 +23,7 @@ from compress.grafts import Grafts
 from compress.graph import DependencyGraph
 from compress.pressure import ParameterGroup, Plan, Pressure, Task
 from compress.recipe import Recipe, Settings
-from compress.removal import Removal
+from compress.removal import Images, Removal
 
 LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
 THOUSAND = 1000.0  # the target, in the units of the MACs loss
@@ -152,7 +152,7 @@ class MarkovGates(Pressure):
         graph: DependencyGraph,
         units: Sequence[ChannelUnits],
         keep: Sequence[Tensor],
-        images: Tensor,
+        images: Images,
     ) -> Removal:
         """Cuts, and forgets all weights: only the widths are inherited."""
         if self.attached:

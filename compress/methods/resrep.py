@@ -30,7 +30,7 @@ from compress.grafts import Grafts, outlets
 from compress.graph import DependencyGraph
 from compress.pressure import ParameterGroup, Plan, Pressure
 from compress.recipe import Recipe, Settings
-from compress.removal import Removal
+from compress.removal import Images, Removal
 
 CHOSEN = 0.2  # share of the steps after which all masks are there, as in the authors' ResNet-50 log
 LASSO = 1e-4
@@ -87,12 +87,13 @@ class Compactors(Pressure):
         if self.momentum is None:  # it acts over 1 / (1 - μ) steps, of which a short run has few
             self.momentum = min(0.99, max(0.0, 1 - 20 / plan.steps))
         chosen = int(CHOSEN * plan.steps)
-        self.calm = self.interval or min(200, max(1, plan.steps // 50))  # steps between choices at the target
+        self.calm = self.interval  # steps between choices once the target is reached
         if not self.interval:
             going = sum(u.count - int(k.sum()) for u, k in zip(units, self._uniform()))
             left = chosen - self.first
             self.interval = max(1, min(200, left * self.granularity // max(1, going)))
             self.granularity = max(self.granularity, -(-going * self.interval // max(1, left)))
+            self.calm = max(self.interval, min(200, plan.steps // 50))
         self.scale = min(1.0, RATE / plan.peak)
         rest = max(self.scale * plan.travel(chosen), 1e-9)
         before = max(self.scale * plan.travel() - rest, 1e-9)
@@ -111,7 +112,7 @@ class Compactors(Pressure):
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        interval = max(self.interval, self.calm) if self.reached else self.interval
+        interval = self.calm if self.reached else self.interval
         if step > self.first and (step - self.first) % interval == 0:
             self._choose()
         lasso = self.holding if self.reached else self.choosing
@@ -164,7 +165,7 @@ class Compactors(Pressure):
         graph: DependencyGraph,
         units: Sequence[ChannelUnits],
         keep: Sequence[Tensor],
-        images: Tensor,
+        images: Images,
     ) -> Removal:
         left = max(
             (float(self._norms(q)[~k.to(q.device)].max()) for q, k in zip(self.q, keep) if not k.all()), default=0
@@ -172,11 +173,10 @@ class Compactors(Pressure):
         for q, kept in zip(self.q, keep):
             q[~kept.to(q.device)] = 0
         self.fold(model)
-        surgery.renormalise(
-            model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, images
-        )
-        kept = {u.path: k.cpu() for u, k in zip(units, keep)}
-        lost = surgery.absorb_constants(model, graph, kept, images)
+        seen = images()
+        surgery.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
+        kept = removal.by_set(units, keep)
+        lost = surgery.absorb_constants(model, graph, kept, seen)
         note = f"{removal.describe(kept)}; largest row norm among those cut {left:.1e}"
         if lost:
             note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"

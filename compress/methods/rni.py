@@ -42,12 +42,12 @@ def penalty(w: Tensor, b: float) -> Tensor:
 
 
 class Receding(Pressure):
-    def __init__(self, reg_weight: float, b: float):
-        self.reg_weight, self.b = reg_weight, b
+    def __init__(self, reg_weight: float, b: float, seed: int = 0):
+        self.reg_weight, self.b, self.seed = reg_weight, b, seed
 
     @torch.no_grad()
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        random = torch.Generator().manual_seed(plan.seed)
+        random = torch.Generator().manual_seed(self.seed)
         for norm in _norms(model, nn.BatchNorm2d):
             fresh = bool((norm.weight == 1).all() and (norm.bias == 0).all())
             start = torch.randn(norm.weight.shape, generator=random)
@@ -84,7 +84,7 @@ def _norms(model: nn.Module, kind: type) -> list[nn.BatchNorm2d]:
 
 def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Recipe:
     """Sparse training, then the least important channels go, then fine-tuning. b shifts the window of the penalty."""
-    receding = Receding(reg_weight, b)
+    receding = Receding(reg_weight, b, settings.seed)
     floors = {**settings.floors, "least": max(LEAST, settings.min_width)}
     scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **floors)
     return Recipe(

@@ -11,6 +11,7 @@ import torch
 from compress import checkpoint, cli
 from compress.args import Args, build_parser, config_flags, parse
 from compress.models import create
+from runs import killed_after, read, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]
@@ -18,15 +19,6 @@ SUMMARY_KEYS = {
     "method", "arch", "data_set", "N", "pr_target", "rearranged", "top1_dense", "top1_pruned", "top1", "top5",
     "macs_dense", "macs", "params_dense", "params", "block_density", "element_density", "seconds",
 }  # fmt: skip
-
-
-def read(path):
-    return json.loads(path.read_text())
-
-
-def rows(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
 
 
 def test_a_run_writes_what_it_promises(tmp_path, capsys):
@@ -57,22 +49,13 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys):
         assert again[key] == pytest.approx(summary[key]), key
 
 
-def test_an_interrupted_run_resumes_to_the_same_end(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_resumes_to_the_same_end(tmp_path, capsys):
     """Killed in the second epoch after pruning, right after pruning, and in the second of the dense network."""
     flags = [*SMALL, "--rearrange", "--conv_type=BlockRandomConv", "--num_epochs=2"]
     assert cli.main([*flags, f"--job_dir={tmp_path / 'whole'}"]) == 0
     for steps in (14, 8, 6):  # 4 steps an epoch, 2 epochs a phase
         folder = tmp_path / f"stopped{steps}"
-        left = iter(range(100))
-        step = torch.optim.SGD.step
-
-        def interrupted(self, *args, left=left, steps=steps, step=step):
-            if next(left) == steps:
-                raise KeyboardInterrupt
-            return step(self, *args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.optim.SGD, "step", interrupted)
+        with killed_after(steps):
             assert cli.main([*flags, f"--job_dir={folder}"]) == 130
         assert "--resume" in capsys.readouterr().err
         assert not (folder / "summary.json").exists()

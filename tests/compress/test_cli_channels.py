@@ -1,7 +1,5 @@
 """Channel pruning from the command line: what a run writes, killed runs, chains of prunings, refusals."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,18 +8,10 @@ from compress.args import parse
 from compress.methods import METHODS
 from compress.models import create
 from compress.planning import own_numbers
+from runs import killed_after, read, rows
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
-
-
-def read(path):
-    return json.loads(path.read_text())
-
-
-def rows(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
 
 
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
@@ -71,22 +61,13 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
 @pytest.mark.parametrize(
     "method", ["resrep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("csgd", "rni", "dmcp"))]
 )
-def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
     flags = [*SMALL, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
     assert cli.main([*flags, f"--job_dir={tmp_path / 'whole'}"]) == 0
     for steps in (6, 14):  # 4 steps an epoch
         folder = tmp_path / f"stopped{steps}"
-        left = iter(range(1000))
-        step = torch.optim.SGD.step
-
-        def interrupted(self, *args, left=left, steps=steps, step=step):
-            if next(left) == steps:
-                raise KeyboardInterrupt
-            return step(self, *args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.optim.SGD, "step", interrupted)
+        with killed_after(steps):
             assert cli.main([*flags, f"--job_dir={folder}"]) == 130
         assert cli.main([f"--resume={folder}"]) == 0
         assert rows(folder) == rows(tmp_path / "whole")

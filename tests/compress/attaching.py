@@ -1,0 +1,41 @@
+"""A network under a method's pressure, before any training."""
+
+import pytest
+import torch
+from random_networks import images, randomise
+from torch import nn
+
+from compress.graph import DependencyGraph
+from compress.methods import METHODS
+from compress.models import MODELS, create
+from compress.pressure import Plan
+from compress.recipe import Settings
+
+BY_MACS = Settings(by_macs=True)
+
+
+LARGE = {"resnet50", "resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
+
+
+ARCHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
+
+
+def traced(arch: str) -> tuple[nn.Module, DependencyGraph, torch.Tensor]:
+    model = randomise(create(arch, 10, 32), 3, 32, 32)
+    x = images(2, 3, 32, 32)
+    return model, DependencyGraph.trace(model, x[:1]), x
+
+
+def plan(sparsity: float = 0.5, steps: int = 100) -> Plan:
+    return Plan(steps, lambda _: 0.01, sparsity)
+
+
+def attached(name: str, arch: str, **own):
+    model, graph, x = traced(arch)
+    chosen = METHODS[name](Settings(by_macs=True, residual=True), **own)
+    units = chosen.granularity.split(model, graph, x[:1])
+    with torch.no_grad():
+        before = model(x)
+    chosen.pressure.attach(model, graph, units, plan())
+    model.double().eval()
+    return model, graph, units, chosen, x, before

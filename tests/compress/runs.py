@@ -1,0 +1,34 @@
+"""Runs of the command line: what they wrote, and killing them in the middle."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def rows(folder: Path) -> list[dict]:
+    """metrics.jsonl without what differs from run to run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+@contextlib.contextmanager
+def killed_after(steps: int) -> Iterator[None]:
+    """Within, the optimiser takes that many steps, and the next one raises KeyboardInterrupt."""
+    left, step = iter(range(1000)), torch.optim.SGD.step
+
+    def interrupted(self, *args):
+        if next(left) == steps:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", interrupted)
+        yield
