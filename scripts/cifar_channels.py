@@ -4,7 +4,7 @@ Launch:    python scripts/cifar_channels.py --data_path DIR --pretrained_model r
 Hardware:  2 CPU cores with bf16: 2 to 3 minutes an epoch, 3 hours for 8 epochs of every method. Methods can run at
            once, one process each with --only NAME. Run it again to go on after a stop: finished methods are not
            repeated, unfinished ones continue, but for torch-pruning's, which starts again.
-Expected:  base loses least, then resrep and torch-pruning, level; l1 and csgd half a point below. Table in
+Expected:  base first, then torch-pruning, l1, resrep and ucs, level within chance, a point below; rni last. Table in
            JOB_DIR/table.md and table.json; figures of 12 epochs in docs/benchmarks/.
 """
 
