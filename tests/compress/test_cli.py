@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import killed_after, read, rows
 
 from compress import checkpoint, cli
 from compress.args import Args, build_parser, config_flags, parse
 from compress.models import create
-from runs import killed_after, read, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]

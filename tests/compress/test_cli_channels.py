@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from run_files import killed_after, read, rows
 
 from compress import checkpoint, cli
 from compress.args import parse
 from compress.methods import METHODS
 from compress.models import create
 from compress.planning import own_numbers
-from runs import killed_after, read, rows
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
