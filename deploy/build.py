@@ -10,17 +10,18 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from deploy import pretuned
 from deploy.choice import Choice
 from deploy.convert import Network
 from deploy.environment import provenance
 from deploy.lower import lower
 from deploy.pairs import join
-from deploy.targets import describe
+from deploy.record import Record, RecordBook
+from deploy.targets import describe, linking, triple
 from kernels import BY_NAME, KERNELS
 from kernels.kernel import candidates, dense_twin, pick
 from kernels.lowering import pass_context
 from kernels.problem import Problem
-from kernels.record import Record, RecordBook
 
 
 @dataclass(frozen=True)
@@ -35,39 +36,41 @@ class Built:
 
     def export(self, path: Path) -> None:
         """Write the shared library; a foreign target is linked with the cross compiler of its triple."""
-        triple = str(self.target.attrs.get("mtriple", ""))
-        cross = {"fcompile": tvm.contrib.cc.cross_compiler(f"{triple}-g++")} if triple else {}
-        self.executable.export_library(str(path), **cross)
+        self.executable.export_library(str(path), **linking(triple(self.target)))
 
 
-def record(p: Problem, target: Target, book: RecordBook) -> Record | None:
-    """The fastest measurement of exactly ``p`` on this target, machine and version; None if there is none."""
-    return book.best(p.to_json(), describe(target), provenance())
+def record(p: Problem, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Record | None:
+    """The best measurement of exactly ``p`` on this target by ``versions``, by default this machine's."""
+    return book.best(p.to_json(), describe(target), versions or provenance())
 
 
-def choose(p: Problem, target: Target, book: RecordBook) -> Choice:
-    """The fastest measured way to compute ``p``, dense kernels included; unmeasured, the first kernel's default."""
-    measured = [(record(problem, target, book), problem) for problem in {p, dense_twin(p)}]
+def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Choice:
+    """The fastest measured way to compute ``p``, dense kernels included; unmeasured, what the zoo's networks were tuned
+    to on such a target; else the first kernel's default.
+    """
+    versions = versions or provenance()
+    measured = [(record(problem, target, book, versions), problem) for problem in {p, dense_twin(p)}]
     measured = [(r, problem) for r, problem in measured if r is not None and r.kernel in BY_NAME]
     if measured:
         best, problem = min(measured, key=lambda m: m[0].us)
         return Choice(problem, best.kernel, best.config)
     pick(KERNELS, p, target)  # raises with every kernel's reason if there is none
-    here = (describe(target), provenance())
-    failed = [(r.problem, r.kernel, r.config) for r in book.records if r.error and (r.target, r.versions) == here]
+    problems = {problem.to_json() for problem in (p, dense_twin(p))}
+    failed = {(q, r.what) for q in problems for r in book.of(q, describe(target), versions) if r.error}
     defaults = [
         Choice(c.problem, c.kernel.name, config)
         for c in candidates(KERNELS, p, target)
         for config in c.kernel.configs(c.problem, target)
     ]
-    good = [c for c in defaults if (c.problem.to_json(), c.kernel, c.config) not in failed]
+    known = pretuned.known(p, target)
+    good = [c for c in ([known] if known else []) + defaults if (c.key[0], c.key[1:]) not in failed]
     if not good:
         raise ValueError(f"{p.describe()}: every kernel failed when it was measured; see the records")
     return good[0]
 
 
-def build(network: Network, target: Target, book: RecordBook) -> Built:
-    choices = {name: choose(layer.problem, target, book) for name, layer in network.layers.items()}
+def build(network: Network, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Built:
+    choices = {name: choose(layer.problem, target, book, versions) for name, layer in network.layers.items()}
     choices, pairs = join(network, choices, target)
     module, packed = lower(network, choices, pairs, target)
     pipeline = [relax.get_pipeline("default_build"), trust_weights]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import tvm
@@ -22,6 +23,11 @@ class Choice:
     problem: Problem  # the layer's own, or its dense twin
     kernel: str
     config: Config
+
+    @cached_property
+    def key(self) -> tuple:
+        """Hashable; but for the problem what Record.what is."""
+        return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
 
     def pack(self, layer: Layer) -> dict[str, np.ndarray]:
         weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvm.support import cc
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_is_valid_cpu
 
@@ -37,10 +38,20 @@ def describe(target: Target) -> str:
     return " ".join(["llvm", *parts, f"-num-cores={a['num-cores']}"])
 
 
+def triple(target: Target) -> str:
+    """Of the architecture it is cross-compiled for; "" for this one's."""
+    return str(target.attrs.get("mtriple", ""))
+
+
+def linking(triple: str) -> dict:
+    """Arguments of export_library: libraries for another architecture are linked by its own compiler."""
+    return {"fcompile": cc.cross_compiler(f"{triple}-g++")} if triple else {}
+
+
 def needs(target: Target) -> dict:
     """Machine and instruction sets that code for ``target`` may use."""
     features = {CHECKED[f] for f in map(str, llvm_get_cpu_features(target)) if f in CHECKED}
-    name = architecture(str(target.attrs.get("mtriple", "")).split("-")[0])
+    name = architecture(triple(target).split("-")[0])
     return {"machine": name, "features": sorted(features)}
 
 

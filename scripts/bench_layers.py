@@ -24,12 +24,12 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy import bench, targets
 from deploy.build import choose
 from deploy.convert import convert
+from deploy.record import RecordBook
 from deploy.runtime import use_threads
 from kernels.fma_peak import macs_per_us
 from kernels.layout import to_planes
 from kernels.lowering import compile_func
 from kernels.problem import Problem
-from kernels.record import RecordBook
 
 # channels in, side of the plane, channels out, stride; how often
 POINTWISE = Counter(

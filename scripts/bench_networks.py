@@ -91,9 +91,14 @@ def build(model: Path, out: Path, least: float, a: argparse.Namespace) -> None:
     """A verified bundle in which layers with at least the share `least` of zero blocks are sparse."""
     flags = [f"--bsr={a.N}", f"--sparsity={least:g}", f"--trials={a.trials}", f"--out={out}", "--against="]
     flags += [f"--threads={a.threads}", "--seconds=0.1", f"--onnx_path={model}"]
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with quiet() as said:
         if tune.cli.main(flags):
             raise SystemExit(f"{model}: not built\n{said.getvalue()}")
+
+
+def quiet() -> contextlib.redirect_stdout:
+    """Context: what is printed goes to the text it yields."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
 import sys
 import tempfile
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,41 +17,30 @@ from deploy import bench, bundle, inspect, report, runtime, targets
 from deploy.build import Built, build, record
 from deploy.convert import Network, convert
 from deploy.environment import environment
-from deploy.flags import Parser
 from deploy.onnx_graph import write_fixed
+from deploy.record import RecordBook
 from deploy.verify import Mismatch, blame, verify
 from kernels.fma_peak import macs_per_us
 from kernels.kernel import dense_twin
-from kernels.record import RecordBook
-from tune.search import search
+from tune import records
+from tune.devices import DeviceLost, Here, Tracker
+from tune.flags import Args, parse
+from tune.progress import Progress
+from tune.remote import RemoteSession
+from tune.search import Summary, search
 
-SEARCHED = ("runs", "experiments")
 MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
-
-
-@dataclass(frozen=True)
-class Args:
-    """What was asked, as one value: printed at the start."""
-
-    onnx_path: Path
-    bsr: int
-    sparsity: float
-    target: str
-    threads: int
-    batch: int | None
-    trials: int
-    tune_minutes: float | None
-    against: tuple[str, ...]
-    records: Path
-    out: Path
-    seconds: float
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
+    warnings.formatwarning = lambda message, *_: f"kerf-tune: warning: {message}\n"
     try:
-        run(parse(words), words)
-    except (ValueError, OSError, ImportError, Mismatch) as error:
+        if words and words[0] in records.COMMANDS:
+            records.run(words)
+        else:
+            run(parse(words, __doc__), words)
+    except (ValueError, OSError, ImportError, Mismatch, DeviceLost) as error:
         print(f"kerf-tune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -61,88 +49,43 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> Args:
-    p = Parser("kerf-tune", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
-    p.add_argument("--bsr", type=int, default=4, help="rows of a block: the N of 1xN pruning")
-    p.add_argument("--bsc", type=int, default=1, help="columns of a block; 1xN pruning has 1")
-    p.add_argument("--sparsity", type=float, default=0.5, help="least share of zero blocks for a layer to go sparse")
-    p.add_argument("--target", default="native", help='"native", an LLVM CPU name, or "llvm -mcpu=... -mtriple=..."')
-    p.add_argument("--threads", type=int, default=1, help="worker threads, of kerf and of the engines it races")
-    p.add_argument("--batch", type=int, help="images per call, where the file leaves it open (then 1)")
-    p.add_argument("--trials", type=int, default=200, help="configurations to measure at most; 0 = defaults, untuned")
-    p.add_argument("--tune_minutes", type=float, help="stop measuring after this many minutes")
-    p.add_argument("--against", default="onnxruntime,openvino", help="dense engines to race, those installed")
-    p.add_argument("--records", type=Path, default=Path("runs/records.jsonl"), help="measurements, reused and extended")
-    p.add_argument("--out", type=Path, help="bundle folder; by default <onnx name>.kerf beside the file")
-    p.add_argument("--seconds", type=float, default=10.0, help="how long the engines race")
-    a = p.parse_args(argv)
-    if a.bsc != 1:
-        raise ValueError(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
-    if a.threads < 1:
-        raise ValueError(f"--threads {a.threads}: expected at least 1")
-    if a.batch is not None and a.batch < 1:
-        raise ValueError(f"--batch {a.batch}: expected at least 1")
-    for name in ("tune_minutes", "seconds"):
-        if getattr(a, name) is not None and not getattr(a, name) > 0:
-            raise ValueError(f"--{name} {getattr(a, name)}: expected more than 0")
-    if a.trials < 0:
-        raise ValueError(f"--trials {a.trials}: expected 0 (no tuning) or more")
-    a.against = tuple(name for name in a.against.split(",") if name)
-    unknown = sorted(set(a.against) - {"onnxruntime", "openvino"})
-    if unknown:
-        raise ValueError(f"--against: {', '.join(unknown)} is not known; expected onnxruntime, openvino")
-    a.onnx_path = a.onnx_path or newest()
-    a.out = a.out or a.onnx_path.with_suffix(".kerf")
-    del a.bsc
-    return Args(**vars(a))
-
-
-def newest() -> Path:
-    found = [p for folder in SEARCHED for p in Path(folder).glob("**/*.onnx")]
-    if not found:
-        raise FileNotFoundError(
-            "no .onnx under runs/ or experiments/; give --onnx_path, or run imagenet.py with --export_onnx first"
-        )
-    return max(found, key=lambda p: p.stat().st_mtime)
-
-
 def run(args: Args, words: list[str]) -> None:
     """The whole stage. What can be wrong with the input is found before anything of the bundle is written."""
     print("  ".join(f"{k}={v}" for k, v in vars(args).items()))
     bundle.refuse_foreign(args.out)
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch)
     target = targets.parse(args.target, args.threads)
+    place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
     describe_layers(network, args)
-    foreign = targets.foreign(target)
+    foreign = None if args.rpc else targets.foreign(target)
     if foreign:
         print(f"{foreign}: building without tuning, verification and race")
     book = RecordBook(args.records if args.trials else None)
     if args.trials and not foreign:
-        summary = search(network, target, args.threads, book, args.trials, args.tune_minutes)
-        print(
-            f"tuned: {summary.problems} distinct layers, {summary.measured} measured, {summary.reused} reused, "
-            f"{summary.failed} failed, {summary.seconds:.0f} s"
-        )
-    built = build(network, target, book)
-    layers = layer_table(network, built, book, None if foreign else args.threads * macs_per_us(target))
+        summary = search(
+            network, target, args.threads, book, trials=args.trials, minutes=args.tune_minutes,
+            tolerance=args.tolerance, place=place, progress=Progress(),
+        )  # fmt: skip
+        print(told(summary))
+    built = build(network, target, book, place.provenance())
+    peak = None if foreign or args.rpc else args.threads * macs_per_us(target)
+    layers = layer_table(network, built, book, place.provenance(), peak)
     with bundle.replacing(args.out) as folder:
         bundle.write(folder, manifest(network, args, target, layers), built.export, built.packed, used(book, network))
         if not foreign:
-            session = runtime.load(folder, args.threads)
-            verified = check(session, network, built)
+            measured = on_devices(folder, place, network, args) if args.rpc else here(folder, network, built, args)
             result = {
                 "model": args.onnx_path.name,
                 "target": targets.describe(target),
                 "threads": args.threads,
                 "batch": network.input_shape[0],
-                **verified,
-                **race(session, network, args),
+                **measured,
                 "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
                 "layers": layers,
                 "commands": [shlex.join(["python", "model_tune.py", *words])],
                 **extras(args, layers),
                 **environment(),
+                **({"cpu": place.provenance()["cpu"]} if args.rpc else {}),
             }
             report.write(result, folder)
     if foreign:
@@ -150,6 +93,38 @@ def run(args: Args, words: list[str]) -> None:
     else:
         print(report.table(result))
         print(f"bundle: {args.out}\nreport: {args.out / 'report.html'}")
+
+
+def here(folder: Path, network: Network, built: Built, args: Args) -> dict:
+    """Checked and raced on this machine."""
+    session = runtime.load(folder, args.threads)
+    return {**check(session, network, built), **race(session, network, args)}
+
+
+def on_devices(folder: Path, place: Tracker, network: Network, args: Args) -> dict:
+    """Checked and timed on a device; the dense engines are not there to be raced."""
+    with RemoteSession(folder, place, args.threads) as session:
+        verified = verify(session.run, network.path, network.input_shape)
+        x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
+        return {**verified, "latency_ms": {"kerf": session.measure(x).to_json()}, "speedup": None}
+
+
+def told(s: Summary) -> str:
+    """What a search did, and where its time went."""
+    seconds = s.seconds["total"]
+    text = (
+        f"tuned: {s.problems} distinct layers, {s.measured} measured, {s.reused} reused, {s.failed} failed, "
+        f"{seconds:.0f} s; ended because of: {s.stopped}"
+    )
+    if s.measured:
+        share = {part: spent / seconds for part, spent in s.seconds.items()}
+        text += f"\n  compiling {share['build']:.0%}, measuring {share['measure']:.0%} of the time"
+    if s.before_us < math.inf:
+        text += f"\n  layers together: untuned {s.before_us / 1e3:.3f} ms, tuned {s.after_us / 1e3:.3f} ms"
+    if s.drift:
+        off = sorted(abs(ratio - 1) for ratio in s.drift)
+        text += f"\n  winners measured again: off by {off[len(off) // 2]:.1%} (median), {off[-1]:.1%} at most"
+    return text
 
 
 def describe_layers(network: Network, args: Args) -> None:
@@ -164,12 +139,14 @@ def describe_layers(network: Network, args: Args) -> None:
         print(f"  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity")
 
 
-def layer_table(network: Network, built: Built, book: RecordBook, peak: float | None) -> list[dict]:
+def layer_table(
+    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None
+) -> list[dict]:
     """A row per layer: what computes it, and how long that and the dense kernel took when they were measured."""
     rows = []
     for name, layer in network.layers.items():
         choice, p = built.choices[name], layer.problem
-        own, dense = (record(q, built.target, book) for q in (choice.problem, dense_twin(p)))
+        own, dense = (record(q, built.target, book, versions) for q in (choice.problem, dense_twin(p)))
         blocks = -(-p.out_channels // p.block) * p.in_channels if p.block else None
         share = choice.problem.macs / (own.us * peak) if own and peak else None
         rows.append(

@@ -1,124 +1,205 @@
-"""Builds and measures candidates in worker processes with time limits: a candidate that crashes or hangs costs itself.
+"""Builds candidates and races them in worker processes with time limits: one that crashes or hangs costs itself alone.
 
-MetaSchedule's builder and runner do the work. What is ours: the arguments are a layer's real weights (a random index
-array would read out of bounds), and a candidate is timed only after its output equals the reference.
+The processes are those of MetaSchedule's builder and runners, but not started afresh for every batch, as its builder
+does: loading the compiler takes longer than compiling a batch. The arguments are a layer's real weights (a random index
+array would read out of bounds). A candidate is timed only after its output equals the reference, and candidates of one
+layer are timed in interleaved rounds of one process, so that their ratios are free of what the machine did meanwhile.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import tvm
-from tvm.s_tir.meta_schedule.builder import BuilderInput, LocalBuilder
-from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, LocalRunner, RunnerInput
+from tvm.support.popen_pool import MapResult, PopenPoolExecutor, PopenWorker, StatusKind
 from tvm.target import Target
 
-from deploy.runtime import use_threads
+from deploy.targets import linking, triple
 from kernels.layout import from_planes, to_planes
+from kernels.lowering import compile_func
+from tune.devices import DeviceLost, Here, Place
 
 BUILD_SECONDS, RUN_SECONDS = 60, 30
+BUILDS = 200  # by one process: the compiler keeps some memory of each
+SETTLE_SECONDS = 0.5  # until a tracker has noticed that a device is gone
+COLD_CALLS, FLUSHED_BYTES = 3, 8 << 20  # more than second-level caches hold
 TOLERANCE = 1e-4  # of the largest output
 WRONG = "wrong result"
+ROUNDS, ROUND_SECONDS = 9, 0.0015  # nine: the second smallest and second largest ratio bound the median with 96 %
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A compiled candidate and its arrays between image and output: (x, *arrays, y)."""
+
+    library: str
+    arrays: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Latencies in microseconds, or why there are none."""
+    """Microseconds of a round each, one call after another and after a flush of the caches; or why there are none."""
 
     latency_us: tuple[float, ...]
+    cold_us: tuple[float, ...]
     error: str = ""
 
 
-class LocalMeasurer:
-    """Measures functions (x, *arrays, y) on this machine, one at a time, with ``threads`` worker threads."""
+class Measurer:
+    """Builds here, and races at ``place``, on as many of its devices at once as it has."""
 
-    def __init__(self, target: Target, threads: int):
-        self.target = target
+    def __init__(self, target: Target, threads: int, place: Place | None = None):
+        self.target, self.threads, self.place = target, threads, place or Here()
+        self._devices = self.place.devices()
+        if not self._devices:
+            raise DeviceLost(f"{self.place}: no device is registered")
         self._folder = tempfile.TemporaryDirectory(prefix="kerf-tune-")
-        self._arguments = Path(self._folder.name) / "arguments.npz"
-        self._builder = LocalBuilder(
-            max_workers=len(os.sched_getaffinity(0)),
-            timeout_sec=BUILD_SECONDS,
-            f_build=_compile,
-            f_export=_Export(self._folder.name),
+        self._number = itertools.count()
+        self._builder = PopenPoolExecutor(
+            max_workers=len(os.sched_getaffinity(0)), timeout=BUILD_SECONDS, maximum_process_uses=BUILDS
         )
-        arguments = str(self._arguments)
-        self._runner = LocalRunner(
-            timeout_sec=RUN_SECONDS,
-            evaluator_config=EvaluatorConfig(number=1, repeat=7, min_repeat_ms=4, enable_cpu_cache_flush=False),
-            f_alloc_argument=_Allocate(arguments),
-            f_run_evaluator=_CheckAndTime(arguments, threads),
-        )
+        self._idle: SimpleQueue[PopenWorker] = SimpleQueue()
+        for _ in range(self._devices):
+            self._idle.put(PopenWorker())
+        self._callers = ThreadPoolExecutor(max_workers=self._devices)
 
     def build(self, funcs: Sequence[tvm.tirx.PrimFunc]) -> list[tuple[str | None, str]]:
         """Compile in parallel: (path of the library or None, error)."""
-        results = self._builder.build([BuilderInput(tvm.IRModule({"main": f}), self.target) for f in funcs])
-        return [(r.artifact_path, r.error_msg or "") for r in results]
+        jobs = [(f, self.target, self._folder.name) for f in funcs]
+        results = self._builder.map_with_error_catching(lambda job: _build(*job), jobs)
+        return [(r.value, "") if r.status == StatusKind.COMPLETE else (None, _why(r)) for r in results]
 
-    def run(self, library: str, arrays: Sequence[np.ndarray], truth: np.ndarray) -> Result:
-        """Check once against ``truth`` (n, c, h, w), then time."""
-        np.savez(self._arguments, *arrays, truth=truth.astype(np.float32))
-        (future,) = self._runner.run([RunnerInput(library, "cpu", [])])
-        result = future.result()
-        if result.error_msg:
-            return Result((), result.error_msg.strip().splitlines()[-1])
-        return Result(tuple(float(s) * 1e6 for s in result.run_secs))
+    def race(
+        self, x: np.ndarray, entrants: Sequence[Entrant], truth: np.ndarray, rounds: int = ROUNDS
+    ) -> Future[list[Result]]:
+        """One result per entrant, of rounds in which each is timed once. ``x`` in planes, ``truth`` (n, c, h, w).
+
+        Whoever brings the process down is found by letting each run alone. The future raises DeviceLost when no device
+        is left.
+        """
+        arguments = Path(self._folder.name) / f"arguments-{next(self._number)}.npz"
+        arrays = {f"{i}.{k}": a for i, entrant in enumerate(entrants) for k, a in enumerate(entrant.arrays)}
+        np.savez(arguments, x=x, truth=truth.astype(np.float32), **arrays)
+        return self._callers.submit(self._race, arguments, [e.library for e in entrants], rounds)
+
+    def _race(self, arguments: Path, libraries: list[str], rounds: int) -> list[Result]:
+        everyone = list(range(len(libraries)))
+        try:
+            found = self._attempt(arguments, libraries, everyone, rounds)
+            if isinstance(found, str):
+                alone = {i: self._attempt(arguments, libraries, [i], rounds) for i in everyone}
+                results = {i: Result((), (), said) if isinstance(said, str) else said[0] for i, said in alone.items()}
+                sound = [i for i in everyone if results[i].latency_us]
+                again = self._attempt(arguments, libraries, sound, rounds) if len(sound) > 1 else ""
+                if not isinstance(again, str):
+                    results |= dict(zip(sound, again))
+                found = [results[i] for i in everyone]
+            return found
+        finally:
+            arguments.unlink(missing_ok=True)
+
+    def _attempt(self, arguments: Path, libraries: list[str], who: list[int], rounds: int) -> list[Result] | str:
+        """Results of ``who``, or what became of their process. What a device lost is done again on another."""
+        while True:
+            worker = self._idle.get()
+            try:
+                job = (self.place, str(arguments), [(i, libraries[i]) for i in who], self.threads, rounds)
+                worker.send(_run, job, timeout=RUN_SECONDS + self.place.patience)
+                return [Result(*result) for result in worker.recv()]
+            except DeviceLost:
+                raise
+            except TimeoutError:
+                return f"did not finish within {RUN_SECONDS} s"
+            except Exception as error:
+                time.sleep(SETTLE_SECONDS)
+                left = self.place.devices()
+                if not left:
+                    raise DeviceLost(f"{self.place}: the last device is gone") from error
+                if left >= self._devices:
+                    return last_line(error)
+                self._devices = left
+            finally:
+                self._idle.put(worker)
 
     def close(self) -> None:
+        self._callers.shutdown(cancel_futures=True)
+        self._builder.shutdown()
+        while not self._idle.empty():
+            self._idle.get().kill()
         self._folder.cleanup()
+
+
+def _why(result: MapResult) -> str:
+    if result.status == StatusKind.TIMEOUT:
+        return f"did not compile within {BUILD_SECONDS} s"
+    return last_line(result.value)
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of TVM comes down to."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:500]
 
 
 # The rest runs in the workers.
 
 
-def _compile(module: tvm.IRModule, target: Target, _params) -> tvm.runtime.Module:
-    from kernels.lowering import compile_func
-
-    return compile_func(module["main"], target)
-
-
-@dataclass(frozen=True)
-class _Export:
-    folder: str
-
-    def __call__(self, module: tvm.runtime.Module) -> str:
-        path = os.path.join(tempfile.mkdtemp(dir=self.folder), "kernel.so")
-        module.export_library(path)
-        return path
+def _build(func: tvm.tirx.PrimFunc, target: Target, folder: str) -> str:
+    """Path of the shared library."""
+    path = os.path.join(tempfile.mkdtemp(dir=folder), "kernel.so")
+    compile_func(func, target).export_library(path, **linking(triple(target)))
+    return path
 
 
-@dataclass(frozen=True)
-class _Allocate:
-    path: str
+def _run(
+    place: Place, arguments: str, libraries: list[tuple[int, str]], threads: int, rounds: int
+) -> list[tuple[tuple[float, ...], tuple[float, ...], str]]:
+    """The fields of each library's Result, from one device of ``place``."""
+    with place.session(threads) as session, np.load(arguments) as file:
+        device = place.device(session)
+        x, truth = file["x"], file["truth"]
+        timers: dict[int, Callable[[], tuple[float, float]]] = {}
+        errors = {}
+        for i, path in libraries:
+            module = place.load(session, path)
+            arrays = (x, *_arrays(file, i), to_planes(np.zeros_like(truth)))
+            args = [tvm.runtime.tensor(a, device) for a in arrays]
+            module["main"](*args)
+            y = from_planes(args[-1].numpy(), truth.shape)
+            off = float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
+            if off <= TOLERANCE:
+                timers[i] = _timer(module, device, args)
+            else:
+                errors[i] = f"{WRONG}: differs from the reference by {off:.1e}"
+        samples: dict[int, list[tuple[float, float]]] = {i: [] for i, _ in libraries}
+        order, shuffle = list(timers), random.Random(0).shuffle
+        for _ in range(rounds):
+            shuffle(order)
+            for i in order:
+                samples[i].append(timers[i]())
+        return [
+            (tuple(s[0] for s in samples[i]), tuple(s[1] for s in samples[i]), errors.get(i, "")) for i, _ in libraries
+        ]
 
-    def __call__(self, device, _info, _repeat):
-        with np.load(self.path) as file:
-            arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
-            arrays.append(to_planes(np.zeros_like(file["truth"])))
-        return [[tvm.runtime.tensor(a, device) for a in arrays]]
+
+def _arrays(file, i: int) -> list[np.ndarray]:
+    names = [name for name in file.files if name.startswith(f"{i}.")]
+    return [file[name] for name in sorted(names, key=lambda name: int(name.partition(".")[2]))]
 
 
-@dataclass(frozen=True)
-class _CheckAndTime:
-    path: str
-    threads: int
-
-    def __call__(self, module, device, config, repeated):
-        use_threads(self.threads)
-        (args,) = repeated
-        module["main"](*args)
-        with np.load(self.path) as file:
-            truth = file["truth"]
-        y = from_planes(args[-1].numpy(), truth.shape)
-        error = float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
-        if not error <= TOLERANCE:
-            raise ValueError(f"{WRONG}: differs from the reference by {error:.1e}")
-        evaluator = module.time_evaluator(
-            "main", device, number=config.number, repeat=config.repeat, min_repeat_ms=config.min_repeat_ms
-        )
-        return [float(s) for s in evaluator(*args).results]
+def _timer(module, device, args) -> Callable[[], tuple[float, float]]:
+    """Microseconds per call: over as many calls as make a round long enough for the clock, and after flushes."""
+    once = min(module.time_evaluator("main", device, number=1, repeat=3)(*args).results)
+    calls = max(1, min(1000, round(ROUND_SECONDS / max(once, 1e-7))))
+    warm = module.time_evaluator("main", device, number=calls, repeat=1)
+    cold = module.time_evaluator("main", device, number=1, repeat=COLD_CALLS, cache_flush_bytes=FLUSHED_BYTES)
+    return lambda: (1e6 * warm(*args).results[0], 1e6 * float(np.median(cold(*args).results)))

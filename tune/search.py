@@ -1,41 +1,67 @@
-"""Which kernel and configuration is fastest for every distinct problem of a network, measured.
+"""Which kernel and configuration is fastest for every distinct problem of a network: estimates rank, races decide.
 
-Round 0 measures every kernel's default configuration, the dense twins of sparse layers included, so that "sparse" is
-kept only where it wins. Later rounds try further configurations, the problem that costs the network most first.
+First every kernel's default races, the dense twins of sparse layers included, so that "sparse" is kept only where it
+wins. Then, batch by batch, the problems from which most milliseconds of the whole network are to be expected try their
+next configurations, in the order of the kernels' own estimates, against the best so far. Last, the fastest few of every
+problem race for longer.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from tvm.target import Target
 
-from deploy.build import record
+from deploy.build import choose
 from deploy.choice import Choice
 from deploy.convert import Network
-from deploy.environment import provenance
 from deploy.passes.fuse_layers import Layer
+from deploy.record import Record, RecordBook
 from deploy.targets import describe
 from kernels import KERNELS, reference
 from kernels.kernel import candidates, dense_twin
 from kernels.layout import to_planes
 from kernels.problem import Problem
-from kernels.record import Record, RecordBook
-from tune.runners import WRONG, LocalMeasurer
+from tune.devices import Here, Place
+from tune.progress import Progress, Row
+from tune.runners import ROUNDS, WRONG, Entrant, Measurer, Result
 
 BATCH = 16  # candidates built together: enough to keep the builders busy, few enough to stop in time
+FIELD = 4  # of them in one race
+FINALISTS, FINAL_ROUNDS, PLAY_OFF_SECONDS = 5, 25, 1.0  # per problem
+WITHIN_REACH = 0.7  # a kernel whose default takes more than the best over this is not tuned: none gained as much
+# Share of a problem's time that further configurations of a kernel can be expected to save after so many were measured:
+# an exponential fitted to the sweeps of scripts/tuning_sweep.py (docs/benchmarks).
+FIRST_GAIN, HALF = 0.06, 3
+
+
+@dataclass
+class Task:
+    """A distinct problem of the network."""
+
+    layer: Layer
+    count: int  # of layers that it is of
+    ways: list[list[Choice]]  # a kernel's configurations each; the first of the first is what is built untuned
+
+    @property
+    def problem(self) -> Problem:
+        return self.layer.problem
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One configuration to measure for one of the network's problems."""
+class Race:
+    """Choices to measure in the same rounds."""
 
-    layer: Layer
-    choice: Choice
+    task: Task
+    known: list[Choice]  # measured before
+    new: list[Choice]
 
 
 @dataclass
@@ -44,7 +70,11 @@ class Summary:
     measured: int = 0
     failed: int = 0
     reused: int = 0
-    seconds: float = 0.0
+    stopped: str = "nothing is left to try"
+    before_us: float = 0.0  # layers together, by their defaults
+    after_us: float = 0.0
+    drift: tuple[float, ...] = ()  # of every winner: as measured last / when it won
+    seconds: dict[str, float] = field(default_factory=lambda: {"build": 0.0, "measure": 0.0, "total": 0.0})
 
 
 def search(
@@ -52,94 +82,247 @@ def search(
     target: Target,
     threads: int,
     book: RecordBook,
+    *,
     trials: int,
     minutes: float | None = None,
-    report: Callable[[str], None] = print,
+    tolerance: float = 0.0,
+    reach: float = WITHIN_REACH,
+    place: Place | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
-    """Measure at most ``trials`` configurations within ``minutes``; whatever is in ``book`` is not measured again."""
-    layers = {layer.problem: layer for layer in network.layers.values()}
-    counts = Counter(layer.problem for layer in network.layers.values())
-    summary = Summary(problems=len(layers))
-    start = time.monotonic()
-    deadline = start + 60 * minutes if minutes is not None else float("inf")
-    measurer = None
-    try:
-        for batch in _batches(layers, counts, target, book, summary):
-            batch = batch[: trials - summary.measured - summary.failed]
-            if not batch or time.monotonic() >= deadline:
+    """Measure at most ``trials`` configurations within ``minutes``; what ``book`` holds is not measured again.
+
+    Ends early when all that is left is expected to save less than ``tolerance`` of the network's time. Kernels whose
+    default takes longer than the best over ``reach`` are left at that; with 0 none is. Raises
+    DeviceLost when no device of ``place`` is left; what was measured is in the book.
+    """
+    with _Search(network, target, threads, book, reach, place or Here(), progress) as course:
+        course.run(trials, minutes, tolerance)
+        return course.summary
+
+
+class _Search:
+    def __init__(self, network, target, threads, book, reach, place, progress):
+        self.target, self.threads, self.book, self.reach, self.place = target, threads, book, reach, place
+        self.progress = progress or Progress(quiet=True)
+        self.versions = place.provenance()
+        counts = Counter(layer.problem for layer in network.layers.values())
+        layers = {layer.problem: layer for layer in network.layers.values()}
+        self.tasks = [Task(layer, counts[p], _ways(p, target)) for p, layer in layers.items()]
+        self.libraries: dict[tuple, str] = {}  # of choices that were built
+        self.examples: dict[Problem, tuple] = {}
+        self.failed: set[tuple] = set()
+        self._index: dict[Problem, tuple[int, dict]] = {}
+        self.raced: list[Task] = []
+        self.measurer: Measurer | None = None
+        reused = sum(self._settled(c) for task in self.tasks for way in task.ways for c in way)
+        self.summary = Summary(problems=len(self.tasks), reused=reused)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+        if self.measurer is not None:
+            self.measurer.close()
+
+    def run(self, trials: int, minutes: float | None, tolerance: float) -> None:
+        start = time.monotonic()
+        deadline = start + 60 * minutes if minutes is not None else np.inf
+        longest = 0.0  # seconds of a batch
+        for races in self._batches(tolerance):
+            left = trials - self.summary.measured - self.summary.failed
+            began = time.monotonic()
+            if left <= 0:
+                self.summary.stopped = f"{trials} trials"
                 break
-            if measurer is None:
-                measurer = LocalMeasurer(target, threads)
-            _measure(measurer, batch, target, book, summary, deadline)
-            best = sum(n * _best_us(p, target, book) for p, n in counts.items())
-            total = f"layers together {best / 1e3:.3f} ms" if np.isfinite(best) else "not every layer measured yet"
-            report(f"measured {summary.measured} configurations in {time.monotonic() - start:.0f} s, {total}")
-    finally:
-        if measurer is not None:
-            measurer.close()
-    summary.seconds = time.monotonic() - start
-    return summary
+            if began + longest / 2 + self._reserve(minutes) >= deadline:
+                self.summary.stopped = f"{minutes:g} minutes"
+                break
+            self._race(_first(races, left))
+            longest = max(longest, time.monotonic() - began)
+            self._report(start, deadline, trials)
+        self._play_off()
+        self.summary.before_us = sum(t.count * self._us(t.ways[0][0]) for t in self.tasks)
+        self.summary.after_us = sum(t.count * self._best_us(t) for t in self.tasks)
+        self.summary.seconds["total"] = time.monotonic() - start
+
+    def _reserve(self, minutes: float | None) -> float:
+        """Seconds to keep for the play-off."""
+        return min(PLAY_OFF_SECONDS * len(self.raced), 0.3 * 60 * (minutes or 0))
+
+    def _batches(self, tolerance: float) -> Iterator[list[Race]]:
+        """Defaults of everything, then, as long as it pays, the next configurations of what promises most."""
+        defaults = [Race(t, [], [c for c in self._defaults(t) if not self._settled(c)]) for t in self.tasks]
+        defaults = [race for race in defaults if race.new]
+        defaults.sort(key=lambda race: -race.task.count * race.task.problem.macs)
+        while defaults:
+            batch = []
+            while defaults and sum(len(race.new) for race in batch) < BATCH:
+                batch.append(defaults.pop(0))
+            yield batch
+        while True:
+            self.book.refresh()  # another tuner may have been at it
+            gains = [self._expected_gain(t) for t in self.tasks]
+            if sum(gains) <= tolerance * sum(t.count * self._best_us(t) for t in self.tasks):
+                if any(gains):
+                    self.summary.stopped = f"what is left is expected to save less than {tolerance:.1%}"
+                return
+            batch = []
+            for i in sorted(range(len(gains)), key=lambda i: -gains[i]):
+                if gains[i] and sum(len(race.new) for race in batch) < BATCH:
+                    task = self.tasks[i]
+                    batch.append(Race(task, [self._best(task)], self._untried(task)[:FIELD]))
+            yield batch
+
+    def _race(self, races: list[Race], rounds: int = ROUNDS) -> None:
+        """Build and measure, and write down what came out as soon as it did."""
+        if self.measurer is None:
+            self.measurer = Measurer(self.target, self.threads, self.place)
+        began = time.monotonic()
+        wanted = {c.key: c for race in races for c in (*race.known, *race.new) if c.key not in self.libraries}
+        built = self.measurer.build([c.prim_func(self.target) for c in wanted.values()])
+        self.libraries |= {key: library for key, (library, _) in zip(wanted, built) if library is not None}
+        for choice, (library, error) in zip(wanted.values(), built):
+            if library is None:
+                self._keep([choice], [Result((), (), error)])
+        self.summary.seconds["build"] += time.monotonic() - began
+        began = time.monotonic()
+        running = {}
+        for race in races:
+            x, residual, truth = self._example(race.task)
+            choices = [c for c in (*race.known, *race.new) if c.key in self.libraries]
+            layer = race.task.layer
+            entrants = [
+                Entrant(self.libraries[c.key], (*c.pack(layer).values(), layer.bias, *residual)) for c in choices
+            ]
+            if entrants:
+                running[self.measurer.race(x, entrants, truth, rounds)] = choices
+        for done in as_completed(running):
+            self._keep(running[done], done.result())
+        self.raced += [race.task for race in races if race.task not in self.raced]
+        self.summary.seconds["measure"] += time.monotonic() - began
+
+    def _keep(self, choices: Sequence[Choice], results: Sequence[Result]) -> None:
+        name = uuid.uuid4().hex[:12]
+        known = [self._settled(c) for c in choices]
+        for c, r in zip(choices, results):
+            self.book.add(
+                Record(
+                    problem=c.problem.to_json(),
+                    kernel=c.kernel,
+                    config=dict(c.config),
+                    target=describe(self.target),
+                    latency_us=r.latency_us,
+                    versions=self.versions,
+                    error=r.error,
+                    race=name,
+                    cold_us=r.cold_us,
+                )
+            )
+        self.failed |= {c.key for c, r in zip(choices, results) if not r.latency_us}
+        self.summary.measured += sum(bool(r.latency_us) and not k for r, k in zip(results, known))
+        self.summary.failed += sum(not r.latency_us for r in results)
+
+    def _play_off(self) -> None:
+        """The fastest few of everything that was raced, and its default, for more rounds: records are confirmed or
+        corrected. So many comparisons were made before that chance had its part in them.
+        """
+        races = [Race(t, self._finalists(t), []) for t in self.raced if self._best_us(t) < np.inf]
+        races = [race for race in races if len(race.known) > 1]
+        before = {id(race): {c.key: self._us(c) for c in race.known} for race in races}
+        for i in range(0, len(races), BATCH):
+            self._race(races[i : i + BATCH], FINAL_ROUNDS)
+        winners = [(before[id(race)], self._best(race.task)) for race in races]
+        self.summary.drift = tuple(self._us(c) / us[c.key] for us, c in winners if c.key in us)
+
+    def _finalists(self, task: Task) -> list[Choice]:
+        """The best, the next of what was measured, and the default."""
+        best = self._best(task)
+        ranked = sorted((c for way in task.ways for c in way if c != best), key=self._us)
+        ranked = [c for c in ranked if self._us(c) < np.inf][: FINALISTS - 1]
+        default = task.ways[0][0]
+        return [best, *ranked, *([default] if default not in (best, *ranked) else [])]
+
+    def _best(self, task: Task) -> Choice:
+        return choose(task.problem, self.target, self.book, self.versions)
+
+    def _defaults(self, task: Task) -> list[Choice]:
+        """Of every kernel, and what is known from elsewhere to be good."""
+        known, defaults = self._best(task), [way[0] for way in task.ways]
+        return defaults if known in defaults else [*defaults, known]
+
+    def _untried(self, task: Task) -> list[Choice]:
+        """Configurations of the kernels that may win, in turn."""
+        best = self._best_us(task)
+        live = [way for way in task.ways if self._us(way[0]) * self.reach <= best]
+        ways = [[c for c in way if not self._settled(c)] for way in live]
+        return [c for row in zip_longest(*ways) for c in row if c is not None]
+
+    def _expected_gain(self, task: Task) -> float:
+        """Microseconds of the network that the task's untried configurations may save."""
+        if not self._untried(task):
+            return 0.0
+        tried = sum(len(self._last(p)) for p in {task.problem, dense_twin(task.problem)})
+        return task.count * self._best_us(task) * FIRST_GAIN * 2.0 ** (-tried / HALF)
+
+    def _last(self, problem: Problem) -> dict[tuple, Record]:
+        """The last record of everything that was tried."""
+        found = self.book.of(problem.to_json(), describe(self.target), self.versions)
+        size, last = self._index.get(problem, (0, {}))
+        last.update((r.what, r) for r in found[size:])
+        self._index[problem] = (len(found), last)
+        return last
+
+    def _settled(self, choice: Choice) -> bool:
+        """Whether there is no need to measure. What crashed once, on a busy machine perhaps, is tried by the next
+        search again, but not by this one.
+        """
+        record = self._last(choice.problem).get(choice.key[1:])
+        return choice.key in self.failed or (record is not None and (bool(record.latency_us) or WRONG in record.error))
+
+    def _us(self, choice: Choice) -> float:
+        record = self._last(choice.problem).get(choice.key[1:])
+        return record.us if record else np.inf
+
+    def _best_us(self, task: Task) -> float:
+        """Infinite as long as nothing of the task is measured."""
+        return self._us(self._best(task))
+
+    def _example(self, task: Task) -> tuple:
+        if task.problem not in self.examples:
+            self.examples[task.problem] = example(task.layer)
+        return self.examples[task.problem]
+
+    def _report(self, start: float, deadline: float, trials: int) -> None:
+        done = self.summary.measured + self.summary.failed
+        elapsed = time.monotonic() - start
+        rows = [
+            Row(t.layer.problem.describe(), t.count, self._us(t.ways[0][0]), self._best_us(t), len(self._untried(t)))
+            for t in self.tasks
+        ]
+        to_come = min(trials - done, sum(row.left for row in rows))
+        left = min(deadline - time.monotonic(), elapsed / max(done, 1) * to_come)
+        self.progress.update(rows, done, elapsed, left)
 
 
-def _best_us(p: Problem, target: Target, book: RecordBook) -> float:
-    found = [record(q, target, book) for q in {p, dense_twin(p)}]
-    return min((r.us for r in found if r), default=float("inf"))
+def _ways(p: Problem, target: Target) -> list[list[Choice]]:
+    """Per kernel that takes the problem or its dense twin, the configurations, the likeliest first."""
+    return [
+        [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
+        for c in candidates(KERNELS, p, target)
+    ]
 
 
-def _batches(layers, counts, target, book, summary) -> Iterator[list[Trial]]:
-    """Batches of unmeasured trials: defaults of everything, then one more configuration of each of the costliest."""
-    # what timed out or crashed once, on a busy machine perhaps, is tried again by the next search
-    settled = [r for r in _valid(book, target) if r.latency_us or WRONG in r.error]
-    known = {(r.problem, r.kernel, str(sorted(r.config.items()))) for r in settled}
-    queues: dict[Problem, list[Trial]] = {}
-    first: list[Trial] = []
-    for p, layer in layers.items():
-        ranked = [(c.problem, c.kernel, c.kernel.configs(c.problem, target)) for c in candidates(KERNELS, p, target)]
-        queue = []
-        for depth in range(max(len(configs) for _, _, configs in ranked)):
-            for problem, kernel, configs in ranked:
-                if depth >= len(configs):
-                    continue
-                key = (problem.to_json(), kernel.name, str(sorted(configs[depth].items())))
-                if key in known:
-                    summary.reused += 1
-                    continue
-                known.add(key)
-                trial = Trial(layer, Choice(problem, kernel.name, configs[depth]))
-                (first if depth == 0 else queue).append(trial)
-        queues[p] = queue
-    for i in range(0, len(first), BATCH):
-        yield first[i : i + BATCH]
-    while any(queues.values()):
-        order = sorted((p for p in queues if queues[p]), key=lambda p: -counts[p] * _best_us(p, target, book))
-        yield [queues[p].pop(0) for p in order[:BATCH]]
-
-
-def _valid(book: RecordBook, target: Target) -> list[Record]:
-    return [r for r in book.records if (r.target, r.versions) == (describe(target), provenance())]
-
-
-def _measure(measurer, batch: list[Trial], target, book, summary, deadline) -> None:
-    built = measurer.build([t.choice.prim_func(target) for t in batch])
-    examples: dict[str, tuple] = {}
-    for trial, (library, error) in zip(batch, built):
-        if time.monotonic() >= deadline:
-            return
-        latency: tuple[float, ...] = ()
-        if library is not None:
-            if trial.layer.name not in examples:
-                examples[trial.layer.name] = example(trial.layer)
-            x, residual, truth = examples[trial.layer.name]
-            packed = trial.choice.pack(trial.layer).values()
-            result = measurer.run(library, [x, *packed, trial.layer.bias, *residual], truth)
-            latency, error = result.latency_us, result.error
-        summary.measured += bool(latency)
-        summary.failed += not latency
-        choice = trial.choice
-        problem = choice.problem.to_json()
-        book.add(
-            Record(problem, choice.kernel, dict(choice.config), describe(target), latency, provenance(), error[:500])
-        )
+def _first(races: list[Race], most: int) -> list[Race]:
+    """As many of their new configurations as are allowed."""
+    cut = []
+    for race in races:
+        new = race.new[:most]
+        most -= len(new)
+        if new:
+            cut.append(Race(race.task, race.known, new))
+    return cut
 
 
 def example(layer: Layer, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:

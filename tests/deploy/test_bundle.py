@@ -18,11 +18,11 @@ from deploy.build import build
 from deploy.choice import Choice
 from deploy.convert import convert
 from deploy.lower import lower
+from deploy.record import RecordBook
 from deploy.verify import Mismatch, blame, relative_error, verify
 from kernels import KERNELS, pair
 from kernels.kernel import candidates
 from kernels.lowering import pass_context
-from kernels.record import RecordBook
 
 TARGET = targets.parse("native", 1)
 

@@ -8,8 +8,8 @@ from deploy import runtime, targets
 from deploy.build import build, choose
 from deploy.convert import convert
 from deploy.lower import lower
+from deploy.record import RecordBook
 from deploy.verify import verify
-from kernels.record import RecordBook
 
 TARGET = targets.parse("native", 2)
 

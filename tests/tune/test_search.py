@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ from deploy import targets, verify
 from deploy.build import choose
 from deploy.convert import convert
 from deploy.environment import provenance
+from deploy.record import Record, RecordBook
 from kernels import KERNELS
 from kernels.bsr import BSR
 from kernels.kernel import dense_twin, pick
-from kernels.record import Record, RecordBook
 from tune.cli import main
-from tune.runners import LocalMeasurer
+from tune.runners import Entrant, Measurer
 from tune.search import example, search
 
 TARGET = targets.parse("native", 1)
@@ -26,7 +27,7 @@ def network(tmp_path_factory):
 
 
 def written(problem, kernel, config, us, error=""):
-    latency = (us,) if us else ()
+    latency = (us,) * 9 if us else ()
     return Record(problem.to_json(), kernel, config, targets.describe(TARGET), latency, provenance(), error)
 
 
@@ -54,48 +55,78 @@ def test_a_default_that_failed_is_not_chosen_though_the_file_orders_its_keys(net
     assert choose(p, TARGET, RecordBook(tmp_path / "r.jsonl")).config == second
 
 
-def test_search_measures_each_problem_once_and_continues(network, tmp_path):
+def test_search_measures_each_configuration_once_and_continues(network, tmp_path):
     path = tmp_path / "records.jsonl"
-    first = search(network, TARGET, 1, RecordBook(path), trials=3, report=lambda _: None)
+    first = search(network, TARGET, 1, RecordBook(path), trials=3)
     assert (first.measured, first.failed, first.problems) == (3, 0, len(network.layers))
-    second = search(network, TARGET, 1, RecordBook(path), trials=2, report=lambda _: None)
+    assert first.stopped == "3 trials"
+    second = search(network, TARGET, 1, RecordBook(path), trials=2)
     assert (second.measured, second.failed) == (2, 0)
     assert second.reused == 3
-    lines = path.read_text().splitlines()
-    assert len({(r["problem"], r["kernel"], str(r["config"])) for r in map(json.loads, lines)}) == 5
+    assert len({(r.problem, r.what) for r in RecordBook(path).records}) == 5
 
 
-def test_a_wrong_kernel_is_recorded_as_wrong_not_as_fast(network):
-    layer = network.layers["expand"]
-    kernel = pick(KERNELS, layer.problem, TARGET)
-    config = kernel.configs(layer.problem, TARGET)[0]
-    packed = kernel.pack(layer.problem, BSR.from_conv(layer.weight, 4), config)
-    measurer = LocalMeasurer(TARGET, 1)
-    ((library, error),) = measurer.build([kernel.prim_func(layer.problem, config, TARGET)])
-    assert library, error
-    x, residual, truth = example(layer)
-    good = measurer.run(library, [x, *packed.values(), layer.bias, *residual], truth)
-    assert len(good.latency_us) == 7
-    packed["data"] = packed["data"] * 1.01
-    bad = measurer.run(library, [x, *packed.values(), layer.bias, *residual], truth)
-    assert bad.latency_us == ()
-    assert "wrong result" in bad.error
+def test_a_search_that_may_finish_tries_what_can_win_and_repeats_nothing(network):
+    book = RecordBook()
+    part = replace(network, layers={"expand": network.layers["expand"]})
+    first = search(part, TARGET, 1, book, trials=1000)
+    assert first.stopped == "nothing is left to try"
+    assert first.failed == 0
+    assert first.after_us <= first.before_us * 1.05
+    assert search(part, TARGET, 1, book, trials=1000).measured == 0
+
+
+def test_a_search_ends_when_little_is_to_be_gained(network):
+    part = replace(network, layers={"expand": network.layers["expand"]})
+    summary = search(part, TARGET, 1, RecordBook(), trials=1000, tolerance=0.9)
+    assert "less than 90.0%" in summary.stopped
+    ways = [k for k in KERNELS for p in (part.layers["expand"].problem,) if k.refuses(p, TARGET) is None]
+    assert summary.measured <= len(ways) + 2  # the defaults alone
+
+
+@pytest.fixture
+def measurer():
+    measurer = Measurer(TARGET, 1)
+    yield measurer
     measurer.close()
 
 
-def test_torn_last_line_is_dropped_with_a_warning(tmp_path, network):
-    path = tmp_path / "records.jsonl"
-    book = RecordBook(path)
-    p = network.layers["expand"].problem
-    book.add(written(p, "k", {"a": 1}, 3.0))
-    book.add(written(p, "k", {"a": 2}, 2.0))
-    path.write_text(path.read_text()[:-20])
-    with pytest.warns(UserWarning, match=r"records\.jsonl:2: not a record"):
-        book = RecordBook(path)
-    assert [r.config for r in book.records] == [{"a": 1}]
-    book.add(written(p, "k", {"a": 3}, 1.0))
-    with pytest.warns(UserWarning, match="not a record"):
-        assert [r.config for r in RecordBook(path).records] == [{"a": 1}, {"a": 3}]
+def entrants_of(layer, configs, measurer, spoil=lambda arrays: arrays):
+    kernel = pick(KERNELS, layer.problem, TARGET)
+    built = measurer.build([kernel.prim_func(layer.problem, c, TARGET) for c in configs])
+    assert all(library for library, _ in built), built
+    found = []
+    for config, (library, _) in zip(configs, built):
+        packed = kernel.pack(layer.problem, BSR.from_conv(layer.weight, 4), config)
+        found.append((library, spoil([*packed.values(), layer.bias])))
+    return found
+
+
+def test_a_wrong_kernel_is_wrong_not_fast_and_does_not_disturb_the_others(network, measurer):
+    layer = network.layers["expand"]
+    configs = pick(KERNELS, layer.problem, TARGET).configs(layer.problem, TARGET)[:2]
+    (good, arrays), (other, others) = entrants_of(layer, configs, measurer)
+    x, residual, truth = example(layer)
+    wrong = Entrant(other, (others[0] * 1.01, *others[1:], *residual))
+    right, bad = measurer.race(x, [Entrant(good, (*arrays, *residual)), wrong], truth).result()
+    assert len(right.latency_us) == len(right.cold_us) == 9
+    assert bad.latency_us == ()
+    assert "wrong result" in bad.error
+
+
+def test_a_kernel_that_crashes_is_found_and_the_others_are_timed(network, measurer, tmp_path):
+    layer = network.layers["expand"]
+    configs = pick(KERNELS, layer.problem, TARGET).configs(layer.problem, TARGET)[:2]
+    (good, arrays), (other, others) = entrants_of(layer, configs, measurer)
+    x, residual, truth = example(layer)
+    garbage = tmp_path / "kernel.so"
+    garbage.write_bytes(b"no library")
+    broken = Entrant(str(garbage), (*others, *residual))
+    entrants = [Entrant(good, (*arrays, *residual)), broken, Entrant(other, (*others, *residual))]
+    first, crashed, last = measurer.race(x, entrants, truth).result()
+    assert len(first.latency_us) == len(last.latency_us) == 9
+    assert crashed.latency_us == ()
+    assert crashed.error
 
 
 def test_records_of_another_cpu_are_not_used(network):
@@ -120,6 +151,7 @@ def test_records_of_another_cpu_are_not_used(network):
         (["--trials", "-1"], ["--trials -1"]),
         (["--batch", "0"], ["--batch 0"]),
         (["--tune_minutes", "0"], ["--tune_minutes 0"]),
+        (["--tolerance", "1"], ["--tolerance 1", "below 1"]),
         (["--target", "llvm -mattr=+avx2"], ["says no CPU"]),
         (["--against", "tensorrt"], ["tensorrt", "openvino"]),
         (["--sparsity", "half"], ["--sparsity", "half"]),
@@ -153,7 +185,7 @@ def test_bare_command_takes_the_newest_onnx(tmp_path, monkeypatch, capsys):
 def test_a_target_that_cannot_run_here_is_built_without_running(tmp_path, monkeypatch, capsys):
     path = mobile(tmp_path / "m.onnx")
     monkeypatch.setattr(targets, "foreign", lambda target: "needs another CPU")
-    assert main(["--onnx_path", str(path), "--target", "x86-64-v3", "--trials=3"]) == 0
+    assert main(["--onnx_path", str(path), "--target", "x86-64-v3", f"--records={tmp_path}/r"]) == 0
     assert "not verified" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "m.kerf" / "manifest.json").read_text())
     assert "avx512f" not in manifest["needs"]["features"]

@@ -1,0 +1,65 @@
+"""Writes deploy/pretuned/*.jsonl from the records of tuned_networks.py, whose networks are tuned if they are not yet.
+
+Launch:    python scripts/pretune.py [--target x86-64-v3] [--minutes 3] [--archs ...] [--sparsities 0.5]
+Hardware:  2 cores, quiet; a quarter of an hour for five networks.
+Expected:  a file of some dozens of lines: most layers are best by their kernel's own first configuration, which is not
+           written.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import tuned_networks
+
+from deploy import atomic, pretuned, targets
+from deploy.build import choose
+from deploy.choice import Choice
+from deploy.convert import convert
+from deploy.record import RecordBook
+from kernels import KERNELS
+from kernels.kernel import candidates
+from tune.progress import Progress
+from tune.search import search
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--folder", type=Path, default=Path("runs/tuned_networks"))
+    p.add_argument("--archs", nargs="+", default=tuned_networks.ARCHS)
+    p.add_argument("--sparsities", nargs="+", type=float, default=(0.5,))
+    p.add_argument("--N", type=int, default=4)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--minutes", type=float, default=3)
+    p.add_argument("--target", default="native")
+    a = p.parse_args()
+    target, book = targets.parse(a.target, a.threads), RecordBook(a.folder / "records.jsonl")
+    path = pretuned.file_of(target)
+    if path is None:
+        raise SystemExit(f"{a.target}: no file for such vector registers; see deploy.pretuned.FILES")
+    rows = {problem_of(line): line for line in path.read_text().splitlines()} if path.exists() else {}
+    for arch in a.archs:
+        for sparsity in a.sparsities:
+            model = tuned_networks.network(arch, a.N, sparsity, a.folder) / "b1.onnx"
+            network = convert(model, a.N, max(sparsity, 0.01))
+            s = search(network, target, a.threads, book, trials=10**9, minutes=a.minutes, progress=Progress())
+            print(f"{arch} at {sparsity:.0%}: {s.measured} measured, {s.before_us:.0f} -> {s.after_us:.0f} us")
+            for q in {layer.problem for layer in network.layers.values()}:
+                choice = choose(q, target, book)
+                first = next(candidates(KERNELS, q, target))
+                line = pretuned.line(q, choice, target)
+                rows.pop(problem_of(line), None)
+                if choice != Choice(first.problem, first.kernel.name, first.kernel.configs(first.problem, target)[0]):
+                    rows[problem_of(line)] = line
+    atomic.write(path, "".join(f"{line}\n" for line in sorted(rows.values())))
+    print(f"{path}: {len(rows)} lines, {path.stat().st_size} bytes")
+    return 0
+
+
+def problem_of(line: str) -> str:
+    row = json.loads(line)
+    return json.dumps([row["problem"], row["threads"]])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""What kerf-tune is asked on its command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.flags import Parser
+from tune.devices import Tracker
+from tune.records import RECORDS
+
+SEARCHED = ("runs", "experiments")
+
+
+@dataclass(frozen=True)
+class Args:
+    """What was asked, as one value: printed at the start."""
+
+    onnx_path: Path
+    bsr: int
+    sparsity: float
+    target: str
+    rpc: str
+    rpc_key: str
+    threads: int
+    batch: int | None
+    trials: int
+    tune_minutes: float | None
+    tolerance: float
+    against: tuple[str, ...]
+    records: Path
+    out: Path
+    seconds: float
+
+
+def parse(argv: list[str], description: str) -> Args:
+    p = Parser("kerf-tune", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
+    p.add_argument("--bsr", type=int, default=4, help="rows of a block: the N of 1xN pruning")
+    p.add_argument("--bsc", type=int, default=1, help="columns of a block; 1xN pruning has 1")
+    p.add_argument("--sparsity", type=float, default=0.5, help="least share of zero blocks for a layer to go sparse")
+    p.add_argument("--target", default="native", help='"native", an LLVM CPU name, or "llvm -mcpu=... -mtriple=..."')
+    p.add_argument("--rpc", default="", help="HOST:PORT of a TVM RPC tracker: measure and verify on its devices")
+    p.add_argument("--rpc_key", default="", help="the key these devices are registered under")
+    p.add_argument("--threads", type=int, default=1, help="worker threads, of kerf and of the engines it races")
+    p.add_argument("--batch", type=int, help="images per call, where the file leaves it open (then 1)")
+    p.add_argument("--trials", type=int, default=1000, help="configurations to measure at most; 0 = untuned")
+    p.add_argument("--tune_minutes", type=float, help="stop measuring after this many minutes")
+    p.add_argument("--tolerance", type=float, default=0.005, help="stop when less than this share is to be gained")
+    p.add_argument("--against", default="onnxruntime,openvino", help="dense engines to race, those installed")
+    p.add_argument("--records", type=Path, default=RECORDS, help="measurements, reused and extended")
+    p.add_argument("--out", type=Path, help="bundle folder; by default <onnx name>.kerf beside the file")
+    p.add_argument("--seconds", type=float, default=10.0, help="how long the engines race")
+    a = p.parse_args(argv)
+    if a.bsc != 1:
+        raise ValueError(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
+    if a.threads < 1:
+        raise ValueError(f"--threads {a.threads}: expected at least 1")
+    if a.batch is not None and a.batch < 1:
+        raise ValueError(f"--batch {a.batch}: expected at least 1")
+    for name in ("tune_minutes", "seconds"):
+        if getattr(a, name) is not None and not getattr(a, name) > 0:
+            raise ValueError(f"--{name} {getattr(a, name)}: expected more than 0")
+    if not 0 <= a.tolerance < 1:
+        raise ValueError(f"--tolerance {a.tolerance}: expected a share of the time, at least 0 and below 1")
+    if a.trials < 0:
+        raise ValueError(f"--trials {a.trials}: expected 0 (no tuning) or more")
+    if a.rpc:
+        Tracker.parse(a.rpc, a.rpc_key)
+    a.against = tuple(name for name in a.against.split(",") if name)
+    unknown = sorted(set(a.against) - {"onnxruntime", "openvino"})
+    if unknown:
+        raise ValueError(f"--against: {', '.join(unknown)} is not known; expected onnxruntime, openvino")
+    a.onnx_path = a.onnx_path or newest()
+    a.out = a.out or a.onnx_path.with_suffix(".kerf")
+    del a.bsc
+    return Args(**vars(a))
+
+
+def newest() -> Path:
+    found = [p for folder in SEARCHED for p in Path(folder).glob("**/*.onnx")]
+    if not found:
+        raise FileNotFoundError(
+            "no .onnx under runs/ or experiments/; give --onnx_path, or run imagenet.py with --export_onnx first"
+        )
+    return max(found, key=lambda p: p.stat().st_mtime)
