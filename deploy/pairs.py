@@ -15,7 +15,11 @@ from kernels import conv2d_nchw_depthwise, pair
 
 
 def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[dict[str, Choice], dict[str, str]]:
-    """(choices with configurations that pairs can have, name of a pair's first layer -> of its second)."""
+    """(choices with the configurations of pairs, name of a pair's first layer -> of its second).
+
+    Pairs have their kernels' first configurations, whatever was best for either layer alone: in a pair the depthwise
+    filter finds its image in the cache, and the first convolution shares it with that filter.
+    """
     choices, pairs = dict(choices), {}
     for node in network.graph.nodes:
         after = network.graph.sole_consumer(node.output[0]) if node.domain == DOMAIN else None
@@ -25,7 +29,8 @@ def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[
         if first.kernel not in pair.FIRST or second.kernel != conv2d_nchw_depthwise.name:
             continue
         if pair.refuses(first.problem, second.problem) is None:
-            config = pair.config(first.problem, first.kernel, first.config, target)
-            choices[node.name] = replace(first, config=config)
+            choices[node.name] = replace(first, config=pair.config(first.problem, first.kernel, target))
+            after_config = conv2d_nchw_depthwise.configs(second.problem, target)[0]
+            choices[after.name] = replace(second, config=after_config)
             pairs[node.name] = after.name
     return choices, pairs

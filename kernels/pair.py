@@ -44,10 +44,8 @@ def refuses(first: Problem, second: Problem) -> str | None:
     return f"{sweeps:.1f} planes read for each one spared, more than {MOST_SWEEPS}" if sweeps > MOST_SWEEPS else None
 
 
-def config(first: Problem, kernel: str, c: dict, target: Target) -> dict:
-    """``c``, or the first configuration of the kernel that has all of a tile's channels done before the next."""
-    if (c["order"], c["pixels"]) in (("blocks", "flat"), ("blocks", "tail")):
-        return c
+def config(first: Problem, kernel: str, target: Target) -> dict:
+    """The first configuration of the kernel that has all of a tile's channels done before the next."""
     return next(c for c in FIRST[kernel].configs(first, target) if c["order"] == "blocks" and c["pixels"] != "rows")
 
 

@@ -28,6 +28,7 @@ from tune.flags import Args, parse
 from tune.progress import Progress
 from tune.remote import RemoteSession
 from tune.search import Summary, search
+from tune.verdict import better
 
 MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
 
@@ -67,7 +68,11 @@ def run(args: Args, words: list[str]) -> None:
             tolerance=args.tolerance, place=place, progress=Progress(),
         )  # fmt: skip
         print(told(summary))
-    built = build(network, target, book, place.provenance())
+    if args.trials and not foreign and not args.rpc:
+        built, said = better(network, target, args.threads, book)
+        print(f"  {said}")
+    else:
+        built = build(network, target, book, place.provenance())
     peak = None if foreign or args.rpc else args.threads * macs_per_us(target)
     layers = layer_table(network, built, book, place.provenance(), peak)
     with bundle.replacing(args.out) as folder:

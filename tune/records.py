@@ -15,6 +15,7 @@ from deploy.flags import Parser
 from deploy.record import Record, RecordBook
 from kernels import BY_NAME
 from kernels.problem import Problem
+from tune import verdict
 
 RECORDS = Path("runs/records.jsonl")
 
@@ -23,7 +24,7 @@ def show(args: argparse.Namespace) -> None:
     """A table per target and versions: every problem, its best and how many configurations were tried."""
     book = opened(args.records)
     groups: dict[tuple, set[str]] = defaultdict(set)
-    for r in book.records:
+    for r in layers_of(book):
         groups[r.target, tuple(sorted(r.versions.items()))].add(r.problem)
     console = Console(soft_wrap=False)
     here = tuple(sorted(provenance().items()))
@@ -48,7 +49,7 @@ def show(args: argparse.Namespace) -> None:
 def export_records(args: argparse.Namespace) -> None:
     """Writes this machine's records of the installed versions, or only the best of each problem."""
     book = opened(args.records)
-    found = [r for r in book.records if r.versions == provenance()]
+    found = [r for r in layers_of(book) if r.versions == provenance()]
     if args.best:
         winners = {r.key: book.best(r.problem, r.target, r.versions) for r in found}
         found = [r for r in winners.values() if r is not None]
@@ -106,6 +107,11 @@ def misfit(record: Record) -> str | None:
     if record.config not in kernel.configs(p, target):
         return f"{record.kernel} has no such configuration for {p.describe()}"
     return None
+
+
+def layers_of(book: RecordBook) -> list[Record]:
+    """Without those of whole networks (tune.verdict), which mean nothing elsewhere."""
+    return [r for r in book.records if r.kernel != verdict.KERNEL]
 
 
 def opened(path: Path) -> RecordBook:

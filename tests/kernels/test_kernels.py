@@ -134,7 +134,7 @@ def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
     assert pair.refuses(first, second) is None
     second, filters, filter_bias, _, _ = layer(second, 1, seed=1)
     taker = pick(KERNELS, first, target)
-    c = pair.config(first, taker.name, taker.configs(first, target)[0], target)
+    c = pair.config(first, taker.name, target)
     depthwise = conv2d_nchw_depthwise.configs(second, target)[0]
     func = compile_func(pair.prim_func(first, taker.name, c, second, depthwise, target), target)
     weights = BSR.from_conv(w, first.block) if first.block else w
