@@ -38,6 +38,12 @@ class Args:
     conv_type: str | None = None
     pr_target: float | None = None
     flops_target: float | None = None
+    allocate: str = "uniform"
+    calibration: int = 1024
+    speedup_target: float | None = None
+    latency_target_ms: float | None = None
+    target: str = "native"
+    threads: int = 1
     N: int = 16
     full: bool = False
     rearrange: bool = False
@@ -83,6 +89,8 @@ class Args:
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
+ALLOCATIONS = ("uniform", "sensitivity")
+
 # A resumed run must take the same steps as the one that was stopped; these may differ without changing any.
 FREE_ON_RESUME = frozenset(
     {"resume", "job_dir", "data_path", "device", "gpus", "workers", "eval_batch_size", "export_onnx", "debug"}
@@ -126,6 +134,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--pr_target", type=float, metavar="P", help="share removed: of each layer, or of channels (default 0.5)")
     add("--flops_target", type=float, metavar="S", help="channel methods: share of the MACs to keep, for --pr_target")
+    add(
+        "--allocate",
+        choices=ALLOCATIONS,
+        help="how --pr_target is shared out (default uniform)",
+    )
+    add("--calibration", type=int, metavar="IMAGES", help="validation images that show a layer's harm (default 1024)")
+    add("--speedup_target", type=float, metavar="X", help="run X times as fast as the fastest dense engine here")
+    add("--latency_target_ms", type=float, metavar="MS", help="run within MS milliseconds an image here")
+    add("--target", help="CPU of the two targets, as in model_tune.py (default native)")
+    add("--threads", type=int, help="threads of the two targets (default 1)")
     add("--N", type=int, help="consecutive output kernels in a block (default 16)")
     switch("--full", help="prune the classifier too")
     switch("--rearrange", help="order filters by L1 before forming blocks")
@@ -249,7 +267,7 @@ def check(args: Args) -> None:
         "subset": 1, "num_epochs": 0, "finetune_epochs": 0, "warmup_length": 0, "workers": 0, "momentum": 0,
         "weight_decay": 0,
         "label_smoothing": 0, "pr_target": 0, "lr_gamma": 0, "seed": 0, "min_width": 1, "round_to": 1, "prune_steps": 1,
-        "recalibrate": 0, "distill": 0,
+        "recalibrate": 0, "distill": 0, "calibration": 1, "threads": 1,
     }  # fmt: skip
     for name, least in bounds.items():
         value = getattr(args, name)
@@ -262,8 +280,13 @@ def check(args: Args) -> None:
         raise ValueError(f"--distill is {args.distill}: expected at most 1")
     if args.flops_target is not None and not 0 < args.flops_target < 1:
         raise ValueError(f"--flops_target is {args.flops_target}: expected a share of the MACs above 0 and below 1")
-    if args.flops_target is not None and args.pr_target is not None:
-        raise ValueError("--flops_target and --pr_target both say how much to remove: give one")
+    timed = [name for name in ("speedup_target", "latency_target_ms") if getattr(args, name) is not None]
+    for name in timed:
+        if not (getattr(args, name) > 0 and math.isfinite(getattr(args, name))):
+            raise ValueError(f"--{name} is {getattr(args, name)}: expected a positive number")
+    asked = [name for name in ("pr_target", "flops_target") if getattr(args, name) is not None] + timed
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(f'--{name}' for name in asked)} each say how much to remove: give one")
     if not (args.lr > 0 and math.isfinite(args.lr)):
         raise ValueError(f"--lr is {args.lr}: expected a positive number")
     if args.nesterov and args.momentum == 0:

@@ -6,14 +6,14 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from compress import checkpoint, cost, recipe, show
+from compress import allocation, checkpoint, cost, recipe, sensitivity, show
 from compress.args import Args, parse
 from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
@@ -21,7 +21,7 @@ from compress.graph import DependencyGraph
 from compress.learning_rate import LearningRate
 from compress.loading import load_network
 from compress.models import MODELS, create
-from compress.planning import method_of, plan
+from compress.planning import allocates, method_of, plan, timed
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.run import run
@@ -30,6 +30,7 @@ from compress.train import Metrics, Optim, evaluate
 from compress.units import prunable
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
+WRITTEN += ("allocation.json", "sensitivity.json", "sensitivity.svg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,12 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv == ["methods"]:
             show.methods()
             return 0
-        args, notes = parse(argv)
+        sensitivities = argv[:1] == ["sensitivity"]
+        args, notes = parse(argv[1:] if sensitivities else argv)
         job_dir = args.job_dir
         for note in notes:
             reporter.say(note)
         job = prepare(args)
-        (evaluate_only if args.pruned_model else prune_and_train)(job, reporter)
+        if sensitivities:
+            open_job_dir(job, reporter)
+            show.sensitivities(sensitivity_of(job, reporter))
+        else:
+            (evaluate_only if args.pruned_model else prune_and_train)(job, reporter)
         return 0
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if debug:
@@ -160,9 +166,50 @@ def open_job_dir(job: Job, reporter: Reporter) -> Path:
     return folder
 
 
+def sensitivity_of(job: Job, reporter: Reporter) -> sensitivity.Sensitivity:
+    """Measured, and written to the job's folder as JSON and as a picture."""
+    args, folder = job.args, job.args.job_dir
+    found = sensitivity.measure(
+        job.model, job.recipe, job.graph, job.example, job.data.val or job.data.test,
+        -(-args.calibration // args.eval_batch_size), job.device,
+        report=lambda done, of: reporter.say(f"sensitivity: {done} of {of} layers") if done % 10 == 0 else None,
+    )  # fmt: skip
+    checkpoint.write_json(folder / "sensitivity.json", found.to_json())
+    checkpoint.write_text(folder / "sensitivity.svg", sensitivity.picture(found))
+    return found
+
+
+def allocate(job: Job, reporter: Reporter) -> Job:
+    """The job with shares by layer where they are asked for; a resumed run takes those it began with."""
+    args, file = job.args, job.args.job_dir / "allocation.json"
+    if not allocates(args):
+        return job
+    if args.resume:
+        found = allocation.Allocation(**json.loads(file.read_text()))
+    else:
+        measured = sensitivity_of(job, reporter)
+        if timed(args):
+            from deploy.export import export
+            from tune.clock import Clock
+
+            found = allocation.by_time(
+                job.model, job.recipe, job.graph, job.example, measured, Clock(args.N, args.target, args.threads),
+                export, target_ms=args.latency_target_ms, speedup=args.speedup_target, say=reporter.say,
+            )  # fmt: skip
+        else:
+            units = job.recipe.granularity.split(job.model, job.graph, job.example)
+            found = allocation.by_macs(units, measured, job.budget.sparsity)
+        checkpoint.write_json(file, found.to_json())
+    reporter.say(f"{found.removed:.1%} of the MACs of {len(found.shares)} layers go, between "
+                 f"{min(found.shares.values()):.0%} and {max(found.shares.values()):.0%} of a layer")  # fmt: skip
+    budget = replace(job.budget, sparsity=found.removed)
+    return replace(job, recipe=found.recipe(job.recipe), budget=budget)
+
+
 def prune_and_train(job: Job, reporter: Reporter) -> None:
     args, began = job.args, time.monotonic()
     folder = open_job_dir(job, reporter)
+    job = allocate(job, reporter)
     if job.budget.dense_epochs and job.method != "dense":
         epochs = job.budget.dense_epochs
         reporter.say(f"no --pretrained_model: training the dense network first, {epochs} epochs, then pruning it")
@@ -236,11 +283,29 @@ def finish(
     summary = summarise(job, final, rearranged, dense, pruned)
     widths = {s.name: s.width for s in job.graph.sets}
     summary["widths"] = {name: [widths[name], len(index)] for name, index in (kept or {}).items()}
+    if timed(args):
+        summary["latency"] = latency_of(job, reporter)
     summary["seconds"] = round(time.monotonic() - began, 1)
     checkpoint.write_json(folder / "summary.json", summary)
     reporter.say(
         f"test top-1 {final.top1:.3f} %  top-5 {final.top5:.3f} %  ({final.images} images); results in {folder}"
     )
+
+
+def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
+    """Of the final network, built and raced, against what was asked."""
+    from deploy.export import export
+    from tune.clock import Clock
+
+    asked = json.loads((job.args.job_dir / "allocation.json").read_text())
+    path = export(job.model, job.example, job.args.job_dir / "model.onnx")
+    kerf, dense, engine = Clock(job.args.N, job.args.target, job.args.threads).network_ms(path)
+    ratio = asked["dense_ms"] / kerf
+    reporter.say(
+        f"built: {kerf:.3f} ms, target {asked['target_ms']:.3f}; {asked['dense_engine']} took "
+        f"{asked['dense_ms']:.3f} ms for the dense network ({ratio:.2f}x), {engine} {dense:.3f} ms for this one"
+    )
+    return {"ms": kerf, "target_ms": asked["target_ms"], "dense_ms": asked["dense_ms"], "engine": asked["dense_engine"]}
 
 
 def summarise(

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from compress import removal
 from compress.args import Args
 from compress.channel_units import Channel
 from compress.methods import METHODS
 from compress.recipe import Recipe, Settings
 from compress.schedules import Budget
+from compress.units import OneByN
 
 CONV_TYPES = {  # the seed's names; nothing else in the project knows them
     "BlockL1Conv": "one_by_n",
@@ -30,6 +32,16 @@ def method_of(args: Args) -> str:
     if named and args.method and named != args.method:
         raise ValueError(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
     return args.method or named or "one_by_n"
+
+
+def timed(args: Args) -> bool:
+    """Whether the target is a time."""
+    return args.speedup_target is not None or args.latency_target_ms is not None
+
+
+def allocates(args: Args) -> bool:
+    """Whether layers get shares of their own."""
+    return args.allocate == "sensitivity" or timed(args)
 
 
 def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
@@ -52,6 +64,12 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     asked = {"residual": None, "skip": (), "min_width": 1, "round_to": 1}
     if not isinstance(chosen.granularity, Channel) and any(getattr(args, n) != v for n, v in asked.items()):
         raise ValueError(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
+    if allocates(args) and chosen.remove is not removal.zero:
+        raise ValueError(f"method {method}: shares by layer are for methods that zero weights, such as one_by_n")
+    if allocates(args) and not args.pretrained_model:
+        raise ValueError("layers are tried on the trained network: give it as --pretrained_model")
+    if timed(args) and not isinstance(chosen.granularity, OneByN):
+        raise ValueError(f"method {method}: times are known for 1xN blocks; use --method one_by_n with --N")
     if args.distill and not weights:
         raise ValueError("--distill learns from the trained dense network: give it as --pretrained_model")
     if args.pr_target is not None:

@@ -1,7 +1,7 @@
 """Selection: scores and a ratio -> which units stay. Tensors only; knows no network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,15 @@ def local(
         left = unit.count - math.floor(unit.count * ratio + 1e-9)  # 100 × 0.29 is 28.999…, meant as 29
         keep.append(best(score, _rounded(max(left, least), multiple, unit.count)).to(score.device))
     return keep
+
+
+def allotted(shares: Mapping[str, float], ratio: float) -> Callable[..., list[Tensor]]:
+    """A scope in which every layer loses its own share when `ratio` is asked for, and proportionally less before."""
+
+    def scope(scores: Sequence[Tensor], units: Sequence[Units], asked: float) -> list[Tensor]:
+        return [local([s], [u], shares[u.path] * asked / ratio)[0] for s, u in zip(scores, units, strict=True)]
+
+    return scope
 
 
 def _rounded(width: int, multiple: int, all_of: int) -> int:

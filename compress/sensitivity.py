@@ -25,7 +25,7 @@ GRID = tuple(i / 20 for i in range(20))  # shares that are given out: 0 to 0.95
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """``loss`` and ``top1`` (percent): layer's weight -> a value for each of ``levels``, shares of its units removed."""
+    """``loss``, ``top1`` (percent): a layer's weight -> a value for each of ``levels``, shares of its units removed."""
 
     levels: tuple[float, ...]
     loss: dict[str, tuple[float, ...]]

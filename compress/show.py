@@ -22,6 +22,7 @@ from compress import checkpoint, cost
 from compress.loading import load_network
 from compress.methods import METHODS
 from compress.models import create
+from compress.sensitivity import Sensitivity
 
 Widths = tuple[int, int]  # outputs, inputs
 NEARLY_ZERO = 1e-5  # |w| that the plain listing counts as zero, as ResRep's display_hdf5.py does
@@ -50,6 +51,17 @@ def methods(console: Console | None = None) -> None:
         page.row(
             table, name, _first_sentence(inspect.getdoc(method)), _paper(inspect.getmodule(method)), numbers or "-"
         )
+    page.console.print(table)
+
+
+def sensitivities(s: Sensitivity, console: Console | None = None) -> None:
+    """Prints top-1 with one layer pruned, a row each, the most harmful first."""
+    page = _Page(console)
+    title = f"top-1 with one layer pruned; whole network {s.dense_top1:.2f} % of {s.images} images"
+    page.console.print(title)
+    table = page.table("layer", *(f"{level:.0%} removed" for level in s.levels))
+    for path in sorted(s.top1, key=lambda path: sum(s.top1[path])):
+        page.row(table, path.removesuffix(".weight"), *(f"{value:.2f}" for value in s.top1[path]))
     page.console.print(table)
 
 

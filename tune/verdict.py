@@ -1,4 +1,4 @@
-"""The last word on a tuning is the whole network's: layers measured alone do not know what their neighbours leave in the
+"""The last word on a tuning is the whole network's: layers measured alone do not know what neighbours leave in the
 caches. So the tuned network races the untuned one once, and what comes out is a record like any other.
 """
 

@@ -1,0 +1,130 @@
+"""What each layer loses, when not all lose the same: as little harm as a target of MACs or milliseconds allows."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compress import scopes
+from compress.graph import DependencyGraph
+from compress.recipe import Recipe, prune
+from compress.sensitivity import GRID, Sensitivity, interpolate, share_out
+
+CLOSE, NEAR = 0.02, 0.05  # of the target: good enough, and the most that is accepted
+ATTEMPTS = 5
+
+
+class Clock(Protocol):
+    """Times .onnx files on the machine that the network is for (tune.clock)."""
+
+    shares: Sequence[float]
+
+    def network_ms(self, path: Path) -> tuple[float, float, str]:
+        """(kerf's latency, the fastest dense engine's, its name)."""
+
+    def layers_us(self, path: Path, layers: Sequence[str]) -> dict[str, tuple[float, ...]]:
+        """Layer -> dense, and with each of `shares` of its blocks zero."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """``shares``: weight -> share of its units that goes. Of all MACs in these layers, ``removed`` go."""
+
+    shares: dict[str, float]
+    removed: float
+    target_ms: float | None = None
+    latency_ms: float | None = None  # as built from the pruned network, before fine-tuning
+    dense_ms: float | None = None  # of the unpruned network in `dense_engine`
+    dense_engine: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """`recipe` with these shares in place of one for all."""
+        return replace(recipe, scope=scopes.allotted(self.shares, self.removed))
+
+
+def by_macs(units: Sequence, sensitivity: Sensitivity, share: float) -> Allocation:
+    """Remove `share` of the MACs of all prunable layers together. Raises ValueError if no choice does."""
+    macs = {u.path: float(u.macs.sum()) for u in units}
+    harm = {path: sensitivity.harm(path) for path in macs}
+    saved = {path: torch.tensor(GRID, dtype=torch.float64) * value for path, value in macs.items()}
+    return _made(share_out(harm, saved, share * sum(macs.values())), macs)
+
+
+def _made(shares: dict[str, float], macs: dict[str, float], **more: Any) -> Allocation:
+    removed = sum(shares[path] * macs[path] for path in shares) / sum(macs.values())
+    return Allocation(shares, removed, **more)
+
+
+def by_time(
+    model: nn.Module,
+    recipe: Recipe,
+    graph: DependencyGraph,
+    example: Tensor,
+    sensitivity: Sensitivity,
+    clock: Clock,
+    export: Callable[[nn.Module, Tensor, Path], Any],
+    *,
+    target_ms: float | None,
+    speedup: float | None,
+    say: Callable[[str], None],
+) -> Allocation:
+    """Remove what makes the built network run in `target_ms`, or `speedup` times as fast as the fastest dense engine.
+
+    Shares come from layers timed alone; the network that they make is built, timed and corrected. Raises ValueError
+    with what is reachable when that is not within 5 % of the target.
+    """
+    units = recipe.granularity.split(model, graph, example)
+    macs = {u.path: float(u.macs.sum()) for u in units}
+    with tempfile.TemporaryDirectory(prefix="kerf-prune-") as name:
+        folder = Path(name)
+
+        def time_with(shares: dict[str, float], number: int) -> float:
+            pruned, made = copy.deepcopy(model), _made(shares, macs)
+            if made.removed:
+                prune(pruned, made.recipe(recipe), graph, example, made.removed)
+            path = folder / f"{number}.onnx"
+            export(pruned, example, path)
+            return clock.network_ms(path)[0]
+
+        export(model, example, folder / "dense.onnx")
+        whole, dense, engine = clock.network_ms(folder / "dense.onnx")
+        target = target_ms if target_ms is not None else dense / speedup
+        say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.3f} ms")
+        if whole <= target * (1 + NEAR):
+            raise ValueError(
+                f"the dense network takes {whole:.3f} ms here, within the {target:.3f} asked for: no need to prune"
+            )
+        us = clock.layers_us(folder / "dense.onnx", [path.removesuffix(".weight") for path in macs])
+        saved = {f"{layer}.weight": _saved(clock.shares, times) for layer, times in us.items()}
+        saved |= {path: torch.zeros(len(GRID), dtype=torch.float64) for path in macs if path not in saved}
+        harm = {path: sensitivity.harm(path) for path in macs}
+        need, tries = whole - target, []
+        for attempt in range(ATTEMPTS):
+            most = float(sum(s.max() for s in saved.values()))
+            shares = share_out(harm, saved, min(need, most))
+            tries.append((time_with(shares, attempt), shares))
+            took = tries[-1][0]
+            say(f"  {_made(shares, macs).removed:.1%} of the MACs removed: {took:.3f} ms")
+            if abs(took - target) <= CLOSE * target or (need >= most and took > target):
+                break
+            need += took - target
+        took, shares = min(tries, key=lambda t: abs(t[0] - target))
+        if abs(took - target) > NEAR * target:
+            raise ValueError(
+                f"{target:.3f} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
+                f"{engine} on the dense one), with {_made(shares, macs).removed:.0%} of the MACs removed"
+            )
+    return _made(shares, macs, target_ms=target, latency_ms=took, dense_ms=dense, dense_engine=engine)
+
+
+def _saved(shares: Sequence[float], us: Sequence[float]) -> Tensor:
+    """(len(GRID),) milliseconds, never falling."""
+    return interpolate((0.0, *shares), [(us[0] - t) / 1e3 for t in us]).clamp(min=0).cummax(0).values

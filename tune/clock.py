@@ -1,0 +1,88 @@
+"""How long networks take on this machine, and what each layer would take with a share of its blocks gone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+import tune.cli
+from deploy import targets
+from deploy.build import record
+from deploy.convert import convert
+from deploy.passes.fuse_layers import Layer
+from deploy.record import RecordBook
+from kernels.bsr import BSR
+from kernels.kernel import dense_twin
+from tune.records import RECORDS
+from tune.search import search
+
+SHARES = (0.25, 0.5, 0.75, 0.9)
+LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a little before (scripts/break_even.py)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Measures with n x 1 blocks on ``target``; whatever of it is in ``records`` is not measured again."""
+
+    n: int
+    target: str = "native"
+    threads: int = 1
+    records: Path = RECORDS
+    shares: ClassVar[tuple[float, ...]] = SHARES
+
+    def network_ms(self, path: Path, seconds: float = 3.0) -> tuple[float, float, str]:
+        """(kerf's latency, the fastest dense engine's, its name) for an .onnx file, raced. Raises ValueError."""
+        with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
+            flags = [f"--onnx_path={path}", f"--bsr={self.n}", f"--sparsity={LEAST_SPARSE}", "--trials=0"]
+            flags += [f"--target={self.target}", f"--threads={self.threads}", f"--seconds={seconds}"]
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                code = tune.cli.main([*flags, f"--out={folder}/bundle"])
+            report = Path(folder) / "bundle" / "report.json"
+            if code or not report.exists():
+                raise ValueError(f"cannot be timed here: {said.getvalue().strip().splitlines()[-1]}")
+            latency = json.loads(report.read_text())["latency_ms"]
+        dense = {name: found["median"] for name, found in latency.items() if name != "kerf"}
+        fastest = min(dense, key=dense.get)
+        return latency["kerf"]["median"], dense[fastest], fastest
+
+    def layers_us(self, path: Path, layers: Sequence[str]) -> dict[str, tuple[float, ...]]:
+        """Layer -> microseconds dense, and with each of SHARES of its blocks zero, whichever kernel is fastest.
+
+        Which blocks are gone does not matter, only how many; layers that the file has fused away are left out.
+        """
+        network, target = convert(path, self.n, 1.0), targets.parse(self.target, self.threads)
+        book = RecordBook(self.records)
+        found = [name for name in layers if name in network.layers]
+        variants = {
+            (name, share): without(network.layers[name], self.n, share) for name in found for share in (0.0, *SHARES)
+        }
+        named = {f"{name}@{share:g}": layer for (name, share), layer in variants.items()}
+        search(replace(network, layers=named), target, self.threads, book, trials=10**9, tolerance=1.0)
+
+        def us(layer: Layer) -> float:
+            twins = [record(p, target, book) for p in {layer.problem, dense_twin(layer.problem)}]
+            return min(r.us for r in twins if r is not None)
+
+        return {name: tuple(us(variants[name, share]) for share in (0.0, *SHARES)) for name in found}
+
+
+def without(layer: Layer, n: int, share: float) -> Layer:
+    """The layer with that share of its blocks zero, drawn at random."""
+    p = layer.problem
+    rows = -(-p.out_channels // n)
+    kept = np.ones(rows * p.in_channels, bool)
+    kept[np.random.default_rng(0).permutation(kept.size)[: round(share * kept.size)]] = False
+    if kept.all():
+        return layer
+    mask = np.repeat(kept.reshape(rows, p.in_channels), n, axis=0)[: p.out_channels, :, None, None]
+    weight = np.where(mask, np.where(layer.weight == 0, 1e-6, layer.weight), 0).astype(np.float32)
+    return replace(layer, weight=weight, problem=replace(p, block=n, nnzb=BSR.from_conv(weight, n).nnzb))
