@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from deploy import inspect, runtime
+from deploy import runtime, tables
 from deploy.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("kerf-deploy", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    look = commands.add_parser("inspect", help="element and block density of every layer of an .onnx file")
-    look.add_argument("file", type=Path)
+    look = commands.add_parser("inspect", help="what each layer of a network holds, and will bring")
+    look.add_argument("file", type=Path, help=".onnx, .safetensors or a bundle")
     look.add_argument("--bsr", type=int, default=4, help="rows of a block")
     execute = commands.add_parser("run", help="run a bundle: array in (.npy), array out (.npy)")
     execute.add_argument("bundle", type=Path)
@@ -33,13 +32,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show(args) -> None:
-    table = Table(title=f"{args.file.name}: zero {args.bsr}x1 blocks")
-    for name in ("layer", "op", "shape", "zero elements", "zero blocks"):
-        table.add_column(name, justify="left" if name in ("layer", "op") else "right")
-    for layer in inspect.densities(args.file, args.bsr):
-        shape = "x".join(map(str, layer.shape))
-        table.add_row(layer.name, layer.op, shape, f"{1 - layer.element:.1%}", f"{1 - layer.block:.1%}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if (args.file / "manifest.json").is_file():
+        console.print(tables.of_bundle(args.file))
+        return
+    table, notes = tables.of_network(args.file, args.bsr)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False)
 
 
 def run(args) -> None:

@@ -1,16 +1,23 @@
-"""What is in an .onnx file: element and block density of every convolution and dense layer. numpy and onnx only.
+"""What is in a file: element and block density of every convolution and dense layer, and what they will bring.
 
 A block is n consecutive output kernels at one input channel (1xN pruning, Lin et al., TPAMI 2022). Element density says
 how much was pruned; block density says how much of it a kernel can skip: in a block-pruned file the two are equal.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from deploy.convert import convert
+
+BREAK_EVEN = {1: 0.59, 2: 0.82, 4: 0.92, 8: 0.97, 16: 0.96, 32: 0.95}  # N -> density
+EMPTY = 0.08  # of the dense kernel's time
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,11 @@ class LayerDensity:
     blocks: int  # all blocks, zero or not
     zero_blocks: int
     element: float  # share of elements that are not zero
+    macs: int | None = None  # multiply-accumulates of one image as if nothing were zero, where sizes are known
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def block(self) -> float:
@@ -39,6 +51,64 @@ def densities(path: str | Path, n: int) -> list[LayerDensity]:
     if n < 1:
         raise ValueError(f"block size is {n}; expected at least 1 output kernel per block")
     return [measure(name, op, weight, n) for name, op, weight in weights(read(Path(path)))]
+
+
+def survey(path: str | Path, blocks: Sequence[int]) -> list[tuple[LayerDensity, dict[int, float]]]:
+    """(layer for blocks of the first N, block density for every N) of an .onnx file or a .safetensors checkpoint.
+
+    Multiply-accumulates are known of an .onnx file alone. Raises as `densities`.
+    """
+    path = Path(path)
+    if min(blocks) < 1:
+        raise ValueError(f"block size is {min(blocks)}; expected at least 1 output kernel per block")
+    if path.suffix == ".safetensors":
+        found, macs = tensors(path), {}
+    else:
+        found = list(weights(read(path)))
+        macs = {name: layer.problem.macs // layer.problem.batch for name, layer in convert(path, 1, 1.0).layers.items()}
+    rows = []
+    for name, op, weight in found:
+        kept = {n: float(kept_blocks(weight, n).mean()) for n in blocks}
+        rows.append((replace(measure(name, op, weight, blocks[0]), macs=macs.get(name)), kept))
+    return rows
+
+
+def tensors(path: Path) -> list[tuple[str, str, np.ndarray]]:
+    """(module, op, weight) of the kernels in a safetensors file. Raises FileNotFoundError or ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    content = path.read_bytes()
+    try:
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        found = []
+        for name, entry in header.items():
+            if name == "__metadata__" or entry["dtype"] != "F32" or len(entry["shape"]) not in (2, 4):
+                continue
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            weight = np.frombuffer(content[begin:end], "<f4").reshape(entry["shape"])
+            op = "dense" if weight.ndim == 2 else "depthwise" if weight.shape[1] == 1 else "conv"
+            found.append((name.removesuffix(".weight"), op, weight))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no safetensors file, or cut short ({error})") from error
+    if not found:
+        raise ValueError(f"{path} holds no fp32 kernels")
+    return found
+
+
+def expected_gain(density: float, n: int) -> float:
+    """How many times faster than kerf's dense kernel a convolution with this block density is likely to be.
+
+    A line through the break-even density of N and what an empty layer still costs, both medians of
+    scripts/break_even.py on one machine (docs/benchmarks): below 1, the dense kernel is taken instead.
+    """
+    known = min(BREAK_EVEN, key=lambda k: abs(math.log(k / n)))
+    return 1 / (EMPTY + (1 - EMPTY) * density / BREAK_EVEN[known])
+
+
+def scattered(layer: LayerDensity) -> bool:
+    """Whether zeros are there and mostly not in blocks: a kernel cannot skip them."""
+    return layer.op == "conv" and layer.element < 0.8 and layer.zero_blocks / layer.blocks < (1 - layer.element) / 2
 
 
 def pattern(path: str | Path, layer: str, n: int, limit: int = 128) -> dict:

@@ -10,8 +10,19 @@ def test_inspect_shows_zero_blocks(tmp_path, capsys):
     assert main(["inspect", str(mobile(tmp_path / "m.onnx")), "--bsr", "4"]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if " expand " in line)
-    assert row.count("50.0%") == 2
-    assert "zero 4x1 blocks" in out
+    assert row.count("50%") >= 3  # of elements, and of blocks of four and less
+    assert "sparse, 1." in row
+    assert "not in blocks" not in out
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--bsr", "16"]) == 0
+    assert "most zeros are not in blocks of 16" in " ".join(capsys.readouterr().out.split())
+
+
+def test_inspect_shows_what_computes_a_bundle(tmp_path, capsys):
+    path = mobile(tmp_path / "m.onnx")
+    assert tune.cli.main([f"--onnx_path={path}", "--trials=0", "--seconds=0.2", "--against=onnxruntime"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "m.kerf")]) == 0
+    assert "conv2d_nchw_bsr_direct" in capsys.readouterr().out
 
 
 def test_run_maps_array_to_array(tmp_path):

@@ -1,11 +1,13 @@
 """Densities counted by hand, from files written with onnx alone."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.inspect import densities, pattern
+from deploy.inspect import densities, expected_gain, measure, pattern, scattered, survey
 
 
 def write(path, nodes, weights):
@@ -60,3 +62,43 @@ def test_bad_input_is_one_line(tmp_path):
         densities(path, 4)
     with pytest.raises(ValueError, match="block size is 0"):
         densities(path, 0)
+
+
+def test_a_survey_says_what_every_block_size_would_find(tmp_path):
+    weight = np.ones((8, 4, 1, 1), np.float32)
+    weight[:4, 0] = 0  # a block of four, two of two
+    weight[6:, 1] = 0  # a block of two
+    path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"], "layer")], {"w": weight})
+    model = onnx.load(path)
+    for value, shape in ((model.graph.input[0], (1, 4, 5, 5)), (model.graph.output[0], (1, 8, 5, 5))):
+        for size in shape:
+            value.type.tensor_type.shape.dim.add().dim_value = size
+    onnx.save(model, path)
+    ((layer, kept),) = survey(path, (4, 1, 2))
+    assert (layer.macs, layer.parameters, layer.blocks, layer.zero_blocks) == (8 * 4 * 25, 32, 8, 1)
+    assert kept == {4: 7 / 8, 1: 26 / 32, 2: 13 / 16}
+
+
+def test_a_checkpoint_is_surveyed_without_torch(tmp_path):
+    weight = np.zeros((4, 2, 3, 3), "<f4")
+    weight[0, 0] = 1
+    header = json.dumps({"a.weight": {"dtype": "F32", "shape": weight.shape, "data_offsets": [0, weight.nbytes]}})
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + weight.tobytes())
+    ((layer, kept),) = survey(path, (4,))
+    assert (layer.name, layer.op, layer.macs, kept[4]) == ("a", "conv", None, 0.5)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="cut short"):
+        survey(path, (4,))
+
+
+def test_sparser_is_faster_and_scattered_zeros_are_told_from_blocks(tmp_path):
+    gains = [expected_gain(d, 4) for d in (1.0, 0.9, 0.5, 0.25, 0.1)]
+    assert gains == sorted(gains)
+    assert gains[0] < 1 < 1.5 < gains[2] < 2
+    assert expected_gain(0.5, 1) < expected_gain(0.5, 3) <= gains[2]
+    loose = (np.random.default_rng(0).random((64, 64, 1, 1)) < 0.5).astype(np.float32)
+    blocks = np.repeat(loose[:16], 4, axis=0)
+    assert scattered(measure("a", "conv", loose, 4))
+    assert not scattered(measure("a", "conv", loose, 1))
+    assert not scattered(measure("a", "conv", blocks, 4))
