@@ -79,6 +79,7 @@ class Args:
     num_classes: int | None = None
     subset: int | None = None
     export_onnx: bool = False
+    tensorboard: bool = False
     use_dali: bool = False
     test_only: bool = False
     debug: bool = False
@@ -93,7 +94,18 @@ ALLOCATIONS = ("uniform", "sensitivity")
 
 # A resumed run must take the same steps as the one that was stopped; these may differ without changing any.
 FREE_ON_RESUME = frozenset(
-    {"resume", "job_dir", "data_path", "device", "gpus", "workers", "eval_batch_size", "export_onnx", "debug"}
+    {
+        "resume",
+        "job_dir",
+        "data_path",
+        "device",
+        "gpus",
+        "workers",
+        "eval_batch_size",
+        "export_onnx",
+        "debug",
+        "tensorboard",
+    }
 )
 
 
@@ -179,6 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_classes", type=int, help="synthetic: number of classes (default 10)")
     add("--subset", type=int, metavar="IMAGES", help="use that many training and test images: for smoke runs")
     switch("--export_onnx", help="write model.onnx")
+    switch("--tensorboard", help="write curves and histograms to JOB_DIR/tensorboard")
     switch("--use_dali", help="load images with NVIDIA DALI")
     switch("--test_only", help="with --pruned_model: the same as that alone")
     switch("--debug", help="show the traceback of an error")

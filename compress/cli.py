@@ -15,6 +15,7 @@ from torch import nn
 
 from compress import allocation, checkpoint, cost, recipe, sensitivity, show
 from compress.args import Args, parse
+from compress.board import Board
 from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
 from compress.graph import DependencyGraph
@@ -30,7 +31,7 @@ from compress.train import Metrics, Optim, evaluate
 from compress.units import prunable
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
-WRITTEN += ("allocation.json", "sensitivity.json", "sensitivity.svg")
+WRITTEN += ("allocation.json", "sensitivity.json", "sensitivity.svg", "tensorboard")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,6 +220,15 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
     )  # fmt: skip
     if args.rearrange and not job.recipe.rearrange:
         reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
+    board = None
+
+    def keep_rows(rows: list[dict[str, Any]]) -> None:
+        nonlocal board
+        checkpoint.write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if args.tensorboard:
+            board = board or Board(folder, len(rows) - 1)
+            board.write(rows, job.model)
+
     outcome = run(
         job.model,
         job.recipe,
@@ -233,9 +243,7 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
         device=job.device,
         file=last(folder),
         resume=bool(args.resume),
-        on_history=lambda rows: checkpoint.write_text(
-            folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
-        ),
+        on_history=keep_rows,
         reporter=reporter,
     )
     model = job.model.cpu().eval()

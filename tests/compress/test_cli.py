@@ -171,3 +171,21 @@ def test_the_root_script_starts(tmp_path, start):
     done = subprocess.run([sys.executable, ROOT / "imagenet.py", "--N=0"], cwd=folder, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --N is 0: expected 1 or more\n"
+
+
+def test_tensorboard_gets_a_point_per_epoch(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = [
+        "--data_set=synthetic",
+        "--arch=resnet20",
+        "--subset=32",
+        "--train_batch_size=8",
+        "--num_epochs=2",
+        "--N=4",
+    ]
+    assert cli.main([*flags, "--finetune_epochs=1", "--tensorboard", f"--job_dir={tmp_path}"]) == 0
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("validation/val_top1")] == [0, 1, 2]
+    assert "weights/conv1.weight" in events.Tags()["histograms"]
