@@ -94,19 +94,8 @@ ALLOCATIONS = ("uniform", "sensitivity")
 
 # A resumed run must take the same steps as the one that was stopped; these may differ without changing any.
 FREE_ON_RESUME = frozenset(
-    {
-        "resume",
-        "job_dir",
-        "data_path",
-        "device",
-        "gpus",
-        "workers",
-        "eval_batch_size",
-        "export_onnx",
-        "debug",
-        "tensorboard",
-    }
-)
+    ("resume", "job_dir", "data_path", "device", "gpus", "workers", "eval_batch_size", "export_onnx", "debug")
+) | {"tensorboard"}
 
 
 class _Parser(argparse.ArgumentParser):

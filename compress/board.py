@@ -22,10 +22,9 @@ class Board:
         """`rows` of metrics.jsonl, all so far; those not yet written become points, counted over all phases."""
         for step, row in enumerate(rows[self.done :], self.done):
             for name, value in row.items():
+                part = "validation" if name.startswith("val_") else "training"
                 if isinstance(value, (int, float)) and name != "epoch":
-                    self.writer.add_scalar(
-                        f"{'validation' if name.startswith('val_') else 'training'}/{name}", value, step
-                    )
+                    self.writer.add_scalar(f"{part}/{name}", value, step)
         for name, parameter in model.named_parameters():
             if parameter.ndim == 4 and len(rows) > self.done:
                 self.writer.add_histogram(f"weights/{name}", parameter.detach().float(), len(rows) - 1)
