@@ -1,4 +1,4 @@
-"""kerf-deploy: look into a network (inspect), run a bundle on this machine (run)."""
+"""kerf-deploy: look into a network (inspect), run a bundle on this machine (run), compare runs (compare)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from deploy import runtime, tables
+from deploy import compare, runtime, tables
 from deploy.flags import Parser
 
 
@@ -18,13 +18,15 @@ def main(argv: list[str] | None = None) -> int:
     look = commands.add_parser("inspect", help="what each layer of a network holds, and will bring")
     look.add_argument("file", type=Path, help=".onnx, .safetensors or a bundle")
     look.add_argument("--bsr", type=int, default=4, help="rows of a block")
+    page = commands.add_parser("compare", help="a page of all runs of a folder: accuracy, latency, speedup")
+    page.add_argument("folder", type=Path)
     execute = commands.add_parser("run", help="run a bundle: array in (.npy), array out (.npy)")
     execute.add_argument("bundle", type=Path)
     execute.add_argument("input", type=Path)
     execute.add_argument("output", type=Path)
     try:
         args = parser.parse_args(argv)
-        show(args) if args.command == "inspect" else run(args)
+        {"inspect": show, "run": run, "compare": lambda a: print(compare.write(a.folder))}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"kerf-deploy: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

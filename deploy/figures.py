@@ -6,7 +6,7 @@ nested 100 x 100 viewport that stretches. Colours are the page's CSS classes, wh
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
@@ -96,6 +96,51 @@ def lines(
             points *= 2  # a line of no length with a round cap is a dot
         parts.append(f'<polyline points="{" ".join(points)}" class="line {style}" vector-effect="non-scaling-stroke"/>')
     return svg([*parts, "</svg>"], top + LINES + 22, title)
+
+
+def scatter(
+    points: Sequence[tuple[float, float, str, str]], title: str, joined: Sequence[tuple[float, float]] = ()
+) -> Markup:
+    """A dot per (x, y, label, css class) with its label beside it, and a line through the points `joined`."""
+    (x0, x1), (y0, y1) = (padded([p[axis] for p in points]) for axis in (0, 1))
+
+    def across(value: float) -> float:
+        return GUTTER + (100 - GUTTER) * (value - x0) / (x1 - x0)
+
+    def down(value: float) -> float:
+        return 1.5 * LINES * (1 - (value - y0) / (y1 - y0))
+
+    parts = []
+    for value in ticks(y1, y0, 4):
+        parts.append(f'<line x1="{GUTTER}%" x2="100%" y1="{down(value):.1f}" y2="{down(value):.1f}" class="grid"/>')
+        parts.append(f'<text x="{GUTTER - 2}%" y="{max(down(value) + 4, 10):.1f}" class="soft end">{value:g}</text>')
+    for value in ticks(x1, x0, 5):
+        x = across(value)
+        anchor = "end" if x > 95 else "middle"
+        parts.append(f'<text x="{x:.2f}%" y="{1.5 * LINES + 16}" class="soft {anchor}">{value:g}</text>')
+    for (xa, ya), (xb, yb) in pairwise(joined):
+        ends = f'x1="{across(xa):.2f}%" y1="{down(ya):.1f}" x2="{across(xb):.2f}%" y2="{down(yb):.1f}"'
+        parts.append(f'<line {ends} class="mark"/>')
+    taken: list[tuple[float, float]] = []
+    for x, y, label, style in sorted(points):
+        left, top = across(x), down(y)
+        text = top + 4
+        while any(abs(left - other) < 30 and abs(text - height) < 13 for other, height in taken):
+            text += 13  # below a label that is there already
+        taken.append((left, text))
+        end = left > 70
+        parts.append(f'<circle cx="{left:.2f}%" cy="{top:.1f}" r="5.5" class="{style}"/>')
+        parts.append(
+            f'<text x="{left:.2f}%" dx="{-10 if end else 10}" y="{text:.1f}" class="soft{" end" if end else ""}">'
+            f"{Markup.escape(label)}</text>"
+        )
+    return svg(parts, int(1.5 * LINES) + 22, title)
+
+
+def padded(values: Sequence[float]) -> tuple[float, float]:
+    """Least and largest with room around them."""
+    low, high = span(values)
+    return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
 
 def blocks(rows: Sequence[str], title: str) -> Markup:

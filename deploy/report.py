@@ -64,26 +64,35 @@ def verdict(report: Mapping) -> tuple[str, str]:
 
 def render(report: dict) -> str:
     """The page as text."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            verdict=verdict(report),
+            dense=fastest_dense(report),
+            engines=ENGINES,
+            latency=figures.latency(ordered_engines(report)),
+            rounds=rounds(report),
+            layers=layer_bars(report["layers"]),
+            kernels=by_kernel(report["layers"]),
+            curves=training_curves(report.get("training") or []),
+            pattern=block_picture(report.get("block_pattern")),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates of this folder, and how they print numbers."""
+    made = Environment(
         loader=PackageLoader("deploy", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "size": size, "percent": percent, "shape": shape, "settings": settings}
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        verdict=verdict(report),
-        dense=fastest_dense(report),
-        engines=ENGINES,
-        latency=figures.latency(ordered_engines(report)),
-        rounds=rounds(report),
-        layers=layer_bars(report["layers"]),
-        kernels=by_kernel(report["layers"]),
-        curves=training_curves(report.get("training") or []),
-        pattern=block_picture(report.get("block_pattern")),
-    )
+    made.filters |= {"number": number, "size": size, "percent": percent, "shape": shape, "settings": settings}
+    return made
 
 
 def fastest_dense(report: Mapping) -> str | None:

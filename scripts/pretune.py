@@ -13,7 +13,6 @@ from pathlib import Path
 import tuned_networks
 
 from deploy import atomic, pretuned, targets
-from deploy.build import choose
 from deploy.choice import Choice
 from deploy.convert import convert
 from deploy.record import RecordBook
@@ -21,6 +20,7 @@ from kernels import KERNELS
 from kernels.kernel import candidates
 from tune.progress import Progress
 from tune.search import search
+from tune.verdict import better
 
 
 def main() -> int:
@@ -42,10 +42,13 @@ def main() -> int:
         for sparsity in a.sparsities:
             model = tuned_networks.network(arch, a.N, sparsity, a.folder) / "b1.onnx"
             network = convert(model, a.N, max(sparsity, 0.01))
-            s = search(network, target, a.threads, book, trials=10**9, minutes=a.minutes, progress=Progress())
+            s = search(
+                network, target, a.threads, book, trials=10**9, minutes=a.minutes, tolerance=0.005, progress=Progress()
+            )
+            choices = better(network, target, a.threads, book)[0].choices
             print(f"{arch} at {sparsity:.0%}: {s.measured} measured, {s.before_us:.0f} -> {s.after_us:.0f} us")
-            for q in {layer.problem for layer in network.layers.values()}:
-                choice = choose(q, target, book)
+            for name, layer in network.layers.items():
+                q, choice = layer.problem, choices[name]
                 first = next(candidates(KERNELS, q, target))
                 line = pretuned.line(q, choice, target)
                 rows.pop(problem_of(line), None)
