@@ -1,4 +1,4 @@
-"""All runs of a folder on one page: accuracy against latency, speedup against sparsity. Reads reports, times nothing."""
+"""All runs of a folder on one page: accuracy against latency, speedup against sparsity. Times nothing."""
 
 from __future__ import annotations
 
