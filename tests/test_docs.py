@@ -37,3 +37,11 @@ def test_every_command_runs(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert (tmp_path / "runs/tutorial/half/model.kerf/report.html").is_file()
+
+
+def test_the_reference_says_what_the_tables_say():
+    pytest.importorskip("torch")
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import reference
+
+    assert reference.FILE.read_text() == reference.text(), "run python scripts/reference.py"

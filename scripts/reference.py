@@ -1,0 +1,43 @@
+"""Writes docs/reference.md from the tables of methods and kernels; tests/test_docs.py compares.
+
+Launch:    python scripts/reference.py
+Hardware:  any.
+Expected:  docs/reference.md, unchanged unless a table or the head of a file in it changed.
+"""
+
+import inspect
+from pathlib import Path
+
+from compress.methods import METHODS
+from kernels import KERNELS
+
+FILE = Path(__file__).parents[1] / "docs" / "reference.md"
+
+
+def text() -> str:
+    lines = ["# Reference", "", "Written by `python scripts/reference.py` from the tables; edit those.", ""]
+    lines += ["## Methods", "", "`python imagenet.py --method NAME --set NUMBER=VALUE …`", ""]
+    for name, method in METHODS.items():
+        head, *rest = inspect.cleandoc(inspect.getmodule(method).__doc__).split("\n\n")
+        own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        lines += [f"### {name}", "", " ".join(head.split()), ""]
+        for part in rest:
+            lines += [f"    {line}" for line in part.splitlines()] + [""]
+        if own:
+            lines += ["Numbers of its own: " + ", ".join(f"`{p.name}={p.default}`" for p in own) + ".", ""]
+        lines += [" ".join(inspect.getdoc(method).split()), ""]
+    lines += ["## Kernels", "", "In order of preference; each races for every layer that it does not refuse.", ""]
+    for kernel in KERNELS:
+        head, *rest = inspect.cleandoc(kernel.__doc__).split("\n\n")
+        lines += [f"### {kernel.name}", "", " ".join(head.split()), "", *(" ".join(part.split()) for part in rest), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    FILE.write_text(text())
+    print(FILE)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
