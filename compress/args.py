@@ -39,7 +39,7 @@ class Args:
     pr_target: float | None = None
     flops_target: float | None = None
     allocate: str = "uniform"
-    calibration: int = 1024
+    calibration: int = 512
     speedup_target: float | None = None
     latency_target_ms: float | None = None
     target: str = "native"
@@ -140,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=ALLOCATIONS,
         help="how --pr_target is shared out (default uniform)",
     )
-    add("--calibration", type=int, metavar="IMAGES", help="validation images that show a layer's harm (default 1024)")
+    add("--calibration", type=int, metavar="IMAGES", help="validation images that show a layer's harm (default 512)")
     add("--speedup_target", type=float, metavar="X", help="run X times as fast as the fastest dense engine here")
     add("--latency_target_ms", type=float, metavar="MS", help="run within MS milliseconds an image here")
     add("--target", help="CPU of the two targets, as in model_tune.py (default native)")

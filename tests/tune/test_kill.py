@@ -27,7 +27,7 @@ def test_twenty_kills_lose_nothing(tmp_path):
     draw, kept, records = random.Random(0), [], tmp_path / "killed.jsonl"
     for _ in range(20):
         process = subprocess.Popen(command(records), cwd=tmp_path, stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(2, 8))
+        time.sleep(draw.uniform(5, 15))
         process.kill()
         process.wait()
         with warnings.catch_warnings(record=True):
