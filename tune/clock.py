@@ -38,7 +38,7 @@ class Clock:
     records: Path = RECORDS
     shares: ClassVar[tuple[float, ...]] = SHARES
 
-    def network_ms(self, path: Path, seconds: float = 3.0) -> tuple[float, float, str]:
+    def network_ms(self, path: Path, seconds: float = 5.0) -> tuple[float, float, str]:
         """(kerf's latency, the fastest dense engine's, its name) for an .onnx file, raced. Raises ValueError."""
         with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
             flags = [f"--onnx_path={path}", f"--bsr={self.n}", f"--sparsity={LEAST_SPARSE}", "--trials=0"]
