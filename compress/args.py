@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,7 +172,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weight_decay", type=float, help="default 4e-5")
     add("--label-smoothing", "--label_smoothing", dest="label_smoothing", type=float)
     add("--distill", type=float, metavar="A", help="weight of the dense network's answers in the loss (default 0)")
-    add("--gpus", type=int, nargs="+", metavar="ID", help="GPU to use where there is one (default 0)")
+    add(
+        "--gpus",
+        type=int,
+        nargs="+",
+        metavar="ID",
+        help="GPU of a single process (default 0); torchrun's take one each",
+    )
     add("--device", help="auto, cpu, cuda or cuda:<id>")
     add("--precision", choices=PRECISIONS, help="training arithmetic; auto: bf16 where the hardware has it")
     add("--workers", type=int, help="processes or threads that decode images (default 2)")
@@ -262,6 +269,23 @@ def _as_resumed(parser: argparse.ArgumentParser, given: dict[str, Any]) -> dict[
     return before | given | {"resume": folder, "job_dir": folder}
 
 
+def continued(args: Args, notes: list[str]) -> tuple[Args, list[str]]:
+    """Under torchrun, which starts a failed run again with the same flags, those continue the unfinished run.
+
+    That is one in --job_dir with the same settings, a finished epoch and no summary.json.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or args.resume or args.pruned_model:
+        return args, notes
+    folder = args.job_dir
+    files = folder / "config.json", folder / "checkpoint" / "last.safetensors"
+    if not all(file.is_file() for file in files) or (folder / "summary.json").exists():
+        return args, notes
+    before, now = json.loads(files[0].read_text()), args.as_json()
+    if any(before.get(name) != now.get(name) for name in {*before, *now} - FREE_ON_RESUME):
+        return args, notes
+    return dataclasses.replace(args, resume=folder), [*notes, f"continuing the unfinished run in {folder}"]
+
+
 def check(args: Args) -> None:
     """Raises ValueError naming the first value out of range."""
     bounds = {  # smallest allowed
@@ -293,8 +317,9 @@ def check(args: Args) -> None:
         raise ValueError(f"--lr is {args.lr}: expected a positive number")
     if args.nesterov and args.momentum == 0:
         raise ValueError("--nesterov needs --momentum above 0")
-    if len(args.gpus) > 1:
-        raise ValueError(f"--gpus {' '.join(map(str, args.gpus))}: one GPU per run is supported; give one")
+    if (count := len(args.gpus)) > 1:
+        given = " ".join(map(str, args.gpus))
+        raise ValueError(f"--gpus {given}: a process takes one GPU; for {count}: torchrun --nproc_per_node={count} …")
     if args.test_only and args.pruned_model is None:
         raise ValueError("--test_only needs --pruned_model FILE")
     if args.pruned_model and args.pretrained_model:

@@ -18,14 +18,35 @@ from compress.images import Listing, open_rgb
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one of `count` processes takes; by default all."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, items: int) -> slice:
+        """A run of neighbours; the parts of all processes, one behind the other, are the whole."""
+        return slice(items * self.index // self.count, items * (self.index + 1) // self.count)
+
+
+WHOLE = Part()
+
+
 class Batches(Protocol):
-    """A split. `epoch` orders and augments training batches; evaluation batches ignore it."""
+    """A split. `epoch` orders and augments training batches; evaluation batches ignore it.
+
+    With a `part`, of every training batch that part, ordered and augmented as in the whole batch; or batches of that
+    part of the evaluation images.
+    """
 
     names: tuple[str, ...]  # one per image, in file order
+    size: int  # images in a batch, of all processes in training
 
     def __len__(self) -> int: ...  # batches in an epoch
 
-    def epoch(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # (b, 3, s, s) f32, (b,) i64
+    # (b, 3, s, s) f32, (b,) i64
+    def epoch(self, epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -44,15 +65,26 @@ def batches_of(count: int, size: int, training: bool) -> int:
     return max(1, count // size) if training else -(-count // size)
 
 
-def crop_and_flip(pixels: Tensor, random: torch.Generator, padding: int, flip: bool) -> Tensor:
-    """Zero-pads (b, c, s, s), cuts s x s at random and mirrors half of them. One gather for the whole batch."""
+def images_of(batches: Batches) -> int:
+    """How many images are in a training batch: all have equally many."""
+    return min(batches.size, len(batches.names))
+
+
+def crop_and_flip(
+    pixels: Tensor, random: torch.Generator, padding: int, flip: bool, own: slice = slice(None)
+) -> Tensor:
+    """Zero-pads (b, c, s, s), cuts s x s at random and mirrors half of them. One gather for the whole batch.
+
+    Of `own` images alone, with what is drawn for all.
+    """
     count, channels, size, _ = pixels.shape
-    padded = F.pad(pixels, (padding,) * 4)
+    padded = F.pad(pixels[own], (padding,) * 4)
     top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=random)
     steps = torch.arange(size)
     mirrored = (torch.rand(count, 1, generator=random) < 0.5) & flip
     rows, columns = top + steps, left + torch.where(mirrored, size - 1 - steps, steps)
-    image = torch.arange(count).view(-1, 1, 1, 1)
+    rows, columns = rows[own], columns[own]
+    image = torch.arange(len(padded)).view(-1, 1, 1, 1)
     return padded[image, torch.arange(channels).view(1, -1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]]
 
 
@@ -70,15 +102,17 @@ class InMemory:
     def __len__(self) -> int:
         return batches_of(len(self.labels), self.size, self.training)
 
-    def epoch(self, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        random = generator(seed, epoch)
+    def epoch(self, epoch: int = 0, seed: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.labels)
-        order = torch.randperm(count, generator=random) if self.training else torch.arange(count)
-        for index in order.split(self.size)[: len(self)]:
-            pixels = self.pixels[index]
-            if self.training:
-                pixels = crop_and_flip(pixels, random, padding=4, flip=self.flip)
-            yield normalise(pixels), self.labels[index]
+        if not self.training:
+            for index in torch.arange(count)[part.of(count)].split(self.size):
+                yield normalise(self.pixels[index]), self.labels[index]
+            return
+        random = generator(seed, epoch)
+        for index in torch.randperm(count, generator=random).split(self.size)[: len(self)]:
+            own = part.of(len(index))
+            pixels = crop_and_flip(self.pixels[index], random, padding=4, flip=self.flip, own=own)
+            yield normalise(pixels), self.labels[index[own]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +137,16 @@ class Folder:
     def __len__(self) -> int:
         return batches_of(len(self.names), self.size, self.training)
 
-    def epoch(self, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int = 0, seed: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.names)
-        order = torch.randperm(count, generator=generator(seed, epoch)) if self.training else torch.arange(count)
+        if self.training:
+            order = torch.randperm(count, generator=generator(seed, epoch))
+            batches = [b[part.of(len(b))] for b in order.split(self.size)[: len(self)]]
+        else:
+            batches = torch.arange(count)[part.of(count)].split(self.size)
         loader = torch.utils.data.DataLoader(
             _Decoded(self, epoch, seed),
-            batch_sampler=[b.tolist() for b in order.split(self.size)[: len(self)]],
+            batch_sampler=[b.tolist() for b in batches if len(b)],
             num_workers=self.workers,
         )
         for pixels, labels in loader:

@@ -5,16 +5,19 @@ import shutil
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from compress import allocation, checkpoint, cost, recipe, sensitivity, show
-from compress.args import Args, parse
+from compress import allocation, checkpoint, cost, distributed, recipe, sensitivity, show
+from compress.args import Args, continued, parse
+from compress.batches import images_of
 from compress.board import Board
 from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
@@ -50,26 +53,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             show.methods()
             return 0
         sensitivities = argv[:1] == ["sensitivity"]
-        args, notes = parse(argv[1:] if sensitivities else argv)
+        if not {"-h", "--help"} & set(argv):
+            distributed.start()
+        reporter = Reporter(quiet=not distributed.first())
+        args, notes = distributed.on_first(lambda: continued(*parse(argv[1:] if sensitivities else argv)))
         job_dir = args.job_dir
         for note in notes:
             reporter.say(note)
-        job = prepare(args)
+        job = distributed.together(partial(prepare, args))
+        check_alike(job)
         if sensitivities:
-            open_job_dir(job, reporter)
-            show.sensitivities(sensitivity_of(job, reporter))
+            distributed.on_first(partial(open_job_dir, job, reporter))
+            found = sensitivity_of(job, reporter)
+            distributed.on_first(partial(show.sensitivities, found))
         else:
             (evaluate_only if args.pruned_model else prune_and_train)(job, reporter)
+        distributed.stop()
         return 0
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if debug:
-            traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+    except distributed.INPUT_ERRORS as error:
+        if distributed.is_first_to_fail():
+            if debug:
+                traceback.print_exc()
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return distributed.leave(2)
     except KeyboardInterrupt:
-        hint = f"; continue with --resume {job_dir}" if job_dir and last(job_dir).is_file() else ""
-        print(f"interrupted{hint}", file=sys.stderr)
-        return 130
+        if distributed.is_first_to_fail():
+            hint = f"; continue with --resume {job_dir}" if job_dir and last(job_dir).is_file() else ""
+            print(f"interrupted{hint}", file=sys.stderr)
+        return distributed.leave(130)
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ def prepare(args: Args) -> Job:
     weights = args.pruned_model or args.pretrained_model
     if weights not in (None, "torchvision") and not Path(weights).is_file():
         raise FileNotFoundError(f"no weights at {weights}: expected a .safetensors, .pth or .pt file")
-    if args.resume and not last(args.resume).is_file():
+    if args.resume and distributed.first() and not last(args.resume).is_file():
         raise FileNotFoundError(f"no finished epoch to resume in {args.resume}: start the run again")
     torch.manual_seed(args.seed)
     data = open_data(
@@ -124,6 +135,10 @@ def prepare(args: Args) -> Job:
     trains = not args.pruned_model and (args.finetune_epochs or args.recalibrate or (args.num_epochs and not weights))
     if trains and data.train is None:
         raise ValueError(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
+    if trains and (batch := images_of(data.train)) < distributed.world():
+        raise ValueError(
+            f"{batch} images in a training batch for {distributed.world()} processes: expected one for each"
+        )
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == "torchvision")
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
@@ -136,12 +151,32 @@ def prepare(args: Args) -> Job:
     return Job(args, method, device, data, model, graph, chosen, budget, kept, cost.count(model, example))
 
 
+def check_alike(job: Job) -> None:
+    """Raises ValueError on every process where one has read other images or another network than the others."""
+    if distributed.alone():
+        return
+    parts = (job.data.train, job.data.val, job.data.test)
+    distributed.check_same("images", [part and zlib.crc32("\n".join(part.names).encode()) for part in parts])
+    distributed.check_same("weights", {name: tuple(t.shape) for name, t in job.model.state_dict().items()})
+    distributed.agree(job.model.state_dict(), "in the beginning")
+
+
 def device_of(args: Args) -> torch.device:
+    """Of several processes on a machine each takes the GPU of its own number."""
     name = args.device
+    if not distributed.alone() and name.startswith("cuda:"):
+        raise ValueError(
+            f"--device {name} for {distributed.world()} processes: each takes a GPU of its own; leave it out"
+        )
     if name == "auto":
-        name = f"cuda:{args.gpus[0]}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and distributed.alone():
+            name = f"cuda:{args.gpus[0]}"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and not distributed.alone():
+            device = torch.device("cuda", distributed.local_rank())
+            torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"no device {name} here ({str(error).splitlines()[0]}); try --device cpu") from None
@@ -175,8 +210,12 @@ def sensitivity_of(job: Job, reporter: Reporter) -> sensitivity.Sensitivity:
         -(-args.calibration // args.eval_batch_size), job.device,
         report=lambda done, of: reporter.say(f"sensitivity: {done} of {of} layers") if done % 10 == 0 else None,
     )  # fmt: skip
-    checkpoint.write_json(folder / "sensitivity.json", found.to_json())
-    checkpoint.write_text(folder / "sensitivity.svg", sensitivity.picture(found))
+
+    def write() -> None:
+        checkpoint.write_json(folder / "sensitivity.json", found.to_json())
+        checkpoint.write_text(folder / "sensitivity.svg", sensitivity.picture(found))
+
+    distributed.on_first(write)
     return found
 
 
@@ -185,10 +224,11 @@ def allocate(job: Job, reporter: Reporter) -> Job:
     args, file = job.args, job.args.job_dir / "allocation.json"
     if not allocates(args):
         return job
-    if args.resume:
-        found = allocation.Allocation(**json.loads(file.read_text()))
-    else:
-        measured = sensitivity_of(job, reporter)
+    measured = None if args.resume else sensitivity_of(job, reporter)
+
+    def choose() -> allocation.Allocation:
+        if args.resume:
+            return allocation.Allocation(**json.loads(file.read_text()))
         if timed(args):
             from deploy.export import export
             from tune.clock import Clock
@@ -201,15 +241,19 @@ def allocate(job: Job, reporter: Reporter) -> Job:
             units = job.recipe.granularity.split(job.model, job.graph, job.example)
             found = allocation.by_macs(units, measured, job.budget.sparsity)
         checkpoint.write_json(file, found.to_json())
-    reporter.say(f"{found.removed:.1%} of the MACs of {len(found.shares)} layers go, between "
-                 f"{min(found.shares.values()):.0%} and {max(found.shares.values()):.0%} of a layer")  # fmt: skip
-    budget = replace(job.budget, sparsity=found.removed)
-    return replace(job, recipe=found.recipe(job.recipe), budget=budget)
+        return found
+
+    found = distributed.on_first(choose)
+    least, most = min(found.shares.values()), max(found.shares.values())
+    reporter.say(
+        f"{found.removed:.1%} of the MACs of {len(found.shares)} layers go, {least:.0%} to {most:.0%} of each layer"
+    )
+    return replace(job, recipe=found.recipe(job.recipe), budget=replace(job.budget, sparsity=found.removed))
 
 
 def prune_and_train(job: Job, reporter: Reporter) -> None:
     args, began = job.args, time.monotonic()
-    folder = open_job_dir(job, reporter)
+    folder = distributed.on_first(partial(open_job_dir, job, reporter))
     job = allocate(job, reporter)
     if job.budget.dense_epochs and job.method != "dense":
         epochs = job.budget.dense_epochs
@@ -255,19 +299,23 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
         "method": job.method,
         "kept": {name: index.tolist() for name, index in kept.items()},
     }
-    checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), state)
-    finish(
-        job, reporter, outcome.final, began,
-        rearranged=job.recipe.rearrange, dense=outcome.dense, pruned=outcome.pruned, kept=outcome.kept,
-    )  # fmt: skip
+
+    def write() -> None:
+        checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), state)
+        finish(
+            job, reporter, outcome.final, began,
+            rearranged=job.recipe.rearrange, dense=outcome.dense, pruned=outcome.pruned, kept=outcome.kept,
+        )  # fmt: skip
+
+    distributed.on_first(write)
 
 
 def evaluate_only(job: Job, reporter: Reporter) -> None:
     began = time.monotonic()
-    open_job_dir(job, reporter)
+    distributed.on_first(partial(open_job_dir, job, reporter))
     metrics = evaluate(job.model, job.data.test, job.device)
     job.model.cpu()
-    finish(job, reporter, metrics, began)
+    distributed.on_first(partial(finish, job, reporter, metrics, began))
 
 
 def finish(

@@ -10,10 +10,13 @@ QUIET_SECONDS = 30.0  # between plain lines within an epoch
 
 
 class Reporter:
-    """One per run. `start` an epoch, `step` per batch, `finish` with its row of metrics."""
+    """One per run. `start` an epoch, `step` per batch, `finish` with its row of metrics.
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    Of several processes all but one are `quiet`.
+    """
+
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        self.console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False, quiet=quiet)
         self.bar: Progress | None = None
 
     def say(self, text: str) -> None:

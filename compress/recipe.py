@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes, surgery
+from compress import distributed, removal, schedules, scopes, surgery
 from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, Pressure
 from compress.removal import Images, Removal, Remove
@@ -62,12 +62,14 @@ def prune(
 ) -> Removal:
     """Rearranges if asked, scores, selects and removes, in place. ``example`` is an input (1, C, H, W).
 
-    `images` are asked for by methods that have to see activations; without them that is the example.
+    `images` are asked for by methods that have to see activations; without them that is the example. Of several
+    processes all remove what rank 0 chooses.
     """
     if recipe.rearrange:
-        surgery.permute(model, graph, surgery.l1_orders(model, graph))
+        orders = surgery.l1_orders(model, graph)
+        surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
     units = recipe.granularity.split(model, graph, example)
-    keep = recipe.scope([recipe.criterion(u) for u in units], units, sparsity)
+    keep = distributed.from_first(recipe.scope([recipe.criterion(u) for u in units], units, sparsity))
     return recipe.remove(model, graph, units, keep, images or (lambda: example))
 
 

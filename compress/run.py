@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress import surgery
+from compress import distributed, surgery
 from compress.data import Data
 from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, AtRest
@@ -71,11 +71,11 @@ def run(
 
     After pruning, batch norm statistics are taken anew from `recalibration` training batches. With `file`, every
     finished epoch is saved there; with `resume` too, the run continues from it, on the same losses as if it had not
-    been stopped. `on_history` gets all rows so far after every epoch.
+    been stopped. `on_history` gets all rows so far after every epoch. Of several processes, rank 0 alone writes.
     """
     optim, reporter, pressure = optim or Optim(), reporter or Reporter(), recipe.pressure
     example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
-    saved = Saved.load(file) if resume else Saved()
+    saved = distributed.on_first(partial(Saved.load, file)) if resume else Saved()
     model.to(device=device, memory_format=torch.channels_last)
     teacher = copy.deepcopy(model).eval() if optim.distill else None
     phases = list(recipe.schedule(budget))
@@ -124,9 +124,9 @@ def run(
                 attach(phase)
 
             def keep(state: State, index: int = index) -> None:
-                if file:
+                if file and distributed.first():
                     Saved.of(model, course, pressure, state, index).save(file)
-                if on_history:
+                if on_history and distributed.first():
                     on_history(state.history)
                 if pressure.attached and (line := pressure.report(model)):
                     reporter.say(f"  {line}")

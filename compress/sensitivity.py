@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import removal, scopes, surgery
-from compress.batches import Batches
+from compress.batches import WHOLE, Batches, Part
 from compress.graph import DependencyGraph
 from compress.recipe import Recipe
 from compress.train import Metrics, autocast, evaluate
@@ -63,14 +63,18 @@ class _First:
     count: int
 
     @property
+    def size(self) -> int:
+        return self.of.size
+
+    @property
     def names(self) -> tuple[str, ...]:
         return self.of.names
 
     def __len__(self) -> int:
         return min(self.count, len(self.of))
 
-    def epoch(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return islice(self.of.epoch(epoch, seed), self.count)
+    def epoch(self, epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+        return islice(self.of.epoch(epoch, seed, part), -(-self.count // part.count))
 
 
 def measure(

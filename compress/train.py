@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.batches import Batches
+from compress import distributed
+from compress.batches import Batches, images_of
 from compress.data import Data
+from compress.global_batch import global_batch
 from compress.learning_rate import LearningRate
 from compress.pressure import NOTHING, Plan, Pressure, Task
 from compress.progress import Reporter
@@ -101,30 +103,35 @@ def recalibrate(model: nn.Module, batches: Batches, steps: int, device: torch.de
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean
     model.train().to(device)
-    for _, (x, _) in zip(range(steps), batches.epoch(0, 0)):
-        model(x.to(device, memory_format=torch.channels_last))
+    with global_batch(images_of(batches)):
+        for _, (x, _) in zip(range(steps), batches.epoch(0, 0, distributed.part())):
+            model(x.to(device, memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     model.eval()
 
 
 def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "cpu") -> Metrics:
-    """Loss and accuracy in f32, the arithmetic of the exported network."""
+    """Loss and accuracy in f32, the arithmetic of the exported network. Each process takes a part of the images."""
     device = torch.device(device)
     model.eval().to(device)
     loss = torch.zeros((), dtype=torch.float64)
     top1 = top5 = 0
     predictions: list[int] = []
     with torch.inference_mode():
-        for x, y in batches.epoch(0, 0):
+        for x, y in batches.epoch(0, 0, distributed.part()):
             logits = model(x.to(device, memory_format=torch.channels_last)).float().cpu()
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
             hit = ranked == y[:, None]
             top1, top5 = top1 + int(hit[:, 0].sum()), top5 + int(hit.sum())
             loss += F.cross_entropy(logits, y, reduction="sum").double()
             predictions += ranked[:, 0].tolist()
+    # parts are neighbours in file order, so end to end they are that order, and every image is counted once
+    parts = distributed.gather((top1, top5, float(loss), predictions))
+    top1, top5, summed = (sum(column) for column in list(zip(*parts))[:3])
+    predictions = [label for part in parts for label in part[3]]
     images = len(predictions)
-    return Metrics(100 * top1 / images, 100 * top5 / images, float(loss) / images, images, tuple(predictions))
+    return Metrics(100 * top1 / images, 100 * top5 / images, summed / images, images, tuple(predictions))
 
 
 def fit(
@@ -150,6 +157,8 @@ def fit(
     Every random draw of epoch e comes from (seed, e). With the same thread count, a run continued from the `state` that
     `on_epoch` saw, and the weights the model had then, therefore takes the same steps as one never interrupted.
 
+    Of several processes each takes its part of every batch, and all take the steps that one alone would.
+
     Raises ValueError when the data has no training part, FloatingPointError when the loss is no longer finite.
     """
     if data.train is None:
@@ -161,6 +170,7 @@ def fit(
     task = make_task(optim, device, teacher)
     for name, buffer in state.momentum.items():
         sgd.state[named[name]]["momentum_buffer"] = torch.empty_like(named[name]).copy_(buffer)
+    distributed.agree(model.state_dict(), "before training")
     try:
         for epoch in range(state.epoch, optim.lr.epochs):
             reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(data.train))
@@ -168,13 +178,13 @@ def fit(
             row |= _train_epoch(
                 model, data.train, sgd, optim, epoch, device, seed, task, pressure, after_step, reporter
             )
+            momentum = {n: b for n, p in named.items() if (b := sgd.state[p].get("momentum_buffer")) is not None}
+            distributed.agree(model.state_dict(), f"after epoch {epoch + 1}", list(momentum.values()))
             val = evaluate(model, data.val, device)
             row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
             state.epoch = epoch + 1
             state.history.append(row)
-            state.momentum = {
-                n: buffer for n, p in named.items() if (buffer := sgd.state[p].get("momentum_buffer")) is not None
-            }
+            state.momentum = momentum
             if keep_best and (state.best_score is None or (val.top1, -val.loss) > state.best_score):
                 state.best_score = (val.top1, -val.loss)
                 state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
@@ -231,30 +241,34 @@ def _train_epoch(
     torch.manual_seed(seed * 1_000_003 + epoch)  # dropout; the batches have streams of their own
     model.train()
     began, images, rate = time.monotonic(), 0, 0.0
+    batch, parameters = images_of(batches), list(model.parameters())
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, hits
-    each = 1 if device.type == "cpu" else 20  # steps; to read a number from a GPU is to wait for it
-    for step, (x, y) in enumerate(batches.epoch(epoch, seed)):
-        rate = optim.lr(epoch, step, len(batches))
-        for group in sgd.param_groups:
-            group["lr"] = rate * group["scale"]
-        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        loss, logits = pressure.loss(model, x, y, task)
-        sgd.zero_grad(set_to_none=True)
-        loss.backward()
-        pressure.edit_gradients(model, epoch * len(batches) + step)
-        sgd.step()
-        if after_step:
-            after_step()
-        images += len(y)
-        sums += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double()])
-        if (step + 1) % each == 0 or step + 1 == len(batches):
-            total, hits = sums.tolist()
-            if not math.isfinite(total):
-                raise FloatingPointError(
-                    f"loss is {loss.item()} at epoch {epoch}, step {step}: lower --lr (now {rate:g})"
-                )
-            reporter.step(step + 1, images, total / images, 100 * hits / images)
-    total, hits = sums.tolist()
+    # to read a number from a GPU, or from another process, is to wait for it
+    each = 1 if device.type == "cpu" and distributed.alone() else 20  # steps
+    with global_batch(batch):
+        for step, (x, y) in enumerate(batches.epoch(epoch, seed, distributed.part())):
+            rate = optim.lr(epoch, step, len(batches))
+            for group in sgd.param_groups:
+                group["lr"] = rate * group["scale"]
+            x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+            loss, logits = pressure.loss(model, x, y, task)
+            sgd.zero_grad(set_to_none=True)
+            # a mean over this part's images; weighted by their share, what all processes have adds up to the batch's
+            (loss if distributed.alone() else loss * (len(y) / batch)).backward()
+            distributed.sum_gradients(parameters)
+            pressure.edit_gradients(model, epoch * len(batches) + step)
+            sgd.step()
+            if after_step:
+                after_step()
+            images += batch
+            sums += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double()])
+            if (step + 1) % each == 0 or step + 1 == len(batches):
+                total, hits = distributed.total(sums).tolist()
+                if not math.isfinite(total):
+                    raise FloatingPointError(
+                        f"loss is {total / images} at epoch {epoch}, step {step}: lower --lr (now {rate:g})"
+                    )
+                reporter.step(step + 1, images, total / images, 100 * hits / images)
     seconds = time.monotonic() - began
     return {
         "lr": rate,

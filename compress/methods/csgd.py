@@ -17,7 +17,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes, surgery
+from compress import distributed, removal, schedules, scopes, surgery
 from compress.channel_units import Channel, ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import Plan, Pressure
@@ -69,8 +69,8 @@ class Centripetal(Pressure):
         cluster = CLUSTERINGS[self.clusters]
         self.units = units
         self.into = {}  # set -> (width,) the first channel of the cluster each is in
-        for unit, kept in zip(units, keep):
-            labels = cluster(unit.rows(), int(kept.sum()), self.settings.seed)
+        found = [cluster(unit.rows(), int(kept.sum()), self.settings.seed) for unit, kept in zip(units, keep)]
+        for unit, labels in zip(units, distributed.from_first(found)):
             first = torch.stack([(labels == label).nonzero()[0, 0] for label in labels])
             self.into[unit.path] = first
         self.strength = self.asked

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes
+from compress import distributed, removal, schedules, scopes
 from compress.channel_units import Channel, ChannelUnits
 from compress.grafts import Grafts
 from compress.graph import DependencyGraph
@@ -122,8 +122,10 @@ class MarkovGates(Pressure):
         # uniform widths with chance q, which falls by 1e-4 with both draws of every tenth step
         q = 0.9999 ** (2 * ((self.step - self.plan.steps // 2) // 10 + 1)) if searching else 1.0
         if float(torch.rand(())) < q:
-            return [c.uniform() for c in self.chains]
-        return [c.sample(alpha) for c, alpha in zip(self.chains, self.alphas)]
+            drawn = [c.uniform() for c in self.chains]
+        else:
+            drawn = [c.sample(alpha) for c, alpha in zip(self.chains, self.alphas)]
+        return drawn if distributed.alone() else distributed.from_first([torch.tensor(drawn)])[0].tolist()
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor:
         """Cross-entropy of the gated network and the MACs loss; only α learns from them."""

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes, surgery
+from compress import distributed, removal, schedules, scopes, surgery
 from compress.channel_units import Channel, ChannelUnits
 from compress.grafts import Grafts, outlets
 from compress.graph import DependencyGraph
@@ -130,7 +130,7 @@ class Compactors(Pressure):
 
     def _choose(self) -> None:
         """Masks the smallest rows: `granularity` more than before while above the target, then as many as needed."""
-        scores = [self._norms(q) for q in self.q]
+        scores = distributed.from_first([self._norms(q) for q in self.q])
         widths = scopes.Floors(self.units, **self.settings.floors)
         goal = widths.goal(self.sparsity)
         allowed = None if self.reached else self.dropped + self.granularity

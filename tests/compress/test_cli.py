@@ -104,7 +104,7 @@ def wrong(tmp_path):
         "alexnet": ["--arch=alexnet"],
         "--use_dali": ["--use_dali"],
         "no device cuda:99": ["--device=cuda:99"],
-        "one GPU per run": ["--gpus", "0", "1"],
+        "a process takes one GPU": ["--gpus", "0", "1"],
         "leave --image_size out": ["--data_set=digits", "--image_size=64"],
     }
 
