@@ -39,6 +39,8 @@ def start() -> None:
         return
     with _talking():
         _store, rank, world = next(rendezvous("env://"))
+        # torchrun keeps one store for all attempts: what an earlier one left in it is not for this one
+        _store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {world}", _store)
         # messages and CPU tensors by gloo, GPU tensors by nccl
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_store, rank=rank, world_size=world)

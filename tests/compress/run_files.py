@@ -20,6 +20,19 @@ def rows(folder: Path) -> list[dict]:
 
 
 @contextlib.contextmanager
+def in_double() -> Iterator[None]:
+    """Within, runs compute in f64: training multiplies differences in rounding, those of f32 beyond comparison."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.double)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def killed_after(steps: int) -> Iterator[None]:
     """Within, the optimiser takes that many steps, and the next one raises KeyboardInterrupt."""
     left, step = iter(range(1000)), torch.optim.SGD.step

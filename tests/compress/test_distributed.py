@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from run_files import read, rows
+from run_files import in_double, read, rows
 
 from compress import checkpoint, cli, distributed
 from compress.batches import Part
@@ -71,15 +71,16 @@ def output(folder):
 def test_two_processes_give_the_network_of_one(folder, output, name):
     """The same channels and zeros, weights and losses up to rounding, and every prediction."""
     one, two = folder / "one" / name, folder / "two" / name
-    assert cli.main([*SMALL, *CASES[name], f"--job_dir={one}"]) == 0
+    with in_double():
+        assert cli.main([*SMALL, *CASES[name], f"--job_dir={one}"]) == 0
     ends = [checkpoint.load(f / "checkpoint" / "best.safetensors") for f in (one, two)]
     assert ends[0][1] == ends[1][1]  # which channels are kept
     for path, expected in ends[0][0].items():
         found = ends[1][0][path]
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), msg=path)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, msg=path)
         assert torch.equal(found == 0, expected == 0), path
     for row, other in zip(rows(one), rows(two), strict=True):
-        assert row == pytest.approx(other, rel=1e-3), name
+        assert {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-6) for k, v in row.items()} == other
     assert read(one / "predictions.json") == read(two / "predictions.json")
     summary, other = read(one / "summary.json"), read(two / "summary.json")
     for key in ("images", "top1", "top5", "top1_pruned", "macs", "params", "widths", "block_density"):
@@ -88,7 +89,6 @@ def test_two_processes_give_the_network_of_one(folder, output, name):
 
 
 def test_one_process_writes_and_speaks(folder, output):
-    assert output.count("in the same") == 0
     assert output.count(f"results in {folder / 'two' / 'l1'}") == 1
     left = {path.name for path in folder.rglob("*") if path.name.startswith(".")}
     assert not left  # temporary files
@@ -114,7 +114,7 @@ def test_a_killed_process_is_started_again_and_loses_nothing(folder, output):
 
 def exit_codes(report: str) -> list[int]:
     """Of the processes in torchrun's report on a failure."""
-    return [int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", report)]
+    return [int(code) for code in re.findall(r"exitcode +: (-?\d+) +\(pid", report)]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,6 @@ def test_an_error_is_printed_once_and_ends_all(tmp_path, flags, message):
     assert len(lines) == 1, done.stderr
     assert message in lines[0]
     assert exit_codes(done.stderr) == [2, 2], done.stderr
-    assert "Traceback" not in done.stderr.partition("ChildFailedError")[0].partition("Root Cause")[0] or True
 
 
 @pytest.mark.parametrize("training", [False, True])

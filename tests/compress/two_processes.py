@@ -1,7 +1,7 @@
 """One of the processes that test_distributed starts: `two_processes.py JOBS`, run by torchrun.
 
 JOBS is a JSON file of {"flags": […], "kill": null or a step}, one command line after the other. With "kill", process 1
-is killed at that step of the first attempt.
+is killed at that step of the first attempt. Everything is computed in f64.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from run_files import in_double
 
 from compress import cli, distributed
 
@@ -35,6 +36,8 @@ for job in json.loads(Path(sys.argv[1]).read_text()):
     first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     kills = job["kill"] is not None and first_attempt and os.environ["RANK"] == "1"
     torch.optim.SGD.step = killing(job["kill"]) if kills else step
-    if code := cli.main(job["flags"]):
+    with in_double():
+        code = cli.main(job["flags"])
+    if code:
         raise SystemExit(code)
 stop()
