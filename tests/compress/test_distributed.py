@@ -56,18 +56,22 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def output(folder):
-    """What all cases print, run by two processes."""
-    runs = [[*SMALL, *flags, f"--job_dir={folder / 'two' / name}"] for name, flags in CASES.items()]
-    runs.append([*STOPPED, f"--job_dir={folder / 'whole'}"])
-    weights = folder / "two" / "l1" / "checkpoint" / "best.safetensors"
+def output(folder, request):
+    """What all cases that are tested print, run by two processes."""
+    tested = [item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")]
+    names = [name for name in CASES if name == "one_by_n" or name in tested]
+    runs = [[*SMALL, *CASES[name], f"--job_dir={folder / 'two' / name}"] for name in names]
+    weights = folder / "two" / "one_by_n" / "checkpoint" / "best.safetensors"
     runs.append([*SMALL, f"--evaluate={weights}", f"--job_dir={folder / 'evaluated'}"])
     done = torchrun(str(Path(__file__).with_name("two_processes.py")), jobs(folder / "jobs.json", *runs))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("one_by_n", "resrep")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_two_processes_give_the_network_of_one(folder, output, name):
     """The same channels and zeros, weights and losses up to rounding, and every prediction."""
     one, two = folder / "one" / name, folder / "two" / name
@@ -89,18 +93,24 @@ def test_two_processes_give_the_network_of_one(folder, output, name):
 
 
 def test_one_process_writes_and_speaks(folder, output):
-    assert output.count(f"results in {folder / 'two' / 'l1'}") == 1
+    assert output.count(f"results in {folder / 'two' / 'one_by_n'}") == 1
     left = {path.name for path in folder.rglob("*") if path.name.startswith(".")}
     assert not left  # temporary files
 
 
 def test_evaluation_counts_every_image_once(folder, output):
-    trained, evaluated = (read(folder / name / "summary.json") for name in ("two/l1", "evaluated"))
+    trained, evaluated = (read(folder / name / "summary.json") for name in ("two/one_by_n", "evaluated"))
     assert (evaluated["top1"], evaluated["images"]) == (trained["top1"], 33)
-    assert read(folder / "evaluated" / "predictions.json") == read(folder / "two" / "l1" / "predictions.json")
+    assert read(folder / "evaluated" / "predictions.json") == read(folder / "two" / "one_by_n" / "predictions.json")
 
 
-def test_a_killed_process_is_started_again_and_loses_nothing(folder, output):
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_and_loses_nothing(folder):
+    done = torchrun(
+        str(Path(__file__).with_name("two_processes.py")),
+        jobs(folder / "whole.json", [*STOPPED, f"--job_dir={folder / 'whole'}"]),
+    )
+    assert done.returncode == 0, done.stderr
     script, stopped = str(Path(__file__).with_name("two_processes.py")), folder / "stopped"
     # 4 steps an epoch: killed in the second epoch under pressure
     command = jobs(folder / "killed.json", [*STOPPED, f"--job_dir={stopped}"], kill=14)
@@ -121,7 +131,7 @@ def exit_codes(report: str) -> list[int]:
     ("flags", "message"),
     [
         (["--train_batch_size=1"], "1 images in a training batch for 2 processes"),
-        (["--lr=1e30"], "lower --lr"),
+        pytest.param(["--lr=1e30"], "lower --lr", marks=pytest.mark.slow),
     ],
 )
 def test_an_error_is_printed_once_and_ends_all(tmp_path, flags, message):
