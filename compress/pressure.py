@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from compress.channel_units import ChannelUnits
 from compress.graph import DependencyGraph
+from compress.units import Units
 
 Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
 
@@ -49,12 +49,16 @@ class Pressure:
 
     attached = False
 
-    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
         """Adds parameters or hooks; the outputs stay as they were unless the method's header says otherwise."""
         self.attached = True
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         return []
+
+    def pace(self, step: int) -> float:
+        """Factor of the learning rate at that step of the phase."""
+        return 1.0
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         return task(model, x, y)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import distributed, removal, schedules, scopes, surgery
+from compress.channel_units import ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, Pressure
 from compress.removal import Images, Removal, Remove
@@ -83,7 +84,7 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
     if not units:
         raise ValueError(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
     keep = recipe.scope([u.sizes.float() for u in units], units, sparsity)
-    if recipe.remove is removal.zero:
+    if not all(isinstance(unit, ChannelUnits) for unit in units):
         return
     narrow = copy.deepcopy(model)
     surgery.cut(narrow, graph, removal.by_set(units, keep))

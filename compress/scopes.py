@@ -52,14 +52,15 @@ def overall(
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
-    left = math.floor(sum(u.count for u in units) * ratio + 1e-9)
-    widths = [u.count for u in units]
-    for layer, _ in ascending(scores, units):
-        if left == 0:
-            break
-        if widths[layer] > least:
-            widths[layer] -= 1
-            left -= 1
+    asked = math.floor(sum(u.count for u in units) * ratio + 1e-9)
+    for score, unit in zip(scores, units, strict=True):
+        _check(score, unit)
+    # each layer's best are not among those that can go
+    free = torch.cat([~best(score, min(least, len(score))) for score in scores]).nonzero().flatten()
+    joined = torch.cat([score.detach().cpu().double() for score in scores])
+    gone = free[joined[free].argsort(stable=True)[:asked]]
+    layer = torch.arange(len(units)).repeat_interleave(torch.tensor([u.count for u in units]))
+    widths = [u.count - n for u, n in zip(units, layer[gone].bincount(minlength=len(units)).tolist())]
     return [best(s, _rounded(width, multiple, u.count)) for s, width, u in zip(scores, widths, units)]
 
 
