@@ -6,10 +6,15 @@ To add one, write its file and its row.
 from collections.abc import Callable
 
 from compress.methods.csgd import csgd
+from compress.methods.darb import darb
 from compress.methods.dense import dense
 from compress.methods.dmcp import dmcp
+from compress.methods.dsc import dsc1, dsc2
 from compress.methods.filter import filters
+from compress.methods.gate_decorator import gate_decorator
+from compress.methods.greg import greg1, greg2
 from compress.methods.l1 import l1
+from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.one_by_n import one_by_n
 from compress.methods.random_block import random_block
 from compress.methods.resrep import resrep
@@ -25,9 +30,18 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "random_block": random_block,
     "weight": weight,
     "filter": filters,
+    "movement": movement,
+    "soft_movement": soft_movement,
+    "block_movement": block_movement,
+    "dsc1": dsc1,
+    "darb": darb,
     "resrep": resrep,
     "csgd": csgd,
     "dmcp": dmcp,
+    "greg1": greg1,
+    "greg2": greg2,
+    "gate_decorator": gate_decorator,
+    "dsc2": dsc2,
     "rni": rni,
     "slimming": slimming,
     "ucs": ucs,

@@ -33,7 +33,7 @@ TAKEN = {("resrep", "densenet40"): False}  # what a method refuses
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", ["resrep", "dmcp"])  # the others add nothing to the network
+@pytest.mark.parametrize("name", ["resrep", "dmcp"])  # others add nothing, or have a test of their own
 def test_attaching_changes_no_output(name, arch):
     """rni is not here: its header says that attaching changes the function."""
     if not TAKEN.get((name, arch), True):
@@ -126,7 +126,7 @@ def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["l1", "ucs", "slimming", "csgd", "rni"])
+@pytest.mark.parametrize("name", ["l1", "ucs", "slimming", "csgd", "rni", "greg1", "greg2", "gate_decorator", "dsc2"])
 def test_a_share_of_channels_can_be_asked_for_instead(name):
     _, outcome, _ = quick(name, "resnet20", 0.5, Settings())
     inner = {n: k for n, k in outcome.kept.items() if n.endswith(".conv1")}

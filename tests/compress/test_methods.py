@@ -16,7 +16,13 @@ from compress.schedules import Budget
 from compress.train import Optim
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-PRUNING = ["one_by_n", "random_block", "weight", "filter"]  # those that zero; test_channel_methods.py has the others
+PRUNING = [
+    "one_by_n",
+    "random_block",
+    "weight",
+    "filter",
+    "movement",
+]  # those that zero; test_channel_methods.py has the others
 BLOCKS = ["one_by_n", "random_block"]
 
 
@@ -52,7 +58,7 @@ def test_each_layer_loses_what_was_asked_give_or_take_a_unit(network, name, spar
     assert "linear.weight" not in masks  # without --full
     for path, mask in masks.items():
         weight = parameters[path]
-        unit = {"weight": 1, "filter": weight[0].numel()}.get(name, 4 * weight[0, 0].numel())
+        unit = {"weight": 1, "movement": 1, "filter": weight[0].numel()}.get(name, 4 * weight[0, 0].numel())
         asked = sparsity * weight.numel()
         assert asked - unit < int((weight == 0).sum()) <= asked + 1e-6, path
         assert torch.equal(weight != 0, mask), path
