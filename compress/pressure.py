@@ -19,6 +19,7 @@ class Plan:
     rate: Callable[[int], float]  # step -> learning rate
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
     momentum: float = 0.9  # of the optimiser
+    each: int = 1  # steps of an epoch
 
     @property
     def peak(self) -> float:
@@ -44,7 +45,7 @@ class ParameterGroup:
 class Pressure:
     """Does nothing. A method overrides what it needs, in one small object that its recipe shares.
 
-    Order of calls: attach, restore (of a resumed run), then per step loss and edit_gradients; fold ends it.
+    Order of calls: attach, restore (of a resumed run), then per step loss, edit_gradients and after_step; fold ends it.
     """
 
     attached = False
@@ -65,6 +66,9 @@ class Pressure:
 
     def edit_gradients(self, model: nn.Module, step: int) -> None:
         """After backward, before the optimiser's step. `step` counts from the start of the phase."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """After the optimiser's step, for what momentum must not move."""
 
     def fold(self, model: nn.Module) -> None:
         """Takes everything out again; the outputs stay as they were, and the modules are plain ones."""

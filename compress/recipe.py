@@ -14,13 +14,21 @@ from compress import distributed, removal, schedules, scopes, surgery
 from compress.channel_units import ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, Pressure
-from compress.removal import Images, Removal, Remove
+from compress.removal import Removal, Remove
+from compress.sample import Sample, evaluated
 from compress.schedules import Budget, Phase
 from compress.units import Granularity, Units
 
 Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
 Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
+Observe = Callable[[nn.Module, DependencyGraph, Sequence[Units], Sample], None]
+
+SAMPLE = 64  # images that show a removal what activations look like
+
+
+def nothing(model: nn.Module, graph: DependencyGraph, units: Sequence[Units], sample: Sample) -> None:
+    """For criteria to which a unit says enough."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,17 @@ class Recipe:
     rearrange: bool = False  # order channels by L1 before the units are formed
     pressure: Pressure = NOTHING
     remove: Remove = removal.zero
+    observe: Observe = nothing  # what the criterion has to see of the network and of data, before it scores any unit
+
+
+@torch.no_grad()
+def scores(
+    model: nn.Module, recipe: Recipe, graph: DependencyGraph, units: Sequence[Units], sample: Sample
+) -> list[Tensor]:
+    """(count,) for each of `units`, all on the same weights. Criteria see the network as it is evaluated."""
+    with evaluated(model):
+        recipe.observe(model, graph, units, sample)
+    return [recipe.criterion(u) for u in units]
 
 
 def prune(
@@ -59,19 +78,22 @@ def prune(
     graph: DependencyGraph,
     example: Tensor,
     sparsity: float,
-    images: Images | None = None,
+    sample: Sample | None = None,
 ) -> Removal:
     """Rearranges if asked, scores, selects and removes, in place. ``example`` is an input (1, C, H, W).
 
-    `images` are asked for by methods that have to see activations; without them that is the example. Of several
-    processes all remove what rank 0 chooses.
+    `sample` is asked by methods that have to see activations or gradients; without it, it is the example, of class 0.
+    Of several processes all remove what rank 0 chooses.
     """
+    if sample is None:
+        label = torch.zeros(len(example), dtype=torch.long, device=example.device)
+        sample = lambda: iter([(example, label)])  # noqa: E731
     if recipe.rearrange:
         orders = surgery.l1_orders(model, graph)
         surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
     units = recipe.granularity.split(model, graph, example)
-    keep = distributed.from_first(recipe.scope([recipe.criterion(u) for u in units], units, sparsity))
-    return recipe.remove(model, graph, units, keep, images or (lambda: example))
+    keep = distributed.from_first(recipe.scope(scores(model, recipe, graph, units, sample), units, sparsity))
+    return recipe.remove(model, graph, units, keep, lambda: next(sample())[0][:SAMPLE])
 
 
 def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Tensor, sparsity: float) -> None:

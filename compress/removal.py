@@ -47,6 +47,27 @@ def cut(
     return Removal(surgery.cut(model, graph, kept), kept=kept, note=describe(kept))
 
 
+def renew(seed: int) -> Remove:
+    """Cuts, and draws every weight that is left anew: only the widths are inherited."""
+
+    def remove(
+        model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], images: Images
+    ) -> Removal:
+        removed = cut(model, graph, units, keep, images)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+                elif hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+        return removed
+
+    return remove
+
+
 def by_set(units: Sequence[ChannelUnits], keep: Sequence[Tensor]) -> dict[str, Tensor]:
     """Choices as surgery takes them: set -> bool (width,)."""
     return {unit.path: kept.cpu() for unit, kept in zip(units, keep, strict=True)}

@@ -6,7 +6,7 @@ saved and exported is a plain module with zeros in it. Channels leave it altoget
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,11 @@ from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, AtRest
 from compress.progress import Reporter
 from compress.recipe import Recipe, prune
-from compress.removal import Images, Masks
+from compress.removal import Masks
 from compress.resume import Course, Saved
+from compress.sample import Sample
 from compress.schedules import Budget, Phase
 from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate
-
-SAMPLE = 64  # images that show surgery what activations look like
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ class Outcome:
     history: list[dict[str, Any]]  # rows of metrics.jsonl
 
 
-def _remove(course: Course, model: nn.Module, recipe: Recipe, example: Tensor, sparsity: float, images: Images) -> str:
+def _remove(course: Course, model: nn.Module, recipe: Recipe, example: Tensor, sparsity: float, sample: Sample) -> str:
     """Prunes up to `sparsity` of what the run began with; a line for the log."""
     # masks are chosen anew from all units; what has left is no unit any more, so there the rest counts
     share = sparsity if course.masks else 1 - (1 - sparsity) / (1 - course.sparsity)
     again = dataclasses.replace(recipe, rearrange=recipe.rearrange and not course.masks)
-    outcome = prune(model, again, course.graph, example, share, images)
+    outcome = prune(model, again, course.graph, example, share, sample)
     course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
     for name, kept in outcome.kept.items():
         course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
@@ -81,8 +80,8 @@ def run(
     phases = list(recipe.schedule(budget))
     course = Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
 
-    def images() -> Tensor:
-        return next(iter((data.train or data.test).epoch(0, 0)))[0][:SAMPLE].to(device)
+    def sample() -> Iterator[tuple[Tensor, Tensor]]:
+        return ((x.to(device), y.to(device)) for x, y in (data.train or data.test).epoch(0, 0))
 
     def rate_of(phase: Phase) -> Optim:
         return dataclasses.replace(optim, lr=optim.lr.over(phase.epochs))
@@ -107,7 +106,7 @@ def run(
         if index < saved.phase:
             continue
         if phase.sparsity > course.sparsity:
-            note = _remove(course, model, recipe, example, phase.sparsity, images)
+            note = _remove(course, model, recipe, example, phase.sparsity, sample)
             model.to(device=device, memory_format=torch.channels_last)
             if recalibration:
                 recalibrate(model, data.train, recalibration, device)

@@ -57,6 +57,19 @@ def prune_while_training(budget: Budget) -> Iterator[Phase]:
     yield Phase("trimmed", 0, budget.sparsity)
 
 
+def within_training(budget: Budget) -> Iterator[Phase]:
+    """One course of training, from scratch or from trained weights, under a pressure that prunes on its way."""
+    yield Phase("dense", 0, 0.0)
+    yield Phase("train and prune", budget.dense_epochs + budget.epochs, 0.0, pressure=True)
+    yield Phase("trimmed", 0, budget.sparsity)
+
+
+def narrow_first(budget: Budget) -> Iterator[Phase]:
+    """Pruning before any training, for methods that keep the widths alone."""
+    yield Phase("dense", 0, 0.0)
+    yield Phase("train", budget.dense_epochs + budget.epochs, budget.sparsity)
+
+
 def unpruned(budget: Budget) -> Iterator[Phase]:
     """Training alone: from scratch, or the same fine-tuning that pruned networks get."""
     yield Phase("dense", budget.dense_epochs, 0.0)

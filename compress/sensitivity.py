@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress import removal, scopes, surgery
 from compress.batches import WHOLE, Batches, Part
 from compress.graph import DependencyGraph
-from compress.recipe import Recipe
+from compress.recipe import Recipe, scores
 from compress.train import Metrics, autocast, evaluate
 
 LEVELS = (0.25, 0.5, 0.75, 0.9)
@@ -106,8 +106,12 @@ def measure(
     units = recipe.granularity.split(model, graph, example.to(device))
     loss: dict[str, tuple[float, ...]] = {}
     top1: dict[str, tuple[float, ...]] = {}
-    for i, unit in enumerate(units):
-        weight, score = model.get_parameter(unit.path), recipe.criterion(unit)
+
+    def sample() -> Iterator[tuple[Tensor, Tensor]]:
+        return ((x.to(device), y.to(device)) for x, y in part.epoch(0, 0))
+
+    for i, (unit, score) in enumerate(zip(units, scores(model, recipe, graph, units, sample))):
+        weight = model.get_parameter(unit.path)
         before, found = weight.detach().clone(), []
         for level in levels:
             (keep,) = scopes.local([score], [unit], level)

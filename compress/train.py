@@ -205,7 +205,7 @@ def plan_of(data: Data, optim: Optim, sparsity: float) -> Plan:
     """The steps that `fit` takes with this `optim`."""
     each = len(data.train) if data.train else 0
     rate = lambda step: optim.lr(step // each, step % each, each)  # noqa: E731
-    return Plan(optim.lr.epochs * each, rate, sparsity, optim.momentum)
+    return Plan(optim.lr.epochs * each, rate, sparsity, optim.momentum, each)
 
 
 def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:
@@ -258,6 +258,7 @@ def _train_epoch(
             distributed.sum_gradients(parameters)
             pressure.edit_gradients(model, epoch * len(batches) + step)
             sgd.step()
+            pressure.after_step(model)
             if after_step:
                 after_step()
             images += batch

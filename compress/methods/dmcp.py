@@ -159,17 +159,7 @@ class MarkovGates(Pressure):
         """Cuts, and forgets all weights: only the widths are inherited."""
         if self.attached:
             self.fold(model)
-        removed = removal.cut(model, graph, units, keep, images)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            for module in model.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
-                elif hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
-        return removed
+        return removal.renew(self.seed)(model, graph, units, keep, images)
 
     def fold(self, model: nn.Module) -> None:
         self.grafts.detach(model)
