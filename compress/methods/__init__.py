@@ -15,6 +15,7 @@ from compress.methods.gate_decorator import gate_decorator
 from compress.methods.greg import greg1, greg2
 from compress.methods.l1 import l1
 from compress.methods.movement import block_movement, movement, soft_movement
+from compress.methods.lookahead import lookahead
 from compress.methods.one_by_n import one_by_n
 from compress.methods.random_block import random_block
 from compress.methods.resrep import resrep
@@ -46,4 +47,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "slimming": slimming,
     "ucs": ucs,
     "l1": l1,
+    "lookahead": lookahead,
 }
