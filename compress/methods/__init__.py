@@ -13,6 +13,7 @@ from compress.methods.dsc import dsc1, dsc2
 from compress.methods.filter import filters
 from compress.methods.gate_decorator import gate_decorator
 from compress.methods.greg import greg1, greg2
+from compress.methods.hessian import hessian
 from compress.methods.l1 import l1
 from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.lookahead import lookahead
@@ -48,4 +49,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "ucs": ucs,
     "l1": l1,
     "lookahead": lookahead,
+    "hessian": hessian,
 }
