@@ -14,6 +14,7 @@ from compress.methods.filter import filters
 from compress.methods.gate_decorator import gate_decorator
 from compress.methods.greg import greg1, greg2
 from compress.methods.hessian import hessian
+from compress.methods.hrank import hrank
 from compress.methods.l1 import l1
 from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.lookahead import lookahead
@@ -50,4 +51,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "l1": l1,
     "lookahead": lookahead,
     "hessian": hessian,
+    "hrank": hrank,
 }

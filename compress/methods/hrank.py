@@ -1,0 +1,38 @@
+"""HRank: channels whose feature maps have low rank go.
+
+Paper: Lin et al., "HRank: Filter Pruning using High-Rank Feature Map", CVPR 2020, arXiv 2002.10179
+Code:  github.com/lmbxmu/HRank
+Differs: all layers are pruned at once and then fine-tuned, as the authors' later HRankPlus does; the paper fine-tunes
+    after each layer. The same share of every layer, where the authors list rates by hand. A map is what the next
+    convolution reads. Of equal ranks the first channel goes first; the authors' order is not determined.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from compress import removal, scopes
+from compress.channel_units import Channel
+from compress.recipe import Recipe, Settings
+from compress.stats import Activations
+
+
+def rank(maps: Tensor) -> Tensor:
+    """(B, width, H, W) -> (B, width): the rank of every map."""
+    return torch.linalg.matrix_rank(maps).float()
+
+
+def hrank(settings: Settings, *, images: int = 640) -> Recipe:
+    """Removes, in every layer, the channels whose maps have the smallest mean rank; then fine-tunes.
+
+    images: training images over which ranks are averaged.
+    """
+    ranks = Activations(rank, images)
+    return Recipe(
+        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
+        ranks.score,
+        partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors),
+        remove=removal.cut,
+        observe=ranks.observe,
+    )
