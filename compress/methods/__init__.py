@@ -10,6 +10,7 @@ from compress.methods.darb import darb
 from compress.methods.dense import dense
 from compress.methods.dmcp import dmcp
 from compress.methods.dsc import dsc1, dsc2
+from compress.methods.ezcrop import ezcrop
 from compress.methods.filter import filters
 from compress.methods.gate_decorator import gate_decorator
 from compress.methods.greg import greg1, greg2
@@ -52,4 +53,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "lookahead": lookahead,
     "hessian": hessian,
     "hrank": hrank,
+    "ezcrop": ezcrop,
 }
