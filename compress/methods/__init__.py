@@ -26,6 +26,7 @@ from compress.methods.rni import rni
 from compress.methods.slimming import slimming
 from compress.methods.ucs import ucs
 from compress.methods.weight import weight
+from compress.methods.while_training import while_training
 from compress.recipe import Recipe
 
 METHODS: dict[str, Callable[..., Recipe]] = {
@@ -54,4 +55,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "hessian": hessian,
     "hrank": hrank,
     "ezcrop": ezcrop,
+    "while_training": while_training,
 }
