@@ -25,6 +25,7 @@ from compress.methods.resrep import resrep
 from compress.methods.rni import rni
 from compress.methods.slimming import slimming
 from compress.methods.ucs import ucs
+from compress.methods.uniform_scaling import uniform_scaling
 from compress.methods.weight import weight
 from compress.methods.while_training import while_training
 from compress.recipe import Recipe
@@ -56,4 +57,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "hrank": hrank,
     "ezcrop": ezcrop,
     "while_training": while_training,
+    "uniform_scaling": uniform_scaling,
 }

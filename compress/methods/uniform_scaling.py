@@ -1,0 +1,49 @@
+"""Uniform scaling: every layer narrower by the same factor, the control that any choice of widths has to beat.
+
+Paper: none; width multipliers are Howard et al., "MobileNets", 2017, arXiv 1704.04861, section 3.3
+Code:  none
+Differs: with --pr_target the width is C − floor(C · p), at least --min_width; not the nearest to C · (1 − p).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from compress import criteria, removal, schedules, scopes
+from compress.channel_units import Channel
+from compress.recipe import Criterion, Recipe, Schedule, Settings
+from compress.removal import Remove
+from compress.units import Units
+
+
+def leading(units: Units) -> Tensor:
+    """The first channels score highest: which ones stay means nothing where their weights do not."""
+    return -torch.arange(units.count, dtype=torch.double)
+
+
+def _random(seed: int) -> Criterion:
+    return criteria.random(torch.Generator().manual_seed(seed))
+
+
+# from a seed: which channels stay, what becomes of the rest, when
+WEIGHTS: dict[str, Callable[[int], tuple[Criterion, Remove, Schedule]]] = {
+    "new": lambda seed: (leading, removal.renew(seed), schedules.narrow_first),
+    "l1": lambda _: (criteria.l1, removal.cut, schedules.one_shot),
+    "random": lambda seed: (_random(seed), removal.cut, schedules.one_shot),
+}
+
+
+def uniform_scaling(settings: Settings, *, weights: str = "new") -> Recipe:
+    """Scales all widths by one factor, residual sums included, so that channels or MACs fall by the share asked for.
+
+    weights: new (drawn anew, trained from scratch), or those of the channels that l1 or a random draw keeps.
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}")
+    criterion, remove, schedule = WEIGHTS[weights](settings.seed)
+    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
+    return Recipe(
+        Channel(settings.residual is not False, skip=settings.skip), criterion, scope, schedule, remove=remove
+    )
