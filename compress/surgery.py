@@ -161,11 +161,14 @@ def _restate_widths(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def merge(model: nn.Module, graph: DependencyGraph, into: Mapping[str, Tensor]) -> DependencyGraph:
+def merge(
+    model: nn.Module, graph: DependencyGraph, into: Mapping[str, Tensor], shares: Mapping[str, Tensor] | None = None
+) -> DependencyGraph:
     """Adds the columns that read channel i to those that read channel into[i], then cuts every channel but those.
 
     `into` maps set names to (width,) indices with into[into[i]] = into[i]. Where merged channels are equal the function
-    is kept: sum_i W_i x_i = (sum_i W_i) x. Source: Ding et al., CVPR 2019, arXiv 1904.03837, section 3.2.
+    is kept: sum_i W_i x_i = (sum_i W_i) x. Source: Ding et al., CVPR 2019, arXiv 1904.03837, section 3.2. With
+    `shares`, (width,) by set, it adds shares[i] times those columns, for x_i = shares[i] x.
     """
     for channels in graph.sets:
         target = into.get(channels.name)
@@ -178,7 +181,8 @@ def merge(model: nn.Module, graph: DependencyGraph, into: Mapping[str, Tensor]) 
                 weight, positions = tensor_at(model, path), channels.positions((path, axis))
                 for i, j in enumerate(target.tolist()):
                     if i != j:
-                        weight[:, positions[j]] += weight[:, positions[i]]
+                        share = 1.0 if shares is None else float(shares[channels.name][i])
+                        weight[:, positions[j]] += share * weight[:, positions[i]]
     keep = {name: target == torch.arange(len(target)) for name, target in into.items()}
     return cut(model, graph, keep)
 

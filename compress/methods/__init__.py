@@ -5,6 +5,7 @@ To add one, write its file and its row.
 
 from collections.abc import Callable
 
+from compress.methods.channel_similarity import channel_similarity
 from compress.methods.csgd import csgd
 from compress.methods.darb import darb
 from compress.methods.dense import dense
@@ -58,4 +59,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "ezcrop": ezcrop,
     "while_training": while_training,
     "uniform_scaling": uniform_scaling,
+    "channel_similarity": channel_similarity,
 }

@@ -1,0 +1,112 @@
+"""Channel-similarity-style: channels that carry the same are clustered, and one of each cluster stands for all.
+
+Paper: Zhang et al., "Exploiting Channel Similarity for Accelerating Deep Convolutional Neural Networks", 2019,
+    arXiv 1908.02620 (the abstracts alone were read)
+Code:  none known
+Differs: filled in are the metric (the expected squared difference of two normals, as batch norm leaves them), average
+    linkage, one height for all layers to cut the trees at, the representative (largest |γ| · norm of what reads it) and
+    its inheritance. The paper claims to need no data; here correlations are measured on images unless told otherwise.
+    Behind depthwise filters, which differ, representatives inherit nothing. Layers without a batch norm of their own
+    stay whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor, nn
+
+from compress import moments, removal, scopes, surgery
+from compress.channel_units import Channel, ChannelUnits, by_channel
+from compress.graph import ChannelSet, DependencyGraph
+from compress.recipe import Recipe, Settings
+from compress.removal import Images, Removal
+from compress.sample import Sample, first
+from compress.similarity import CORRELATIONS, clusters, distances
+
+
+@dataclass(frozen=True)
+class Normal(Channel):
+    """Channels that one layer makes, each by one filter, with a batch norm of its own."""
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
+        def normal(made: ChannelSet) -> bool:
+            norm = graph.norms.get(made.makers[0])
+            return norm is not None and model.get_submodule(norm).affine and made.copies((made.makers[0], 0)) == 1
+
+        return tuple(u for u in super().split(model, graph, example) if normal(u.channels))
+
+
+class Similarity:
+    def __init__(self, scope: Callable[..., list[Tensor]], correlation: str, images: int, inherit: bool):
+        if correlation not in CORRELATIONS:
+            raise ValueError(f"correlation is {correlation!r}: expected one of {', '.join(CORRELATIONS)}")
+        self.scope, self.correlation, self.images, self.inherit = scope, CORRELATIONS[correlation], images, inherit
+        self.trees: dict[str, list[tuple[int, int]]] = {}
+        self.heights, self.importance, self.slope = {}, {}, {}
+
+    def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], sample: Sample) -> None:
+        norms = {u.path: graph.norms[u.channels.makers[0]] for u in units}
+        measured = moments.correlations(model, list(norms.values()), first(sample, self.images))
+        for unit in units:
+            channels, norm = unit.channels, model.get_submodule(norms[unit.path])
+            order = channels.positions((channels.makers[0], 0))[:, 0]
+            gamma, beta = (p.detach().double().cpu()[order] for p in (norm.weight, norm.bias))
+            rho = self.correlation(measured[norms[unit.path]].cpu()[order][:, order], gamma)
+            apart = distances(beta, gamma, rho)
+            apart /= apart.sum().clamp(min=1e-12) / (unit.count * (unit.count - 1))  # layers become comparable
+            tree = linkage(squareform(apart.numpy(), checks=False), "average")
+            self.trees[unit.path] = [(int(a), int(b)) for a, b, *_ in tree]
+            self.heights[unit.path] = torch.cat([torch.from_numpy(tree[:, 2].copy()), torch.tensor([torch.inf])])
+            readers = [(surgery.tensor_at(model, path), path) for path, axis in channels.places if axis == 1]
+            columns = [by_channel(w.detach().transpose(0, 1).flatten(1), channels, (p, 1)) for w, p in readers]
+            self.importance[unit.path] = gamma.abs() * sum(c.flatten(1).square().sum(1).cpu() for c in columns).sqrt()
+            self.slope[unit.path] = (rho * gamma[:, None] / gamma[None, :]).nan_to_num(0, 0, 0).clamp(min=0)  # j on i
+            if not self.inherit or any(w.ndim == 4 for w in _passed(model, channels)):
+                self.slope[unit.path].zero_()
+
+    def score(self, unit: ChannelUnits) -> Tensor:
+        """(count,) not of channels: the heights at which one cluster fewer is left. The last one has none."""
+        return self.heights[unit.path]
+
+    def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        keep = self.scope(scores, units, ratio)
+        if not self.trees:  # the question is only whether the target can be reached
+            return keep
+        self.into = {}
+        for unit, kept in zip(units, keep):
+            labels, importance = clusters(self.trees[unit.path], int(kept.sum())), self.importance[unit.path]
+            best = [(labels == label).double().mul(importance + 1).argmax() for label in labels]
+            self.into[unit.path] = torch.stack(best)
+        return [self.into[u.path] == torch.arange(u.count) for u in units]
+
+    def remove(
+        self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], _: Images
+    ) -> Removal:
+        shares = {path: self.slope[path].gather(1, into[:, None])[:, 0] for path, into in self.into.items()}
+        kept = removal.by_set(units, keep)
+        return Removal(surgery.merge(model, graph, self.into, shares), kept=kept, note=removal.describe(kept))
+
+
+def _passed(model: nn.Module, channels: ChannelSet) -> list[Tensor]:
+    aside = (*channels.makers, *channels.gates)
+    return [surgery.tensor_at(model, path) for path, axis in channels.places if axis == 0 and path not in aside]
+
+
+def channel_similarity(
+    settings: Settings, *, correlation: str = "measured", images: int = 640, inherit: int = 1
+) -> Recipe:
+    """Clusters the channels of every layer and keeps one of each cluster; then fine-tunes.
+
+    correlation: measured, none, or sign (none and sign need no data); images: training images it is measured on;
+    inherit: 1 adds what read the others to what reads the representative, scaled by the regression of them on it.
+    """
+    if settings.residual:
+        raise ValueError("channel_similarity compares what one batch norm makes, not sums: leave --residual out")
+    scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **settings.floors)
+    alike = Similarity(scope, correlation, images, bool(inherit))
+    channels = Normal(skip=settings.skip)
+    return Recipe(channels, alike.score, alike.select, remove=alike.remove, observe=alike.observe)
