@@ -1,5 +1,7 @@
 """Channel pruning from the command line: what a run writes, killed runs, chains of prunings, refusals."""
 
+import inspect
+
 import pytest
 import torch
 from run_files import killed_after, read, rows
@@ -59,7 +61,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "method", ["resrep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("csgd", "rni", "dmcp"))]
+    "method", ["resrep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("csgd", "rni", "dmcp", "while_training"))]
 )
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
@@ -133,6 +135,21 @@ def test_numbers_of_a_methods_own():
     assert own_numbers(["clusters=even"], "csgd") == {"clusters": "even"}
     args, _ = parse(["--method=resrep", "--set", "lasso=1e-3", "granularity=8"])
     assert args.set == ("lasso=1e-3", "granularity=8")
+
+
+SLOW = ("hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead")
+
+
+@pytest.mark.parametrize(
+    "method", ["while_training", "hessian", *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW)]
+)
+def test_a_whole_run(method, tmp_path):
+    counted = ["--set", "images=8"] if "images" in inspect.signature(METHODS[method]).parameters else []
+    flags = [f"--method={method}", "--num_epochs=1", "--export_onnx", *counted, f"--job_dir={tmp_path}"]
+    assert cli.main([*SMALL, *flags]) == 0
+    summary = read(tmp_path / "summary.json")
+    assert 0.3 < summary["macs"] / summary["macs_dense"] < 0.75
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_methods_lists_the_table(capsys):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from compress import removal, scopes
 from compress.data import Options, open_data
 from compress.graph import DependencyGraph
 from compress.learning_rate import LearningRate
@@ -14,6 +15,7 @@ from compress.recipe import Settings, prune
 from compress.run import run
 from compress.schedules import Budget
 from compress.train import Optim
+from compress.units import Filter, OneByN, Weight
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 PRUNING = [
@@ -23,6 +25,14 @@ PRUNING = [
     "filter",
     "movement",
 ]  # those that zero; test_channel_methods.py has the others
+SAMPLE = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4))]
+
+
+def zeroes(name: str) -> bool:  # test_channel_methods.py has the others
+    return METHODS[name](Settings(by_macs=True)).remove is removal.zero and name != "dense"
+
+
+PRUNING = [name for name in METHODS if zeroes(name)]
 BLOCKS = ["one_by_n", "random_block"]
 
 
@@ -35,7 +45,8 @@ def network():
 
 def pruned(network, name, sparsity, **settings):
     model, graph = copy.deepcopy(network[0]), network[1]
-    outcome = prune(model, METHODS[name](Settings(**{"n": 4, **settings})), graph, EXAMPLE, sparsity)
+    recipe = METHODS[name](Settings(**{"n": 4, **settings}))
+    outcome = prune(model, recipe, graph, EXAMPLE, sparsity, lambda: iter(SAMPLE))
     return model, outcome.masks
 
 
@@ -60,8 +71,16 @@ def test_each_layer_loses_what_was_asked_give_or_take_a_unit(network, name, spar
         weight = parameters[path]
         unit = {"weight": 1, "movement": 1, "filter": weight[0].numel()}.get(name, 4 * weight[0, 0].numel())
         asked = sparsity * weight.numel()
+    recipe = METHODS[name](Settings(n=4))
+    sizes = {OneByN: lambda w: 4 * w[0, 0].numel(), Filter: lambda w: w[0].numel(), Weight: lambda w: 1}
+    weights = [(path, parameters[path]) for path in masks]
+    if recipe.scope is not scopes.local:
+        weights = [("all layers", torch.cat([weight.flatten() for _, weight in weights]))]
+    for path, weight in weights:
+        asked, unit = sparsity * weight.numel(), sizes[type(recipe.granularity)](weight)
         assert asked - unit < int((weight == 0).sum()) <= asked + 1e-6, path
-        assert torch.equal(weight != 0, mask), path
+    assert all(torch.equal(parameters[path] != 0, mask) for path, mask in masks.items())
+    assert all(bool(mask.any()) for mask in masks.values())  # no layer is empty
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -100,6 +119,12 @@ def test_a_random_draw_follows_from_the_seed(network):
     first, again, other = (pruned(network, "random_block", 0.5, seed=seed)[1] for seed in (1, 1, 2))
     assert all(torch.equal(first[path], again[path]) for path in first)
     assert any(not torch.equal(first[path], other[path]) for path in first)
+
+
+@pytest.mark.parametrize("name", PRUNING)
+def test_the_same_weights_go_every_time(network, name):
+    first, again = (pruned(network, name, 0.5)[1] for _ in range(2))
+    assert all(torch.equal(first[path], again[path]) for path in first)
 
 
 @pytest.mark.parametrize("name", ["dense", *PRUNING])
