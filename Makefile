@@ -1,5 +1,5 @@
 # make demo  the whole chain on an embedded data set, report in runs/demo/
-# make test  the tests (under 10 minutes on 2 cores)
+# make test  the tests (under 10 minutes on 2 cores: two workers, each with one thread)
 # make bench MobileNets and ResNet-50 at 224x224, 1x4 blocks at 50, 75 and 90 %, against the dense engines
 # PIP_OPTIONS passes index options through, e.g. to take a CPU-only torch from an index of your choice.
 PYTHON ?= python3
@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	$(RUN) scripts/demo.py
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/installed
 	$(RUN) scripts/bench_networks.py

@@ -18,8 +18,8 @@ from compress.methods.greg import greg1, greg2
 from compress.methods.hessian import hessian
 from compress.methods.hrank import hrank
 from compress.methods.l1 import l1
-from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.lookahead import lookahead
+from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.one_by_n import one_by_n
 from compress.methods.random_block import random_block
 from compress.methods.resrep import resrep

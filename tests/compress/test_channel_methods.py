@@ -127,7 +127,6 @@ def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["l1", "ucs", "slimming", "csgd", "rni", "greg1", "greg2", "gate_decorator", "dsc2"])
 @pytest.mark.parametrize("name", [name for name in CHANNEL if name not in ("resrep", "dmcp")])
 def test_a_share_of_channels_can_be_asked_for_instead(name):
     _, outcome, _ = quick(name, "resnet20", 0.5, Settings())

@@ -18,13 +18,6 @@ from compress.train import Optim
 from compress.units import Filter, OneByN, Weight
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-PRUNING = [
-    "one_by_n",
-    "random_block",
-    "weight",
-    "filter",
-    "movement",
-]  # those that zero; test_channel_methods.py has the others
 SAMPLE = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4))]
 
 
@@ -67,10 +60,6 @@ def test_each_layer_loses_what_was_asked_give_or_take_a_unit(network, name, spar
     parameters = dict(model.named_parameters())
     assert "conv1.weight" not in masks  # the stem
     assert "linear.weight" not in masks  # without --full
-    for path, mask in masks.items():
-        weight = parameters[path]
-        unit = {"weight": 1, "movement": 1, "filter": weight[0].numel()}.get(name, 4 * weight[0, 0].numel())
-        asked = sparsity * weight.numel()
     recipe = METHODS[name](Settings(n=4))
     sizes = {OneByN: lambda w: 4 * w[0, 0].numel(), Filter: lambda w: w[0].numel(), Weight: lambda w: 1}
     weights = [(path, parameters[path]) for path in masks]
