@@ -6,7 +6,8 @@ Code:  none known
 Differs: filled in are the cadence (from a twentieth of the epochs on, over half of them, a few filters more at the end
     of each) and the same share of every layer, rounded down. Removed filters are held at zero, with the batch norms
     and depthwise filters behind them, and cut at the end: the losses are those of cutting them at once, training is
-    not shorter. Their momentum dies out instead of being cleared, and moves nothing.
+    not shorter. Their momentum dies out instead of being cleared, and moves nothing. Mean activations are those of the
+    batch that is being trained on.
 """
 
 from collections.abc import Callable, Sequence
