@@ -28,7 +28,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-FILES = [p for package in OURS for p in sorted((ROOT / package).rglob("*.py"))]
+FILES = [p for package in sorted(OURS) for p in sorted((ROOT / package).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
