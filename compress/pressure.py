@@ -57,7 +57,7 @@ class Pressure:
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         return []
 
-    def pace(self, step: int) -> float:
+    def rate_factor(self, step: int) -> float:
         """Factor of the learning rate at that step of the phase."""
         return 1.0
 

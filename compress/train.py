@@ -247,7 +247,7 @@ def _train_epoch(
     each = 1 if device.type == "cpu" and distributed.alone() else 20  # steps
     with global_batch(batch):
         for step, (x, y) in enumerate(batches.epoch(epoch, seed, distributed.part())):
-            rate = optim.lr(epoch, step, len(batches)) * pressure.pace(epoch * len(batches) + step)
+            rate = optim.lr(epoch, step, len(batches)) * pressure.rate_factor(epoch * len(batches) + step)
             for group in sgd.param_groups:
                 group["lr"] = rate * group["scale"]
             x, y = x.to(device, memory_format=torch.channels_last), y.to(device)

@@ -85,7 +85,7 @@ class Gates(Pressure):
             return round_ * self.ticks, 2 * part
         return round_ * self.ticks + int((2 * part - 1) * self.ticks + 1e-9), None
 
-    def pace(self, step: int) -> float:
+    def rate_factor(self, step: int) -> float:
         tock = self.at(step)[1]
         return LOWEST if tock is None else LOWEST + (1 - LOWEST) * (1 - abs(2 * tock - 1))
 

@@ -14,6 +14,7 @@ from compress.planning import own_numbers
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
+SLOW = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2")
 
 
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
@@ -61,7 +62,14 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "method", ["resrep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("csgd", "rni", "dmcp", "while_training"))]
+    "method",
+    [
+        "resrep",
+        *(
+            pytest.param(m, marks=pytest.mark.slow)
+            for m in ("csgd", "rni", "dmcp", "while_training", "greg2", "gate_decorator", "dsc2")
+        ),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""

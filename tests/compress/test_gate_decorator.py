@@ -106,9 +106,9 @@ def test_ticks_follow_tocks():
     assert {done for done, tock in seen if tock is not None} == {0, 10, 20, 30, 40}
     assert {done for done, tock in seen if tock is None} == set(range(50))
     assert sum(tock is not None for _, tock in seen) == 500
-    assert pressure.pace(0) == pytest.approx(0.1)
-    assert pressure.pace(50) == pytest.approx(1.0)
-    assert pressure.pace(150) == pytest.approx(0.1)
+    assert pressure.rate_factor(0) == pytest.approx(0.1)
+    assert pressure.rate_factor(50) == pytest.approx(1.0)
+    assert pressure.rate_factor(150) == pytest.approx(0.1)
 
 
 def test_in_ticks_convolutions_rest():

@@ -1,0 +1,23 @@
+"""The whole table of methods from the command line: a new row is tested by being there."""
+
+import pytest
+from run_files import read
+from test_cli_channels import SMALL
+
+from compress import cli
+from compress.channel_units import Channel
+from compress.methods import METHODS
+from compress.recipe import Settings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_small_run_writes_what_it_did(name, tmp_path):
+    narrow = isinstance(METHODS[name](Settings(by_macs=True)).granularity, Channel)
+    target = "--flops_target=0.6" if narrow else "--pr_target=0.4"
+    flags = [*SMALL, f"--method={name}", target, "--num_epochs=1", "--finetune_epochs=2", "--N=4"]
+    assert cli.main([*flags, f"--job_dir={tmp_path}"]) == 0
+    summary = read(tmp_path / "summary.json")
+    assert summary["method"] == name
+    if name != "dense":
+        assert summary["macs"] < summary["macs_dense"]
+    assert (tmp_path / "checkpoint" / "best.safetensors").is_file()
