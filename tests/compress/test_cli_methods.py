@@ -10,6 +10,7 @@ from compress.methods import METHODS
 from compress.recipe import Settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_small_run_writes_what_it_did(name, tmp_path):
     narrow = isinstance(METHODS[name](Settings(by_macs=True)).granularity, Channel)
