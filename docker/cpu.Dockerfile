@@ -1,0 +1,55 @@
+# Deployment on CPUs: compile, tune, verify, race and run networks. No torch.
+#   docker build -f docker/cpu.Dockerfile -t kerf-cpu .
+# The first stages need torch, once, to make the networks that are raced. PIP_OPTIONS passes options to pip, for
+# instance an index that has a CPU-only torch; without one pip takes its default, several GB that are not kept.
+ARG BASE=debian:bookworm-slim
+
+FROM ${BASE} AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+# what is needed, apart from the sources: a changed source does not install everything again
+COPY pyproject.toml constraints.txt ./
+ARG PIP_OPTIONS=
+ARG CONSTRAINTS=constraints.txt
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        >requirements.txt \
+    && pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} -r requirements.txt
+
+FROM build AS networks
+RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} torch torchvision onnxscript safetensors
+COPY . .
+RUN PYTHONPATH=.:scripts python docker/export_networks.py /networks
+
+FROM build AS packages
+RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} openvino
+COPY . .
+RUN pip install ${PIP_OPTIONS} --no-deps . \
+    && pip uninstall -y setuptools pip
+
+FROM ${BASE}
+# g++ links what TVM compiles
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ python3 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --create-home kerf \
+    && install -d -o kerf -g kerf /out \
+    && install -d /opt/kerf \
+    && ln -s /out /opt/kerf/runs \
+    && ln -s /out /opt/kerf/experiments
+COPY --from=networks /networks /opt/kerf/networks
+COPY --from=packages /opt/venv /opt/venv
+COPY model_tune.py /opt/kerf/
+COPY docker/benchmark.py docker/zero_blocks.py docker/entrypoint.sh /opt/kerf/docker/
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER kerf
+WORKDIR /opt/kerf
+VOLUME /out
+STOPSIGNAL SIGINT
+# light, so that it does not disturb a race: the runtime loads and results can be written
+HEALTHCHECK --interval=5m --timeout=30s CMD test -w /out && python -c "import deploy.runtime"
+ENTRYPOINT ["/opt/kerf/docker/entrypoint.sh"]
+CMD ["benchmark"]
