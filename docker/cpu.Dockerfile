@@ -20,11 +20,15 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
     && pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} -r requirements.txt
 
 FROM build AS networks
+ARG PIP_OPTIONS=
+ARG CONSTRAINTS=constraints.txt
 RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} torch torchvision onnxscript safetensors
 COPY . .
 RUN PYTHONPATH=.:scripts python docker/export_networks.py /networks
 
 FROM build AS packages
+ARG PIP_OPTIONS=
+ARG CONSTRAINTS=constraints.txt
 RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} openvino
 COPY . .
 RUN pip install ${PIP_OPTIONS} --no-deps . \
