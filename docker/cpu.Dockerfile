@@ -22,7 +22,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
 FROM build AS networks
 ARG PIP_OPTIONS=
 ARG CONSTRAINTS=constraints.txt
-RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} torch torchvision onnxscript safetensors
+RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} torch torchvision onnxscript safetensors scikit-learn
 COPY . .
 RUN PYTHONPATH=.:scripts python docker/export_networks.py /networks
 
