@@ -73,7 +73,7 @@ class Summary:
     stopped: str = "nothing is left to try"
     before_us: float = 0.0  # layers together, by their defaults
     after_us: float = 0.0
-    drift: tuple[float, ...] = ()  # of every winner: as measured last / when it won
+    drift: tuple[float, ...] = ()  # of every winner over its default: as measured last / when it won
     seconds: dict[str, float] = field(default_factory=lambda: {"build": 0.0, "measure": 0.0, "total": 0.0})
 
 
@@ -233,8 +233,12 @@ class _Search:
         before = {id(race): {c.key: self._us(c) for c in race.known} for race in races}
         for i in range(0, len(races), BATCH):
             self._race(races[i : i + BATCH], FINAL_ROUNDS)
-        winners = [(before[id(race)], self._best(race.task)) for race in races]
-        self.summary.drift = tuple(self._us(c) / us[c.key] for us, c in winners if c.key in us)
+        drift = []
+        for race in races:
+            us, winner, default = before[id(race)], self._best(race.task), race.task.ways[0][0]
+            if winner != default and winner.key in us and us.get(default.key, np.inf) < np.inf:
+                drift.append(self._us(winner) / us[winner.key] / (self._us(default) / us[default.key]))
+        self.summary.drift = tuple(drift)
 
     def _finalists(self, task: Task) -> list[Choice]:
         """The best, the next of what was measured, and the default."""
