@@ -128,7 +128,8 @@ def told(s: Summary) -> str:
         text += f"\n  layers together: untuned {s.before_us / 1e3:.3f} ms, tuned {s.after_us / 1e3:.3f} ms"
     if s.drift:
         off = sorted(abs(ratio - 1) for ratio in s.drift)
-        text += f"\n  winners over their defaults, measured again: off by {off[len(off) // 2]:.1%} (median), {off[-1]:.1%} at most"
+        text += f"\n  winners over their defaults, measured again: off by {off[len(off) // 2]:.1%} (median), "
+        text += f"{off[-1]:.1%} at most"
     return text
 
 
