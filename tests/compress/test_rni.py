@@ -85,7 +85,9 @@ def test_the_score_is_the_importance_before_and_after_folding():
 
 def test_statistics_are_taken_anew_with_the_sigmoid_in_place():
     class Images:
-        def epoch(self, epoch, seed):
+        size, names = 8, ("",) * 24
+
+        def epoch(self, epoch, seed, part):
             yield from ((x, None) for x in batches)
 
     batches = torch.randn(3, 8, 4, 5, 5).unbind()
