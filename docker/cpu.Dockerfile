@@ -29,7 +29,9 @@ RUN PYTHONPATH=.:scripts python docker/export_networks.py /networks
 FROM build AS packages
 ARG PIP_OPTIONS=
 ARG CONSTRAINTS=constraints.txt
-RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} openvino
+# --build-arg PEERS=openvino adds an engine to race against, and 180 MB
+ARG PEERS=
+RUN test -z "${PEERS}" || pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} ${PEERS}
 COPY . .
 RUN pip install ${PIP_OPTIONS} --no-deps . \
     && pip uninstall -y setuptools pip
