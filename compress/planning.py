@@ -65,7 +65,7 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     if not isinstance(chosen.granularity, Channel) and any(getattr(args, n) != v for n, v in asked.items()):
         raise ValueError(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
     if allocates(args) and chosen.remove is not removal.zero:
-        raise ValueError(f"method {method}: shares by layer are for methods that zero weights, such as one_by_n")
+        raise ValueError(f"method {method}: shares by layer are for methods that zero weights in one go (one_by_n)")
     if allocates(args) and not args.pretrained_model:
         raise ValueError("layers are tried on the trained network: give it as --pretrained_model")
     if timed(args) and not isinstance(chosen.granularity, OneByN):

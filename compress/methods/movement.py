@@ -7,7 +7,8 @@ Differs: convolutions in place of transformers, so there are no heads or feed-fo
     place of 32×32. Warm-up is a share of the phase; the learning rate follows the run's own schedule. Weights learn by
     SGD, scores by Adam as there (written out below). At the end exactly the share asked for goes: of every layer with
     hard movement, of all layers together with soft and block movement, whose threshold and penalty say nothing about
-    it. Floors of the threshold hold in training; at the end a layer keeps at least one unit. L0 and 2:4 are left out.
+    it. Floors of the threshold hold in training; at the end a layer keeps at least one unit. Hard movement
+    removes floor(count · (1 − v)) of a layer, theirs keeps int(v · count). L0 and 2:4 are left out.
 """
 
 from collections.abc import Sequence
