@@ -31,6 +31,7 @@ from tune.devices import DeviceLost, Here, Place
 
 BUILD_SECONDS, RUN_SECONDS = 60, 30
 BUILDS = 200  # by one process: the compiler keeps some memory of each
+ATTEMPTS = 3  # to be given a device that answers
 SETTLE_SECONDS = 0.5  # until a tracker has noticed that a device is gone
 COLD_CALLS, FLUSHED_BYTES = 3, 8 << 20  # more than second-level caches hold
 TOLERANCE = 1e-4  # of the largest output
@@ -110,26 +111,27 @@ class Measurer:
 
     def _attempt(self, arguments: Path, libraries: list[str], who: list[int], rounds: int) -> list[Result] | str:
         """Results of ``who``, or what became of their process. What a device lost is done again on another."""
-        while True:
+        for attempt in itertools.count(1):
             worker = self._idle.get()
             try:
                 job = (self.place, str(arguments), [(i, libraries[i]) for i in who], self.threads, rounds)
                 worker.send(_run, job, timeout=RUN_SECONDS + self.place.patience)
                 return [Result(*result) for result in worker.recv()]
-            except DeviceLost:
-                raise
-            except TimeoutError:
-                return f"did not finish within {RUN_SECONDS} s"
             except Exception as error:
                 time.sleep(SETTLE_SECONDS)
-                left = self.place.devices()
+                left, before = self.place.devices(), self._devices
                 if not left:
                     raise DeviceLost(f"{self.place}: the last device is gone") from error
-                if left >= self._devices:
-                    return last_line(error)
                 self._devices = left
+                # a tracker may still give out a device that has just gone
+                if left < before or (isinstance(error, DeviceLost) and attempt < ATTEMPTS):
+                    continue
+                if isinstance(error, DeviceLost):
+                    raise
+                return f"did not finish within {RUN_SECONDS} s" if isinstance(error, TimeoutError) else last_line(error)
             finally:
                 self._idle.put(worker)
+        raise AssertionError("counting does not end")
 
     def close(self) -> None:
         self._callers.shutdown(cancel_futures=True)
