@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from compress import surgery
 from compress.graph import ChannelSet, DependencyGraph
-from compress.surgery import tensor_at
 
 Act = Callable[[Tensor, Tensor], Tensor]  # (B, width, …) channels, parameter -> the same shape
 
@@ -68,8 +68,7 @@ def outlets(
     """
     layers = list(channels.makers)
     if depthwise:
-        weights = [path for path, axis in channels.places if axis == 0 and path not in (*layers, *channels.gates)]
-        layers += [path for path in weights if tensor_at(model, path).ndim == 4]
+        layers += surgery.depthwise(model, channels)
     found = []
     for maker in layers:
         if channels.copies((maker, 0)) != 1:
@@ -77,3 +76,8 @@ def outlets(
         module = graph.norms.get(maker) or maker.rpartition(".")[0]
         found.append((module, channels.positions((maker, 0))[:, 0]))
     return found
+
+
+def affine(model: nn.Module, kind: type[nn.BatchNorm2d]) -> list[nn.BatchNorm2d]:
+    """The batch norms of exactly this kind that have γ and β: methods give them another class for a while."""
+    return [m for m in model.modules() if type(m) is kind and m.affine]

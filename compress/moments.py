@@ -1,31 +1,17 @@
 """Second moments of what layers read, over images and pixels."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.sample import inputs
+
 Data = Iterable[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def _read(model: nn.Module, paths: Sequence[str], data: Data, see: Callable[[str, nn.Module, Tensor], None]) -> None:
-    """Shows `see` the input of each of these modules, batch by batch."""
-
-    def hook(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        see(path, module, args[0])
-
-    hooks = [model.get_submodule(path).register_forward_pre_hook(partial(hook, path)) for path in paths]
-    try:
-        for x, _ in data:
-            model(x)
-    finally:
-        for handle in hooks:
-            handle.remove()
-
-
 def second_moments(model: nn.Module, paths: Sequence[str], data: Data) -> dict[str, Tensor]:
     """Weight path -> Σ = E[x xᵀ] (d, d) of the d = I · kh · kw inputs that each of its filters multiplies."""
     owners = {path.rpartition(".")[0]: path for path in paths}
@@ -37,7 +23,7 @@ def second_moments(model: nn.Module, paths: Sequence[str], data: Data) -> dict[s
             sums[owners[owner]] = sums[owners[owner]] + (patches @ patches.T).double()
             counts[owners[owner]] += patches.shape[1]
 
-    _read(model, list(owners), data, see)
+    inputs(model, list(owners), (x for x, _ in data), see)
     return {path: total / counts[path] for path, total in sums.items()}
 
 
@@ -48,6 +34,7 @@ def _patches(layer: nn.Module, x: Tensor) -> Iterable[Tensor]:
     return (F.unfold(image[None], layer.kernel_size, layer.dilation, 0, layer.stride)[0] for image in padded)
 
 
+@torch.no_grad()
 def correlations(model: nn.Module, paths: Sequence[str], data: Data) -> dict[str, Tensor]:
     """Module path -> (C, C) correlation of the channels of its input (B, C, H, W); 0 with a constant one."""
     sums = dict.fromkeys(paths, (0.0, 0.0, 0))  # Σ x, Σ x xᵀ, how many
@@ -57,7 +44,7 @@ def correlations(model: nn.Module, paths: Sequence[str], data: Data) -> dict[str
         ones, squares, count = sums[path]
         sums[path] = ones + x.sum(1), squares + x @ x.T, count + x.shape[1]
 
-    _read(model, paths, data, see)
+    inputs(model, paths, (x for x, _ in data), see)
     found = {}
     for path, (ones, squares, count) in sums.items():
         covariance = squares / count - torch.outer(ones, ones) / count**2

@@ -6,6 +6,7 @@ A method fills the slots; nothing here asks which method it is.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,16 @@ class Settings:
     @property
     def floors(self) -> dict[str, int]:
         return {"least": self.min_width, "multiple": self.round_to}
+
+    @property
+    def uniform(self) -> Scope:
+        """The same share of every layer, such that channels, or MACs, fall by what is asked for."""
+        return partial(scopes.uniform_macs if self.by_macs else scopes.local, **self.floors)
+
+    @property
+    def pooled(self) -> Scope:
+        """The smallest scores of all layers together, until as many channels, or MACs, are gone."""
+        return partial(scopes.greedy_macs if self.by_macs else scopes.overall, **self.floors)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,18 @@ def cut(
     return Removal(surgery.cut(model, graph, kept), kept=kept, note=describe(kept))
 
 
+def after(fold: Callable[[nn.Module], None], remove: Remove) -> Remove:
+    """Takes a pressure out of the model first: what it hides goes, what it added is no part of the network."""
+
+    def folded(
+        model: nn.Module, graph: DependencyGraph, units: Sequence, keep: Sequence[Tensor], images: Images
+    ) -> Removal:
+        fold(model)
+        return remove(model, graph, units, keep, images)
+
+    return folded
+
+
 def renew(seed: int) -> Remove:
     """Cuts, and draws every weight that is left anew: only the widths are inherited."""
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from compress.channel_units import ChannelUnits
 from compress.graph import ChannelSet, DependencyGraph
-from compress.sample import Sample, evaluated, first
-from compress.surgery import tensor_at
+from compress.sample import Sample, evaluated, first, hooked
+from compress.surgery import depthwise, tensor_at
 
 Measure = Callable[[Tensor], Tensor]  # maps (B, width, H, W) -> (B, width)
 
@@ -33,10 +33,10 @@ class _View:
 
 
 def _views(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> list[_View]:
-    found = []
+    found, passed = [], depthwise(model, channels)
     for path, axis in channels.places:
-        passed = axis == 0 and path not in (*channels.makers, *channels.gates)  # a depthwise filter
-        if tensor_at(model, path).ndim == 4 and (axis == 1 or passed) and channels.copies((path, axis)) == 1:
+        reads = path in passed or (axis == 1 and tensor_at(model, path).ndim == 4)
+        if reads and channels.copies((path, axis)) == 1:
             found.append(_View(path.rpartition(".")[0], channels.positions((path, axis))[:, 0], read=True))
     for path in channels.makers:
         if channels.copies((path, 0)) == 1:
@@ -88,13 +88,9 @@ def mean(
 
 
 def _watch(model: nn.Module, watchers: Sequence[tuple[_View, Callable]], batches: Iterator[Tensor]) -> None:
-    hooks = [view.hook(model, see) for view, see in watchers]
-    try:
+    with hooked(view.hook(model, see) for view, see in watchers):
         for x in batches:
             model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def level(maps: Tensor) -> Tensor:

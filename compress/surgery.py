@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.graph import ChannelSet, DependencyGraph, Group
+from compress.sample import inputs
 
 
 @torch.no_grad()
@@ -147,6 +148,13 @@ def tensor_at(model: nn.Module, path: str) -> Tensor:
     return getattr(model.get_submodule(owner), name)
 
 
+def depthwise(model: nn.Module, channels: ChannelSet) -> list[str]:
+    """Paths of the depthwise filters that the channels pass."""
+    aside = (*channels.makers, *channels.gates)
+    paths = [path for path, axis in channels.places if axis == 0 and path not in aside]
+    return [path for path in paths if tensor_at(model, path).ndim == 4]
+
+
 def _restate_widths(module: nn.Module) -> None:
     """The numbers a layer keeps beside its weights, from their new shapes."""
     if isinstance(module, nn.Conv2d):
@@ -212,13 +220,13 @@ def absorb_constants(
         return x.mean(1), x.amax(1) - x.amin(1), x.abs().amax(1)
 
     owners = {path: path.rpartition(".")[0] for path in readers}
-    inputs = _observe(model, owners.values(), images, channelwise)
+    seen = _observe(model, owners.values(), images, channelwise)
     lost: dict[str, float] = {}
     for path, sources in readers.items():
         module, weight = model.get_submodule(owners[path]), tensor_at(model, path)
         for channels, gone in sources:
             index = gone.nonzero().flatten().to(weight.device)
-            value, spread, largest = (measured[index] for measured in inputs[owners[path]])
+            value, spread, largest = (measured[index] for measured in seen[owners[path]])
             if float(value.abs().max()) <= tolerance and float(spread.max()) <= tolerance:
                 continue
             unpadded = weight.ndim == 2 or module.padding in ((0, 0), "valid")
@@ -284,16 +292,8 @@ def _observe(
     """What `measure` says of each of these modules and its input, when the model evaluates ``images`` (B, C, H, W)."""
     seen: dict[str, Any] = {}
 
-    def observe(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[path] = measure(module, args[0])
+    def see(path: str, module: nn.Module, x: Tensor) -> None:
+        seen[path] = measure(module, x)
 
-        return hook
-
-    hooks = [model.get_submodule(path).register_forward_pre_hook(observe(path)) for path in paths]
-    try:
-        model.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    inputs(model.eval(), paths, [images], see)
     return seen

@@ -12,14 +12,13 @@ Differs: filled in are the metric (the expected squared difference of two normal
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor, nn
 
-from compress import moments, removal, scopes, surgery
+from compress import moments, removal, surgery
 from compress.channel_units import Channel, ChannelUnits, by_channel
 from compress.graph import ChannelSet, DependencyGraph
 from compress.recipe import Recipe, Settings
@@ -65,7 +64,7 @@ class Similarity:
             columns = [by_channel(w.detach().transpose(0, 1).flatten(1), channels, (p, 1)) for w, p in readers]
             self.importance[unit.path] = gamma.abs() * sum(c.flatten(1).square().sum(1).cpu() for c in columns).sqrt()
             self.slope[unit.path] = (rho * gamma[:, None] / gamma[None, :]).nan_to_num(0, 0, 0).clamp(min=0)  # j on i
-            if not self.inherit or any(w.ndim == 4 for w in _passed(model, channels)):
+            if not self.inherit or surgery.depthwise(model, channels):
                 self.slope[unit.path].zero_()
 
     def score(self, unit: ChannelUnits) -> Tensor:
@@ -91,11 +90,6 @@ class Similarity:
         return Removal(surgery.merge(model, graph, self.into, shares), kept=kept, note=removal.describe(kept))
 
 
-def _passed(model: nn.Module, channels: ChannelSet) -> list[Tensor]:
-    aside = (*channels.makers, *channels.gates)
-    return [surgery.tensor_at(model, path) for path, axis in channels.places if axis == 0 and path not in aside]
-
-
 def channel_similarity(
     settings: Settings, *, correlation: str = "measured", images: int = 640, inherit: int = 1
 ) -> Recipe:
@@ -106,7 +100,7 @@ def channel_similarity(
     """
     if settings.residual:
         raise ValueError("channel_similarity compares what one batch norm makes, not sums: leave --residual out")
-    scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **settings.floors)
+    scope = settings.pooled
     alike = Similarity(scope, correlation, images, bool(inherit))
     channels = Normal(skip=settings.skip)
     return Recipe(channels, alike.score, alike.select, remove=alike.remove, observe=alike.observe)

@@ -17,7 +17,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from compress import distributed, removal, schedules, scopes, surgery
+from compress import distributed, removal, schedules, surgery
 from compress.channel_units import Channel, ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import Plan, Pressure
@@ -140,8 +140,7 @@ class Centripetal(Pressure):
 
     def widths(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
         """How many clusters each set gets: the same share everywhere. Which filters, the clusters say later."""
-        scope = scopes.uniform_macs if self.settings.by_macs else scopes.local
-        return scope(scores, units, ratio, **self.settings.floors)
+        return self.settings.uniform(scores, units, ratio)
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
         if not self.attached:

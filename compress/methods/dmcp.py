@@ -23,7 +23,6 @@ from compress.grafts import Grafts
 from compress.graph import DependencyGraph
 from compress.pressure import ParameterGroup, Plan, Pressure, Task
 from compress.recipe import Recipe, Settings
-from compress.removal import Images, Removal
 
 LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
 THOUSAND = 1000.0  # the target, in the units of the MACs loss
@@ -69,8 +68,8 @@ def macs_loss(macs: Tensor, target: float, eta: float) -> Tensor:
 
 
 class MarkovGates(Pressure):
-    def __init__(self, arch_lr: float, eta: float, seed: int):
-        self.arch_lr, self.eta, self.seed = arch_lr, eta, seed
+    def __init__(self, arch_lr: float, eta: float):
+        self.arch_lr, self.eta = arch_lr, eta
         self.grafts = Grafts("survival", self._act)
         self.mode: str | dict[int, int] = "full"  # or "soft", or id of α -> width
 
@@ -148,21 +147,9 @@ class MarkovGates(Pressure):
         gate = self.chains[index].gate(self.alphas[index].detach()).double()
         return gate - torch.arange(len(gate), device=gate.device) * 1e-9
 
-    def remove(
-        self,
-        model: nn.Module,
-        graph: DependencyGraph,
-        units: Sequence[ChannelUnits],
-        keep: Sequence[Tensor],
-        images: Images,
-    ) -> Removal:
-        """Cuts, and forgets all weights: only the widths are inherited."""
-        if self.attached:
-            self.fold(model)
-        return removal.renew(self.seed)(model, graph, units, keep, images)
-
     def fold(self, model: nn.Module) -> None:
-        self.grafts.detach(model)
+        if self.attached:
+            self.grafts.detach(model)
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
@@ -179,12 +166,12 @@ def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recip
     """Half of the epochs search widths, half train the network they give from scratch. eta: weight of the MACs loss."""
     if not settings.by_macs:
         raise ValueError("dmcp searches for a number of MACs: give --flops_target")
-    gates = MarkovGates(arch_lr, eta, settings.seed)
+    gates = MarkovGates(arch_lr, eta)
     return Recipe(
         Channel(settings.residual is not False, skip=settings.skip),
         gates.score,
         partial(scopes.greedy_macs, **settings.floors),
         schedules.press_then_prune,
         pressure=gates,
-        remove=gates.remove,
+        remove=removal.after(gates.fold, removal.renew(settings.seed)),  # only the widths are inherited
     )

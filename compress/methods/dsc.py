@@ -8,7 +8,6 @@ Differs: filled in, the paper's text not having been read: the key of channels i
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from compress.graph import DependencyGraph
 from compress.masking import ChannelMasks, Shadows
 from compress.pressure import Plan, Pressure, Task
 from compress.recipe import Criterion, Recipe, Scope, Settings
-from compress.removal import Images, Removal, Remove
 from compress.units import Units, Weight
 
 POOLS = ("global", "layer")
@@ -33,12 +31,10 @@ def left(e: int, whole: float, target: float, rounds: int, mu: float) -> float:
 class Annealing(Pressure):
     """What has gone scores −∞, and so never comes back."""
 
-    def __init__(
-        self, key: Criterion, scope: Scope, remove: Remove, rounds: int, mu: float, *, counted: bool, weights: bool
-    ):
+    def __init__(self, key: Criterion, scope: Scope, rounds: int, mu: float, *, counted: bool, weights: bool):
         if rounds < 1 or mu < 0:
             raise ValueError(f"{rounds} rounds, mu {mu:g}: expected at least 1, and 0 or more")
-        self.key, self.scope, self.removal, self.rounds, self.mu = key, scope, remove, rounds, mu
+        self.key, self.scope, self.rounds, self.mu = key, scope, rounds, mu
         self.counted, self.weights = counted, weights
         self.channels, self.shadows = ChannelMasks(), Shadows(self._masked)
 
@@ -85,14 +81,8 @@ class Annealing(Pressure):
         score = self.key(unit)
         return score.masked_fill(~self.kept[self.index[unit.path]], -torch.inf) if self.attached else score
 
-    def remove(
-        self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], keep: Sequence[Tensor], images: Images
-    ) -> Removal:
-        self.fold(model)
-        return self.removal(model, graph, units, keep, images)
-
     def fold(self, model: nn.Module) -> None:
-        """Without the masks; what they hide is zeroed or cut by `remove`."""
+        """Without the masks; what they hide is zeroed or cut behind it."""
         self.channels.detach()
         self.shadows.detach()
         self.attached = False
@@ -117,7 +107,7 @@ def _recipe(granularity: Weight | Channel, annealing: Annealing) -> Recipe:
         annealing.scope,
         schedules.press_then_prune,
         pressure=annealing,
-        remove=annealing.remove,
+        remove=removal.after(annealing.fold, removal.zero if annealing.weights else removal.cut),
     )
 
 
@@ -134,15 +124,13 @@ def dsc1(settings: Settings, *, mu: float = 10.0, rounds: int = 20, pool: str = 
     mu: how early most go; rounds: the schedule's N; pool: global, or layer for the same share of each.
     """
     scope = scopes.overall if _check(pool) else scopes.local
-    annealing = Annealing(criteria.l1, scope, removal.zero, rounds, mu, counted=_check(pool), weights=True)
+    annealing = Annealing(criteria.l1, scope, rounds, mu, counted=_check(pool), weights=True)
     return _recipe(Weight(settings.full), annealing)
 
 
 def dsc2(settings: Settings, *, mu: float = 10.0, rounds: int = 20, pool: str = "global") -> Recipe:
     """Keeps the channels with the largest |γ|, of all layers together, fewer round by round; then as dsc1."""
-    whole = scopes.greedy_macs if settings.by_macs else scopes.overall
-    each = scopes.uniform_macs if settings.by_macs else scopes.local
-    scope = partial(whole if _check(pool) else each, **settings.floors)
+    scope = settings.pooled if _check(pool) else settings.uniform
     counted = _check(pool) and not settings.by_macs
-    annealing = Annealing(criteria.bn_scale, scope, removal.cut, rounds, mu, counted=counted, weights=False)
+    annealing = Annealing(criteria.bn_scale, scope, rounds, mu, counted=counted, weights=False)
     return _recipe(Channel(bool(settings.residual), scaled=True, skip=settings.skip), annealing)

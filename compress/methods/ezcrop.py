@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from compress import removal, scopes
+from compress import removal
 from compress.channel_units import Channel
 from compress.recipe import Recipe, Settings
 from compress.stats import Activations
@@ -46,7 +46,7 @@ def ezcrop(settings: Settings, *, alpha: float = 0.25, images: int = 640) -> Rec
     return Recipe(
         Channel(bool(settings.residual), scaled=True, skip=settings.skip),
         tails.score,
-        partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors),
+        settings.uniform,
         remove=removal.cut,
         observe=tails.observe,
     )

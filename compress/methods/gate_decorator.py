@@ -11,7 +11,6 @@ Differs: tick by tick the target comes nearer by an equal share of the MACs (or 
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 
 from compress import removal, schedules, scopes
 from compress.channel_units import Channel, ChannelUnits, by_channel
+from compress.grafts import affine
 from compress.graph import DependencyGraph
 from compress.masking import ChannelMasks
 from compress.pressure import Plan, Pressure, Task
 from compress.recipe import Recipe, Scope, Settings
-from compress.removal import Images, Removal
 
 LOWEST = 0.1  # learning rate of ticks, and at both ends of a tock, as a share of the highest
 LAST = 0.1  # the best tenth of a layer goes last
@@ -66,7 +65,7 @@ class Gates(Pressure):
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan = units, plan
         self.rounds = max(1, min(self.asked, plan.steps // (2 * self.ticks)))
-        for norm in _norms(model, nn.BatchNorm2d):
+        for norm in affine(model, nn.BatchNorm2d):
             gate(norm)
         self.masks.attach(model, graph, units)
         self.scores = [torch.zeros(u.count, device=u.sizes.device) for u in units]
@@ -99,7 +98,7 @@ class Gates(Pressure):
                 score.zero_()
         loss, logits = task(model, x, y)
         if tock is not None:
-            gates = [norm.weight for norm in _norms(model, GatedBatchNorm2d)]
+            gates = [norm.weight for norm in affine(model, GatedBatchNorm2d)]
             loss = loss + self.reg_weight * sum(g.abs().sum() for g in gates)
         return loss, logits
 
@@ -124,22 +123,11 @@ class Gates(Pressure):
         score[scopes.best(score, max(1, int(LAST * unit.count))).to(score.device)] = torch.inf
         return score
 
-    def remove(
-        self,
-        model: nn.Module,
-        graph: DependencyGraph,
-        units: Sequence[ChannelUnits],
-        keep: Sequence[Tensor],
-        images: Images,
-    ) -> Removal:
-        self.fold(model)
-        return removal.cut(model, graph, units, keep, images)
-
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
         """Plain batch norms, γ = φ and β = b φ; masked channels come back unless they are cut."""
         self.masks.detach()
-        for norm in _norms(model, GatedBatchNorm2d):
+        for norm in affine(model, GatedBatchNorm2d):
             ungate(norm)
         self.attached = False
 
@@ -158,10 +146,6 @@ class Gates(Pressure):
         return f"{self.pruned} of {self.rounds * self.ticks} ticks, {left} of {total} channels left"
 
 
-def _norms(model: nn.Module, kind: type) -> list[nn.BatchNorm2d]:
-    return [m for m in model.modules() if type(m) is kind and m.affine]
-
-
 def _gate_paths(model: nn.Module, unit: ChannelUnits) -> list[str]:
     """Paths of the φ of every batch norm that carries these channels."""
     paths = [path for path, axis in unit.channels.places if axis == 0 and path.endswith(".weight")]
@@ -174,7 +158,7 @@ def gate_decorator(settings: Settings, *, reg_weight: float = 1e-3, rounds: int 
     reg_weight: of Σ |φ|, in tocks; rounds: tocks in the phase; ticks: after each.
     """
     gates = Gates(
-        partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **settings.floors),
+        settings.pooled,
         reg_weight,
         rounds,
         ticks,
@@ -185,5 +169,5 @@ def gate_decorator(settings: Settings, *, reg_weight: float = 1e-3, rounds: int 
         gates.scope,
         schedules.press_then_prune,
         pressure=gates,
-        remove=gates.remove,
+        remove=removal.after(gates.fold, removal.cut),
     )

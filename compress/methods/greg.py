@@ -20,7 +20,6 @@ from compress.channel_units import Channel, ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import Plan, Pressure
 from compress.recipe import Recipe, Settings
-from compress.removal import Images, Removal
 
 PICKED = 1e-2  # τ', the penalty at which greg2 chooses
 LIMIT = 1.0  # τ, at which it stops growing
@@ -120,17 +119,6 @@ class Growing(Pressure):
             self._choose()
         return [~goes for goes in self.goes]
 
-    def remove(
-        self,
-        model: nn.Module,
-        graph: DependencyGraph,
-        units: Sequence[ChannelUnits],
-        keep: Sequence[Tensor],
-        images: Images,
-    ) -> Removal:
-        self.fold(model)
-        return removal.cut(model, graph, units, keep, images)
-
     def state(self) -> dict[str, Tensor]:
         own = torch.tensor([self.level, self.ratio, self.picked, self.finished], dtype=torch.double)
         return {"own": own} | {str(i): goes for i, goes in enumerate(self.goes)}
@@ -172,5 +160,5 @@ def _recipe(settings: Settings, growing: Growing) -> Recipe:
         growing.select,
         schedules.press_then_prune,
         pressure=growing,
-        remove=growing.remove,
+        remove=removal.after(growing.fold, removal.cut),
     )

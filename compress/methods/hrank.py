@@ -7,12 +7,10 @@ Differs: all layers are pruned at once and then fine-tuned, as the authors' late
     convolution reads. Of equal ranks the first channel goes first; the authors' order is not determined.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from compress import removal, scopes
+from compress import removal
 from compress.channel_units import Channel
 from compress.recipe import Recipe, Settings
 from compress.stats import Activations
@@ -32,7 +30,7 @@ def hrank(settings: Settings, *, images: int = 640) -> Recipe:
     return Recipe(
         Channel(bool(settings.residual), scaled=True, skip=settings.skip),
         ranks.score,
-        partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors),
+        settings.uniform,
         remove=removal.cut,
         observe=ranks.observe,
     )

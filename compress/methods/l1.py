@@ -6,14 +6,12 @@ Differs: the same share of every layer, where the paper skips layers and stages 
     floor(width · p) goes, not width − int(width · (1 − p)).
 """
 
-from functools import partial
-
-from compress import criteria, removal, scopes
+from compress import criteria, removal
 from compress.channel_units import Channel
 from compress.recipe import Recipe, Settings
 
 
 def l1(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels whose filters have the smallest mean |w|; then fine-tunes."""
-    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
+    scope = settings.uniform
     return Recipe(Channel(bool(settings.residual), skip=settings.skip), criteria.l1, scope, remove=removal.cut)

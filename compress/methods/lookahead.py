@@ -18,7 +18,7 @@ from compress.channel_units import by_channel
 from compress.graph import ChannelSet, DependencyGraph
 from compress.recipe import Recipe, Settings
 from compress.sample import Sample
-from compress.surgery import tensor_at
+from compress.surgery import depthwise
 from compress.units import Weight, WeightUnits
 
 
@@ -65,10 +65,8 @@ class Lookahead:
 
     def _passed(self, model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> Tensor:
         """(width,) product over the depthwise filters that the channels pass."""
-        aside = (*channels.makers, *channels.gates)
-        filters = [p for p, axis in channels.places if axis == 0 and p not in aside and tensor_at(model, p).ndim == 4]
         product = torch.ones(channels.width, dtype=torch.double, device=next(model.parameters()).device)
-        for path in filters:
+        for path in depthwise(model, channels):
             product = product * self._rows(model, graph, channels, path)
         return product
 

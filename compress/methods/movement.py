@@ -21,7 +21,6 @@ from compress.graph import DependencyGraph
 from compress.masking import Shadows
 from compress.pressure import ParameterGroup, Plan, Pressure, Task
 from compress.recipe import Recipe, Scope, Settings
-from compress.removal import Images, Removal
 from compress.units import Granularity, OneByN, Weight, WeightUnits
 
 LEAST = 0.005  # share of every layer that a threshold leaves
@@ -114,19 +113,8 @@ class Movement(Pressure):
         """S; before there are any, mean |w|."""
         return self.s[self.index[unit.path]].detach() if self.attached else criteria.l1(unit)
 
-    def remove(
-        self,
-        model: nn.Module,
-        graph: DependencyGraph,
-        units: Sequence[WeightUnits],
-        keep: Sequence[Tensor],
-        images: Images,
-    ) -> Removal:
-        self.fold(model)
-        return removal.zero(model, graph, units, keep, images)
-
     def fold(self, model: nn.Module) -> None:
-        """Without the masks; what they hide is zeroed by `remove`."""
+        """Without the masks; what they hide is zeroed behind it."""
         if self.attached:
             self.shadows.detach()
             del model.movement
@@ -181,5 +169,5 @@ def _recipe(granularity: Granularity, movement: Movement) -> Recipe:
         movement.scope,
         schedules.prune_while_training,
         pressure=movement,
-        remove=movement.remove,
+        remove=removal.after(movement.fold, removal.zero),
     )

@@ -8,14 +8,15 @@ Differs: weights that are given start with σ(w) = γ, clipped to [0.02, 0.98], 
 """
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes
+from compress import removal, schedules
 from compress.channel_units import Channel, ChannelUnits
+from compress.grafts import affine
 from compress.graph import DependencyGraph
 from compress.pressure import ParameterGroup, Plan, Pressure, Task
 from compress.recipe import Recipe, Settings
@@ -48,7 +49,7 @@ class Receding(Pressure):
     @torch.no_grad()
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         random = torch.Generator().manual_seed(self.seed)
-        for norm in _norms(model, nn.BatchNorm2d):
+        for norm in affine(model, nn.BatchNorm2d):
             fresh = bool((norm.weight == 1).all() and (norm.bias == 0).all())
             start = torch.randn(norm.weight.shape, generator=random)
             norm.weight.copy_(start if fresh else norm.weight.abs().clamp(0.02, 0.98).logit())
@@ -62,12 +63,12 @@ class Receding(Pressure):
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         loss, logits = task(model, x, y)
-        w = torch.cat([norm.weight for norm in _norms(model, SigmoidBatchNorm2d)])
+        w = torch.cat([norm.weight for norm in affine(model, SigmoidBatchNorm2d)])
         return loss + self.reg_weight * penalty(w, self.b), logits
 
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
-        for norm in _norms(model, SigmoidBatchNorm2d):
+        for norm in affine(model, SigmoidBatchNorm2d):
             norm.weight.copy_(norm.weight.sigmoid())
             norm.bias.zero_()
             norm.__class__ = nn.BatchNorm2d
@@ -78,15 +79,10 @@ class Receding(Pressure):
         return (scales.sigmoid() if self.attached else scales.abs()).mean(0)
 
 
-def _norms(model: nn.Module, kind: type) -> list[nn.BatchNorm2d]:
-    return [m for m in model.modules() if type(m) is kind and m.affine]
-
-
 def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Recipe:
     """Sparse training, then the least important channels go, then fine-tuning. b shifts the window of the penalty."""
     receding = Receding(reg_weight, b, settings.seed)
-    floors = {**settings.floors, "least": max(LEAST, settings.min_width)}
-    scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **floors)
+    scope = replace(settings, min_width=max(LEAST, settings.min_width)).pooled
     return Recipe(
         Channel(bool(settings.residual), scaled=True, skip=settings.skip),
         receding.score,

@@ -7,11 +7,9 @@ Differs: exactly as many channels go as were asked for (the authors' threshold t
     reader.
 """
 
-from functools import partial
-
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules, scopes
+from compress import criteria, removal, schedules
 from compress.channel_units import Channel
 from compress.pressure import Pressure, Task
 from compress.recipe import Recipe, Settings
@@ -31,7 +29,7 @@ class ScalePenalty(Pressure):
 
 def slimming(settings: Settings, *, reg_weight: float = 1e-4) -> Recipe:
     """Sparse training, then the channels with the smallest |γ| go, then fine-tuning. reg_weight: s."""
-    scope = partial(scopes.greedy_macs if settings.by_macs else scopes.overall, **settings.floors)
+    scope = settings.pooled
     return Recipe(
         Channel(bool(settings.residual), scaled=True, skip=settings.skip),
         criteria.bn_scale,

@@ -5,16 +5,14 @@ Code:  method "ucs" of the authors' notebook (see rni.py)
 Differs: starts from trained weights as they are; the authors start γ at 0.5, train from scratch and keep 3 channels.
 """
 
-from functools import partial
-
-from compress import criteria, removal, scopes
+from compress import criteria, removal
 from compress.channel_units import Channel
 from compress.recipe import Recipe, Settings
 
 
 def ucs(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels with the smallest |γ|; then fine-tunes."""
-    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
+    scope = settings.uniform
     return Recipe(
         Channel(bool(settings.residual), scaled=True, skip=settings.skip), criteria.bn_scale, scope, remove=removal.cut
     )

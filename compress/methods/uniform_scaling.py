@@ -6,12 +6,11 @@ Differs: with --pr_target the width is C − floor(C · p), at least --min_width
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from compress import criteria, removal, schedules, scopes
+from compress import criteria, removal, schedules
 from compress.channel_units import Channel
 from compress.recipe import Criterion, Recipe, Schedule, Settings
 from compress.removal import Remove
@@ -43,7 +42,7 @@ def uniform_scaling(settings: Settings, *, weights: str = "new") -> Recipe:
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}")
     criterion, remove, schedule = WEIGHTS[weights](settings.seed)
-    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
+    scope = settings.uniform
     return Recipe(
         Channel(settings.residual is not False, skip=settings.skip), criterion, scope, schedule, remove=remove
     )

@@ -11,12 +11,11 @@ Differs: filled in are the cadence (from a twentieth of the epochs on, over half
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules, scopes, stats
+from compress import criteria, removal, schedules, stats
 from compress.channel_units import Channel, ChannelUnits
 from compress.graph import DependencyGraph
 from compress.pressure import Plan, Pressure, Task
@@ -110,7 +109,7 @@ def while_training(settings: Settings, *, by: str = "l1", start: float = 0.05, o
 
     by: l1, activation or random; start, over: shares of the epochs before the first removal, and from it to the last.
     """
-    scope = partial(scopes.uniform_macs if settings.by_macs else scopes.local, **settings.floors)
+    scope = settings.uniform
     ramp = Ramp(by, start, over, scope, settings.seed)
     channels = Channel(bool(settings.residual), skip=settings.skip)
     return Recipe(channels, criteria.l1, ramp.choose, schedules.within_training, pressure=ramp, remove=removal.cut)
