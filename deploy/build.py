@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tvm import relax
 from tvm.target import Target
 
 from deploy import pretuned
-from deploy.choice import Choice
+from deploy.choice import Choice, ways
 from deploy.convert import Network
 from deploy.environment import provenance
 from deploy.lower import lower
@@ -19,7 +20,7 @@ from deploy.pairs import join
 from deploy.record import Record, RecordBook
 from deploy.targets import describe, linking, triple
 from kernels import BY_NAME, KERNELS
-from kernels.kernel import candidates, dense_twin, pick
+from kernels.kernel import dense_twin, pick
 from kernels.lowering import pass_context
 from kernels.problem import Problem
 
@@ -57,26 +58,37 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     pick(KERNELS, p, target)  # raises with every kernel's reason if there is none
     problems = {problem.to_json() for problem in (p, dense_twin(p))}
     failed = {(q, r.what) for q in problems for r in book.of(q, describe(target), versions) if r.error}
-    defaults = [
-        Choice(c.problem, c.kernel.name, config)
-        for c in candidates(KERNELS, p, target)
-        for config in c.kernel.configs(c.problem, target)
-    ]
     known = pretuned.known(p, target)
-    good = [c for c in ([known] if known else []) + defaults if (c.key[0], c.key[1:]) not in failed]
-    if not good:
+    likely = chain([known] if known else [], *ways(p, target))
+    good = next((c for c in likely if (c.key[0], c.key[1:]) not in failed), None)
+    if good is None:
         raise ValueError(f"{p.describe()}: every kernel failed when it was measured; see the records")
-    return good[0]
+    return good
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to compute each layer, by name; ``pairs``: layers computed together with the one behind them."""
+
+    choices: dict[str, Choice]
+    pairs: dict[str, str]
+
+
+def plan(network: Network, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Plan:
+    choices = {name: choose(layer.problem, target, book, versions) for name, layer in network.layers.items()}
+    return Plan(*join(network, choices, target))
 
 
 def build(network: Network, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Built:
-    choices = {name: choose(layer.problem, target, book, versions) for name, layer in network.layers.items()}
-    choices, pairs = join(network, choices, target)
-    module, packed = lower(network, choices, pairs, target)
+    return compiled(network, target, plan(network, target, book, versions))
+
+
+def compiled(network: Network, target: Target, plan: Plan) -> Built:
+    module, packed = lower(network, plan.choices, plan.pairs, target)
     pipeline = [relax.get_pipeline("default_build"), trust_weights]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
-    return Built(executable, packed, choices, pairs, target)
+    return Built(executable, packed, plan.choices, plan.pairs, target)
 
 
 @tvm.transform.module_pass(opt_level=0)

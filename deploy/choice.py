@@ -10,9 +10,9 @@ import tvm
 from tvm.target import Target
 
 from deploy.passes.fuse_layers import Layer
-from kernels import BY_NAME
+from kernels import BY_NAME, KERNELS
 from kernels.bsr import BSR
-from kernels.kernel import Config
+from kernels.kernel import Config, candidates
 from kernels.problem import Problem
 
 
@@ -35,3 +35,14 @@ class Choice:
 
     def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
         return BY_NAME[self.kernel].prim_func(self.problem, self.config, target)
+
+
+def ways(p: Problem, target: Target) -> list[list[Choice]]:
+    """Per kernel that takes the problem or its dense twin, its configurations, the likeliest first.
+
+    The first of the first is what is built when nothing is known.
+    """
+    return [
+        [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
+        for c in candidates(KERNELS, p, target)
+    ]

@@ -10,10 +10,11 @@ import fcntl
 import json
 import math
 import os
+import uuid
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,10 +46,7 @@ class Record:
 
     @property
     def samples(self) -> np.ndarray:
-        """Microseconds by which records are compared: in a network a layer finds its image in the caches, but not its
-        weights, so it is halfway between a call after another and one after a flush.
-        """
-        return np.mean([self.latency_us, self.cold_us or self.latency_us], axis=0)
+        return samples(self.latency_us, self.cold_us)
 
     @property
     def us(self) -> float:
@@ -87,6 +85,18 @@ class Record:
 
 def key(problem: str, target: str, versions: dict[str, str]) -> Key:
     return problem, target, tuple(sorted(versions.items()))
+
+
+def race_name() -> str:
+    """For Record.race: no other race, on any machine, has it."""
+    return uuid.uuid4().hex[:12]
+
+
+def samples(latency_us: Sequence[float], cold_us: Sequence[float] = ()) -> np.ndarray:
+    """Microseconds by which measurements are compared: in a network a layer finds its image in the caches, but not its
+    weights, so it is halfway between a call after another and one after a flush, where that was measured.
+    """
+    return np.mean([latency_us, cold_us or latency_us], axis=0)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

@@ -13,11 +13,9 @@ from pathlib import Path
 import tuned_networks
 
 from deploy import atomic, pretuned, targets
-from deploy.choice import Choice
+from deploy.choice import ways
 from deploy.convert import convert
 from deploy.record import RecordBook
-from kernels import KERNELS
-from kernels.kernel import candidates
 from tune.progress import Progress
 from tune.search import search
 from tune.verdict import better
@@ -49,10 +47,9 @@ def main() -> int:
             print(f"{arch} at {sparsity:.0%}: {s.measured} measured, {s.before_us:.0f} -> {s.after_us:.0f} us")
             for name, layer in network.layers.items():
                 q, choice = layer.problem, choices[name]
-                first = next(candidates(KERNELS, q, target))
                 line = pretuned.line(q, choice, target)
                 rows.pop(problem_of(line), None)
-                if choice != Choice(first.problem, first.kernel.name, first.kernel.configs(first.problem, target)[0]):
+                if choice != ways(q, target)[0][0]:
                     rows[problem_of(line)] = line
     atomic.write(path, "".join(f"{line}\n" for line in sorted(rows.values())))
     print(f"{path}: {len(rows)} lines, {path.stat().st_size} bytes")

@@ -18,7 +18,7 @@ from deploy import targets
 from deploy.build import choose
 from deploy.convert import convert
 from deploy.environment import provenance
-from deploy.record import RecordBook, interval
+from deploy.record import RecordBook, interval, samples
 from kernels.kernel import dense_twin
 from tune.progress import Progress
 from tune.runners import Entrant, Measurer
@@ -62,7 +62,8 @@ def main() -> int:
         pair = [choose(q, target, book) for book in (found, everything)]
         built = measurer.build([c.prim_func(target) for c in pair])
         entrants = [Entrant(lib, (*c.pack(layer).values(), layer.bias, *residual)) for c, (lib, _) in zip(pair, built)]
-        mine, best_of_all = (r.samples for r in as_records(measurer.race(x, entrants, truth, rounds=51).result()))
+        raced = measurer.race(x, entrants, truth, rounds=51).result()
+        mine, best_of_all = (samples(r.latency_us, r.cold_us) for r in raced)
         ratios.append(float(np.median(mine / best_of_all)))
         low, high = interval(mine / best_of_all)
         tried = [len({r.what for r in rows(book, q, target)}) for book in (everything, found)]
@@ -84,13 +85,6 @@ def rows(book: RecordBook, q, target) -> list:
 
 def best(book: RecordBook, q, target) -> list:
     return [r for r in rows(book, q, target) if r.latency_us]
-
-
-def as_records(results) -> list:
-    """Results with the samples that records are compared by."""
-    from deploy.record import Record
-
-    return [Record("", "", {}, "", r.latency_us, {}, r.error, "", r.cold_us) for r in results]
 
 
 def lacks(book: RecordBook, q, target, k: int) -> float:

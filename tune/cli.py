@@ -53,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: Args, words: list[str]) -> None:
     """The whole stage. What can be wrong with the input is found before anything of the bundle is written."""
     print("  ".join(f"{k}={v}" for k, v in vars(args).items()))
+    place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
     bundle.refuse_foreign(args.out)
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch)
     target = targets.parse(args.target, args.threads)
-    place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
     describe_layers(network, args)
     foreign = None if args.rpc else targets.foreign(target)
     if foreign:

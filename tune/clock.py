@@ -13,14 +13,16 @@ from typing import ClassVar
 
 import numpy as np
 
-import tune.cli
 from deploy import targets
 from deploy.build import record
 from deploy.convert import convert
 from deploy.passes.fuse_layers import Layer
 from deploy.record import RecordBook
+from deploy.verify import Mismatch
 from kernels.bsr import BSR
 from kernels.kernel import dense_twin
+from tune.cli import run
+from tune.flags import parse
 from tune.records import RECORDS
 from tune.search import search
 
@@ -43,12 +45,15 @@ class Clock:
         with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
             flags = [f"--onnx_path={path}", f"--bsr={self.n}", f"--sparsity={LEAST_SPARSE}", "--trials=0"]
             flags += [f"--target={self.target}", f"--threads={self.threads}", f"--seconds={seconds}"]
-            said = io.StringIO()
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                code = tune.cli.main([*flags, f"--out={folder}/bundle"])
+            flags += [f"--out={folder}/bundle"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    run(parse(flags, ""), flags)
+                except Mismatch as error:
+                    raise ValueError(str(error)) from error
             report = Path(folder) / "bundle" / "report.json"
-            if code or not report.exists():
-                raise ValueError(f"cannot be timed here: {said.getvalue().strip().splitlines()[-1]}")
+            if not report.exists():
+                raise ValueError(f"--target {self.target}: this machine cannot run it, so nothing can be timed")
             latency = json.loads(report.read_text())["latency_ms"]
         dense = {name: found["median"] for name, found in latency.items() if name != "kerf"}
         fastest = min(dense, key=dense.get)

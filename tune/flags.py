@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.flags import Parser
-from tune.devices import Tracker
 from tune.records import RECORDS
 
 SEARCHED = ("runs", "experiments")
@@ -66,8 +65,6 @@ def parse(argv: list[str], description: str) -> Args:
         raise ValueError(f"--tolerance {a.tolerance}: expected a share of the time, at least 0 and below 1")
     if a.trials < 0:
         raise ValueError(f"--trials {a.trials}: expected 0 (no tuning) or more")
-    if a.rpc:
-        Tracker.parse(a.rpc, a.rpc_key)
     a.against = tuple(name for name in a.against.split(",") if name)
     unknown = sorted(set(a.against) - {"onnxruntime", "openvino"})
     if unknown:

@@ -9,7 +9,6 @@ problem race for longer.
 from __future__ import annotations
 
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
@@ -20,13 +19,13 @@ import numpy as np
 from tvm.target import Target
 
 from deploy.build import choose
-from deploy.choice import Choice
+from deploy.choice import Choice, ways
 from deploy.convert import Network
 from deploy.passes.fuse_layers import Layer
-from deploy.record import Record, RecordBook
+from deploy.record import Record, RecordBook, race_name
 from deploy.targets import describe
-from kernels import KERNELS, reference
-from kernels.kernel import candidates, dense_twin
+from kernels import reference
+from kernels.kernel import dense_twin
 from kernels.layout import to_planes
 from kernels.problem import Problem
 from tune.devices import Here, Place
@@ -48,11 +47,16 @@ class Task:
 
     layer: Layer
     count: int  # of layers that it is of
-    ways: list[list[Choice]]  # a kernel's configurations each; the first of the first is what is built untuned
+    ways: list[list[Choice]]  # a kernel's configurations each, see deploy.choice.ways
 
     @property
     def problem(self) -> Problem:
         return self.layer.problem
+
+    @property
+    def default(self) -> Choice:
+        """What is built when nothing is known."""
+        return self.ways[0][0]
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class _Search:
         self.versions = place.provenance()
         counts = Counter(layer.problem for layer in network.layers.values())
         layers = {layer.problem: layer for layer in network.layers.values()}
-        self.tasks = [Task(layer, counts[p], _ways(p, target)) for p, layer in layers.items()]
+        self.tasks = [Task(layer, counts[p], ways(p, target)) for p, layer in layers.items()]
         self.libraries: dict[tuple, str] = {}  # of choices that were built
         self.examples: dict[Problem, tuple] = {}
         self.failed: set[tuple] = set()
@@ -143,8 +147,8 @@ class _Search:
             longest = max(longest, time.monotonic() - began)
             self._report(start, deadline, trials)
         self._play_off()
-        self.summary.before_us = sum(t.count * self._us(t.ways[0][0]) for t in self.tasks)
-        self.summary.after_us = sum(t.count * self._best_us(t) for t in self.tasks)
+        self.summary.before_us = sum(t.count * self._us(t.default) for t in self.tasks)
+        self.summary.after_us = self._together()
         self.summary.seconds["total"] = time.monotonic() - start
 
     def _reserve(self, minutes: float | None) -> float:
@@ -164,7 +168,7 @@ class _Search:
         while True:
             self.book.refresh()  # another tuner may have been at it
             gains = [self._expected_gain(t) for t in self.tasks]
-            if sum(gains) <= tolerance * sum(t.count * self._best_us(t) for t in self.tasks):
+            if sum(gains) <= tolerance * self._together():
                 if any(gains):
                     self.summary.stopped = f"what is left is expected to save less than {tolerance:.1%}"
                 return
@@ -204,25 +208,25 @@ class _Search:
         self.summary.seconds["measure"] += time.monotonic() - began
 
     def _keep(self, choices: Sequence[Choice], results: Sequence[Result]) -> None:
-        name = uuid.uuid4().hex[:12]
+        race = race_name()
         known = [self._settled(c) for c in choices]
-        for c, r in zip(choices, results):
-            self.book.add(
-                Record(
-                    problem=c.problem.to_json(),
-                    kernel=c.kernel,
-                    config=dict(c.config),
-                    target=describe(self.target),
-                    latency_us=r.latency_us,
-                    versions=self.versions,
-                    error=r.error,
-                    race=name,
-                    cold_us=r.cold_us,
-                )
-            )
+        self.book.add(*(self._record(c, r, race) for c, r in zip(choices, results)))
         self.failed |= {c.key for c, r in zip(choices, results) if not r.latency_us}
         self.summary.measured += sum(bool(r.latency_us) and not k for r, k in zip(results, known))
         self.summary.failed += sum(not r.latency_us for r in results)
+
+    def _record(self, c: Choice, r: Result, race: str) -> Record:
+        return Record(
+            problem=c.problem.to_json(),
+            kernel=c.kernel,
+            config=dict(c.config),
+            target=describe(self.target),
+            latency_us=r.latency_us,
+            versions=self.versions,
+            error=r.error,
+            race=race,
+            cold_us=r.cold_us,
+        )
 
     def _play_off(self) -> None:
         """The fastest few of everything that was raced, and its default, for more rounds: records are confirmed or
@@ -235,7 +239,7 @@ class _Search:
             self._race(races[i : i + BATCH], FINAL_ROUNDS)
         drift = []
         for race in races:
-            us, winner, default = before[id(race)], self._best(race.task), race.task.ways[0][0]
+            us, winner, default = before[id(race)], self._best(race.task), race.task.default
             if winner != default and winner.key in us and us.get(default.key, np.inf) < np.inf:
                 drift.append(self._us(winner) / us[winner.key] / (self._us(default) / us[default.key]))
         self.summary.drift = tuple(drift)
@@ -245,8 +249,7 @@ class _Search:
         best = self._best(task)
         ranked = sorted((c for way in task.ways for c in way if c != best), key=self._us)
         ranked = [c for c in ranked if self._us(c) < np.inf][: FINALISTS - 1]
-        default = task.ways[0][0]
-        return [best, *ranked, *([default] if default not in (best, *ranked) else [])]
+        return [best, *ranked, *([task.default] if task.default not in (best, *ranked) else [])]
 
     def _best(self, task: Task) -> Choice:
         return choose(task.problem, self.target, self.book, self.versions)
@@ -293,6 +296,10 @@ class _Search:
         """Infinite as long as nothing of the task is measured."""
         return self._us(self._best(task))
 
+    def _together(self) -> float:
+        """Microseconds of all layers by the best of each."""
+        return sum(t.count * self._best_us(t) for t in self.tasks)
+
     def _example(self, task: Task) -> tuple:
         if task.problem not in self.examples:
             self.examples[task.problem] = example(task.layer)
@@ -302,20 +309,12 @@ class _Search:
         done = self.summary.measured + self.summary.failed
         elapsed = time.monotonic() - start
         rows = [
-            Row(t.layer.problem.describe(), t.count, self._us(t.ways[0][0]), self._best_us(t), len(self._untried(t)))
+            Row(t.layer.problem.describe(), t.count, self._us(t.default), self._best_us(t), len(self._untried(t)))
             for t in self.tasks
         ]
         to_come = min(trials - done, sum(row.left for row in rows))
         left = min(deadline - time.monotonic(), elapsed / max(done, 1) * to_come)
         self.progress.update(rows, done, elapsed, left)
-
-
-def _ways(p: Problem, target: Target) -> list[list[Choice]]:
-    """Per kernel that takes the problem or its dense twin, the configurations, the likeliest first."""
-    return [
-        [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
-        for c in candidates(KERNELS, p, target)
-    ]
 
 
 def _first(races: list[Race], most: int) -> list[Race]:

@@ -11,10 +11,10 @@ import numpy as np
 from tvm.target import Target
 
 from deploy import bench, runtime
-from deploy.build import Built, build
+from deploy.build import Built, Plan, compiled, plan
 from deploy.convert import Network
 from deploy.environment import provenance
-from deploy.record import Record, RecordBook, faster
+from deploy.record import Record, RecordBook, faster, race_name
 from deploy.targets import describe
 
 KERNEL = "whole network"
@@ -23,43 +23,46 @@ SECONDS = 4.0
 
 def better(network: Network, target: Target, threads: int, book: RecordBook) -> tuple[Built, str]:
     """The network built with the records, or without where that is faster beyond noise; a line that says which."""
-    tuned, untuned = build(network, target, book), build(network, target, RecordBook())
-    if tuned.choices == untuned.choices:
-        return tuned, "nothing that was measured beats the untuned network's choices"
-    verdict = _known(tuned, untuned, target, book) or _race(network, tuned, untuned, target, threads, book)
+    tuned, untuned = plan(network, target, book), plan(network, target, RecordBook())
+    if tuned == untuned:
+        return compiled(network, target, tuned), "nothing that was measured beats the untuned network's choices"
+    names, built = _problem(tuned, untuned), {}
+    verdict = _known(names, target, book)
+    if not verdict:
+        built = {name: compiled(network, target, p) for name, p in (("tuned", tuned), ("untuned", untuned))}
+        verdict = _race(network, built, names, target, threads, book)
     mine, other = verdict
     ratio = float(np.median(other.samples / mine.samples))
     if faster(other, mine):
-        return untuned, f"as a whole the tuned network is slower ({ratio:.3f}x): built untuned"
-    return tuned, f"as a whole {ratio:.3f}x of the untuned network"
+        said = f"as a whole the tuned network is slower ({ratio:.3f}x): built untuned"
+        return built.get("untuned") or compiled(network, target, untuned), said
+    return built.get("tuned") or compiled(network, target, tuned), f"as a whole {ratio:.3f}x of the untuned network"
 
 
-def _problem(tuned: Built, untuned: Built) -> str:
+def _problem(tuned: Plan, untuned: Plan) -> str:
     """A name for the two networks: their layers and what computes each."""
-    layers = [[name, built.choices[name].key] for built in (tuned, untuned) for name in built.choices]
+    layers = [[name, p.choices[name].key] for p in (tuned, untuned) for name in p.choices]
     return json.dumps({"network": hashlib.sha256(json.dumps(layers).encode()).hexdigest()})
 
 
-def _known(tuned: Built, untuned: Built, target: Target, book: RecordBook) -> tuple[Record, Record] | None:
-    found = book.of(_problem(tuned, untuned), describe(target), provenance())
+def _known(names: str, target: Target, book: RecordBook) -> tuple[Record, Record] | None:
+    found = book.of(names, describe(target), provenance())
     return (found[-2], found[-1]) if len(found) > 1 else None
 
 
-def _race(network, tuned, untuned, target, threads, book) -> tuple[Record, Record]:
-    engines = [
-        bench.Engine(
-            name,
-            runtime.Session(
-                built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, threads
-            ).run,
-        )
-        for name, built in (("tuned", tuned), ("untuned", untuned))
-    ]
-    x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
-    race = hashlib.sha256(np.random.default_rng().bytes(16)).hexdigest()[:12]
+def _race(
+    network: Network, built: dict[str, Built], names: str, target: Target, threads: int, book: RecordBook
+) -> tuple[Record, ...]:
+    """A record each, of the same rounds."""
+    shape, race = network.input_shape, race_name()
+    engines = []
+    for name, b in built.items():
+        session = runtime.Session(b.executable.jit(), list(b.packed.values()), {"input": shape}, threads)
+        engines.append(bench.Engine(name, session.run))
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     records = tuple(
         Record(
-            problem=_problem(tuned, untuned),
+            problem=names,
             kernel=KERNEL,
             config={"tuned": int(m.engine == "tuned")},
             target=describe(target),
