@@ -260,9 +260,11 @@ class _Search:
         return defaults if known in defaults else [*defaults, known]
 
     def _untried(self, task: Task) -> list[Choice]:
-        """Configurations of the kernels that may win, in turn."""
-        best = self._best_us(task)
-        live = [way for way in task.ways if self._us(way[0]) * self.reach <= best]
+        """Configurations of the kernels that may win, in turn. Which these are, the defaults' first race says: by what
+        was measured last, a kernel at the edge would be in reach of one search and not of the next.
+        """
+        defaults = [self._first_us(way[0]) for way in task.ways]
+        live = [way for way, us in zip(task.ways, defaults) if us * self.reach <= min(defaults)]
         ways = [[c for c in way if not self._settled(c)] for way in live]
         return [c for row in zip_longest(*ways) for c in row if c is not None]
 
@@ -291,6 +293,10 @@ class _Search:
     def _us(self, choice: Choice) -> float:
         record = self._last(choice.problem).get(choice.key[1:])
         return record.us if record else np.inf
+
+    def _first_us(self, choice: Choice) -> float:
+        records = self.book.of(choice.problem.to_json(), describe(self.target), self.versions)
+        return next((r.us for r in records if r.latency_us and r.what == choice.key[1:]), np.inf)
 
     def _best_us(self, task: Task) -> float:
         """Infinite as long as nothing of the task is measured."""
