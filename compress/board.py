@@ -1,25 +1,32 @@
 """TensorBoard: curves of every epoch, and histograms of the weights that are pruned."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 
-class Board:
-    """Writes to `folder`/tensorboard. Raises ImportError, with one line, where tensorboard is not installed."""
+def writer() -> type:
+    """torch's SummaryWriter. Raises ImportError, with one line, where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(f"--tensorboard: {error}; pip install 'kerf[train]'") from error
+    return SummaryWriter
 
-    def __init__(self, folder: Path, first_epoch: int = 0):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(f"--tensorboard: {error}; pip install 'kerf[train]'") from error
-        # rows after the one that a resumed run continues from are written again
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=first_epoch)
-        self.done = first_epoch
+
+class Board:
+    """Writes to `folder`/tensorboard."""
+
+    def __init__(self, folder: Path):
+        self.open, self.writer, self.done = partial(writer(), folder / "tensorboard"), None, 0
 
     def write(self, rows: list[dict[str, Any]], model: nn.Module) -> None:
         """`rows` of metrics.jsonl, all so far; those not yet written become points, counted over all phases."""
+        if self.writer is None:  # only now is it known how many rows a resumed run has; those behind are written again
+            self.done = len(rows) - 1
+            self.writer = self.open(purge_step=self.done)
         for step, row in enumerate(rows[self.done :], self.done):
             for name, value in row.items():
                 part = "validation" if name.startswith("val_") else "training"

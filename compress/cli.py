@@ -18,7 +18,7 @@ from torch import nn
 from compress import allocation, checkpoint, cost, distributed, recipe, sensitivity, show
 from compress.args import Args, continued, parse
 from compress.batches import images_of
-from compress.board import Board
+from compress.board import Board, writer
 from compress.channel_units import Channel
 from compress.data import Data, Options, open_data
 from compress.graph import DependencyGraph
@@ -114,6 +114,8 @@ def prepare(args: Args) -> Job:
         raise ValueError(f"unknown --arch {args.arch}: expected one of {', '.join(MODELS)}")
     if args.use_dali:
         raise ValueError("--use_dali is not supported yet: leave it out to decode images on the CPU")
+    if args.tensorboard:
+        writer()
     weights = args.pruned_model or args.pretrained_model
     if weights not in (None, "torchvision") and not Path(weights).is_file():
         raise FileNotFoundError(f"no weights at {weights}: expected a .safetensors, .pth or .pt file")
@@ -264,13 +266,11 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
     )  # fmt: skip
     if args.rearrange and not job.recipe.rearrange:
         reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
-    board = None
+    board = Board(folder) if args.tensorboard else None
 
     def keep_rows(rows: list[dict[str, Any]]) -> None:
-        nonlocal board
         checkpoint.write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        if args.tensorboard:
-            board = board or Board(folder, len(rows) - 1)
+        if board:
             board.write(rows, job.model)
 
     outcome = run(

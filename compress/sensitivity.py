@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,13 +47,8 @@ class Sensitivity:
 
 def interpolate(at: Sequence[float], values: Sequence[float]) -> Tensor:
     """(len(GRID),) float64: linear between the points, and beyond the last as before it."""
-    points = list(zip(at, values))
-    found = []
-    for share in GRID:
-        right = next((i for i, x in enumerate(at) if x >= share and i), len(at) - 1)
-        (x0, y0), (x1, y1) = points[right - 1], points[right]
-        found.append(y0 + (y1 - y0) * (share - x0) / (x1 - x0))
-    return torch.tensor(found, dtype=torch.float64)
+    end = values[-1] + (values[-1] - values[-2]) * (1 - at[-1]) / (at[-1] - at[-2])
+    return torch.from_numpy(np.interp(GRID, [*at, 1.0], [*values, end]))
 
 
 @dataclass(frozen=True)

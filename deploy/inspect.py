@@ -174,3 +174,9 @@ def kept_blocks(weight: np.ndarray, n: int) -> np.ndarray:
     """(ceil(out / n), in) bool: does any element of the block's n kernels at this input channel differ from zero?"""
     kept = (weight != 0).reshape(*weight.shape[:2], -1).any(axis=2)
     return np.logical_or.reduceat(kept, np.arange(0, len(kept), n), axis=0)
+
+
+def spread(kept: np.ndarray, weight: np.ndarray, n: int) -> np.ndarray:
+    """kept_blocks the other way: `weight` (out, in, *kernel) with the blocks that are not in `kept` zero."""
+    mask = np.repeat(kept, n, axis=0)[: len(weight)]
+    return np.where(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)), weight, 0).astype(weight.dtype)

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from deploy.inspect import spread
 from deploy.onnx_graph import attributes
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
@@ -46,5 +47,4 @@ def without_least(weight: np.ndarray, n: int, share: float) -> np.ndarray:
     score = np.add.reduceat(size, starts, axis=0) / heights[:, None]  # (block rows, I)
     kept = np.ones(score.size, bool)
     kept[np.argsort(score, axis=None, kind="stable")[: int(score.size * share + 1e-9)]] = False
-    mask = np.repeat(kept.reshape(score.shape), heights, axis=0)
-    return np.where(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)), weight, 0).astype(weight.dtype)
+    return spread(kept.reshape(score.shape), weight, n)

@@ -66,25 +66,31 @@ def main() -> int:
 
 def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
     """Export, build, verify, race."""
-    folder = a.folder / f"{arch}-1x{a.N}-{sparsity:g}"
-    model = folder / f"b{a.batch}.onnx"
-    if not (folder / "weights.safetensors").exists():
-        prune(arch, a.N, sparsity, folder)
-    module = create(arch, CLASSES, SIZE)
-    module.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors"))
-    if not model.exists():
-        export(module.eval(), torch.zeros(a.batch, 3, SIZE, SIZE), model)
-    out = folder / f"t{a.threads}-b{a.batch}.kerf"
+    module, model = network(arch, a.N, sparsity, a.folder, a.batch)
+    out = model.with_name(f"t{a.threads}-b{a.batch}.kerf")
     least = max(sparsity, 0.01)
     build(model, out, least, a)
     image = np.random.default_rng(0).standard_normal((a.batch, 3, SIZE, SIZE)).astype(np.float32)
     kerf = bench.Engine("kerf", runtime.load(out, a.threads).run)
     peak = a.threads * macs_per_us(targets.parse("native", 1))
     measured = bench.race([kerf, *peers.engines(model, module, image, a.threads)], image, seconds=a.seconds)
-    network = convert(model, a.N, least)
-    macs = sum(layer.problem.macs for layer in network.layers.values())
-    weights = (out / "weights.npz").stat().st_size / network.weights_bytes
+    converted = convert(model, a.N, least)
+    macs = sum(layer.problem.macs for layer in converted.layers.values())
+    weights = (out / "weights.npz").stat().st_size / converted.weights_bytes
     return {**peers.summary(measured, macs, peak), "weights": weights, "cells": peers.cells(measured)}
+
+
+def network(arch: str, n: int, sparsity: float, folder: Path, batch: int = 1) -> tuple[torch.nn.Module, Path]:
+    """A random network of `folder` in torch and as .onnx, made if they are not there yet."""
+    folder = folder / f"{arch}-1x{n}-{sparsity:g}"
+    model = folder / f"b{batch}.onnx"
+    if not (folder / "weights.safetensors").exists():
+        prune(arch, n, sparsity, folder)
+    module = create(arch, CLASSES, SIZE).eval()
+    module.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors"))
+    if not model.exists():
+        export(module, torch.zeros(batch, 3, SIZE, SIZE), model)
+    return module, model
 
 
 def build(model: Path, out: Path, least: float, a: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from deploy import targets
+from deploy import inspect, targets
 from kernels import KERNELS
 from kernels.bsr import BSR
 from kernels.kernel import pick
@@ -65,8 +65,7 @@ def timer(p: Problem, density: float):
     weights = rng.standard_normal(p.weight_shape).astype(np.float32)
     if p.block:
         kept = rng.random((-(-p.out_channels // p.block), p.in_channels)) < density
-        weights *= np.repeat(kept, p.block, axis=0)[: p.out_channels, :, None, None]
-        weights = BSR.from_conv(weights, p.block)
+        weights = BSR.from_conv(inspect.spread(kept, weights, p.block), p.block)
         p = replace(p, nnzb=weights.nnzb)
     kernel = pick(KERNELS, p, target)
     c = kernel.configs(p, target)[0]

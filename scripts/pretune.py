@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+import bench_networks
 import tuned_networks
 
 from deploy import atomic, pretuned, targets
@@ -38,7 +39,7 @@ def main() -> int:
     rows = {problem_of(line): line for line in path.read_text().splitlines()} if path.exists() else {}
     for arch in a.archs:
         for sparsity in a.sparsities:
-            model = tuned_networks.network(arch, a.N, sparsity, a.folder) / "b1.onnx"
+            model = bench_networks.network(arch, a.N, sparsity, a.folder)[1]
             network = convert(model, a.N, max(sparsity, 0.01))
             s = search(
                 network, target, a.threads, book, trials=10**9, minutes=a.minutes, tolerance=0.005, progress=Progress()

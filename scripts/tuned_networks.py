@@ -13,13 +13,9 @@ from pathlib import Path
 import bench_networks
 import numpy as np
 import peers
-import torch
 
 import tune.cli
-from compress import checkpoint
-from compress.models import create
 from deploy import bench, runtime
-from deploy.export import export
 
 ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
 
@@ -42,20 +38,10 @@ def main() -> int:
     return 0
 
 
-def network(arch: str, n: int, sparsity: float, folder: Path) -> Path:
-    """The folder of a random network's b1.onnx."""
-    folder, size = folder / f"{arch}-1x{n}-{sparsity:g}", bench_networks.SIZE
-    if not (folder / "b1.onnx").exists():
-        bench_networks.prune(arch, n, sparsity, folder)
-        module = create(arch, bench_networks.CLASSES, size)
-        module.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors"))
-        export(module.eval(), torch.zeros(1, 3, size, size), folder / "b1.onnx")
-    return folder
-
-
 def row(arch: str, a: argparse.Namespace) -> str:
-    folder = network(arch, a.N, a.sparsity, a.folder)
-    common = [f"--onnx_path={folder / 'b1.onnx'}", f"--bsr={a.N}", f"--sparsity={a.sparsity:g}", "--against="]
+    model = bench_networks.network(arch, a.N, a.sparsity, a.folder)[1]
+    folder = model.parent
+    common = [f"--onnx_path={model}", f"--bsr={a.N}", f"--sparsity={a.sparsity:g}", "--against="]
     common += [f"--threads={a.threads}", f"--target={a.target}", "--seconds=0.1", f"--records={a.folder}/records.jsonl"]
     spent = {}
     for name, flags in {"untuned": ["--trials=0"], "tuned": [f"--tune_minutes={a.minutes:g}"]}.items():
@@ -67,7 +53,7 @@ def row(arch: str, a: argparse.Namespace) -> str:
         (folder / f"{name}.log").write_text(said.getvalue())
     x = np.random.default_rng(0).standard_normal((1, 3, bench_networks.SIZE, bench_networks.SIZE)).astype(np.float32)
     engines = [bench.Engine(n, runtime.load(folder / f"{n}.kerf", a.threads).run) for n in ("untuned", "tuned")]
-    dense = [f(folder / "b1.onnx", a.threads) for f in (bench.onnxruntime_engine, bench.openvino_engine)]
+    dense = [f(model, a.threads) for f in (bench.onnxruntime_engine, bench.openvino_engine)]
     untuned, tuned, *others = bench.race([*engines, *dense], x, seconds=a.seconds, tolerance=1e-3)
     gain, lead = bench.speedup(tuned, [untuned]), bench.speedup(tuned, others)
     cells = [arch, f"{spent['tuned']:.0f}", *(f"{m.median:.3f} ({m.p10:.3f}–{m.p90:.3f})" for m in (untuned, tuned))]

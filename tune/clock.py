@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deploy import targets
+from deploy import inspect, targets
 from deploy.build import record
 from deploy.convert import convert
 from deploy.passes.fuse_layers import Layer
@@ -88,6 +88,6 @@ def without(layer: Layer, n: int, share: float) -> Layer:
     kept[np.random.default_rng(0).permutation(kept.size)[: round(share * kept.size)]] = False
     if kept.all():
         return layer
-    mask = np.repeat(kept.reshape(rows, p.in_channels), n, axis=0)[: p.out_channels, :, None, None]
-    weight = np.where(mask, np.where(layer.weight == 0, 1e-6, layer.weight), 0).astype(np.float32)
+    full = np.where(layer.weight == 0, np.float32(1e-6), layer.weight)
+    weight = inspect.spread(kept.reshape(rows, p.in_channels), full, n)
     return replace(layer, weight=weight, problem=replace(p, block=n, nnzb=BSR.from_conv(weight, n).nnzb))
