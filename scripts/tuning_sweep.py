@@ -47,6 +47,8 @@ def main() -> int:
     print(f"search: {s.measured} measured in {s.seconds['total']:.0f} s, ended because of: {s.stopped}")
 
     counts = Counter(layer.problem for layer in network.layers.values())
+    if not all(best(found, q, target) for q in counts):
+        raise SystemExit(f"--minutes {a.minutes:g}: not every layer was measured once; give the search more")
     us = {q: min(r.us for r in best(found, q, target)) for q in counts}
     costly = sorted(counts, key=lambda q: -counts[q] * us[q])[: a.problems]
     layers = {layer.problem: layer for layer in network.layers.values()}
