@@ -1,0 +1,53 @@
+"""Milliseconds of many pruned networks in one race with the dense engines. Not a script itself."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import peers
+
+import tune.cli
+from compress import checkpoint
+from deploy import bench, runtime
+from deploy.environment import environment
+
+
+def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
+    """`folder`/race.json: ms, speedup and its interval of every */model.onnx, each built and verified once.
+
+    The yardstick is the faster of ONNX Runtime and OpenVINO on the untouched network's shapes, `folder`/dense.
+    `blocks`: method -> rows of its zero blocks. Nothing is raced without the dense network.
+    """
+    if not (folder / "dense" / "model.onnx").is_file():
+        print(f"{folder}: no dense network there yet, so nothing is raced (--only dense)")
+        return
+    networks = sorted(path.parent for path in folder.glob("*/model.onnx") if (path.parent / "summary.json").is_file())
+    for network in networks:
+        method = json.loads((network / "summary.json").read_text())["method"]
+        if not (network / "model.kerf").is_dir():
+            build(network, blocks[method])
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    dense = [bench.onnxruntime_engine(folder / "dense" / "model.onnx", 1)]
+    with contextlib.suppress(ImportError):
+        dense.append(bench.openvino_engine(folder / "dense" / "model.onnx", 1))
+    engines = [bench.Engine(network.name, runtime.load(network / "model.kerf", 1).run) for network in networks]
+    measured = {m.engine: m for m in bench.interleave([*dense, *engines], x, seconds=seconds)}
+    against = [m for name, m in measured.items() if name in peers.NAMES]
+    found = {}
+    for network in networks:
+        m = measured[network.name]
+        ratio = bench.speedup(m, against)
+        found[network.name] = {"ms": m.median, "speedup": ratio["median"], "ci95": ratio["ci95"]}
+    yardsticks = {m.engine: {"ms": m.median, "p10": m.p10, "p90": m.p90} for m in against}
+    checkpoint.write_json(folder / "race.json", {**found, "yardsticks": yardsticks, "environment": environment()})
+
+
+def build(network: Path, rows: int) -> None:
+    """An untuned bundle for one thread, its outputs compared with ONNX Runtime's."""
+    flags = [f"--bsr={rows}", "--sparsity=0.3", "--trials=0", f"--out={network / 'model.kerf'}", "--against="]
+    flags += ["--threads=1", "--seconds=0.1", f"--onnx_path={network / 'model.onnx'}"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        if tune.cli.main(flags):
+            raise SystemExit(f"{network}: not built\n{said.getvalue()}")
