@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from compress.composition import DEFAULT_PARTS, PARTS
 from compress.data import DATA_SETS, EMBEDDED
 from compress.learning_rate import POLICIES
 from compress.train import PRECISIONS
@@ -37,6 +38,10 @@ class Args:
     resume: Path | None = None
     method: str | None = None
     conv_type: str | None = None
+    criterion: str | None = None
+    granularity: str | None = None
+    schedule: str | None = None
+    scope: str | None = None
     pr_target: float | None = None
     flops_target: float | None = None
     allocate: str = "uniform"
@@ -134,6 +139,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--conv_type",
         help="the seed's name for it: BlockL1Conv, BlockRandomConv, UnstructureConv, StructureConv, DenseConv",
     )
+    for name, values in PARTS.items():
+        add(f"--{name}", choices=values, help=f"in place of a method: its {name} (default {DEFAULT_PARTS[name]})")
     add("--pr_target", type=float, metavar="P", help="share removed: of each layer, or of channels (default 0.5)")
     add("--flops_target", type=float, metavar="S", help="channel methods: share of the MACs to keep, for --pr_target")
     add(

@@ -18,6 +18,11 @@ def l1(units: Units) -> Tensor:
     return units.rows().abs().sum(1) / units.sizes
 
 
+def l2(units: Units) -> Tensor:
+    """Mean w² over each unit: the order of ‖w‖ wherever units are equally large."""
+    return units.rows().square().sum(1) / units.sizes
+
+
 def random(generator: torch.Generator) -> Callable[[Units], Tensor]:
     """A criterion that draws every score from U(0, 1): the control that any other has to beat."""
 

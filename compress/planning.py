@@ -9,6 +9,7 @@ from typing import Any
 from compress import removal
 from compress.args import Args
 from compress.channel_units import Channel
+from compress.composition import COMPOSED, PARTS, composed
 from compress.methods import METHODS
 from compress.recipe import Recipe, Settings
 from compress.schedules import Budget
@@ -22,6 +23,8 @@ CONV_TYPES = {  # the seed's names; nothing else in the project knows them
     "DenseConv": "dense",
 }
 
+MAKERS = METHODS | {COMPOSED: composed}
+
 
 def method_of(args: Args) -> str:
     if args.conv_type is not None and args.conv_type not in CONV_TYPES:
@@ -31,7 +34,17 @@ def method_of(args: Args) -> str:
     named = CONV_TYPES.get(args.conv_type)
     if named and args.method and named != args.method:
         raise ValueError(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
+    if parts_of(args):
+        if named or args.method:
+            parts = ", ".join(f"--{part}" for part in parts_of(args))
+            raise ValueError(f"{parts} put a method together: leave --method and --conv_type out")
+        return COMPOSED
     return args.method or named or "one_by_n"
+
+
+def parts_of(args: Args) -> dict[str, str]:
+    """What is given of --criterion, --granularity, --schedule and --scope."""
+    return {part: value for part in PARTS if (value := getattr(args, part)) is not None}
 
 
 def timed(args: Args) -> bool:
@@ -46,7 +59,8 @@ def allocates(args: Args) -> bool:
 
 def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     """The method with its settings, and what it may spend."""
-    own = own_numbers(args.set, method)
+    make = MAKERS[method]
+    own = own_numbers(args.set, method) | parts_of(args)
     settings = Settings(
         n=args.N,
         full=args.full,
@@ -58,7 +72,7 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
         min_width=args.min_width,
         round_to=args.round_to,
     )
-    chosen = METHODS[method](settings, **own)
+    chosen = make(settings, **own)
     if args.flops_target is not None and not isinstance(chosen.granularity, Channel):
         raise ValueError(f"method {method} removes a share of each layer: give --pr_target, not --flops_target")
     asked = {"residual": None, "skip": (), "min_width": 1, "round_to": 1}
@@ -93,7 +107,7 @@ def own_numbers(given: Sequence[str], method: str) -> dict[str, Any]:
     """--set name=value as keyword arguments of the method. Raises ValueError for what it does not have."""
     known = {
         name: parameter.default
-        for name, parameter in inspect.signature(METHODS[method]).parameters.items()
+        for name, parameter in inspect.signature(MAKERS[method]).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     values: dict[str, Any] = {}

@@ -28,7 +28,14 @@ class WeightUnits(Units):
     """Parts of one weight, which pruning makes zero."""
 
     shape: torch.Size  # (O, I, kh, kw) or (O, I)
-    mask: Callable[[Tensor], Tensor]  # (count,) bool, True = keep -> bool of the weight's shape
+    mask: Callable[[Tensor], Tensor]  # (count,) of units, e.g. bool, True = keep -> the same, of the weight's shape
+    weight: Callable[[], Tensor]  # the present weight
+
+
+def averaged(unit: WeightUnits, values: Tensor) -> Tensor:
+    """(numel,) numbers of single weights -> (count,): their mean over each unit."""
+    owner = unit.mask(torch.arange(unit.count, device=values.device)).flatten()
+    return values.new_zeros(unit.count).index_add_(0, owner, values) / unit.sizes.to(values)
 
 
 class Granularity(Protocol):
@@ -117,7 +124,7 @@ def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> WeightUn
     heights = torch.full((rows,), n, device=weight.device)
     heights[-1] = outputs - (rows - 1) * n
     sizes = heights.repeat_interleave(inputs) * weight[0, 0].numel()
-    return WeightUnits(path, rows * inputs, view, sizes, sizes * positions, weight.shape, mask)
+    return WeightUnits(path, rows * inputs, view, sizes, sizes * positions, weight.shape, mask, weight.detach)
 
 
 def _elements(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
@@ -130,6 +137,7 @@ def _elements(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
         sizes * positions,
         weight.shape,
         lambda kept: kept.view(weight.shape),
+        weight.detach,
     )
 
 
@@ -144,4 +152,5 @@ def _filters(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
         sizes * positions,
         weight.shape,
         lambda kept: kept.view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape).contiguous(),
+        weight.detach,
     )

@@ -18,7 +18,7 @@ from compress.graph import DependencyGraph
 from compress.masking import ChannelMasks, Shadows
 from compress.pressure import Plan, Pressure, Task
 from compress.recipe import Criterion, Recipe, Scope, Settings
-from compress.units import Units, Weight
+from compress.units import Granularity, Units, Weight
 
 POOLS = ("global", "layer")
 
@@ -99,16 +99,16 @@ class Annealing(Pressure):
         total = sum(u.count for u in self.units)
         return f"round {self.round} of {self.rounds}, {sum(int(k.sum()) for k in self.kept)} of {total} are kept"
 
-
-def _recipe(granularity: Weight | Channel, annealing: Annealing) -> Recipe:
-    return Recipe(
-        granularity,
-        annealing.score,
-        annealing.scope,
-        schedules.press_then_prune,
-        pressure=annealing,
-        remove=removal.after(annealing.fold, removal.zero if annealing.weights else removal.cut),
-    )
+    def recipe(self, granularity: Granularity) -> Recipe:
+        """With units of `granularity`: channels, or parts of weights."""
+        return Recipe(
+            granularity,
+            self.score,
+            self.scope,
+            schedules.press_then_prune,
+            pressure=self,
+            remove=removal.after(self.fold, removal.zero if self.weights else removal.cut),
+        )
 
 
 def _check(pool: str) -> bool:
@@ -125,7 +125,7 @@ def dsc1(settings: Settings, *, mu: float = 10.0, rounds: int = 20, pool: str = 
     """
     scope = scopes.overall if _check(pool) else scopes.local
     annealing = Annealing(criteria.l1, scope, rounds, mu, counted=_check(pool), weights=True)
-    return _recipe(Weight(settings.full), annealing)
+    return annealing.recipe(Weight(settings.full))
 
 
 def dsc2(settings: Settings, *, mu: float = 10.0, rounds: int = 20, pool: str = "global") -> Recipe:
@@ -133,4 +133,4 @@ def dsc2(settings: Settings, *, mu: float = 10.0, rounds: int = 20, pool: str = 
     scope = settings.pooled if _check(pool) else settings.uniform
     counted = _check(pool) and not settings.by_macs
     annealing = Annealing(criteria.bn_scale, scope, rounds, mu, counted=counted, weights=False)
-    return _recipe(Channel(bool(settings.residual), scaled=True, skip=settings.skip), annealing)
+    return annealing.recipe(Channel(bool(settings.residual), scaled=True, skip=settings.skip))

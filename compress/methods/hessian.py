@@ -19,7 +19,7 @@ from compress.graph import DependencyGraph
 from compress.moments import Data
 from compress.recipe import Recipe, Scope, Settings
 from compress.sample import Sample, first
-from compress.units import Weight, WeightUnits
+from compress.units import Weight, WeightUnits, averaged
 
 Estimate = Callable[[nn.Module, Sequence[str], Data, Numbers], dict[str, Tensor]]
 ESTIMATES: dict[str, tuple[Estimate, Scope]] = {  # errors of different layers' outputs do not compare
@@ -31,7 +31,7 @@ ESTIMATES: dict[str, tuple[Estimate, Scope]] = {  # errors of different layers' 
 
 
 class Curvature:
-    """A criterion: ½ H_ii w², which the loss is expected to rise by when w goes."""
+    """A criterion: ½ H_ii w², which the loss is expected to rise by when w goes; the mean over larger units."""
 
     def __init__(self, estimate: Estimate, numbers: Numbers):
         self.estimate, self.numbers = estimate, numbers
@@ -42,9 +42,9 @@ class Curvature:
             self.found = self.estimate(model, [u.path for u in units], data, self.numbers)
 
     def score(self, unit: WeightUnits) -> Tensor:
-        w = unit.rows()[:, 0]
+        w = unit.weight().flatten()
         found = self.found[unit.path].detach().to(w).flatten()  # of every weight, or alike for all output channels
-        return w.square() * found.repeat(len(w) // len(found)) / 2
+        return averaged(unit, w.square() * found.repeat(len(w) // len(found)) / 2)
 
 
 def hessian(

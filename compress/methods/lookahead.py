@@ -19,13 +19,14 @@ from compress.graph import ChannelSet, DependencyGraph
 from compress.recipe import Recipe, Settings
 from compress.sample import Sample
 from compress.surgery import depthwise
-from compress.units import Weight, WeightUnits
+from compress.units import Weight, WeightUnits, averaged
 
 
 class Lookahead:
     """score(W[i, j]) = W² · ‖row j of the layer before‖² · ‖column i of the layer behind‖², 1 for a missing one.
 
-    Source: equation 4, squared. With `batch_norm` a layer's rows are scaled by γ/σ of the norm behind it.
+    Of larger units than weights it is the mean. With `batch_norm` a layer's rows are scaled by γ/σ of the norm behind
+    it. Source: equation 4, squared.
     """
 
     def __init__(self, batch_norm: bool):
@@ -47,8 +48,8 @@ class Lookahead:
 
     def score(self, unit: WeightUnits) -> Tensor:
         outgoing, incoming = self.factors[unit.path]
-        factors = (outgoing[:, None] * incoming[None, :]).flatten()
-        return unit.rows()[:, 0].square() * factors.repeat_interleave(unit.count // len(factors))
+        factors = outgoing[:, None] * incoming[None, :]  # (O, I)
+        return averaged(unit, (unit.weight().reshape(*factors.shape, -1).square() * factors[:, :, None]).flatten())
 
     def _scale(self, model: nn.Module, graph: DependencyGraph, path: str, weight: Tensor) -> Tensor:
         """(O,) square of what the batch norm behind multiplies by."""
