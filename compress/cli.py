@@ -49,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"show takes one file, got {len(argv) - 1}: kerf-prune show CHECKPOINT")
             show.show(Path(argv[1]))
             return 0
-        if argv == ["methods"]:
-            show.methods()
+        if argv[:1] == ["methods"]:
+            if len(argv) > 2:
+                raise ValueError(f"methods takes one name at most, got {len(argv) - 1}: kerf-prune methods [NAME]")
+            show.method(argv[1]) if argv[1:] else show.methods()
             return 0
         sensitivities = argv[:1] == ["sensitivity"]
         if not {"-h", "--help"} & set(argv):

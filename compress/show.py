@@ -1,12 +1,9 @@
 """What a checkpoint holds, for a person: a pruned network's layers against the dense one's, or the tensors of any file.
 
-show() decides by the file's header; methods() lists what can have made it.
+show() decides by the file's header; methods() and method() say what can have made it.
 """
 
-import inspect
-import re
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from compress import checkpoint, cost
+from compress import checkpoint, cost, method_table
 from compress.loading import load_network
-from compress.methods import METHODS
 from compress.models import create
 from compress.sensitivity import Sensitivity
 
@@ -42,16 +38,22 @@ def show(path: Path, console: Console | None = None) -> None:
 
 
 def methods(console: Console | None = None) -> None:
-    """Prints the table of methods: what each removes, whose it is, and the numbers of its own."""
+    """Prints the table of methods."""
     page = _Page(console)
-    table = page.table("method", "what it does", "paper", "--set", leading=1)
-    for name, method in METHODS.items():
-        own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        numbers = ", ".join(f"{p.name}={_default(p.default)}" for p in own)
-        page.row(
-            table, name, _first_sentence(inspect.getdoc(method)), _paper(inspect.getmodule(method)), numbers or "-"
-        )
+    table = page.table("method", "removes", "scope", "when", "needs", "status", "paper")
+    for row in method_table.rows():
+        page.row(table, row.name, row.removes, row.scope, row.when, row.needs, row.status, row.paper)
     page.console.print(table)
+    page.say("kerf-prune methods NAME says more of one, with the numbers that --set takes")
+
+
+def method(name: str, console: Console | None = None) -> None:
+    """Prints what is known of one method. Raises ValueError for a name that is not in the table."""
+    page, row = _Page(console), method_table.row(name)
+    page.say(f"{row.name}: {row.does}\n")
+    page.say(row.head)
+    page.say(f"\nremoves {row.removes}, {row.scope}; {row.when}; needs {row.needs}; {row.status}")
+    page.say("--set " + (", ".join(f"{k}={v}" for k, v in row.numbers.items()) or "takes nothing"))
 
 
 def sensitivities(s: Sensitivity, console: Console | None = None) -> None:
@@ -180,24 +182,3 @@ def _short(count: int) -> str:
         if (number := count / unit) >= 1:
             return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}{name}"
     return str(count)
-
-
-def _default(value: object) -> str:
-    return "auto" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _first_sentence(docstring: str | None) -> str:
-    paragraph = " ".join((docstring or "-").partition("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s", paragraph)[0]
-
-
-def _paper(module: object) -> str:
-    """Authors, title in short and arXiv number of the `Paper:` entry of a method's file."""
-    found = re.search(r"^Paper:(.*?)(?=^\w+:|\Z)", module.__doc__ or "", re.MULTILINE | re.DOTALL)
-    entry = " ".join(found[1].split()) if found else ""
-    parts = re.match(r'(?P<authors>[^"]+), "(?P<title>[^"]+)"', entry)
-    if not parts:
-        return entry.partition(";")[0] or "-"
-    title = textwrap.shorten(parts["title"].partition(":")[0], 48, placeholder="...")
-    number = re.search(r"arXiv \d{4}\.\d{4,5}", entry)
-    return f"{parts['authors']}, {title}" + (f", {number[0]}" if number else "")

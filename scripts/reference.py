@@ -8,15 +8,29 @@ Expected:  docs/reference.md, unchanged unless a table or the head of a file in 
 import inspect
 from pathlib import Path
 
+from compress import method_table
 from compress.methods import METHODS
 from kernels import KERNELS
 
+READING = """
+Scope: within what units compete for their place. Needs: beyond the weights, and what it costs beside fine-tuning; own
+training adds something to every step. When: of one course of training; mid-training methods train under a pressure
+first and fine-tune afterwards. Status: style means that parts were filled in, as its Differs says.
+
+Parts can be put together without a name: `--criterion --granularity --schedule --scope`, see `imagenet.py --help`.
+"""
 FILE = Path(__file__).parents[1] / "docs" / "reference.md"
 
 
 def text() -> str:
     lines = ["# Reference", "", "Written by `python scripts/reference.py` from the tables; edit those.", ""]
     lines += ["## Methods", "", "`python imagenet.py --method NAME --set NUMBER=VALUE …`", ""]
+    columns = ("name", "removes", "scope", "when", "needs", "status", "paper")
+    lines += [f"| {' | '.join(columns)} |", "|" + "-|" * len(columns)]
+    lines += [f"| {' | '.join(getattr(row, column) for column in columns)} |" for row in method_table.rows()]
+    for part in READING.split("\n\n"):
+        lines += ["", " ".join(part.split())]
+    lines.append("")
     for name, method in METHODS.items():
         head, *rest = inspect.cleandoc(inspect.getmodule(method).__doc__).split("\n\n")
         own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]

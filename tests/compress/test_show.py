@@ -1,6 +1,5 @@
 """What is printed about a checkpoint is what cost.count finds in it."""
 
-import inspect
 import io
 import re
 
@@ -10,9 +9,8 @@ from rich.console import Console
 
 from compress import checkpoint, cost, surgery
 from compress.graph import DependencyGraph
-from compress.methods import METHODS
 from compress.models import create
-from compress.show import methods, show
+from compress.show import show
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
@@ -154,16 +152,3 @@ def test_what_is_no_checkpoint(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="holds no tensors"):
         printed(tmp_path / "x.pth")
-
-
-def test_every_method_with_its_numbers():
-    for file in (io.StringIO(), Latin()):
-        methods(Console(file=file, width=160))
-        text = file.getvalue()
-        assert [line.split()[0] for line in text.splitlines() if re.match(r"\w", line)][1:] == list(METHODS)
-        words = re.split(r"[\s,|]+", text)
-        for method in METHODS.values():
-            for parameter in inspect.signature(method).parameters.values():
-                if parameter.kind is parameter.KEYWORD_ONLY:
-                    assert any(word.startswith(f"{parameter.name}=") for word in words)
-        assert {"lasso=auto", "granularity=4", "reg_weight=0.0001", "2007.03260"} <= set(words)
