@@ -51,6 +51,7 @@ class Args:
     target: str = "native"
     threads: int = 1
     N: int = 16
+    N_choices: tuple[int, ...] = ()
     full: bool = False
     rearrange: bool = False
     residual: bool | None = None
@@ -154,6 +155,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--target", help="CPU of the two targets, as in model_tune.py (default native)")
     add("--threads", type=int, help="threads of the two targets (default 1)")
     add("--N", type=int, help="consecutive output kernels in a block (default 16)")
+    add(
+        "--N_choices",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="with a target in time: every layer takes one of these N (default: --N for all)",
+    )
     switch("--full", help="prune the classifier too")
     switch("--rearrange", help="order filters by L1 before forming blocks")
     switch("--residual", help="channel methods: prune channels that are sums of several layers, too")
@@ -241,7 +249,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Args, list[str]]:
         notes.append(f"--{name.removeprefix('ignored_')} is accepted for the seed's sake and changes nothing")
     if "resume" in given:
         given = _as_resumed(parser, given)
-    for name in ("lr_decay_step", "gpus", "set", "skip"):
+    for name in ("lr_decay_step", "gpus", "set", "skip", "N_choices"):
         if name in given:
             given[name] = tuple(given[name])
     args = Args(**given)
@@ -317,6 +325,12 @@ def check(args: Args) -> None:
     for name in timed:
         if not (getattr(args, name) > 0 and math.isfinite(getattr(args, name))):
             raise ValueError(f"--{name} is {getattr(args, name)}: expected a positive number")
+    if args.N_choices and not timed:
+        raise ValueError(
+            "--N_choices lets layers differ in what they take: give --speedup_target or --latency_target_ms"
+        )
+    if min(args.N_choices, default=1) < 1 or len(set(args.N_choices)) < len(args.N_choices):
+        raise ValueError(f"--N_choices {' '.join(map(str, args.N_choices))}: expected different N, each 1 or more")
     asked = [name for name in ("pr_target", "flops_target") if getattr(args, name) is not None] + timed
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(f'--{name}' for name in asked)} each say how much to remove: give one")

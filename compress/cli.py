@@ -31,10 +31,10 @@ from compress.recipe import Recipe
 from compress.run import run
 from compress.schedules import Budget
 from compress.train import Metrics, Optim, evaluate
-from compress.units import prunable
+from compress.units import OneByN, prunable
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
-WRITTEN += ("allocation.json", "sensitivity.json", "sensitivity.svg", "tensorboard")
+WRITTEN += ("allocation.json", "sensitivity*.json", "sensitivity*.svg", "tensorboard")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,7 +195,7 @@ def open_job_dir(job: Job, reporter: Reporter) -> Path:
     """Creates --job_dir; a new run replaces what an earlier one wrote there, and nothing else."""
     folder = job.args.job_dir
     folder.mkdir(parents=True, exist_ok=True)
-    old = [folder / name for name in WRITTEN if (folder / name).exists()]
+    old = [path for name in WRITTEN for path in folder.glob(name)]
     if old and not job.args.resume:
         reporter.say(f"replacing the run in {folder}")
         for path in old:
@@ -206,8 +206,8 @@ def open_job_dir(job: Job, reporter: Reporter) -> Path:
     return folder
 
 
-def sensitivity_of(job: Job, reporter: Reporter) -> sensitivity.Sensitivity:
-    """Measured, and written to the job's folder as JSON and as a picture."""
+def sensitivity_of(job: Job, reporter: Reporter, name: str = "sensitivity") -> sensitivity.Sensitivity:
+    """Measured, and written to the job's folder under that name, as JSON and as a picture."""
     args, folder = job.args, job.args.job_dir
     found = sensitivity.measure(
         job.model, job.recipe, job.graph, job.example, job.data.val or job.data.test,
@@ -216,11 +216,19 @@ def sensitivity_of(job: Job, reporter: Reporter) -> sensitivity.Sensitivity:
     )  # fmt: skip
 
     def write() -> None:
-        checkpoint.write_json(folder / "sensitivity.json", found.to_json())
-        checkpoint.write_text(folder / "sensitivity.svg", sensitivity.picture(found))
+        checkpoint.write_json(folder / f"{name}.json", found.to_json())
+        checkpoint.write_text(folder / f"{name}.svg", sensitivity.picture(found))
 
     distributed.on_first(write)
     return found
+
+
+def at_height(job: Job, n: int) -> Job:
+    """The job with blocks of n kernels, if it prunes blocks."""
+    units = job.recipe.granularity
+    if not isinstance(units, OneByN) or units.n == n:
+        return job
+    return replace(job, recipe=replace(job.recipe, granularity=replace(units, n=n)))
 
 
 def allocate(job: Job, reporter: Reporter) -> Job:
@@ -228,7 +236,10 @@ def allocate(job: Job, reporter: Reporter) -> Job:
     args, file = job.args, job.args.job_dir / "allocation.json"
     if not allocates(args):
         return job
-    measured = None if args.resume else sensitivity_of(job, reporter)
+    heights, measured = args.N_choices or (args.N,), {}
+    for n in () if args.resume else heights:
+        name = "sensitivity" if len(heights) == 1 else f"sensitivity-{n}"
+        measured[n] = sensitivity_of(at_height(job, n), reporter, name)
 
     def choose() -> allocation.Allocation:
         if args.resume:
@@ -238,12 +249,12 @@ def allocate(job: Job, reporter: Reporter) -> Job:
             from tune.clock import Clock
 
             found = allocation.by_time(
-                job.model, job.recipe, job.graph, job.example, measured, Clock(args.N, args.target, args.threads),
+                job.model, job.recipe, job.graph, job.example, measured, Clock(heights, args.target, args.threads),
                 export, target_ms=args.latency_target_ms, speedup=args.speedup_target, say=reporter.say,
             )  # fmt: skip
         else:
             units = job.recipe.granularity.split(job.model, job.graph, job.example)
-            found = allocation.by_macs(units, measured, job.budget.sparsity)
+            found = allocation.by_macs(units, measured[args.N], job.budget.sparsity)
         checkpoint.write_json(file, found.to_json())
         return found
 
@@ -252,6 +263,9 @@ def allocate(job: Job, reporter: Reporter) -> Job:
     reporter.say(
         f"{found.removed:.1%} of the MACs of {len(found.shares)} layers go, {least:.0%} to {most:.0%} of each layer"
     )
+    if found.heights:
+        taken = [n for path, n in found.heights.items() if found.shares[path]]
+        reporter.say("blocks: " + ", ".join(f"1x{n} in {taken.count(n)} layers" for n in sorted(set(taken))))
     return replace(job, recipe=found.recipe(job.recipe), budget=replace(job.budget, sparsity=found.removed))
 
 
@@ -357,7 +371,8 @@ def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
 
     asked = json.loads((job.args.job_dir / "allocation.json").read_text())
     path = export(job.model, job.example, job.args.job_dir / "model.onnx")
-    kerf, dense, engine = Clock(job.args.N, job.args.target, job.args.threads).network_ms(path)
+    heights = job.args.N_choices or (job.args.N,)
+    kerf, dense, engine = Clock(heights, job.args.target, job.args.threads).network_ms(path)
     reporter.say(
         f"built: {kerf:.3f} ms, {dense / kerf:.2f}x of {engine} ({dense:.3f} ms) in the same race; asked for "
         f"{asked['target_ms']:.3f} ms, {asked['dense_ms'] / asked['target_ms']:.2f}x of {asked['dense_engine']} then"
@@ -389,6 +404,6 @@ def summarise(
         "macs": spent.macs,
         "params_dense": job.dense.params_dense,
         "params": spent.params,
-        "block_density": cost.block_density(model, layers, args.N),
+        "block_density": cost.block_density(model, layers, min(args.N_choices or (args.N,))),
         "element_density": cost.element_density(model, layers),
     }

@@ -121,12 +121,13 @@ def measure(
     return Sensitivity(tuple(levels), loss, top1, whole.loss, whole.top1, whole.images)
 
 
-def share_out(harm: dict[str, Tensor], saved: dict[str, Tensor], target: float) -> dict[str, float]:
-    """Share of units to remove from each layer, on GRID: `saved` sums to `target` at least, and `harm` to little.
+def share_out(harm: dict[str, Tensor], saved: dict[str, Tensor], target: float) -> dict[str, int]:
+    """One of its choices for every layer: `saved` sums to `target` at least, and `harm` to little.
 
-    Both: layer -> (len(GRID),), 0 at 0. Every layer takes the share with the least harm - price · saved; the lowest
-    price that saves enough is found by bisection (Lagrange relaxation, exact on the convex hull of the choices); then
-    layers go back to a smaller share where enough is saved without. Raises ValueError when all of it is not enough.
+    Both: layer -> (choices,), the first of which saves nothing and harms nothing. Every layer takes the choice with the
+    least harm - price · saved; the lowest price that saves enough is found by bisection (Lagrange relaxation, exact on
+    the convex hull of the choices); then layers change to what harms less where enough is saved without. Raises
+    ValueError when the most that can be saved is not enough.
     """
     most = float(sum(s.max() for s in saved.values()))
     if target > most * (1 + 1e-9):
@@ -148,14 +149,17 @@ def share_out(harm: dict[str, Tensor], saved: dict[str, Tensor], target: float) 
     if total(choice) < target:  # harm without end somewhere: only everything is enough
         choice = {path: int(s.argmax()) for path, s in saved.items()}
     while True:
-        back = [
-            (float(harm[p][i] - harm[p][i - 1]), p)
-            for p, i in choice.items()
-            if i and total(choice) - float(saved[p][i] - saved[p][i - 1]) >= target
-        ]
+        spare = total(choice) - target
+        back = []
+        for path, i in choice.items():
+            milder = (saved[path] >= saved[path][i] - spare) & (harm[path] < harm[path][i])
+            if bool(milder.any()):
+                best = int(harm[path].masked_fill(~milder, torch.inf).argmin())
+                back.append((float(harm[path][i] - harm[path][best]), path, best))
         if not back:
-            return {path: GRID[i] for path, i in choice.items()}
-        choice[max(back)[1]] -= 1
+            return choice
+        _, path, best = max(back)
+        choice[path] = best
 
 
 def picture(s: Sensitivity) -> str:

@@ -1,8 +1,7 @@
 """Granularities: a weight seen as units that are kept or pruned as one. Reads weights, never writes them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -54,13 +53,15 @@ class OneByN:
 
     n: int
     full: bool = False
+    heights: Mapping[str, int] = field(default_factory=dict)  # weights that have another n of their own
 
     def __post_init__(self):
-        if self.n < 1:
-            raise ValueError(f"N is {self.n}; expected at least 1 output kernel per block")
+        least = min(self.n, *self.heights.values(), self.n)
+        if least < 1:
+            raise ValueError(f"N is {least}; expected at least 1 output kernel per block")
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
-        return _split(model, graph, example, self.full, partial(_blocks, n=self.n))
+        return _split(model, graph, example, self.full, lambda p, *of: _blocks(p, *of, n=self.heights.get(p, self.n)))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,14 +36,17 @@ class Network:
         return [name for name, layer in self.layers.items() if layer.problem.block]
 
 
-def convert(path: Path, n: int = 4, sparsity: float = 0.5, batch: int | None = None) -> Network:
+def convert(path: Path, n: int | Sequence[int] = 4, sparsity: float = 0.5, batch: int | None = None) -> Network:
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
 
-    One block of tolerance: a layer pruned to floor(share * blocks) counts. Raises ValueError for n < 1, a share outside
+    Of several N each layer takes the largest for which that is so. One block of tolerance: a layer pruned to
+    floor(share * blocks) counts. Raises ValueError for n < 1, a share outside
     [0, 1], a file that cannot be read or one with several inputs.
     """
-    if n < 1:
-        raise ValueError(f"--bsr {n}: a block has at least one row; give the N the network was pruned with, e.g. 4")
+    heights = sorted((n,) if isinstance(n, int) else n, reverse=True)
+    if not heights or heights[-1] < 1:
+        given = " ".join(map(str, heights))
+        raise ValueError(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
     if not 0 <= sparsity <= 1:
         raise ValueError(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
     graph = Graph(read_model(path, batch))
@@ -54,16 +58,17 @@ def convert(path: Path, n: int = 4, sparsity: float = 0.5, batch: int | None = N
     layers = fuse_layers(graph)
     if not layers:
         raise ValueError(f"{path}: no convolution or dense layer with constant fp32 weights; nothing to compile")
-    return Network(path, graph, {k: blocked(v, n, sparsity) for k, v in layers.items()}, weights_bytes)
+    return Network(path, graph, {k: blocked(v, heights, sparsity) for k, v in layers.items()}, weights_bytes)
 
 
-def blocked(layer: Layer, n: int, sparsity: float) -> Layer:
-    """The layer as 1xn blocks if enough of them are zero, else unchanged."""
+def blocked(layer: Layer, heights: Sequence[int], sparsity: float) -> Layer:
+    """The layer as 1xN blocks, N the first of ``heights`` for which enough of them are zero; else unchanged."""
     if layer.problem.groups > 1:
         return layer
-    bsr = BSR.from_conv(layer.weight, n)
-    blocks = (len(bsr.indptr) - 1) * layer.weight.shape[1]
-    zero = blocks - bsr.nnzb
-    if zero == 0 or zero + 1 < sparsity * blocks:
-        return layer
-    return replace(layer, problem=replace(layer.problem, block=n, nnzb=bsr.nnzb))
+    for n in heights:
+        bsr = BSR.from_conv(layer.weight, n)
+        blocks = (len(bsr.indptr) - 1) * layer.weight.shape[1]
+        zero = blocks - bsr.nnzb
+        if zero and zero + 1 >= sparsity * blocks:
+            return replace(layer, problem=replace(layer.problem, block=n, nnzb=bsr.nnzb))
+    return layer

@@ -137,10 +137,10 @@ def describe_layers(network: Network, args: Args) -> None:
     sparse = network.sparse_layers
     print(
         f"{args.onnx_path}: {len(network.layers)} layers, {len(sparse)} with at least {args.sparsity:.0%} "
-        f"zero {args.bsr}x1 blocks"
+        f"zero blocks of {' or '.join(map(str, args.bsr))} rows"
     )
     if not sparse:
-        found = inspect.densities(args.onnx_path, args.bsr)
+        found = [d for n in args.bsr for d in inspect.densities(args.onnx_path, n)]
         share = max((1 - d.block for d in found if d.op in ("conv", "dense")), default=0)
         print(f"  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity")
 
@@ -232,10 +232,11 @@ def extras(args: Args, layers: list[dict]) -> dict:
         found["accuracy"] = strict_json((job / "summary.json").read_text())
         lines = (job / "metrics.jsonl").read_text().splitlines() if (job / "metrics.jsonl").exists() else []
         found["training"] = [row for row in map(strict_json, lines) if row is not None]
-    sparse = {row["name"] for row in layers if row["block"]}
-    shapes = {d.name: math.prod(d.shape) for d in inspect.densities(args.onnx_path, args.bsr) if d.name in sparse}
-    if shapes:
-        found["block_pattern"] = inspect.pattern(args.onnx_path, max(shapes, key=shapes.get), args.bsr)
+    rows = {row["name"]: int(row["block"].removesuffix("x1")) for row in layers if row["block"]}
+    sizes = {d.name: math.prod(d.shape) for d in inspect.densities(args.onnx_path, 1) if d.name in rows}
+    if sizes:
+        largest = max(sizes, key=sizes.get)
+        found["block_pattern"] = inspect.pattern(args.onnx_path, largest, rows[largest])
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -32,9 +32,9 @@ LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a lit
 
 @dataclass(frozen=True)
 class Clock:
-    """Measures with n x 1 blocks on ``target``; whatever of it is in ``records`` is not measured again."""
+    """Measures with blocks of ``heights`` rows on ``target``; what of it is in ``records`` is not measured again."""
 
-    n: int
+    heights: Sequence[int]
     target: str = "native"
     threads: int = 1
     records: Path = RECORDS
@@ -43,7 +43,8 @@ class Clock:
     def network_ms(self, path: Path, seconds: float = 5.0) -> tuple[float, float, str]:
         """(kerf's latency, the fastest dense engine's, its name) for an .onnx file, raced. Raises ValueError."""
         with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
-            flags = [f"--onnx_path={path}", f"--bsr={self.n}", f"--sparsity={LEAST_SPARSE}", "--trials=0"]
+            flags = [f"--onnx_path={path}", "--bsr", *map(str, self.heights), f"--sparsity={LEAST_SPARSE}"]
+            flags += ["--trials=0"]
             flags += [f"--target={self.target}", f"--threads={self.threads}", f"--seconds={seconds}"]
             flags += [f"--out={folder}/bundle"]
             with contextlib.redirect_stdout(io.StringIO()):
@@ -59,16 +60,16 @@ class Clock:
         fastest = min(dense, key=dense.get)
         return latency["kerf"]["median"], dense[fastest], fastest
 
-    def layers_us(self, path: Path, layers: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        """Layer -> microseconds dense, and with each of SHARES of its blocks zero, whichever kernel is fastest.
+    def layers_us(self, path: Path, layers: Sequence[str], n: int) -> dict[str, tuple[float, ...]]:
+        """Layer -> microseconds dense, and with each of SHARES of its n x 1 blocks zero, whichever kernel is fastest.
 
         Which blocks are gone does not matter, only how many; layers that the file has fused away are left out.
         """
-        network, target = convert(path, self.n, 1.0), targets.parse(self.target, self.threads)
+        network, target = convert(path, n, 1.0), targets.parse(self.target, self.threads)
         book = RecordBook(self.records)
         found = [name for name in layers if name in network.layers]
         variants = {
-            (name, share): without(network.layers[name], self.n, share) for name in found for share in (0.0, *SHARES)
+            (name, share): without(network.layers[name], n, share) for name in found for share in (0.0, *SHARES)
         }
         named = {f"{name}@{share:g}": layer for (name, share), layer in variants.items()}
         search(replace(network, layers=named), target, self.threads, book, trials=10**9, tolerance=1.0)

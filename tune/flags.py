@@ -17,7 +17,7 @@ class Args:
     """What was asked, as one value: printed at the start."""
 
     onnx_path: Path
-    bsr: int
+    bsr: tuple[int, ...]
     sparsity: float
     target: str
     rpc: str
@@ -36,7 +36,10 @@ class Args:
 def parse(argv: list[str], description: str) -> Args:
     p = Parser("kerf-tune", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
-    p.add_argument("--bsr", type=int, default=4, help="rows of a block: the N of 1xN pruning")
+    p.add_argument(
+        "--bsr", type=int, nargs="+", default=(4,), metavar="N",
+        help="rows of a block: the N of 1xN pruning; of several, each layer takes the largest that fits its zeros",
+    )  # fmt: skip
     p.add_argument("--bsc", type=int, default=1, help="columns of a block; 1xN pruning has 1")
     p.add_argument("--sparsity", type=float, default=0.5, help="least share of zero blocks for a layer to go sparse")
     p.add_argument("--target", default="native", help='"native", an LLVM CPU name, or "llvm -mcpu=... -mtriple=..."')
@@ -65,6 +68,7 @@ def parse(argv: list[str], description: str) -> Args:
         raise ValueError(f"--tolerance {a.tolerance}: expected a share of the time, at least 0 and below 1")
     if a.trials < 0:
         raise ValueError(f"--trials {a.trials}: expected 0 (no tuning) or more")
+    a.bsr = tuple(a.bsr)
     a.against = tuple(name for name in a.against.split(",") if name)
     unknown = sorted(set(a.against) - {"onnxruntime", "openvino"})
     if unknown:

@@ -1,7 +1,9 @@
 """Shares by layer: what they cost, what they reach, and who is refused them."""
 
+import copy
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,8 +64,7 @@ def test_shares_reach_the_target_at_nearly_the_least_harm(seed):
         harm[name] = torch.cat([torch.zeros(1), (steps[1:] * torch.arange(1, len(GRID))).cumsum(0)])
         saved[name] = torch.tensor(GRID, dtype=torch.float64) * (1 + 3 * float(torch.rand(1, generator=draw)))
     target = 0.6 * float(sum(s.max() for s in saved.values()))
-    shares = share_out(harm, saved, target)
-    at = {name: GRID.index(share) for name, share in shares.items()}
+    at = share_out(harm, saved, target)
     assert sum(saved[n][i] for n, i in at.items()) >= target
     spent = float(sum(harm[n][i] for n, i in at.items()))
     every = itertools.product(range(len(GRID)), repeat=3)
@@ -101,9 +102,9 @@ class Watch:
         zeros = json.loads(path.read_text())["zeros"]
         return 10 * (1 - 0.8 * zeros / self.total), 12.0, "rival"
 
-    def layers_us(self, path, layers):
+    def layers_us(self, path, layers, n):
         sizes = json.loads(path.read_text())["sizes"]
-        return {n: tuple(1e4 * sizes[n] / self.total * (1 - s) for s in (0, *self.shares)) for n in layers}
+        return {l: tuple(1e4 * sizes[l] / self.total * (1 - s) for s in (0, *self.shares)) for l in layers}
 
 
 def write(model, example, path):
@@ -122,23 +123,41 @@ def by_time(network, measured, **target):
 
 @pytest.mark.parametrize("target", [{"target_ms": 7.0}, {"speedup": 2.0}])
 def test_a_time_is_met_by_building_and_correcting(network, measured, target):
-    made = by_time(network, measured, **target)
+    made = by_time(network, {4: measured}, **target)
     goal = target.get("target_ms", 6.0)
     assert made.target_ms == pytest.approx(goal)
     assert made.latency_ms == pytest.approx(goal, rel=0.05)
     model, graph, recipe = network
-    import copy
-
     pruned = copy.deepcopy(model)
     masks = prune(pruned, made.recipe(recipe), graph, EXAMPLE, made.removed).masks
     assert len(masks) == len(made.shares)
 
 
+def test_every_layer_takes_the_n_that_harms_least(network, measured):
+    """1×8 does half the harm of 1×4 in every other layer, and twice the harm in the rest."""
+    model, graph, recipe = network
+
+    def times(factor, row):
+        return tuple(measured.dense_loss + factor * max(0.0, loss - measured.dense_loss) for loss in row)
+
+    gentle = [path for i, path in enumerate(measured.loss) if i % 2]
+    loss = {path: times(0.5 if path in gentle else 2, row) for path, row in measured.loss.items()}
+    found = by_time(network, {4: measured, 8: replace(measured, loss=loss)}, target_ms=7.0)
+    felt = [path for path, share in found.shares.items() if share and float(measured.harm(path)[-1]) > 0]
+    assert {path in gentle for path in felt} == {True, False}
+    assert all(found.heights[path] == (8 if path in gentle else 4) for path in felt)
+    pruned = copy.deepcopy(model)
+    masks = prune(pruned, found.recipe(recipe), graph, EXAMPLE, found.removed).masks
+    for path, n in found.heights.items():
+        blocks = masks[path].unfold(0, n, n).flatten(2)  # widths of ResNet-20 are multiples of 16
+        assert bool((blocks.all(2) | ~blocks.any(2)).all()), path
+
+
 def test_a_time_that_cannot_be_met_says_what_can(network, measured):
     with pytest.raises(ValueError, match=r"1\.000 ms cannot be met: the nearest network found takes 2\.\d+ ms \("):
-        by_time(network, measured, target_ms=1.0)
+        by_time(network, {4: measured}, target_ms=1.0)
     with pytest.raises(ValueError, match="no need to prune"):
-        by_time(network, measured, target_ms=11.0)
+        by_time(network, {4: measured}, target_ms=11.0)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +171,8 @@ def test_a_time_that_cannot_be_met_says_what_can(network, measured):
         (["--allocate=sensitivity", "--method=resrep"], ["resrep", "one_by_n"]),
         (["--speedup_target=2", "--method=weight", "--pretrained_model=W"], ["weight", "1xN"]),
         (["--allocate=fair"], ["--allocate", "sensitivity"]),
+        (["--N_choices", "4", "8"], ["--N_choices", "--speedup_target"]),
+        (["--N_choices", "4", "4", "--speedup_target=2"], ["4 4", "different"]),
     ],
 )
 def test_wrong_use_is_one_line(tmp_path, monkeypatch, capsys, flags, words):

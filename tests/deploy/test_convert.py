@@ -36,6 +36,20 @@ def test_share_of_zero_blocks_decides_give_or_take_one_block(tmp_path, zero, ask
     assert bool(convert(path, 4, asked).sparse_layers) is sparse
 
 
+def test_of_several_heights_a_layer_takes_the_largest_that_its_zeros_fill(tmp_path):
+    b, heights = Builder(), {}
+    source, width = "input", 3
+    for n in (2, 4, 8):
+        source = b.conv(source, f"by{n}", 32, width, zero_blocks=0.5, n=n)
+        heights[f"by{n}"], width = n, 32
+    path = b.save(tmp_path / "m.onnx", source, out_shape=(1, 32, 32, 32))
+    found = {name: layer.problem.block for name, layer in convert(path, (2, 4, 8), 0.5).layers.items()}
+    assert found == heights
+    assert {layer.problem.block for layer in convert(path, (1, 2), 0.5).layers.values()} == {2}
+    with pytest.raises(ValueError, match="--bsr 4 0: a block has at least one row"):
+        convert(path, (4, 0))
+
+
 def test_zeros_out_of_blocks_do_not_count(tmp_path):
     b = Builder()
     b.conv("input", "layer", 32, 3)

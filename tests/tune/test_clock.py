@@ -11,7 +11,7 @@ from tune.clock import Clock
 
 
 def test_a_network_is_timed_against_the_dense_engines(tmp_path):
-    kerf, dense, engine = Clock(4, records=tmp_path / "r").network_ms(mobile(tmp_path / "m.onnx"), seconds=0.2)
+    kerf, dense, engine = Clock((4,), records=tmp_path / "r").network_ms(mobile(tmp_path / "m.onnx"), seconds=0.2)
     assert kerf > 0
     assert dense > 0
     assert engine in ("onnxruntime", "openvino")
@@ -21,26 +21,26 @@ def test_a_network_is_timed_against_the_dense_engines(tmp_path):
 def test_what_cannot_be_timed_is_refused_and_an_interrupt_is_one(tmp_path, monkeypatch):
     path = mobile(tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="no such CPU"):
-        Clock(4, "z80").network_ms(path)
+        Clock((4,), "z80").network_ms(path)
     monkeypatch.setattr("deploy.targets.foreign", lambda target: "needs another CPU")
     with pytest.raises(ValueError, match="cannot run it"):
-        Clock(4).network_ms(path)
+        Clock((4,)).network_ms(path)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(clock, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Clock(4).network_ms(path)
+        Clock((4,)).network_ms(path)
 
 
 def test_every_share_of_a_layer_has_a_time_and_none_is_measured_twice(tmp_path):
     path, records = mobile(tmp_path / "m.onnx", zero_blocks=0), tmp_path / "r.jsonl"
-    times = Clock(4, records=records).layers_us(path, ["expand", "project", "absent"])
+    times = Clock((4, 8), records=records).layers_us(path, ["expand", "project", "absent"], 4)
     assert list(times) == ["expand", "project"]
     assert all(len(row) == 1 + len(clock.SHARES) and min(row) > 0 for row in times.values())
     count = len(RecordBook(records).records)
-    assert Clock(4, records=records).layers_us(path, ["expand", "project"]) == times
+    assert Clock((4,), records=records).layers_us(path, ["expand", "project"], 4) == times
     assert len(RecordBook(records).records) == count
 
 
