@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from compress.composition import DEFAULT_PARTS, PARTS
 from compress.data import DATA_SETS, EMBEDDED
 from compress.learning_rate import POLICIES
+from compress.photographs import BAD_IMAGES
 from compress.train import PRECISIONS
 
 # 1,294 images need fewer epochs of more steps than the seed's defaults, which are for ImageNet.
@@ -88,6 +89,7 @@ class Args:
     export_onnx: bool = False
     tensorboard: bool = False
     use_dali: bool = False
+    bad_images: str = "fatal"
     test_only: bool = False
     debug: bool = False
 
@@ -102,7 +104,7 @@ ALLOCATIONS = ("uniform", "sensitivity")
 # A resumed run must take the same steps as the one that was stopped; these may differ without changing any.
 FREE_ON_RESUME = frozenset(
     ("resume", "job_dir", "data_path", "device", "gpus", "workers", "eval_batch_size", "export_onnx", "debug")
-) | {"tensorboard"}
+) | {"tensorboard", "bad_images"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -204,6 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     switch("--export_onnx", help="write model.onnx")
     switch("--tensorboard", help="write curves and histograms to JOB_DIR/tensorboard")
     switch("--use_dali", help="load images with NVIDIA DALI")
+    add("--bad_images", choices=BAD_IMAGES, help="imagenet: what a file that is no image is (default fatal)")
     switch("--test_only", help="with --pruned_model: the same as that alone")
     switch("--debug", help="show the traceback of an error")
     for name in IGNORED:

@@ -3,17 +3,14 @@
 Pixels reach the network as (RGB / 255 - mean) / std with ImageNet's mean and std, for every data set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-
-from compress.images import Listing, open_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,6 +38,7 @@ class Batches(Protocol):
     """
 
     names: tuple[str, ...]  # one per image, in file order
+    skipped: Collection[str]  # those that an epoch has met here and could not read; evaluation leaves them out
     size: int  # images in a batch, of all processes in training
 
     def __len__(self) -> int: ...  # batches in an epoch
@@ -50,9 +48,13 @@ class Batches(Protocol):
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(b, 3, h, w) uint8 -> f32."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
-    return (pixels.float() - mean) / std
+    """(b, 3, h, w) uint8 -> f32, in the same memory format."""
+    mean, std = (torch.tensor(v, device=pixels.device) * 255 for v in (MEAN, STD))
+    if pixels.stride(1) == 1:  # channels last: whole rows at once, not three values at a time
+        rows = pixels.permute(0, 2, 3, 1).flatten(2).float()
+        mean, std = mean.repeat(pixels.shape[3]), std.repeat(pixels.shape[3])
+        return rows.sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+    return pixels.float().sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
@@ -92,6 +94,7 @@ def crop_and_flip(
 class InMemory:
     """Small images, decoded once and kept as uint8."""
 
+    skipped = ()
     pixels: Tensor
     labels: Tensor
     names: tuple[str, ...]
@@ -113,82 +116,3 @@ class InMemory:
             own = part.of(len(index))
             pixels = crop_and_flip(self.pixels[index], random, padding=4, flip=self.flip, own=own)
             yield normalise(pixels), self.labels[index[own]]
-
-
-@dataclass(frozen=True, eq=False)
-class Folder:
-    """Large images, decoded when needed by worker processes.
-
-    Training: a random area of [0.08, 1] and aspect of [3/4, 4/3] cut, resized, mirrored. Evaluation: the shorter side
-    to size * 256 / 224, then the centre. Each image draws from (seed, epoch, index): the number of workers changes
-    nothing.
-    """
-
-    listing: Listing
-    image_size: int
-    size: int
-    workers: int
-    training: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.listing.names
-
-    def __len__(self) -> int:
-        return batches_of(len(self.names), self.size, self.training)
-
-    def epoch(self, epoch: int = 0, seed: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self.names)
-        if self.training:
-            order = torch.randperm(count, generator=generator(seed, epoch))
-            batches = [b[part.of(len(b))] for b in order.split(self.size)[: len(self)]]
-        else:
-            batches = torch.arange(count)[part.of(count)].split(self.size)
-        loader = torch.utils.data.DataLoader(
-            _Decoded(self, epoch, seed),
-            batch_sampler=[b.tolist() for b in batches if len(b)],
-            num_workers=self.workers,
-        )
-        for pixels, labels in loader:
-            yield normalise(pixels), labels
-
-
-@dataclass(frozen=True, eq=False)
-class _Decoded(torch.utils.data.Dataset):
-    folder: Folder
-    epoch: int
-    seed: int
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        folder = self.folder
-        image = open_rgb(folder.listing.root / folder.names[index])
-        if folder.training:
-            image = random_crop(image, folder.image_size, np.random.default_rng((self.seed, self.epoch, index)))
-        else:
-            image = centre_crop(image, folder.image_size)
-        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), folder.listing.labels[index]
-
-
-def random_crop(image: Image.Image, size: int, random: np.random.Generator) -> Image.Image:
-    """A crop of random area and aspect, resized and perhaps mirrored ("Going deeper with convolutions", section 6)."""
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * random.uniform(0.08, 1.0)
-        aspect = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            break
-    else:
-        w = h = min(width, height)
-    left, top = random.integers(width - w + 1), random.integers(height - h + 1)
-    image = image.resize((size, size), Image.BILINEAR, box=(left, top, left + w, top + h))
-    return image.transpose(Image.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
-
-
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    short = round(size * 256 / 224)
-    width, height = image.size
-    scale = short / min(width, height)
-    image = image.resize((max(short, int(width * scale)), max(short, int(height * scale))), Image.BILINEAR)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))

@@ -30,7 +30,7 @@ from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.run import run
 from compress.schedules import Budget
-from compress.train import Metrics, Optim, evaluate
+from compress.train import Metrics, Optim, evaluate, skipped_images
 from compress.units import OneByN, prunable
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
@@ -134,6 +134,7 @@ def prepare(args: Args) -> Job:
             image_size=args.image_size,
             num_classes=args.num_classes,
             subset=args.subset,
+            bad_images=args.bad_images,
         ),
     )
     trains = not args.pruned_model and (args.finetune_epochs or args.recalibrate or (args.num_epochs and not weights))
@@ -307,6 +308,7 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
         reporter=reporter,
     )
     model = job.model.cpu().eval()
+    skipped = skipped_images(job.data)
     kept = job.kept | {n: job.kept[n][index] if n in job.kept else index for n, index in outcome.kept.items()}
     state = {
         "arch": args.arch,
@@ -319,7 +321,7 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
     def write() -> None:
         checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), state)
         finish(
-            job, reporter, outcome.final, began,
+            job, reporter, outcome.final, skipped, began,
             rearranged=job.recipe.rearrange, dense=outcome.dense, pruned=outcome.pruned, kept=outcome.kept,
         )  # fmt: skip
 
@@ -331,13 +333,14 @@ def evaluate_only(job: Job, reporter: Reporter) -> None:
     distributed.on_first(partial(open_job_dir, job, reporter))
     metrics = evaluate(job.model, job.data.test, job.device)
     job.model.cpu()
-    distributed.on_first(partial(finish, job, reporter, metrics, began))
+    distributed.on_first(partial(finish, job, reporter, metrics, skipped_images(job.data), began))
 
 
 def finish(
     job: Job,
     reporter: Reporter,
     final: Metrics,
+    skipped: int,
     began: float,
     rearranged: bool | None = None,
     dense: Metrics | None = None,
@@ -346,8 +349,7 @@ def finish(
 ) -> None:
     """Writes predictions.json, model.onnx if asked, and last summary.json: where that is, the run is whole."""
     args, folder = job.args, job.args.job_dir
-    predictions = dict(zip(job.data.test.names, final.predictions, strict=True))
-    checkpoint.write_json(folder / "predictions.json", predictions)
+    checkpoint.write_json(folder / "predictions.json", final.by_name(job.data.test.names))
     if args.export_onnx:
         from deploy.export import export  # the only place where the two sides meet
 
@@ -357,6 +359,9 @@ def finish(
     summary["widths"] = {name: [widths[name], len(index)] for name, index in (kept or {}).items()}
     if timed(args):
         summary["latency"] = latency_of(job, reporter)
+    if args.bad_images == "skip":
+        summary["images_skipped"] = skipped
+        reporter.say(f"{skipped} images could not be read and were skipped")
     summary["seconds"] = round(time.monotonic() - began, 1)
     checkpoint.write_json(folder / "summary.json", summary)
     reporter.say(

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.batches import Batches, Folder, InMemory
+from compress.batches import Batches, InMemory
 from compress.images import Listing, decode, list_folder, read_cifar_batch
+from compress.photographs import Files, Folder
 
 SPLIT_SEED = 0
 Images = tuple[Tensor, Sequence[int] | Tensor, Sequence[str]]  # pixels (n, 3, s, s) uint8, labels, names
@@ -41,6 +42,7 @@ class Options:
     image_size: int | None = None
     num_classes: int | None = None
     subset: int | None = None
+    bad_images: str = "fatal"  # or "skip": leave files that are no images out, naming each
 
 
 def split_order(count: int) -> tuple[Tensor, Tensor]:
@@ -136,12 +138,12 @@ def imagenet(options: Options) -> Data:
     root, size = options.path, options.image_size or 224
     held = list_folder(root, "val")
 
-    def part(listing: Listing, index: Tensor, training: bool = False) -> Folder:
+    def part(listing: Listing, index: Tensor, training: bool = False) -> Files:
         chosen = index[: options.subset].tolist()
         names, labels = (tuple(column[i] for i in chosen) for column in (listing.names, listing.labels))
         batch = options.train_batch if training else options.eval_batch
         listing = Listing(root, names, labels, listing.classes)
-        return Folder(listing, size, batch, options.workers, training)
+        return Folder(listing, size, batch, options.workers, training, options.bad_images)
 
     test = part(held, evaluation_order(len(held.names), options.subset))
     split = next((s for s in ("train", "ILSVRC2012_img_train") if (root / s).is_dir()), None)
@@ -165,6 +167,7 @@ DATA_SETS: dict[str, Callable[[Options], Data]] = {
 }
 EMBEDDED = frozenset({"digits", "synthetic"})  # need no path
 SIZED = frozenset({"imagenet", "synthetic"})  # take an image size
+DECODED = frozenset({"imagenet"})  # image by image, in every epoch
 
 
 def open_data(name: str, options: Options) -> Data:
@@ -175,6 +178,8 @@ def open_data(name: str, options: Options) -> Data:
         raise ValueError(f"{name} has images of 32x32: leave --image_size out, or use {' or '.join(sorted(SIZED))}")
     if options.num_classes and name != "synthetic":
         raise ValueError(f"{name} has its own classes: leave --num_classes out")
+    if name not in DECODED and options.bad_images == "skip":
+        raise ValueError(f"--bad_images skip is for {' or '.join(sorted(DECODED))}: {name} is decoded before training")
     if name not in EMBEDDED:
         if options.path is None:
             raise ValueError(f"data set {name} needs --data_path: the folder it is stored in")

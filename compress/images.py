@@ -1,8 +1,11 @@
 """Image files in, uint8 arrays out: folders of classes, and CIFAR's own batches. No splits, no augmentation."""
 
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +42,30 @@ def list_folder(root: Path, split: str) -> Listing:
     return Listing(root, tuple(names), tuple(labels), classes)
 
 
+@contextmanager
+def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The image of a file, or of what was read from it, not decoded yet.
+
+    Raises ValueError naming the file when it is no readable image, also for what is done with the image within.
+    """
+    try:
+        with Image.open(path if content is None else BytesIO(content)) as image:
+            yield image
+    # on broken files PIL raises all of these
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from None
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Decodes; copies only what is not RGB."""
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def open_rgb(path: Path) -> Image.Image:
     """Raises ValueError naming the file when it is no readable image."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on some broken files
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    with opened(path) as image:
+        return rgb(image)
 
 
 def decode(listing: Listing, size: int, workers: int) -> Tensor:

@@ -52,9 +52,10 @@ class Saved:
             "pressure": pressure.state() if pressure.attached else {},
         }
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
-        # predictions are made again by the final evaluation; a thousand numbers in a header help nobody
+        # made again by the final evaluation; a thousand numbers in a header help nobody
         plain = {
-            name: dataclasses.asdict(dataclasses.replace(m, predictions=())) for name, m in course.measured.items()
+            name: dataclasses.asdict(dataclasses.replace(m, predictions=(), skipped=()))
+            for name, m in course.measured.items()
         }
         return cls(tensors, phase, pressure.attached, state.epoch, state.best_score, state.history, plain)
 

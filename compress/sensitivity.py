@@ -5,7 +5,7 @@ Loss and top-1 are measured on validation images, which decide nothing about the
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -65,6 +65,10 @@ class _First:
     @property
     def names(self) -> tuple[str, ...]:
         return self.of.names
+
+    @property
+    def skipped(self) -> Collection[str]:
+        return self.of.skipped
 
     def __len__(self) -> int:
         return min(self.count, len(self.of))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +39,13 @@ class Metrics:
     top5: float  # percent
     loss: float
     images: int
-    predictions: tuple[int, ...] = ()  # top-1 class of every image, in the order of the split
+    predictions: tuple[int, ...] = ()  # top-1 class of every image that was read, in the order of the split
+    skipped: tuple[str, ...] = ()  # names of the others
+
+    def by_name(self, names: Sequence[str]) -> dict[str, int]:
+        """Predictions by image; `names` are all of the split."""
+        missing = frozenset(self.skipped)
+        return dict(zip((name for name in names if name not in missing), self.predictions, strict=True))
 
 
 @dataclass
@@ -127,11 +133,22 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "c
             loss += F.cross_entropy(logits, y, reduction="sum").double()
             predictions += ranked[:, 0].tolist()
     # parts are neighbours in file order, so end to end they are that order, and every image is counted once
-    parts = distributed.gather((top1, top5, float(loss), predictions))
+    parts = distributed.gather((top1, top5, float(loss), predictions, sorted(batches.skipped)))
     top1, top5, summed = (sum(column) for column in list(zip(*parts))[:3])
     predictions = [label for part in parts for label in part[3]]
+    skipped = {name for part in parts for name in part[4]}
     images = len(predictions)
-    return Metrics(100 * top1 / images, 100 * top5 / images, summed / images, images, tuple(predictions))
+    if not images:
+        raise ValueError(f"none of {len(skipped)} images to evaluate can be read")
+    return Metrics(
+        100 * top1 / images, 100 * top5 / images, summed / images, images, tuple(predictions), tuple(sorted(skipped))
+    )
+
+
+def skipped_images(data: Data) -> int:
+    """How many image files have been met so far, in any process, that could not be read."""
+    met = distributed.gather([name for s in (data.train, data.val, data.test) if s for name in s.skipped])
+    return len({name for names in met for name in names})
 
 
 def fit(

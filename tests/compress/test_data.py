@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -5,8 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compress.batches import InMemory, crop_and_flip, generator, normalise
+from compress import cli
+from compress.batches import InMemory, Part, crop_and_flip, generator, normalise
 from compress.data import Options, open_data
+from compress.photographs import centred, crop_box, random_crop, resized
+from compress.train import evaluate
 
 
 def write_folder(root, split, classes=3, images=4, size=32):
@@ -138,3 +142,134 @@ def test_what_cannot_be_opened_is_named(tmp_path):
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"class0/0\.png cannot be read"):
         next(open_data("imagenet", Options(tmp_path, workers=0)).test.epoch(0, 0))
+
+
+def test_parts_of_photographs_are_the_batch_that_one_process_has(tmp_path):
+    for split in ("train", "val"):
+        write_folder(tmp_path, split, images=5, size=80)
+    (tmp_path / "train" / "class0" / "1.png").write_bytes(b"no image")
+    options = Options(tmp_path, train_batch=4, eval_batch=4, workers=0, image_size=64, bad_images="skip")
+    data = open_data("imagenet", options)
+    whole, *parts = (list(data.train.epoch(2, 5, Part(i, n))) for i, n in ((0, 1), (0, 2), (1, 2)))
+    for (x, y), *own in zip(whole, *parts, strict=True):
+        assert torch.equal(x, torch.cat([x for x, _ in own]))
+        assert torch.equal(y, torch.cat([y for _, y in own]))
+    joined = torch.cat([x for i in range(2) for x, _ in data.test.epoch(0, 0, Part(i, 2))])
+    assert torch.equal(joined, torch.cat([x for x, _ in data.test.epoch(0, 0)]))
+
+
+class Guess(torch.nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def damage(root, *names):
+    for name in names:
+        (root / name).write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_fatal_or_skipped_as_asked(tmp_path, capsys, workers):
+    for split in ("train", "val"):
+        write_folder(tmp_path, split, images=4, size=80)
+        damage(tmp_path / split, "class0/1.png", "class2/3.png")
+    options = dict(train_batch=3, eval_batch=4, workers=workers, image_size=64)
+    with pytest.raises(ValueError, match=r"class0/1\.png cannot be read as an image.*--bad_images skip") as error:
+        list(open_data("imagenet", Options(tmp_path, **options)).test.epoch(0, 0))
+    assert "\n" not in str(error.value)
+    data = open_data("imagenet", Options(tmp_path, bad_images="skip", **options))
+    bad = {"val/class0/1.png", "val/class2/3.png"}
+    for epoch in range(2):
+        assert [len(y) for _, y in data.test.epoch(epoch, 0)] == [3, 4, 3]
+        assert [len(y) for _, y in data.train.epoch(epoch, 0)] == [3, 3, 3]  # others take their place
+        assert data.test.skipped == bad
+    assert data.train.skipped
+    assert data.train.skipped <= {"train/class0/1.png", "train/class2/3.png"}
+    metrics = evaluate(Guess(), data.test)
+    assert (metrics.images, set(metrics.skipped)) == (10, bad)
+    warnings = capsys.readouterr().err.splitlines()
+    assert sum("val/class0/1.png" in line for line in warnings) == 1  # once, not in every epoch
+    assert all(line.startswith("warning: ") and line.endswith("skipped") for line in warnings)
+
+
+def test_folders_without_any_readable_image_are_refused(tmp_path):
+    for split in ("train", "val"):
+        write_folder(tmp_path, split, classes=1, images=3)
+        damage(tmp_path / split / "class0", "0.png", "1.png", "2.png")
+    data = open_data("imagenet", Options(tmp_path, train_batch=2, bad_images="skip", workers=0))
+    with pytest.raises(ValueError, match="none of 3 images"):
+        evaluate(Guess(), data.test)
+    with pytest.raises(ValueError, match=r"20 images drawn from .* cannot be read"):
+        list(data.train.epoch(0, 0))
+
+
+def test_bad_images_are_skipped_among_photographs_alone():
+    with pytest.raises(ValueError, match=r"--bad_images skip is for imagenet: digits is decoded before"):
+        open_data("digits", Options(bad_images="skip"))
+
+
+def test_a_run_that_skips_images_counts_them(tmp_path, capsys):
+    for split in ("train", "val"):
+        write_folder(tmp_path, split, images=10, size=40)
+        damage(tmp_path / split, "class0/1.png", "class1/2.png")
+    common = ["--data_set=imagenet", f"--data_path={tmp_path}", "--image_size=32", "--arch=resnet20", "--workers=0"]
+    common += ["--method=dense", "--num_epochs=1", "--train_batch_size=9"]
+    assert cli.main([*common, f"--job_dir={tmp_path / 'fatal'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert ".png cannot be read as an image" in error
+    assert cli.main([*common, "--bad_images=skip", f"--job_dir={tmp_path / 'out'}"]) == 0
+    out, error = capsys.readouterr()
+    files = {line.split(" cannot be read")[0] for line in error.splitlines() if line.startswith("warning: ")}
+    assert f"{len(files)} images could not be read and were skipped" in out + error
+    assert len(files) >= 2
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(predictions) == 28
+    assert not {"val/class0/1.png", "val/class1/2.png"} & set(predictions)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["images_skipped"] == len(files)
+
+
+def test_resizing_is_pils():
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    for width, height in ((64, 64), (200, 180), (130, 64), (130, 90)):
+        ours = resized(torch.from_numpy(image), width, height).numpy().astype(int)
+        pils = np.asarray(Image.fromarray(image).resize((width, height), Image.BILINEAR), dtype=int)
+        assert np.abs(ours - pils).max() <= 1
+
+
+def test_crops_are_those_of_torchvision():
+    from torchvision.transforms import functional
+
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (100, 140, 3), dtype=np.uint8))
+    for seed in range(6):
+        left, top, w, h, mirror = crop_box(*image.size, np.random.default_rng(seed))
+        theirs = functional.resized_crop(image, top, left, h, w, [48, 48])
+        theirs = np.asarray(functional.hflip(theirs) if mirror else theirs, dtype=int)
+        ours = random_crop(image.copy(), 48, np.random.default_rng(seed)).numpy().astype(int)
+        assert np.abs(ours - theirs).max() <= 1
+    theirs = functional.center_crop(functional.resize(image, [64]), [56, 56])  # 56 * 256 / 224
+    ours = centred(torch.from_numpy(np.array(image)), 56).numpy().astype(int)
+    assert np.abs(ours - np.asarray(theirs, dtype=int)).max() <= 1
+
+
+def test_a_large_jpeg_decoded_at_reduced_size_is_the_same_crop(tmp_path):
+    small = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((1600, 1200), Image.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    reduced = 0
+    for seed in range(8):
+        with Image.open(tmp_path / "large.jpg") as file:
+            ours = random_crop(file, 64, np.random.default_rng(seed)).numpy().astype(int)
+            reduced += file.size[0] < 1600
+        with Image.open(tmp_path / "large.jpg") as file:
+            left, top, w, h, mirror = crop_box(1600, 1200, np.random.default_rng(seed))
+            whole = file.resize((64, 64), Image.BILINEAR, box=(left, top, left + w, top + h))
+        whole = np.asarray(whole, dtype=int)
+        assert np.abs(ours - (whole[:, ::-1] if mirror else whole)).max() <= 3
+    assert reduced
+
+
+def test_rows_of_channels_last_pixels_are_normalised_alike():
+    pixels = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    x = normalise(pixels)
+    assert torch.equal(x, normalise(pixels.contiguous()))
+    assert x.is_contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from run_files import in_double, read, rows
+from test_data import damage, write_folder
 
 from compress import checkpoint, cli, distributed
 from compress.batches import Part
@@ -63,9 +64,21 @@ def output(folder, request):
     runs = [[*SMALL, *CASES[name], f"--job_dir={folder / 'two' / name}"] for name in names]
     weights = folder / "two" / "one_by_n" / "checkpoint" / "best.safetensors"
     runs.append([*SMALL, f"--evaluate={weights}", f"--job_dir={folder / 'evaluated'}"])
+    runs.append([*photographs(folder / "data"), f"--job_dir={folder / 'two' / 'skipping'}"])
     done = torchrun(str(Path(__file__).with_name("two_processes.py")), jobs(folder / "jobs.json", *runs))
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def photographs(data: Path) -> list[str]:
+    """Flags of a run over image files, most of which are bad in the first process's part of them."""
+    if not data.exists():
+        for split in ("train", "val"):
+            write_folder(data, split, images=6, size=40)
+            damage(data / split, *(f"class0/{i}.png" for i in range(5)), "class2/3.png")
+    flags = ["--data_set=imagenet", f"--data_path={data}", "--image_size=32", "--workers=0", "--bad_images=skip"]
+    flags += ["--arch=resnet20", "--method=dense", "--num_epochs=1", "--train_batch_size=5", "--lr=0.002"]
+    return [*flags, "--eval_batch_size=4", "--device=cpu", "--precision=f32"]
 
 
 QUICK = ("one_by_n", "resrep")
@@ -90,6 +103,17 @@ def test_two_processes_give_the_network_of_one(folder, output, name):
     for key in ("images", "top1", "top5", "top1_pruned", "macs", "params", "widths", "block_density"):
         assert summary[key] == other[key], key
     assert summary["images"] == 33
+
+
+def test_two_processes_skip_the_images_that_one_does(folder, output):
+    one, two = folder / "one" / "skipping", folder / "two" / "skipping"
+    with in_double():
+        assert cli.main([*photographs(folder / "data"), f"--job_dir={one}"]) == 0
+    for row, other in zip(rows(one), rows(two), strict=True):
+        assert {k: v if isinstance(v, str) else pytest.approx(v, rel=1e-6) for k, v in row.items()} == other
+    assert read(one / "predictions.json") == read(two / "predictions.json")
+    assert len(read(one / "predictions.json")) == 12
+    assert read(one / "summary.json")["images_skipped"] == read(two / "summary.json")["images_skipped"] > 6
 
 
 def test_one_process_writes_and_speaks(folder, output):
