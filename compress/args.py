@@ -205,8 +205,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--subset", type=int, metavar="IMAGES", help="use that many training and test images: for smoke runs")
     switch("--export_onnx", help="write model.onnx")
     switch("--tensorboard", help="write curves and histograms to JOB_DIR/tensorboard")
-    switch("--use_dali", help="load images with NVIDIA DALI")
-    add("--bad_images", choices=BAD_IMAGES, help="imagenet: what a file that is no image is (default fatal)")
+    switch("--use_dali", help="imagenet: decode with NVIDIA DALI, of the extra kerf[dali]")
+    add(
+        "--bad_images",
+        choices=BAD_IMAGES,
+        help="imagenet: files that are no images end the run (default), or are left out",
+    )
     switch("--test_only", help="with --pruned_model: the same as that alone")
     switch("--debug", help="show the traceback of an error")
     for name in IGNORED:

@@ -114,8 +114,6 @@ def prepare(args: Args) -> Job:
     method, device = method_of(args), device_of(args)
     if args.arch not in MODELS:
         raise ValueError(f"unknown --arch {args.arch}: expected one of {', '.join(MODELS)}")
-    if args.use_dali:
-        raise ValueError("--use_dali is not supported yet: leave it out to decode images on the CPU")
     if args.tensorboard:
         writer()
     weights = args.pruned_model or args.pretrained_model
@@ -135,6 +133,7 @@ def prepare(args: Args) -> Job:
             num_classes=args.num_classes,
             subset=args.subset,
             bad_images=args.bad_images,
+            dali_device=str(device) if args.use_dali else None,
         ),
     )
     trains = not args.pruned_model and (args.finetune_epochs or args.recalibrate or (args.num_epochs and not weights))

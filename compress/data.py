@@ -43,6 +43,7 @@ class Options:
     num_classes: int | None = None
     subset: int | None = None
     bad_images: str = "fatal"  # or "skip": leave files that are no images out, naming each
+    dali_device: str | None = None  # decode with NVIDIA DALI there: "cpu" or "cuda:0"
 
 
 def split_order(count: int) -> tuple[Tensor, Tensor]:
@@ -143,7 +144,13 @@ def imagenet(options: Options) -> Data:
         names, labels = (tuple(column[i] for i in chosen) for column in (listing.names, listing.labels))
         batch = options.train_batch if training else options.eval_batch
         listing = Listing(root, names, labels, listing.classes)
-        return Folder(listing, size, batch, options.workers, training, options.bad_images)
+        common = (listing, size, batch, options.workers, training, options.bad_images)
+        if options.dali_device is None:
+            return Folder(*common)
+        from compress.dali import Dali  # an extra
+
+        on_gpu = options.dali_device.startswith("cuda")
+        return Dali(*common, device=options.dali_device, own_resizing=on_gpu)
 
     test = part(held, evaluation_order(len(held.names), options.subset))
     split = next((s for s in ("train", "ILSVRC2012_img_train") if (root / s).is_dir()), None)
@@ -178,8 +185,10 @@ def open_data(name: str, options: Options) -> Data:
         raise ValueError(f"{name} has images of 32x32: leave --image_size out, or use {' or '.join(sorted(SIZED))}")
     if options.num_classes and name != "synthetic":
         raise ValueError(f"{name} has its own classes: leave --num_classes out")
-    if name not in DECODED and options.bad_images == "skip":
-        raise ValueError(f"--bad_images skip is for {' or '.join(sorted(DECODED))}: {name} is decoded before training")
+    if name not in DECODED:
+        asked = [("--use_dali", options.dali_device is not None), ("--bad_images skip", options.bad_images == "skip")]
+        for flag in (flag for flag, given in asked if given):
+            raise ValueError(f"{flag} is for {' or '.join(sorted(DECODED))}: {name} is decoded before training begins")
     if name not in EMBEDDED:
         if options.path is None:
             raise ValueError(f"data set {name} needs --data_path: the folder it is stored in")

@@ -1,5 +1,6 @@
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -203,9 +204,10 @@ def test_folders_without_any_readable_image_are_refused(tmp_path):
         list(data.train.epoch(0, 0))
 
 
-def test_bad_images_are_skipped_among_photographs_alone():
-    with pytest.raises(ValueError, match=r"--bad_images skip is for imagenet: digits is decoded before"):
-        open_data("digits", Options(bad_images="skip"))
+def test_bad_images_and_dali_are_for_photographs():
+    for option in (dict(dali_device="cpu"), dict(bad_images="skip")):
+        with pytest.raises(ValueError, match=r"--\w+.* is for imagenet: digits is decoded before"):
+            open_data("digits", Options(**option))
 
 
 def test_a_run_that_skips_images_counts_them(tmp_path, capsys):
@@ -273,3 +275,15 @@ def test_rows_of_channels_last_pixels_are_normalised_alike():
     x = normalise(pixels)
     assert torch.equal(x, normalise(pixels.contiguous()))
     assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_dali_the_extra_to_install_is_named_in_one_line(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path, "val", size=80)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.delitem(sys.modules, "compress.dali", raising=False)
+    flags = ["--data_set=imagenet", f"--data_path={tmp_path}", "--arch=resnet20", "--num_epochs=0", "--device=cpu"]
+    assert cli.main([*flags, "--use_dali", f"--job_dir={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "pip install 'kerf[dali]'" in error
+    assert not (tmp_path / "out").exists()
