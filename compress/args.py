@@ -5,8 +5,9 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -97,6 +98,12 @@ class Args:
         """Plain values; what is None is left out, so the file serves as --config."""
         values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def command(self) -> str:
+        """What starts this run from nothing: the flags that are not the defaults."""
+        plain, first = Args().as_json(), dataclasses.replace(self, resume=None).as_json()
+        flags = as_flags({name: value for name, value in first.items() if value != plain.get(name)})
+        return shlex.join(["python", "imagenet.py", *flags])
 
 
 ALLOCATIONS = ("uniform", "sensitivity")
@@ -228,6 +235,10 @@ def config_flags(path: Path) -> list[str]:
         raise ValueError(f"{path} is not JSON ({error})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, expected an object of flag names and values")
+    return as_flags(values)
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
     flags: list[str] = []
     for name, value in values.items():
         flag = "--label-smoothing" if name == "label_smoothing" else f"--{name}"

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -410,4 +411,11 @@ def summarise(
         "params": spent.params,
         "block_density": cost.block_density(model, layers, min(args.N_choices or (args.N,))),
         "element_density": cost.element_density(model, layers),
+        "command": args.command(),
+        "trained_with": {
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+            "processes": distributed.world(),
+            "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else str(job.device),
+        },
     }

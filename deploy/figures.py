@@ -10,6 +10,8 @@ from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
+from deploy import labels
+
 FULL = 96.0  # percent of the width that the largest bar takes
 GUTTER = 10.0  # percent of the width left of a line chart, for the numbers of its y axis
 LINES = 180  # height of a line chart, pixels
@@ -54,9 +56,9 @@ def latency(engines: Sequence[tuple[str, str, dict]]) -> Markup:
     return svg(parts, bottom + 20, "Latency per engine in milliseconds: median, 10th to 90th percentile, every round")
 
 
-def layer(kerf: float, dense: float | None, highest: float) -> Markup:
-    """Two thin bars on a common scale: this library's time over the dense one's, microseconds."""
-    parts = [f'<rect x="0" y="0" width="{100 * kerf / highest:.2f}%" height="7" rx="1.5" class="kerf"/>']
+def layer(kerf: float, dense: float | None, highest: float, style: str) -> Markup:
+    """Thin bars on a common scale, microseconds: the kernel in use, in `style`, over the best dense one if given."""
+    parts = [f'<rect x="0" y="0" width="{100 * kerf / highest:.2f}%" height="7" rx="1.5" class="{style}"/>']
     if dense is not None:
         parts.append(f'<rect x="0" y="9" width="{100 * dense / highest:.2f}%" height="5" rx="1.5" class="dense"/>')
     return svg(parts, 14, f"kerf {number(kerf)} µs" + (f", dense {number(dense)} µs" if dense is not None else ""))
@@ -84,10 +86,15 @@ def lines(
         x = across(value)
         anchor = "end" if x > 95 else "middle"
         parts.append(f'<text x="{x:.2f}%" y="{top + LINES + 16}" class="soft {anchor}">{value:g}</text>')
+    free = 0.0  # percent from which there is room for a label, on the narrowest page
     for value, label in marks:
-        x = across(value)
+        x, wide = across(value), 100 * labels.width(label) / labels.NARROW + 2
         parts.append(f'<line x1="{x:.2f}%" x2="{x:.2f}%" y1="2" y2="{top + LINES}" class="mark"/>')
-        parts.append(f'<text x="{x:.2f}%" dx="4" y="11" class="soft">{Markup.escape(label)}</text>')
+        start = x if x + wide <= 100 else x - wide
+        if start >= free:
+            place = 'dx="4"' if start == x else 'dx="-4" text-anchor="end"'
+            parts.append(f'<text x="{x:.2f}%" {place} y="11" class="soft">{Markup.escape(label)}</text>')
+            free = start + wide
     parts.append(f'<svg x="{GUTTER}%" y="{top}" width="{100 - GUTTER}%" height="{LINES}" viewBox="0 0 100 100" ')
     parts.append('preserveAspectRatio="none" overflow="visible">')
     for style, sx, sy in series:
@@ -101,14 +108,18 @@ def lines(
 def scatter(
     points: Sequence[tuple[float, float, str, str]], title: str, joined: Sequence[tuple[float, float]] = ()
 ) -> Markup:
-    """A dot per (x, y, label, css class) with its label beside it, and a line through the points `joined`."""
+    """A dot per (x, y, label, css class), the first the most important, and a line through the points `joined`.
+
+    A label stands beside its dot where there is room for it on the narrowest page, and in the dot's tooltip always.
+    """
     (x0, x1), (y0, y1) = (padded([p[axis] for p in points]) for axis in (0, 1))
+    height = 1.5 * LINES
 
     def across(value: float) -> float:
         return GUTTER + (100 - GUTTER) * (value - x0) / (x1 - x0)
 
     def down(value: float) -> float:
-        return 1.5 * LINES * (1 - (value - y0) / (y1 - y0))
+        return height * (1 - (value - y0) / (y1 - y0))
 
     parts = []
     for value in ticks(y1, y0, 4):
@@ -117,24 +128,22 @@ def scatter(
     for value in ticks(x1, x0, 5):
         x = across(value)
         anchor = "end" if x > 95 else "middle"
-        parts.append(f'<text x="{x:.2f}%" y="{1.5 * LINES + 16}" class="soft {anchor}">{value:g}</text>')
+        parts.append(f'<text x="{x:.2f}%" y="{height + 16}" class="soft {anchor}">{value:g}</text>')
     for (xa, ya), (xb, yb) in pairwise(joined):
         ends = f'x1="{across(xa):.2f}%" y1="{down(ya):.1f}" x2="{across(xb):.2f}%" y2="{down(yb):.1f}"'
         parts.append(f'<line {ends} class="mark"/>')
-    taken: list[tuple[float, float]] = []
-    for x, y, label, style in sorted(points):
-        left, top = across(x), down(y)
-        text = top + 4
-        while any(abs(left - other) < 30 and abs(text - height) < 13 for other, height in taken):
-            text += 13  # below a label that is there already
-        taken.append((left, text))
-        end = left > 70
-        parts.append(f'<circle cx="{left:.2f}%" cy="{top:.1f}" r="5.5" class="{style}"/>')
-        parts.append(
-            f'<text x="{left:.2f}%" dx="{-10 if end else 10}" y="{text:.1f}" class="soft{" end" if end else ""}">'
-            f"{Markup.escape(label)}</text>"
-        )
-    return svg(parts, int(1.5 * LINES) + 22, title)
+    dots = [(across(x), down(y)) for x, y, _, _ in points]
+    for (left, top), (_, _, label, style) in reversed(list(zip(dots, points))):  # the first on top
+        name = f"<title>{Markup.escape(label)}</title>"
+        parts.append(f'<circle cx="{left:.2f}%" cy="{top:.1f}" r="5.5" class="{style}">{name}</circle>')
+    placed = labels.place(dots, [label for _, _, label, _ in points], GUTTER, height)
+    for (left, _), spot in zip(dots, placed):
+        if spot:
+            text, dx, y, anchor = spot
+            parts.append(
+                f'<text x="{left:.2f}%" dx="{dx}" y="{y:.1f}" class="soft {anchor}">{Markup.escape(text)}</text>'
+            )
+    return svg(parts, int(height) + 22, title)
 
 
 def padded(values: Sequence[float]) -> tuple[float, float]:
@@ -144,21 +153,25 @@ def padded(values: Sequence[float]) -> tuple[float, float]:
 
 
 def blocks(rows: Sequence[str], title: str) -> Markup:
-    """One cell per block, filled where it is kept ("1"): block rows downwards, input channels to the right."""
+    """One cell per block, filled where it is kept ("1"): block rows downwards, input channels to the right.
+
+    A row is one stroke with gaps, which is a third of the bytes of as many rectangles.
+    """
     width, height = max(len(row) for row in rows), len(rows)
     path = []
     for y, row in enumerate(rows):
-        x = 0
+        x, pen = 0, None  # of the cell, and where the stroke ended
         for cell, run in groupby(row):
             length = len(list(run))
             if cell == "1":
-                path.append(f"M{x} {y}h{length}v1h-{length}z")
+                path.append(f"M{x} {y}.5h{length}" if pen is None else f"m{x - pen} 0h{length}")
+                pen = x + length
             x += length
     frame = f"aspect-ratio:{width}/{height};max-width:{min(640, 10 * width)}px"
     return Markup(
         f'<svg role="img" aria-label="{Markup.escape(title)}" viewBox="0 0 {width} {height}" class="blocks" '
         f'preserveAspectRatio="none" shape-rendering="crispEdges" style="{frame}">'
-        f'<rect width="{width}" height="{height}" class="hole"/><path d="{"".join(path)}" class="kerf"/></svg>'
+        f'<rect width="{width}" height="{height}" class="hole"/><path d="{"".join(path)}" class="cells"/></svg>'
     )
 
 

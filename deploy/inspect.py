@@ -61,10 +61,8 @@ def survey(path: str | Path, blocks: Sequence[int]) -> list[tuple[LayerDensity, 
     path = Path(path)
     if min(blocks) < 1:
         raise ValueError(f"block size is {min(blocks)}; expected at least 1 output kernel per block")
-    if path.suffix == ".safetensors":
-        found, macs = tensors(path), {}
-    else:
-        found = list(weights(read(path)))
+    found, macs = stored(path), {}
+    if path.suffix != ".safetensors":
         macs = {name: layer.problem.macs // layer.problem.batch for name, layer in convert(path, 1, 1.0).layers.items()}
     rows = []
     for name, op, weight in found:
@@ -112,22 +110,39 @@ def scattered(layer: LayerDensity) -> bool:
 
 
 def pattern(path: str | Path, layer: str, n: int, limit: int = 128) -> dict:
-    """Which blocks of `layer` are kept: {layer, n, shape, rows}, one string per block row, "1" kept and "0" zero.
+    """Which blocks of `layer` in an .onnx file or a .safetensors checkpoint are kept, as `picture` has it.
 
-    At most the first `limit` block rows and input channels: it is a picture, not a record. A block is kept if any of
-    its kernels' elements is. Raises ValueError if the file has no such layer.
+    Raises as `densities`, and ValueError if the file has no such layer.
     """
-    found = {name: weight for name, _, weight in weights(read(Path(path)))}
+    if n < 1:
+        raise ValueError(f"block size is {n}; expected at least 1 output kernel per block")
+    path = Path(path)
+    found = {name: weight for name, _, weight in stored(path)}
     if layer not in found:
         raise ValueError(f"{path} has no layer {layer}; its layers are {', '.join(found)}")
-    weight = found[layer]
-    rows = kept_blocks(weight, n)[:limit, :limit]
+    return picture(layer, found[layer], n, limit)
+
+
+def picture(layer: str, weight: np.ndarray, n: int, limit: int) -> dict:
+    """{layer, n, shape, blocks, kept, rows}: a string per block row of `weight`, "1" for a kept block and "0" for zero.
+
+    Of at most the first `limit` block rows and input channels; "blocks" (rows, columns) and "kept", their share, are of
+    all. A block is kept if any of its kernels' elements is.
+    """
+    kept = kept_blocks(weight, n)
     return {
         "layer": layer,
         "n": n,
         "shape": list(weight.shape),
-        "rows": ["".join("1" if kept else "0" for kept in row) for row in rows],
+        "blocks": list(kept.shape),
+        "kept": float(kept.mean()),
+        "rows": ["".join("1" if cell else "0" for cell in row) for row in kept[:limit, :limit]],
     }
+
+
+def stored(path: Path) -> list[tuple[str, str, np.ndarray]]:
+    """(layer, op, weight with outputs first) of either kind of file."""
+    return tensors(path) if path.suffix == ".safetensors" else list(weights(read(path)))
 
 
 def read(path: Path) -> onnx.ModelProto:

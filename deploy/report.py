@@ -5,15 +5,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from deploy import atomic, figures
+from deploy import atomic, claims, figures, page, tradeoff
+from deploy.claims import ENGINES, verdict
 from deploy.figures import number
+from deploy.tradeoff import Point
 
 REQUIRED = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "latency_ms", "bytes", "layers")
-ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 CEILING = 1.5
 CURVES = {
     "top-1, %": {"train": "top1", "validation": "val_top1"},
@@ -31,10 +32,10 @@ def write(report: dict, folder: str | Path) -> Path:
     """
     check(report)
     folder = Path(folder)
-    page = render(report)
+    text = render(report)
     content = json.dumps(report, indent=2, allow_nan=False) + "\n"
     atomic.write(folder / "report.json", content)
-    return atomic.write(folder / "report.html", page)
+    return atomic.write(folder / "report.html", text)
 
 
 def check(report: Mapping) -> None:
@@ -48,51 +49,36 @@ def check(report: Mapping) -> None:
         )
 
 
-def verdict(report: Mapping) -> tuple[str, str]:
-    """(headline, evidence). A ratio whose interval contains 1.0 is not called a speedup."""
-    ratio = report.get("speedup")
-    if not ratio:
-        return "Not compared", "no dense engine was raced"
-    engine, (low, high) = ENGINES.get(ratio["against"], ratio["against"]), ratio["ci95"]
-    interval = f"95 % interval {low:.2f}–{high:.2f}"
-    if low <= 1.0 <= high:
-        return f"No measurable difference from {engine}", f"{interval} of the ratio contains 1"
-    if high < 1.0:
-        return f"Slower than {engine}", f"{ratio['median']:.2f}× its speed, {interval}"
-    return f"{ratio['median']:.2f}× faster than {engine}", interval
-
-
 def render(report: dict) -> str:
     """The page as text."""
+    points = beside(report)
+    patterns = [{**p, "figure": block_picture(p)} for p in report.get("block_patterns") or []]
     return (
-        environment()
+        page.environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             verdict=verdict(report),
+            notes=claims.notes(report),
+            work=claims.work(report),
             dense=fastest_dense(report),
             engines=ENGINES,
             latency=figures.latency(ordered_engines(report)),
             rounds=rounds(report),
+            accuracy_figure=tradeoff.accuracy(points) if len(points) > 1 else None,
+            before=any(point.style == "dense" for point in points),
+            others=len(report.get("runs") or []),
+            speedup=tradeoff.speedup(points),
+            layer_speedup=layer_speedup(report["layers"]),
             layers=layer_bars(report["layers"]),
             kernels=by_kernel(report["layers"]),
             curves=training_curves(report.get("training") or []),
-            pattern=block_picture(report.get("block_pattern")),
+            patterns=patterns,
+            small=[max(len(p["rows"]) for p in patterns[1:]), max(len(p["rows"][0]) for p in patterns[1:])]
+            if patterns[1:]
+            else None,
         )
     )
-
-
-def environment() -> Environment:
-    """Templates of this folder, and how they print numbers."""
-    made = Environment(
-        loader=PackageLoader("deploy", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"number": number, "size": size, "percent": percent, "shape": shape, "settings": settings}
-    return made
 
 
 def fastest_dense(report: Mapping) -> str | None:
@@ -110,7 +96,7 @@ def style(engine: str) -> str:
     return engine if engine in ENGINES else "dense"
 
 
-def rounds(report: Mapping) -> str | None:
+def rounds(report: Mapping) -> Markup | None:
     """Samples in the order of the race, if they were kept: drift and neighbours show here and in no percentile.
 
     Outliers end at CEILING times the slowest p90, or a single one would flatten all lines.
@@ -125,15 +111,47 @@ def rounds(report: Mapping) -> str | None:
     return figures.lines(series, "Milliseconds per call in each round of the race")
 
 
-def layer_bars(layers: list[dict]) -> list[tuple[dict, str | None]]:
+def beside(report: Mapping) -> list[Point]:
+    """This run, the dense network before it and the runs beside it; empty if nothing is known of its accuracy.
+
+    The dense network took what the dense engine takes for its zeros, if pruning has left the layers' sizes alone.
+    """
+    found, kerf = report.get("accuracy") or {}, report["latency_ms"].get("kerf")
+    if found.get("top1") is None or not kerf:
+        return []
+    sparsity = 1 - found["macs"] / found["macs_dense"] if found.get("macs") and found.get("macs_dense") else None
+    ratio = report.get("speedup") or {}
+    points = [Point("this run", found["top1"], kerf["median"], sparsity, ratio.get("median"))]
+    if ratio and found.get("top1_dense") is not None and not found.get("widths"):
+        before = report["latency_ms"][ratio["against"]]["median"]
+        points.append(Point("before pruning", found["top1_dense"], before, style="dense"))
+    return points + [Point(**run, style="beside") for run in report.get("runs") or []]
+
+
+def layer_speedup(layers: list[dict]) -> Markup | None:
+    """Dense time over sparse time against the share of skipped blocks, a dot per layer that was timed both ways."""
+    rows = [row for row in layers if row["block"] and row.get("kerf_us") and row.get("dense_us")]
+    skipped = [1 - row["density"] for row in rows]
+    if not rows or max(skipped) - min(skipped) < tradeoff.APART:
+        return None
+    points = [(100 * s, row["dense_us"] / row["kerf_us"], row["name"], "kerf") for s, row in zip(skipped, rows)]
+    return figures.scatter(points, "Dense time over sparse time of layers against percent of blocks skipped")
+
+
+def layer_bars(layers: list[dict]) -> list[tuple[dict, Markup | None]]:
     """(layer, its bars on a scale common to all); no bars where the layer was not timed on its own."""
     times = [t for row in layers for t in (row.get("kerf_us"), row.get("dense_us")) if t]
     highest = max(times, default=1.0)
     return [(row, bars(row, highest)) for row in layers]
 
 
-def bars(row: Mapping, highest: float) -> str | None:
-    return figures.layer(row["kerf_us"], row.get("dense_us"), highest) if row.get("kerf_us") else None
+def bars(row: Mapping, highest: float) -> Markup | None:
+    """Two for a layer that runs sparse; one of another colour for a dense kernel, which has nothing to compare with."""
+    if not row.get("kerf_us"):
+        return None
+    if row["block"]:
+        return figures.layer(row["kerf_us"], row.get("dense_us"), highest, "kerf")
+    return figures.layer(row["kerf_us"], None, highest, "plain")
 
 
 def by_kernel(layers: list[dict]) -> list[dict]:
@@ -147,7 +165,7 @@ def by_kernel(layers: list[dict]) -> list[dict]:
     return sorted(found.values(), key=lambda entry: -entry["kerf_us"])
 
 
-def training_curves(rows: list[dict]) -> list[tuple[str, list[str], str]]:
+def training_curves(rows: list[dict]) -> list[tuple[str, list[str], Markup]]:
     """(title, names of its lines, figure) for what the rows of metrics.jsonl hold, over epochs from first to last."""
     phases = [row.get("phase") for row in rows]
     marks = [(i + 1, str(new)) for i, (old, new) in enumerate(zip([None, *phases], phases)) if new != old]
@@ -164,37 +182,8 @@ def training_curves(rows: list[dict]) -> list[tuple[str, list[str], str]]:
     return curves
 
 
-def block_picture(pattern: Mapping | None) -> dict | None:
-    if not pattern:
-        return None
-    kept = sum(row.count("1") for row in pattern["rows"]) / sum(len(row) for row in pattern["rows"])
-    title = f"Kept blocks of {pattern['layer']}"
-    return {**pattern, "kept": kept, "figure": figures.blocks(pattern["rows"], title)}
-
-
-def size(count: float) -> str:
-    """Bytes with a decimal prefix: 13.9 MB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{number(count)}\N{NO-BREAK SPACE}{unit}"
-        count /= 1000
-    return f"{number(count)}\N{NO-BREAK SPACE}GB"
-
-
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
-
-
-def shape(value: object) -> str:
-    """[64, 32, 3, 3] as 64×32×3×3; text as it is."""
-    if value is None:
-        return "–"
-    return "×".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def settings(config: object) -> str:
-    """{"tile": 6, "order": "ow"} as tile=6 order=ow; text as it is."""
-    return " ".join(f"{k}={v}" for k, v in config.items()) if isinstance(config, Mapping) else str(config or "")
+def block_picture(pattern: Mapping) -> Markup:
+    return figures.blocks(pattern["rows"], f"Kept blocks of {pattern['layer']}")
 
 
 def table(report: Mapping, width: int = 100) -> str:
@@ -212,6 +201,8 @@ def table(report: Mapping, width: int = 100) -> str:
     console.print(f"{report['model']}, batch {report['batch']}, {threads(report)}, {report['cpu']}")
     console.print(rows)
     console.print("{}: {}".format(*verdict(report)))
+    for note in claims.notes(report):
+        console.print(note, markup=False)
     return text.getvalue()
 
 

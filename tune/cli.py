@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -11,26 +10,22 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from tvm.target import Target
 
 from deploy import bench, bundle, inspect, report, runtime, targets
-from deploy.build import Built, build, record
+from deploy.build import Built, build
 from deploy.convert import Network, convert
 from deploy.environment import environment
 from deploy.onnx_graph import write_fixed
 from deploy.record import RecordBook
 from deploy.verify import Mismatch, blame, verify
 from kernels.fma_peak import macs_per_us
-from kernels.kernel import dense_twin
-from tune import records
+from tune import account, records
 from tune.devices import DeviceLost, Here, Tracker
 from tune.flags import Args, parse
 from tune.progress import Progress
 from tune.remote import RemoteSession
 from tune.search import Summary, search
 from tune.verdict import better
-
-MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,9 +69,10 @@ def run(args: Args, words: list[str]) -> None:
     else:
         built = build(network, target, book, place.provenance())
     peak = None if foreign or args.rpc else args.threads * macs_per_us(target)
-    layers = layer_table(network, built, book, place.provenance(), peak)
+    layers = account.layers(network, built, book, place.provenance(), peak, args.bsr)
     with bundle.replacing(args.out) as folder:
-        bundle.write(folder, manifest(network, args, target, layers), built.export, built.packed, used(book, network))
+        described = account.manifest(network, args, target, layers)
+        bundle.write(folder, described, built.export, built.packed, account.used(book, network))
         if not foreign:
             measured = on_devices(folder, place, network, args) if args.rpc else here(folder, network, built, args)
             result = {
@@ -84,20 +80,27 @@ def run(args: Args, words: list[str]) -> None:
                 "target": targets.describe(target),
                 "threads": args.threads,
                 "batch": network.input_shape[0],
+                "bsr": args.bsr,
                 **measured,
                 "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
                 "layers": layers,
-                "commands": [shlex.join(["python", "model_tune.py", *words])],
-                **extras(args, layers),
                 **environment(),
                 **({"cpu": place.provenance()["cpu"]} if args.rpc else {}),
             }
+            result |= account.job(args.onnx_path, result, command(args, words))
+            result["block_patterns"] = account.patterns(network, layers, args.bsr)
             report.write(result, folder)
     if foreign:
         print(f"bundle: {args.out}, not verified: this machine cannot run it")
     else:
         print(report.table(result))
         print(f"bundle: {args.out}\nreport: {args.out / 'report.html'}")
+
+
+def command(args: Args, words: list[str]) -> str:
+    """What was typed, and which file was found where none was named."""
+    named = any(word.startswith("--onnx") for word in words)
+    return shlex.join(["python", "model_tune.py", *words, *([] if named else [f"--onnx_path={args.onnx_path}"])])
 
 
 def here(folder: Path, network: Network, built: Built, args: Args) -> dict:
@@ -145,54 +148,6 @@ def describe_layers(network: Network, args: Args) -> None:
         print(f"  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity")
 
 
-def layer_table(
-    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None
-) -> list[dict]:
-    """A row per layer: what computes it, and how long that and the dense kernel took when they were measured."""
-    rows = []
-    for name, layer in network.layers.items():
-        choice, p = built.choices[name], layer.problem
-        own, dense = (record(q, built.target, book, versions) for q in (choice.problem, dense_twin(p)))
-        blocks = -(-p.out_channels // p.block) * p.in_channels if p.block else None
-        share = choice.problem.macs / (own.us * peak) if own and peak else None
-        rows.append(
-            {
-                "name": name,
-                "op": "depthwise" if p.depthwise else layer.op,
-                "shape": p.describe(),
-                "block": f"{choice.problem.block}x1" if choice.problem.block else None,
-                "density": p.nnzb / blocks if blocks else 1.0,
-                "kernel": choice.kernel,
-                "together_with": built.pairs.get(name),
-                "config": dict(choice.config),
-                "kerf_us": own.us if own else None,
-                "dense_us": dense.us if dense else None,
-                "peak_share": share,
-            }
-        )
-    return rows
-
-
-def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -> dict:
-    return {
-        "model": args.onnx_path.name,
-        "model_sha256": bundle.sha256(args.onnx_path),
-        "input": list(network.input_shape),
-        "target": targets.describe(target),
-        "needs": targets.needs(target),
-        "threads": args.threads,
-        "tvm": environment()["versions"]["apache-tvm"],
-        "versions": environment()["versions"],
-        "layers": [{k: row[k] for k in MANIFEST} for row in layers],
-    }
-
-
-def used(book: RecordBook, network: Network) -> str:
-    """The records of this network's problems, as lines."""
-    wanted = {q.to_json() for layer in network.layers.values() for q in (layer.problem, dense_twin(layer.problem))}
-    return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
-
-
 def check(session: runtime.Session, network: Network, built: Built) -> dict:
     """{verified, max_abs_error, max_relative_error}. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
@@ -222,32 +177,6 @@ def race(session: runtime.Session, network: Network, args: Args) -> dict:
         "latency_ms": {m.engine: m.to_json() for m in measured},
         "speedup": bench.speedup(measured[0], measured[1:]) if len(measured) > 1 else None,
     }
-
-
-def extras(args: Args, layers: list[dict]) -> dict:
-    """What the folder of imagenet.py's run adds to the report, and the block pattern of the largest sparse layer."""
-    found = {}
-    job = args.onnx_path.parent
-    if args.onnx_path.name == "model.onnx" and (job / "summary.json").exists():
-        found["accuracy"] = strict_json((job / "summary.json").read_text())
-        lines = (job / "metrics.jsonl").read_text().splitlines() if (job / "metrics.jsonl").exists() else []
-        found["training"] = [row for row in map(strict_json, lines) if row is not None]
-    rows = {row["name"]: int(row["block"].removesuffix("x1")) for row in layers if row["block"]}
-    sizes = {d.name: math.prod(d.shape) for d in inspect.densities(args.onnx_path, 1) if d.name in rows}
-    if sizes:
-        largest = max(sizes, key=sizes.get)
-        found["block_pattern"] = inspect.pattern(args.onnx_path, largest, rows[largest])
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def strict_json(text: str) -> dict | None:
-    """None for a torn line or a row with NaN: decoration of the report is no reason to fail."""
-    try:
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return None
-    return value
 
 
 if __name__ == "__main__":

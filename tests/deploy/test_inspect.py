@@ -32,7 +32,9 @@ def test_block_and_element_density_with_a_short_last_row(tmp_path):
     assert (layer.name, layer.op, layer.shape) == ("layer", "conv", (6, 2, 1, 1))
     assert (layer.blocks, layer.zero_blocks, layer.block) == (4, 2, 0.5)
     assert layer.element == pytest.approx(2 / 12)
-    assert pattern(path, "layer", 4) == {"layer": "layer", "n": 4, "shape": [6, 2, 1, 1], "rows": ["10", "01"]}
+    found = {"layer": "layer", "n": 4, "shape": [6, 2, 1, 1], "blocks": [2, 2], "kept": 0.5, "rows": ["10", "01"]}
+    assert pattern(path, "layer", 4) == found
+    assert pattern(path, "layer", 4, limit=1) == found | {"rows": ["1"]}
     with pytest.raises(ValueError, match="no layer other; its layers are layer"):
         pattern(path, "other", 4)
 

@@ -1,13 +1,14 @@
 """The report: what it claims, what it refuses, and that the page stands alone. Parsed, not looked at."""
 
 import copy
+import itertools
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 
-from deploy import figures, report
+from deploy import claims, figures, labels, report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -97,8 +98,30 @@ def complete() -> dict:
             {"phase": "train", "epoch": 0, "loss": 2.0, "top1": 30.0, "val_loss": 2.1, "val_top1": 29.0},
             {"phase": "fine-tune", "epoch": 0, "loss": 1.0, "top1": 60.0, "val_loss": 1.2, "val_top1": 58.0},
         ],
-        "block_pattern": {"layer": "a", "n": 4, "shape": [16, 8, 1, 1], "rows": ["10110000", "11111111"]},
+        "block_patterns": [
+            {
+                "layer": "a",
+                "n": 4,
+                "shape": [16, 8, 1, 1],
+                "blocks": [4, 8],
+                "kept": 0.7,
+                "rows": ["10110000", "11111111"],
+            },
+            {"layer": "c", "n": 4, "shape": [8, 4, 1, 1], "blocks": [2, 4], "kept": 0.5, "rows": ["1010", "0101"]},
+        ],
+        "runs": [{"name": "sparser <b>", "top1": 88.0, "ms": 3.0, "sparsity": 0.8, "speedup": 2.0}],
     }
+
+
+def row(name, **changed) -> dict:
+    """A layer of 1,000 weights that runs sparse on half of its blocks."""
+    made = {"name": name, "op": "conv", "shape": "8x4x4->16 1x1", "block": "4x1", "density": 0.5, "weights": 1000}
+    made |= {"zeros": 0.5, "zero_blocks": 0.5, "macs": 50, "macs_dense": 100, "kernel": "bsr", "config": {}}
+    return made | {"together_with": None, "kerf_us": 5.0, "dense_us": 8.0, "peak_share": 0.4} | changed
+
+
+def dense_row(name, **changed) -> dict:
+    return row(name, **{"block": None, "density": 1.0, "macs": 100, "kernel": "dense", "kerf_us": 8.0} | changed)
 
 
 def page(content: dict, folder) -> Page:
@@ -112,7 +135,8 @@ def test_page_stands_alone_with_every_figure(tmp_path):
     assert not re.search(r"https?:|@import|url\(", source)
     parsed = Page(source)
     assert {"script", "link", "img", "iframe"}.isdisjoint(parsed.tags)
-    figures_present = {"fig-latency", "fig-rounds", "fig-layers", "fig-pattern", "fig-training"}
+    figures_present = {"fig-latency", "fig-rounds", "fig-layers", "fig-pattern", "fig-patterns", "fig-training"}
+    figures_present |= {"fig-accuracy", "fig-speedup"}
     assert figures_present | {"verdict", "layers", "environment", "commands"} <= parsed.ids
     assert not [n for n in parsed.numbers if "nan" in n or "inf" in n]
     assert "prefers-color-scheme: dark" in source
@@ -153,7 +177,58 @@ def test_optional_parts_may_be_missing(tmp_path):
     parsed = page(content, tmp_path)
     assert "Not compared" in parsed.text
     assert "fig-latency" in parsed.ids
-    assert {"fig-rounds", "fig-pattern", "fig-training", "commands"}.isdisjoint(parsed.ids)
+    absent = {"fig-rounds", "fig-pattern", "fig-training", "fig-accuracy", "fig-speedup", "commands"}
+    assert absent.isdisjoint(parsed.ids)
+
+
+def test_a_layer_that_ran_dense_does_not_look_sparse(tmp_path):
+    content = minimal() | {"layers": [row("skipped"), dense_row("stored", zeros=0.6, zero_blocks=0.6)], "bsr": 4}
+    source = report.write(content, tmp_path).read_text()
+    items = re.findall(r"<li>.*?</li>", source[source.index('<ul class="layers">') :], re.DOTALL)
+    assert "sparse, density 50" in items[0]
+    assert items[0].count("<rect") == 2
+    assert 'class="kerf"' in items[0]
+    assert "dense, 60\N{NO-BREAK SPACE}% of its blocks zero and not skipped" in items[1]
+    assert items[1].count("<rect") == 1
+    assert 'class="plain"' in items[1]
+    assert "sparse" not in items[1]
+    assert claims.notes(content) == [
+        "A layer with zero blocks ran dense (stored): the dense kernel was faster, or fewer blocks are zero than "
+        "--sparsity asks for."
+    ]
+    assert claims.notes(content)[0] in Page(source).text
+    assert claims.notes(content)[0] in " ".join(report.table(content).split())
+
+
+def test_zeros_that_are_not_in_blocks_are_said_to_bring_no_speed(tmp_path):
+    scattered = [dense_row(name, zeros=0.75, zero_blocks=0.02) for name in "ab"]
+    content = minimal() | {"layers": scattered, "bsr": 4}
+    text = page(content, tmp_path).text
+    assert "75 % of the weights are zero, but only 2 % are in whole zero blocks of 4" in text
+    assert "they bring no speed" in text
+    assert "No layer ran sparse" in text
+    assert not claims.notes(minimal() | {"layers": [row("a"), dense_row("b", zeros=0, zero_blocks=0)]})
+    whole = [row("a", zeros=0.75, zero_blocks=0.7, density=0.3)]
+    assert not claims.notes(minimal() | {"layers": whole})
+
+
+def test_multiply_accumulates_are_those_that_kernels_do(tmp_path):
+    accuracy = {"top1": 90.0, "macs_dense": 300e6, "macs": 75e6}
+    content = minimal() | {"layers": [dense_row("a", macs=300_000_000)], "accuracy": accuracy}
+    text = page(content, tmp_path).text
+    assert "300 → 300 M" in text
+    assert "on weights that are not zero: 75.0 M" in text
+
+
+def test_accuracy_is_drawn_against_latency_beside_the_network_before_pruning(tmp_path):
+    content = complete()
+    source = report.write(content, tmp_path).read_text()
+    drawn = re.findall(r'<circle [^>]*class="(\w+)"><title>([^<]*)</title>', source)
+    assert {("kerf", "this run"), ("dense", "before pruning"), ("beside", "sparser &lt;b&gt;")} <= set(drawn)
+    content["accuracy"] |= {"widths": {"a": [16, 8]}}  # its layers are smaller: the dense engine ran another network
+    assert "before pruning" not in report.render(content)
+    content["runs"], content["accuracy"]["top1"] = [], 89.0
+    assert "fig-accuracy" not in report.render(content), "a single run is no trade"
 
 
 @pytest.mark.parametrize(
@@ -222,8 +297,38 @@ def test_ticks_are_few_round_and_inside(low, high):
 
 def test_block_figure_fills_exactly_the_kept_cells():
     drawn = figures.blocks(["0110", "1001"], "p")
-    runs = re.findall(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z", drawn)
-    assert runs == [("1", "0", "2", "2"), ("0", "1", "1", "1"), ("3", "1", "1", "1")]
+    assert re.search(r'<path d="([^"]*)"', drawn)[1] == "M1 0.5h2M0 1.5h1m2 0h1"
+
+
+def test_names_stand_apart_from_dots_and_from_each_other():
+    dots = [(20 + 7 * (i % 4), 100 + 9 * (i // 4)) for i in range(12)] + [(97, 5), (11, 265)]
+    names = [f"run {i} of this folder" for i in range(12)] + ["at the right", "x" * 60]
+    placed = labels.place(dots, names, 10, 270)
+    assert sum(spot is not None for spot in placed) >= 5
+    for width in (labels.NARROW, 1200):
+        boxes = [(x * width / 100 - 6, x * width / 100 + 6, y - 6, y + 6) for x, y in dots]
+        for (x, _), spot in zip(dots, placed):
+            if spot:
+                text, dx, base, anchor = spot
+                start = x * width / 100 + dx - (labels.width(text) if anchor == "end" else 0)
+                boxes.append((start, start + labels.width(text), base - 10, base + 3))
+                assert 0.1 * width <= start
+                assert start + labels.width(text) <= width
+                assert len(text) <= labels.LONGEST
+        named = boxes[len(dots) :]
+        for i, a in enumerate(named):
+            for b in [*boxes[: len(dots)], *named[:i]]:
+                assert not (a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3])
+
+
+def test_names_of_phases_do_not_run_into_each_other():
+    xs = list(range(1, 21))
+    marks = [(x, f"fine-tune {x}") for x in xs]
+    drawn = figures.lines([("train", xs, xs)], "loss", marks)
+    assert drawn.count('class="mark"') == 20
+    written = [float(x) for x in re.findall(r'<text x="([\d.]+)%" dx="-?4"', drawn)]
+    assert 2 <= len(written) <= 4
+    assert min(b - a for a, b in itertools.pairwise(written)) * labels.NARROW / 100 > labels.width("fine-tune 9")
 
 
 def test_bars_are_proportional_to_medians_and_stay_inside():

@@ -1,0 +1,112 @@
+"""What a manifest and a report say of a network: its layers, their blocks, and the run of imagenet.py that made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tvm.target import Target
+
+from deploy import bundle, compare, inspect, targets
+from deploy.build import Built, record
+from deploy.convert import Network
+from deploy.environment import environment
+from deploy.record import RecordBook
+from kernels.kernel import dense_twin
+from tune.flags import Args
+
+MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
+SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and of the others
+
+
+def layers(
+    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None, n: int
+) -> list[dict]:
+    """A row per layer: what computes it, and how long that and the dense kernel took when they were measured.
+
+    "block", "density" and "macs" are those of the kernel that runs: a layer with zero blocks that a dense kernel
+    computes has no block and density 1. "zeros" and "zero_blocks" (of `n` output kernels) are what its weights hold.
+    """
+    rows = []
+    for name, layer in network.layers.items():
+        choice, p = built.choices[name], layer.problem
+        chosen = choice.problem
+        own, dense = (record(q, built.target, book, versions) for q in (chosen, dense_twin(p)))
+        kept = inspect.kept_blocks(layer.weight, n) if p.groups == 1 else None
+        rows.append(
+            {
+                "name": name,
+                "op": "depthwise" if p.depthwise else layer.op,
+                "shape": p.describe(),
+                "block": f"{chosen.block}x1" if chosen.block else None,
+                "density": chosen.nnzb / kept.size if chosen.block else 1.0,
+                "weights": layer.weight.size,
+                "zeros": 1 - np.count_nonzero(layer.weight) / layer.weight.size,
+                "zero_blocks": None if kept is None else 1 - float(kept.mean()),
+                "macs": chosen.macs,
+                "macs_dense": dense_twin(p).macs,
+                "kernel": choice.kernel,
+                "together_with": built.pairs.get(name),
+                "config": dict(choice.config),
+                "kerf_us": own.us if own else None,
+                "dense_us": dense.us if dense else None,
+                "peak_share": chosen.macs / (own.us * peak) if own and peak else None,
+            }
+        )
+    return rows
+
+
+def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -> dict:
+    return {
+        "model": args.onnx_path.name,
+        "model_sha256": bundle.sha256(args.onnx_path),
+        "input": list(network.input_shape),
+        "target": targets.describe(target),
+        "needs": targets.needs(target),
+        "threads": args.threads,
+        "tvm": environment()["versions"]["apache-tvm"],
+        "versions": environment()["versions"],
+        "layers": [{k: row[k] for k in MANIFEST} for row in layers],
+    }
+
+
+def used(book: RecordBook, network: Network) -> str:
+    """The records of this network's problems, as lines."""
+    wanted = {q.to_json() for layer in network.layers.values() for q in (layer.problem, dense_twin(layer.problem))}
+    return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
+
+
+def patterns(network: Network, layers: list[dict], n: int) -> list[dict]:
+    """The block pattern of every layer that runs sparse, the largest first."""
+    sparse = sorted((row for row in layers if row["block"]), key=lambda row: -row["weights"])
+    limits = [SHOWN[0], *[SHOWN[1]] * len(sparse)]
+    return [
+        inspect.picture(row["name"], network.layers[row["name"]].weight, n, limit)
+        for row, limit in zip(sparse, limits, strict=False)
+    ]
+
+
+def job(onnx_path: Path, report: dict, command: str) -> dict:
+    """What the folder of imagenet.py's run adds to a report: accuracy, training, other runs; and all commands."""
+    folder, found = onnx_path.parent, {"commands": [command]}
+    if onnx_path.name != "model.onnx" or not (folder / "summary.json").exists():
+        return found
+    summary = strict_json((folder / "summary.json").read_text())
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    found["training"] = [row for row in map(strict_json, lines) if row is not None]
+    if summary is not None:
+        found["accuracy"] = summary
+        found["commands"] = [*([summary["command"]] if summary.get("command") else []), command]
+        found["runs"] = compare.others(folder, summary, report)
+    return found
+
+
+def strict_json(text: str) -> dict | None:
+    """None for a torn line or a row with NaN: decoration of the report is no reason to fail."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return None
+    return value
