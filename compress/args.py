@@ -27,6 +27,9 @@ DEFAULTS: dict[str, Any] = {"num_epochs": 180, "train_batch_size": 256, "lr": 0.
 IGNORED = ("--bn_type", "--first-layer-type", "--init", "--mode", "--nonlinearity", "--random_rule")
 
 
+SPEECH = ("quiet", "json")  # flags that change nothing but what is printed
+
+
 @dataclass(frozen=True)
 class Args:
     """One run. None means: as the data set or the machine has it; `resolve` fills those in."""
@@ -93,15 +96,17 @@ class Args:
     bad_images: str = "fatal"
     test_only: bool = False
     debug: bool = False
+    quiet: bool = False
+    json: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; what is None is left out, so the file serves as --config."""
-        values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        """Plain values; what is None is left out, so the file serves as --config, and so is how the run speaks."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in SPEECH}
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def command(self) -> str:
         """What starts this run from nothing: the flags that are not the defaults."""
-        plain, first = Args().as_json(), dataclasses.replace(self, resume=None).as_json()
+        plain, first = Args().as_json(), dataclasses.replace(self, resume=None, debug=False).as_json()
         flags = as_flags({name: value for name, value in first.items() if value != plain.get(name)})
         return shlex.join(["python", "imagenet.py", *flags])
 
@@ -111,16 +116,16 @@ ALLOCATIONS = ("uniform", "sensitivity")
 # A resumed run must take the same steps as the one that was stopped; these may differ without changing any.
 FREE_ON_RESUME = frozenset(
     ("resume", "job_dir", "data_path", "device", "gpus", "workers", "eval_batch_size", "export_onnx", "debug")
-) | {"tensorboard", "bad_images"}
+) | {"tensorboard", "bad_images", *SPEECH}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="imagenet.py",
         description="Prune a convolutional network, fine-tune it, export it.",
         argument_default=argparse.SUPPRESS,
@@ -220,6 +225,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     switch("--test_only", help="with --pruned_model: the same as that alone")
     switch("--debug", help="show the traceback of an error")
+    switch("--quiet", help="print nothing; errors still come")
+    switch("--json", help="print summary.json and the files written, as one object, and nothing else on stdout")
     for name in IGNORED:
         add(name, nargs="?", dest="ignored_" + name.strip("-"), help=argparse.SUPPRESS)
     return parser

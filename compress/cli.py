@@ -7,32 +7,30 @@ import time
 import traceback
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from compress import allocation, checkpoint, cost, distributed, recipe, sensitivity, show
 from compress.args import Args, continued, parse
 from compress.batches import images_of
 from compress.board import Board, writer
-from compress.channel_units import Channel
-from compress.data import Data, Options, open_data
+from compress.data import Options, open_data
 from compress.graph import DependencyGraph
+from compress.job import Job
 from compress.learning_rate import LearningRate
 from compress.loading import load_network
 from compress.models import MODELS, create
 from compress.planning import allocates, method_of, plan, timed
 from compress.progress import Reporter
-from compress.recipe import Recipe
 from compress.run import run
-from compress.schedules import Budget
+from compress.summary import summarise
 from compress.train import Metrics, Optim, evaluate, skipped_images
-from compress.units import OneByN, prunable
+from compress.units import OneByN
+from deploy import output  # here, and in no other file, the two sides meet
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
 WRITTEN += ("allocation.json", "sensitivity*.json", "sensitivity*.svg", "tensorboard")
@@ -41,36 +39,29 @@ WRITTEN += ("allocation.json", "sensitivity*.json", "sensitivity*.svg", "tensorb
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 2 with one line on stderr for input that cannot be used, or 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    reporter = Reporter()
     debug = "--debug" in argv
     job_dir = None
     try:
-        if argv[:1] == ["show"]:
-            if len(argv) != 2:
-                raise ValueError(f"show takes one file, got {len(argv) - 1}: kerf-prune show CHECKPOINT")
-            show.show(Path(argv[1]))
-            return 0
-        if argv[:1] == ["methods"]:
-            if len(argv) > 2:
-                raise ValueError(f"methods takes one name at most, got {len(argv) - 1}: kerf-prune methods [NAME]")
-            show.method(argv[1]) if argv[1:] else show.methods()
+        if argv and argv[0] in show.COMMANDS:
+            show.run(argv)
             return 0
         sensitivities = argv[:1] == ["sensitivity"]
         if not {"-h", "--help"} & set(argv):
             distributed.start()
-        reporter = Reporter(quiet=not distributed.first())
         args, notes = distributed.on_first(lambda: continued(*parse(argv[1:] if sensitivities else argv)))
         job_dir = args.job_dir
-        for note in notes:
-            reporter.say(note)
-        job = distributed.together(partial(prepare, args))
-        check_alike(job)
-        if sensitivities:
-            distributed.on_first(partial(open_job_dir, job, reporter))
-            found = sensitivity_of(job, reporter)
-            distributed.on_first(partial(show.sensitivities, found))
-        else:
-            (evaluate_only if args.pruned_model else prune_and_train)(job, reporter)
+        with output.speaking(args.quiet, args.json):
+            reporter = Reporter(quiet=not distributed.first())
+            for note in notes:
+                reporter.say(note)
+            job = distributed.together(partial(prepare, args))
+            check_alike(job)
+            work = sensitivities_of if sensitivities else evaluate_only if args.pruned_model else prune_and_train
+            found = work(job, reporter)
+        if args.json:
+            distributed.on_first(lambda: output.answer({**found, "files": written(job_dir)}))
+        elif sensitivities:
+            distributed.on_first(lambda: show.sensitivities(sensitivity.Sensitivity(**found)))
         distributed.stop()
         return 0
     except distributed.INPUT_ERRORS as error:
@@ -84,30 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"; continue with --resume {job_dir}" if job_dir and last(job_dir).is_file() else ""
             print(f"interrupted{hint}", file=sys.stderr)
         return distributed.leave(130)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a run needs, checked: from here on only the work itself can fail."""
-
-    args: Args
-    method: str
-    device: torch.device
-    data: Data
-    model: nn.Module
-    graph: DependencyGraph
-    recipe: Recipe
-    budget: Budget
-    kept: dict[str, torch.Tensor]  # channels that the given weights had left, if they are of a narrow network
-    dense: cost.Cost  # of the network before this run
-
-    @property
-    def example(self) -> torch.Tensor:
-        return torch.zeros(1, 3, self.data.image_size, self.data.image_size)
-
-    @property
-    def by_macs(self) -> bool:
-        return isinstance(self.recipe.granularity, Channel) and self.args.pr_target is None
 
 
 def prepare(args: Args) -> Job:
@@ -207,13 +174,23 @@ def open_job_dir(job: Job, reporter: Reporter) -> Path:
     return folder
 
 
+def written(folder: Path) -> list[str]:
+    """What a run has left in its folder."""
+    return [str(path) for name in WRITTEN for path in sorted(folder.glob(name))]
+
+
+def sensitivities_of(job: Job, reporter: Reporter) -> dict[str, Any]:
+    distributed.on_first(partial(open_job_dir, job, reporter))
+    return sensitivity_of(job, reporter).to_json()
+
+
 def sensitivity_of(job: Job, reporter: Reporter, name: str = "sensitivity") -> sensitivity.Sensitivity:
     """Measured, and written to the job's folder under that name, as JSON and as a picture."""
     args, folder = job.args, job.args.job_dir
     found = sensitivity.measure(
         job.model, job.recipe, job.graph, job.example, job.data.val or job.data.test,
         -(-args.calibration // args.eval_batch_size), job.device,
-        report=lambda done, of: reporter.say(f"sensitivity: {done} of {of} layers") if done % 10 == 0 else None,
+        report=partial(reporter.count, "sensitivity, layers"),
     )  # fmt: skip
 
     def write() -> None:
@@ -270,7 +247,7 @@ def allocate(job: Job, reporter: Reporter) -> Job:
     return replace(job, recipe=found.recipe(job.recipe), budget=replace(job.budget, sparsity=found.removed))
 
 
-def prune_and_train(job: Job, reporter: Reporter) -> None:
+def prune_and_train(job: Job, reporter: Reporter) -> dict[str, Any]:
     args, began = job.args, time.monotonic()
     folder = distributed.on_first(partial(open_job_dir, job, reporter))
     job = allocate(job, reporter)
@@ -318,22 +295,22 @@ def prune_and_train(job: Job, reporter: Reporter) -> None:
         "kept": {name: index.tolist() for name, index in kept.items()},
     }
 
-    def write() -> None:
+    def write() -> dict[str, Any]:
         checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), state)
-        finish(
+        return finish(
             job, reporter, outcome.final, skipped, began,
             rearranged=job.recipe.rearrange, dense=outcome.dense, pruned=outcome.pruned, kept=outcome.kept,
         )  # fmt: skip
 
-    distributed.on_first(write)
+    return distributed.on_first(write)
 
 
-def evaluate_only(job: Job, reporter: Reporter) -> None:
+def evaluate_only(job: Job, reporter: Reporter) -> dict[str, Any]:
     began = time.monotonic()
     distributed.on_first(partial(open_job_dir, job, reporter))
     metrics = evaluate(job.model, job.data.test, job.device)
     job.model.cpu()
-    distributed.on_first(partial(finish, job, reporter, metrics, skipped_images(job.data), began))
+    return distributed.on_first(partial(finish, job, reporter, metrics, skipped_images(job.data), began))
 
 
 def finish(
@@ -346,12 +323,12 @@ def finish(
     dense: Metrics | None = None,
     pruned: Metrics | None = None,
     kept: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """Writes predictions.json, model.onnx if asked, and last summary.json: where that is, the run is whole."""
+) -> dict[str, Any]:
+    """Writes predictions.json, model.onnx if asked, and last summary.json, and returns that: now the run is whole."""
     args, folder = job.args, job.args.job_dir
     checkpoint.write_json(folder / "predictions.json", final.by_name(job.data.test.names))
     if args.export_onnx:
-        from deploy.export import export  # the only place where the two sides meet
+        from deploy.export import export
 
         reporter.say(f"exported {export(job.model, job.example, folder / 'model.onnx')}")
     summary = summarise(job, final, rearranged, dense, pruned)
@@ -367,6 +344,7 @@ def finish(
     reporter.say(
         f"test top-1 {final.top1:.3f} %  top-5 {final.top5:.3f} %  ({final.images} images); results in {folder}"
     )
+    return summary
 
 
 def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -383,39 +361,3 @@ def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
         f"{asked['target_ms']:.3f} ms, {asked['dense_ms'] / asked['target_ms']:.2f}x of {asked['dense_engine']} then"
     )
     return {"ms": kerf, "dense_ms": dense, "engine": engine, "asked": asked}
-
-
-def summarise(
-    job: Job, final: Metrics, rearranged: bool | None, dense: Metrics | None, pruned: Metrics | None
-) -> dict[str, Any]:
-    """The numbers of a run. Costs and densities are counted from the zeros in the weights, not from what was asked."""
-    args, model = job.args, job.model
-    layers = prunable(model, job.graph, args.full)
-    spent = cost.count(model, job.example, {path: model.get_parameter(path) != 0 for path in layers})
-    return {
-        "method": "evaluate" if args.pruned_model else job.method,
-        "arch": args.arch,
-        "data_set": args.data_set,
-        "N": args.N,
-        "pr_target": None if job.by_macs else job.budget.sparsity,
-        "flops_target": 1 - job.budget.sparsity if job.by_macs else None,
-        "rearranged": rearranged,
-        "top1_dense": dense.top1 if dense else None,
-        "top1_pruned": pruned.top1 if pruned else None,
-        "top1": final.top1,
-        "top5": final.top5,
-        "images": final.images,
-        "macs_dense": job.dense.macs_dense,
-        "macs": spent.macs,
-        "params_dense": job.dense.params_dense,
-        "params": spent.params,
-        "block_density": cost.block_density(model, layers, min(args.N_choices or (args.N,))),
-        "element_density": cost.element_density(model, layers),
-        "command": args.command(),
-        "trained_with": {
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "processes": distributed.world(),
-            "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else str(job.device),
-        },
-    }

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from compress.methods import METHODS
 from compress.pressure import NOTHING
@@ -29,11 +30,16 @@ class Row:
     paper: str  # authors and arXiv number
     does: str  # its docstring
     head: str  # of its file
-    numbers: dict[str, str]  # of its own, and their defaults
+    numbers: dict[str, Any]  # of its own, and their defaults
 
 
 def rows() -> list[Row]:
     return [row(name) for name in METHODS]
+
+
+def describe(name: str | None = None) -> dict[str, Any]:
+    """{methods: rows as plain values}, or the row of one. Raises ValueError for a name that is not in the table."""
+    return asdict(row(name)) if name else {"methods": [asdict(found) for found in rows()]}
 
 
 def row(name: str) -> Row:
@@ -43,7 +49,7 @@ def row(name: str) -> Row:
     method = METHODS[name]
     recipe = method(Settings(by_macs=True))
     own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    numbers = {p.name: _default(p.default) for p in own}
+    numbers = {p.name: p.default for p in own}
     head = inspect.cleandoc(inspect.getmodule(method).__doc__ or "")
     moment = when(recipe.schedule)
     unit = type(recipe.granularity).__name__
@@ -76,7 +82,7 @@ def when(schedule: Schedule) -> str:
     return "mid-training" if phases[cut].epochs else "while training"
 
 
-def needs(recipe: Recipe, numbers: dict[str, str]) -> str:
+def needs(recipe: Recipe, numbers: dict[str, Any]) -> str:
     asked = ["own training"] if recipe.pressure is not NOTHING else []
     if "images" in numbers:
         asked.append(f"{numbers['images']} images")
@@ -92,5 +98,5 @@ def paper(head: str) -> str:
     return f"{authors}, {number[0]}" if number else entry or "-"
 
 
-def _default(value: object) -> str:
+def text(value: object) -> str:
     return "auto" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

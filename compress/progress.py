@@ -39,15 +39,28 @@ class Reporter:
 
     def step(self, done: int, images: int, loss: float, top1: float) -> None:
         """`done` batches and `images` so far in this epoch, `loss` and `top1` (percent) their means."""
+        per_second = images / max(time.monotonic() - self.began, 1e-9)
+        self._advance(done, f"loss {loss:.4f}  top-1 {top1:.2f} %  {per_second:.0f} images/s")
+
+    def count(self, title: str, done: int, steps: int) -> None:
+        """For what is no epoch: `done` of `steps`, called with 0 first and with all of them last."""
+        if done == 0:
+            self.start(title, steps)
+        elif done < steps:
+            self._advance(done, "")
+        else:
+            self.finish(f"{steps}/{steps}")
+
+    def _advance(self, done: int, numbers: str) -> None:
         self.done = done
         now = time.monotonic()
-        numbers = f"loss {loss:.4f}  top-1 {top1:.2f} %  {images / max(now - self.began, 1e-9):.0f} images/s"
         if self.bar:
             self.bar.update(self.task, completed=self.done, numbers=numbers)
         elif now - self.last >= QUIET_SECONDS:
             self.last = now
             left = (now - self.began) / self.done * (self.steps - self.done)
-            self.say(f"{self.title}  {self.done}/{self.steps}  {numbers}  {left:.0f} s left")
+            said = (self.title, f"{self.done}/{self.steps}", numbers, f"{left:.0f} s left")
+            self.say("  ".join(part for part in said if part))
 
     def finish(self, text: str) -> None:
         self.stop()

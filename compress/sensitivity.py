@@ -110,6 +110,7 @@ def measure(
     def sample() -> Iterator[tuple[Tensor, Tensor]]:
         return ((x.to(device), y.to(device)) for x, y in part.epoch(0, 0))
 
+    report(0, len(units))
     for i, (unit, score) in enumerate(zip(units, scores(model, recipe, graph, units, sample))):
         weight = model.get_parameter(unit.path)
         before, found = weight.detach().clone(), []

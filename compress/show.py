@@ -1,59 +1,68 @@
-"""What a checkpoint holds, for a person: a pruned network's layers against the dense one's, or the tensors of any file.
+"""kerf-prune show | methods: what a checkpoint holds and what can have made it, as tables for a person or as JSON."""
 
-show() decides by the file's header; methods() and method() say what can have made it.
-"""
-
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
 
-from compress import checkpoint, cost, method_table
-from compress.loading import load_network
-from compress.models import create
+from compress import method_table
+from compress.args import Parser
+from compress.describe import NEARLY_ZERO, describe
 from compress.sensitivity import Sensitivity
 
-Widths = tuple[int, int]  # outputs, inputs
-NEARLY_ZERO = 1e-5  # |w| that the plain listing counts as zero, as ResRep's display_hdf5.py does
+
+def run(argv: Sequence[str]) -> None:
+    """`argv[0]` is one of COMMANDS. Raises ValueError or OSError with one line."""
+    name, *rest = argv
+    parser = Parser(f"kerf-prune {name}", description=COMMANDS[name].__doc__)
+    if name == "show":
+        parser.add_argument("given", type=Path, metavar="CHECKPOINT")
+    else:
+        parser.add_argument("given", nargs="?", metavar="METHOD", help="only this one, in full")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    parser.add_argument("--quiet", action="store_true", help="changes nothing: the table is what was asked for")
+    args = parser.parse_args(rest)
+    if args.json:
+        found = {"show": describe, "methods": method_table.describe}[name](args.given)
+        # JSON has no NaN, which tensors may have
+        print(json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None), indent=2))
+    else:
+        COMMANDS[name](args.given)
 
 
 def show(path: Path, console: Console | None = None) -> None:
     """Prints a network that kerf saved layer by layer, and any other file tensor by tensor.
 
-    Raises FileNotFoundError, or ValueError with one line for what is no checkpoint or contradicts its own header.
+    Raises as `describe`.
     """
-    page, path = _Page(console), Path(path)
-    state = checkpoint.load_state(path) if path.suffix == ".safetensors" else {}
-    if isinstance(state, dict) and {"arch", "image_size"} <= state.keys():
-        _network(path, state, page)
-    else:
-        _tensors(path, page)
+    page, found = _Page(console), describe(path)
+    (_network if "layers" in found else _tensors)(found, page)
 
 
-def methods(console: Console | None = None) -> None:
-    """Prints the table of methods."""
+def methods(name: str | None = None, console: Console | None = None) -> None:
+    """Prints the table of methods, or all that is known of one. Raises ValueError for a name that is not in it."""
     page = _Page(console)
-    table = page.table("method", "removes", "scope", "when", "needs", "status", "paper")
-    for row in method_table.rows():
-        page.row(table, row.name, row.removes, row.scope, row.when, row.needs, row.status, row.paper)
-    page.console.print(table)
-    page.say("kerf-prune methods NAME says more of one, with the numbers that --set takes")
-
-
-def method(name: str, console: Console | None = None) -> None:
-    """Prints what is known of one method. Raises ValueError for a name that is not in the table."""
-    page, row = _Page(console), method_table.row(name)
-    page.say(f"{row.name}: {row.does}\n")
-    page.say(row.head)
+    if name is None:
+        table = page.table("method", "removes", "scope", "when", "needs", "status", "paper")
+        for row in method_table.rows():
+            page.row(table, row.name, row.removes, row.scope, row.when, row.needs, row.status, row.paper)
+        page.console.print(table)
+        page.say("kerf-prune methods NAME says more of one, with the numbers that --set takes")
+        return
+    row = method_table.row(name)
+    numbers = ", ".join(f"{key}={method_table.text(value)}" for key, value in row.numbers.items())
+    page.say(f"{row.name}: {row.does}\n\n{row.head}")
     page.say(f"\nremoves {row.removes}, {row.scope}; {row.when}; needs {row.needs}; {row.status}")
-    page.say("--set " + (", ".join(f"{k}={v}" for k, v in row.numbers.items()) or "takes nothing"))
+    page.say(f"--set {numbers or 'takes nothing'}")
+
+
+COMMANDS = {"show": show, "methods": methods}
 
 
 def sensitivities(s: Sensitivity, console: Console | None = None) -> None:
@@ -100,81 +109,39 @@ class _Page:
         return self.full * full + self.empty * (self.cells - full)
 
 
-def _network(path: Path, state: Mapping[str, Any], page: _Page) -> None:
-    try:
-        model, widths, dense, left = _rebuild(path, state)
-    except (ValueError, RuntimeError) as error:  # torch's own where the header's image size is too small
-        line = " ".join(str(error).split())
-        raise ValueError(line if str(path) in line else f"{path}: {line}") from None
-    size = state["image_size"]
-    page.say(f"{path}: {state['arch']} for {size}x{size} images, method {state.get('method', 'unknown')}")
-    counts = [("parameters", dense.params, left.params), ("MACs", dense.macs, left.macs)]
+def _network(found: Mapping[str, Any], page: _Page) -> None:
+    size = found["image_size"]
+    page.say(f"{found['file']}: {found['arch']} for {size}x{size} images, method {found['method']}")
+    counts = [("parameters", *found["params"]), ("MACs", *found["macs"])]
     page.say("; ".join(f"{name} {a:,} {page.to} {b:,} ({b / a:.2%} kept)" for name, a, b in counts) + "\n")
-    zeros = {layer: 1 - cost.element_density(model, [layer]) for layer in left.layers}
-    right = ["shape", "outputs", "inputs", "MACs", "left", "%"] + ["zeros"] * any(zeros.values())
+    zeros = any(layer["zeros"] for layer in found["layers"])
+    right = ["shape", "outputs", "inputs", "MACs", "left", "%"] + ["zeros"] * zeros
     table = page.table("weight", *right, "MACs left", right=right)
-    for layer, before in dense.layers.items():
-        changes = [page.change(a, b) for a, b in zip(widths[layer], _widths(model, layer), strict=True)]
-        share = (macs := left.layers[layer].macs) / before.macs
-        figures = [_shape(model.get_parameter(layer)), *changes, _short(before.macs), _short(macs), f"{share:.1%}"]
-        if "zeros" in right:
-            figures.append(f"{zeros[layer]:.1%}" if zeros[layer] else "")
-        page.row(table, layer, *figures, page.bar(share))
+    for layer in found["layers"]:
+        changes = [page.change(*layer[key]) for key in ("outputs", "inputs")]
+        before, macs = layer["macs"]
+        figures = [_shape(layer["shape"]), *changes, _short(before), _short(macs), f"{macs / before:.1%}"]
+        if zeros:
+            figures.append(f"{layer['zeros']:.1%}" if layer["zeros"] else "")
+        page.row(table, layer["name"], *figures, page.bar(macs / before))
     page.console.print(table)
 
 
-def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Widths], cost.Cost, cost.Cost]:
-    """The network in the file; outputs and inputs of each layer when it was dense; the cost then and now."""
-    arch, size = state["arch"], state["image_size"]
-    classes = state.get("num_classes")
-    if not isinstance(arch, str) or type(size) is not int or type(classes) not in (int, type(None)):
-        raise ValueError(f"its header says arch {arch!r}, image_size {size!r}, num_classes {classes!r}")
-    if classes is None:
-        classes = _classes(path, create(arch, 10, size))
-    model, example = create(arch, classes, size).eval(), torch.zeros(1, 3, size, size)
-    dense = cost.count(model, example)
-    widths = {layer: _widths(model, layer) for layer in dense.layers}
-    load_network(model, path, arch, example)
-    return model, widths, dense, cost.count(model, example, {p: model.get_parameter(p) != 0 for p in dense.layers})
-
-
-def _classes(path: Path, model: nn.Module) -> int:
-    """How many the file's last linear layer tells apart."""
-    last = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    weights = checkpoint.read_weights(path)
-    if last not in weights:
-        raise ValueError(f"no {last}, which would tell the number of classes")
-    return len(weights[last])
-
-
-def _widths(model: nn.Module, layer: str) -> Widths:
-    """Of a convolution or linear layer, by the path of its weight."""
-    module = model.get_submodule(layer.rpartition(".")[0])
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    return module.out_channels, module.in_channels
-
-
-def _tensors(path: Path, page: _Page) -> None:
-    weights = checkpoint.read_weights(path)
-    if not weights:
-        raise ValueError(f"{path} holds no tensors")
+def _tensors(found: Mapping[str, Any], page: _Page) -> None:
     small = f"|w| <= {NEARLY_ZERO:g}"
     table = page.table("tensor", "shape", "mean", "std", small, right=("shape", "mean", "std", small))
-    for name, weight in weights.items():
-        statistics = ("-", "-", "-")
-        if weight.numel() and not weight.is_complex():
-            w = weight.double()
-            near = (w.abs() <= NEARLY_ZERO).double().mean()
-            statistics = (f"{w.mean():.4g}", f"{w.std(correction=0):.4g}", f"{near:.2%}")
-        page.row(table, name, _shape(weight), *statistics)
+    for tensor in found["tensors"]:
+        statistics = ["-"] * 3
+        if tensor["mean"] is not None:
+            statistics = [f"{tensor['mean']:.4g}", f"{tensor['std']:.4g}", f"{tensor['nearly_zero']:.2%}"]
+        page.row(table, tensor["name"], _shape(tensor["shape"]), *statistics)
     page.console.print(table)
-    numbers, size = (sum(count) for count in zip(*[(w.numel(), w.nbytes) for w in weights.values()]))
-    page.say(f"\n{path}: {len(weights):,} tensors, {numbers:,} numbers, {size:,} bytes")
+    numbers = sum(tensor["numbers"] for tensor in found["tensors"])
+    page.say(f"\n{found['file']}: {len(found['tensors']):,} tensors, {numbers:,} numbers, {found['bytes']:,} bytes")
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _short(count: int) -> str:

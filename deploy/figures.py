@@ -97,12 +97,14 @@ def lines(
             free = start + wide
     parts.append(f'<svg x="{GUTTER}%" y="{top}" width="{100 - GUTTER}%" height="{LINES}" viewBox="0 0 100 100" ')
     parts.append('preserveAspectRatio="none" overflow="visible">')
+    dots = []
     for style, sx, sy in series:
         points = [f"{100 * (a - x0) / (x1 - x0):.2f},{100 * (1 - (b - y0) / (y1 - y0)):.2f}" for a, b in zip(sx, sy)]
-        if len(points) == 1:
-            points *= 2  # a line of no length with a round cap is a dot
+        if len(points) == 1:  # browsers draw no line of no length
+            y = top + LINES * (1 - (sy[0] - y0) / (y1 - y0))
+            dots.append(f'<circle cx="{across(sx[0]):.2f}%" cy="{y:.1f}" r="4" class="{style}"/>')
         parts.append(f'<polyline points="{" ".join(points)}" class="line {style}" vector-effect="non-scaling-stroke"/>')
-    return svg([*parts, "</svg>"], top + LINES + 22, title)
+    return svg([*parts, "</svg>", *dots], top + LINES + 22, title)
 
 
 def scatter(
@@ -141,7 +143,7 @@ def scatter(
         if spot:
             text, dx, y, anchor = spot
             parts.append(
-                f'<text x="{left:.2f}%" dx="{dx}" y="{y:.1f}" class="soft {anchor}">{Markup.escape(text)}</text>'
+                f'<text x="{left:.2f}%" dx="{dx}" y="{y:.1f}" class="soft name {anchor}">{Markup.escape(text)}</text>'
             )
     return svg(parts, int(height) + 22, title)
 
@@ -173,6 +175,13 @@ def blocks(rows: Sequence[str], title: str) -> Markup:
         f'preserveAspectRatio="none" shape-rendering="crispEdges" style="{frame}">'
         f'<rect width="{width}" height="{height}" class="hole"/><path d="{"".join(path)}" class="cells"/></svg>'
     )
+
+
+def alone(picture: str) -> str:
+    """`blocks` as a file of its own, in the light page's colours."""
+    style = "<style>svg{width:100%;max-width:1280px}.hole{fill:#eceeef}.cells{stroke:#0f766e}</style>"
+    opened = str(picture).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return opened.replace("><", f">{style}<", 1) + "\n"
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 from tvm.target import Target
 
-from deploy import bundle, compare, inspect, targets
+from deploy import bundle, claims, compare, inspect, targets
 from deploy.build import Built, record
 from deploy.convert import Network
 from deploy.environment import environment
 from deploy.record import RecordBook
 from kernels.kernel import dense_twin
 from tune.flags import Args
+from tune.search import Summary
 
 MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
 SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and of the others
@@ -100,6 +102,44 @@ def job(onnx_path: Path, report: dict, command: str) -> dict:
         found["commands"] = [*([summary["command"]] if summary.get("command") else []), command]
         found["runs"] = compare.others(folder, summary, report)
     return found
+
+
+def figures(args: Args, report: dict, search: Summary | None) -> dict:
+    """What --json says of a network that was built and raced: the figures of the table, without samples and layers."""
+    latency = {
+        engine: {key: found[key] for key in ("median", "p10", "p90")} for engine, found in report["latency_ms"].items()
+    }
+    same = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "speedup", "bytes")
+    accuracy = report.get("accuracy") or {}
+    return {
+        **{key: report[key] for key in same},
+        "latency_ms": latency,
+        "verdict": ": ".join(claims.verdict(report)),
+        "notes": claims.notes(report),
+        "accuracy": {key: accuracy.get(key) for key in ("top1_dense", "top1_pruned", "top1")},
+        "layers": len(report["layers"]),
+        "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
+        "tuning": tuning(search) if search else None,
+        "files": {"bundle": str(args.out)}
+        | {name: str(args.out / f"report.{name}") for name in ("html", "json")}
+        | ({"records": str(args.records)} if args.trials else {}),
+    }
+
+
+def tuning(s: Summary) -> dict:
+    """A search as plain values; times None where they were not measured."""
+    times = {"untuned_us": s.before_us, "tuned_us": s.after_us}
+    return {
+        **{key: getattr(s, key) for key in ("problems", "measured", "reused", "failed", "stopped")},
+        "seconds": s.seconds["total"],
+        **{key: value if math.isfinite(value) else None for key, value in times.items()},
+    }
+
+
+def unverified(args: Args, target: Target, reason: str) -> dict:
+    """What --json says of a bundle for a machine that this one is not."""
+    described = {"model": args.onnx_path.name, "target": targets.describe(target), "threads": args.threads}
+    return described | {"verified": False, "reason": reason, "files": {"bundle": str(args.out)}}
 
 
 def strict_json(text: str) -> dict | None:

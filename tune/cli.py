@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy import bench, bundle, inspect, report, runtime, targets
+from deploy import bench, bundle, inspect, output, report, runtime, targets
 from deploy.build import Built, build
 from deploy.convert import Network, convert
 from deploy.environment import environment
@@ -35,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         if words and words[0] in records.COMMANDS:
             records.run(words)
         else:
-            run(parse(words, __doc__), words)
+            args = parse(words, __doc__)
+            with output.speaking(args.quiet, args.json):
+                found = run(args, words)
+            if args.json:
+                output.answer(found)
     except (ValueError, OSError, ImportError, Mismatch, DeviceLost) as error:
         print(f"kerf-tune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -45,8 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(args: Args, words: list[str]) -> None:
-    """The whole stage. What can be wrong with the input is found before anything of the bundle is written."""
+def run(args: Args, words: list[str]) -> dict:
+    """The whole stage, and what --json says of it.
+
+    What can be wrong with the input is found before anything of the bundle is written.
+    """
     print("  ".join(f"{k}={v}" for k, v in vars(args).items()))
     place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
     bundle.refuse_foreign(args.out)
@@ -56,7 +63,7 @@ def run(args: Args, words: list[str]) -> None:
     foreign = None if args.rpc else targets.foreign(target)
     if foreign:
         print(f"{foreign}: building without tuning, verification and race")
-    book = RecordBook(args.records if args.trials else None)
+    book, summary = RecordBook(args.records if args.trials else None), None
     if args.trials and not foreign:
         summary = search(
             network, target, args.threads, book, trials=args.trials, minutes=args.tune_minutes,
@@ -92,9 +99,10 @@ def run(args: Args, words: list[str]) -> None:
             report.write(result, folder)
     if foreign:
         print(f"bundle: {args.out}, not verified: this machine cannot run it")
-    else:
-        print(report.table(result))
-        print(f"bundle: {args.out}\nreport: {args.out / 'report.html'}")
+        return account.unverified(args, target, foreign)
+    print(report.table(result))
+    print(f"bundle: {args.out}\nreport: {args.out / 'report.html'}")
+    return account.figures(args, result, summary)
 
 
 def command(args: Args, words: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from deploy import atomic, targets
+from deploy import atomic, output, targets
 from deploy.environment import provenance
 from deploy.flags import Parser
 from deploy.record import Record, RecordBook
@@ -20,33 +20,56 @@ from tune import verdict
 RECORDS = Path("runs/records.jsonl")
 
 
-def show(args: argparse.Namespace) -> None:
+def show(args: argparse.Namespace) -> dict:
     """A table per target and versions: every problem, its best and how many configurations were tried."""
     book = opened(args.records)
+    found = {"records": str(args.records), "versions": provenance(), "groups": measured(book)}
+    if args.json:
+        return found
+    console = Console(soft_wrap=False)
+    for group in found["groups"]:
+        name = f"{group['target']}, {describe(group['versions'])}"
+        table = Table("layer", "block", "best µs", "kernel", "configuration", "tried", "failed", title=name)
+        for row in group["layers"]:
+            config = " ".join(f"{k}={v}" for k, v in row["config"].items())
+            table.add_row(
+                row["layer"], f"{row['block']}x1" if row["block"] else "",
+                "-" if row["best_us"] is None else f"{row['best_us']:.1f}", row["kernel"] or "none works", config,
+                str(row["tried"]), str(row["failed"]),
+            )  # fmt: skip
+        console.print(table)
+        if group["versions"] != found["versions"]:
+            console.print(f"not used here: this is {describe(found['versions'])}", markup=False)
+    return found
+
+
+def measured(book: RecordBook) -> list[dict]:
+    """[{target, versions, layers}] of a book; layers: [{layer, block, best_us, kernel, config, tried, failed}]."""
     groups: dict[tuple, set[str]] = defaultdict(set)
     for r in layers_of(book):
         groups[r.target, tuple(sorted(r.versions.items()))].add(r.problem)
-    console = Console(soft_wrap=False)
-    here = tuple(sorted(provenance().items()))
+    made = []
     for (target, versions), problems in groups.items():
-        name = f"{target}, {', '.join(f'{k} {v}' for k, v in versions)}"
-        table = Table("layer", "block", "best µs", "kernel", "configuration", "tried", "failed", title=name)
+        rows = []
         for text in sorted(problems):
             p, best = Problem.from_json(text), book.best(text, target, dict(versions))
             found = book.of(text, target, dict(versions))
-            tried = {r.what for r in found}
-            config = " ".join(f"{k}={v}" for k, v in best.config.items()) if best else ""
-            table.add_row(
-                p.describe(), f"{p.block}x1" if p.block else "", f"{best.us:.1f}" if best else "-",
-                best.kernel if best else "none works", config, str(len(tried)),
-                str(len({r.what for r in found if r.error})),
-            )  # fmt: skip
-        console.print(table)
-        if versions != here:
-            console.print(f"not used here: this is {', '.join(f'{k} {v}' for k, v in here)}", markup=False)
+            rows.append(
+                {
+                    "layer": p.describe(),
+                    "block": p.block,
+                    "best_us": best.us if best else None,
+                    "kernel": best.kernel if best else None,
+                    "config": dict(best.config) if best else {},
+                    "tried": len({r.what for r in found}),
+                    "failed": len({r.what for r in found if r.error}),
+                }
+            )
+        made.append({"target": target, "versions": dict(versions), "layers": rows})
+    return made
 
 
-def export_records(args: argparse.Namespace) -> None:
+def export_records(args: argparse.Namespace) -> dict:
     """Writes this machine's records of the installed versions, or only the best of each problem."""
     book = opened(args.records)
     found = [r for r in layers_of(book) if r.versions == provenance()]
@@ -56,10 +79,12 @@ def export_records(args: argparse.Namespace) -> None:
     if not found:
         raise ValueError(f"{args.records}: none of its {len(book.records)} records is of {describe(provenance())}")
     atomic.write(args.file, "".join(r.to_line() + "\n" for r in found))
-    print(f"{args.file}: {len(found)} records of {len({r.problem for r in found})} layers")
+    layers = len({r.problem for r in found})
+    print(f"{args.file}: {len(found)} records of {layers} layers")
+    return {"files": [str(args.file)], "records": len(found), "layers": layers}
 
 
-def import_records(args: argparse.Namespace) -> None:
+def import_records(args: argparse.Namespace) -> dict:
     """Adds a file's records. Those that do not fit are left out, with the reason; ValueError when none does."""
     book, known = RecordBook(args.records), set()
     known = {r.to_json() for r in book.records}
@@ -81,6 +106,7 @@ def import_records(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.file}: no record fits{said}")
     book.add(*fitting)
     print(f"{args.records}: {len(fitting)} records added{said}")
+    return {"files": [str(args.records)], "added": len(fitting), "left_out": dict(reasons)}
 
 
 def misfit(record: Record) -> str | None:
@@ -136,4 +162,9 @@ def run(words: list[str]) -> None:
     if name == "export-records":
         p.add_argument("--best", action="store_true", help="only the best of each problem")
     p.add_argument("--records", type=Path, default=RECORDS, help=f"the record file, {RECORDS} by default")
-    COMMANDS[name](p.parse_args(rest))
+    output.add_flags(p)
+    args = p.parse_args(rest)
+    with output.speaking(args.quiet and name != "show", args.json):  # a table is what was asked for
+        found = COMMANDS[name](args)
+    if args.json:
+        output.answer(found)

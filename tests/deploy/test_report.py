@@ -331,6 +331,12 @@ def test_names_of_phases_do_not_run_into_each_other():
     assert min(b - a for a, b in itertools.pairwise(written)) * labels.NARROW / 100 > labels.width("fine-tune 9")
 
 
+def test_a_single_epoch_is_a_dot():
+    drawn = figures.lines([("train", [1], [0.5]), ("validation", [1], [0.7])], "loss")
+    assert re.findall(r'<circle [^>]*class="(\w+)"', drawn) == ["train", "validation"]
+    assert "<circle" not in figures.lines([("train", [1, 2], [0.5, 0.4])], "loss")
+
+
 def test_bars_are_proportional_to_medians_and_stay_inside():
     content = minimal()["latency_ms"]
     drawn = figures.latency([(name, name, m) for name, m in content.items()])

@@ -1,0 +1,38 @@
+"""What a run of the command line works on, once its input has been read and checked."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compress import cost
+from compress.args import Args
+from compress.channel_units import Channel
+from compress.data import Data
+from compress.graph import DependencyGraph
+from compress.recipe import Recipe
+from compress.schedules import Budget
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, checked: from here on only the work itself can fail."""
+
+    args: Args
+    method: str
+    device: torch.device
+    data: Data
+    model: nn.Module
+    graph: DependencyGraph
+    recipe: Recipe
+    budget: Budget
+    kept: dict[str, torch.Tensor]  # channels that the given weights had left, if they are of a narrow network
+    dense: cost.Cost  # of the network before this run
+
+    @property
+    def example(self) -> torch.Tensor:
+        return torch.zeros(1, 3, self.data.image_size, self.data.image_size)
+
+    @property
+    def by_macs(self) -> bool:
+        return isinstance(self.recipe.granularity, Channel) and self.args.pr_target is None

@@ -1,0 +1,47 @@
+"""summary.json: the numbers of a run, and how to repeat it."""
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from compress import cost, distributed
+from compress.job import Job
+from compress.train import Metrics
+from compress.units import prunable
+
+
+def summarise(
+    job: Job, final: Metrics, rearranged: bool | None, dense: Metrics | None, pruned: Metrics | None
+) -> dict[str, Any]:
+    """The numbers of a run. Costs and densities are counted from the zeros in the weights, not from what was asked."""
+    args, model = job.args, job.model
+    layers = prunable(model, job.graph, args.full)
+    spent = cost.count(model, job.example, {path: model.get_parameter(path) != 0 for path in layers})
+    return {
+        "method": "evaluate" if args.pruned_model else job.method,
+        "arch": args.arch,
+        "data_set": args.data_set,
+        "N": args.N,
+        "pr_target": None if job.by_macs else job.budget.sparsity,
+        "flops_target": 1 - job.budget.sparsity if job.by_macs else None,
+        "rearranged": rearranged,
+        "top1_dense": dense.top1 if dense else None,
+        "top1_pruned": pruned.top1 if pruned else None,
+        "top1": final.top1,
+        "top5": final.top5,
+        "images": final.images,
+        "macs_dense": job.dense.macs_dense,
+        "macs": spent.macs,
+        "params_dense": job.dense.params_dense,
+        "params": spent.params,
+        "block_density": cost.block_density(model, layers, min(args.N_choices or (args.N,))),
+        "element_density": cost.element_density(model, layers),
+        "command": args.command(),
+        "trained_with": {
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+            "processes": distributed.world(),
+            "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else str(job.device),
+        },
+    }
