@@ -23,19 +23,20 @@ SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and
 
 
 def layers(
-    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None, n: int
+    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None, least: int
 ) -> list[dict]:
     """A row per layer: what computes it, and how long that and the dense kernel took when they were measured.
 
     "block", "density" and "macs" are those of the kernel that runs: a layer with zero blocks that a dense kernel
-    computes has no block and density 1. "zeros" and "zero_blocks" (of `n` output kernels) are what its weights hold.
+    computes has no block and density 1. "zeros" and "zero_blocks" are what its weights hold, in blocks of those that
+    were found in it, else of `least` output kernels.
     """
     rows = []
     for name, layer in network.layers.items():
         choice, p = built.choices[name], layer.problem
         chosen = choice.problem
         own, dense = (record(q, built.target, book, versions) for q in (chosen, dense_twin(p)))
-        kept = inspect.kept_blocks(layer.weight, n) if p.groups == 1 else None
+        kept = inspect.kept_blocks(layer.weight, p.block or least) if p.groups == 1 else None
         rows.append(
             {
                 "name": name,
@@ -79,12 +80,12 @@ def used(book: RecordBook, network: Network) -> str:
     return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
 
 
-def patterns(network: Network, layers: list[dict], n: int) -> list[dict]:
+def patterns(network: Network, layers: list[dict]) -> list[dict]:
     """The block pattern of every layer that runs sparse, the largest first."""
     sparse = sorted((row for row in layers if row["block"]), key=lambda row: -row["weights"])
     limits = [SHOWN[0], *[SHOWN[1]] * len(sparse)]
     return [
-        inspect.picture(row["name"], network.layers[row["name"]].weight, n, limit)
+        inspect.picture(row["name"], network.layers[row["name"]].weight, int(row["block"].removesuffix("x1")), limit)
         for row, limit in zip(sparse, limits, strict=False)
     ]
 

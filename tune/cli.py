@@ -76,7 +76,7 @@ def run(args: Args, words: list[str]) -> dict:
     else:
         built = build(network, target, book, place.provenance())
     peak = None if foreign or args.rpc else args.threads * macs_per_us(target)
-    layers = account.layers(network, built, book, place.provenance(), peak, args.bsr)
+    layers = account.layers(network, built, book, place.provenance(), peak, min(args.bsr))
     with bundle.replacing(args.out) as folder:
         described = account.manifest(network, args, target, layers)
         bundle.write(folder, described, built.export, built.packed, account.used(book, network))
@@ -87,7 +87,7 @@ def run(args: Args, words: list[str]) -> dict:
                 "target": targets.describe(target),
                 "threads": args.threads,
                 "batch": network.input_shape[0],
-                "bsr": args.bsr,
+                "bsr": min(args.bsr),
                 **measured,
                 "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
                 "layers": layers,
@@ -95,7 +95,7 @@ def run(args: Args, words: list[str]) -> dict:
                 **({"cpu": place.provenance()["cpu"]} if args.rpc else {}),
             }
             result |= account.job(args.onnx_path, result, command(args, words))
-            result["block_patterns"] = account.patterns(network, layers, args.bsr)
+            result["block_patterns"] = account.patterns(network, layers)
             report.write(result, folder)
     if foreign:
         print(f"bundle: {args.out}, not verified: this machine cannot run it")
