@@ -50,6 +50,14 @@ def press_then_prune(budget: Budget) -> Iterator[Phase]:
     yield Phase("fine-tune", budget.epochs - (0 if budget.dense_epochs else first), budget.sparsity)
 
 
+def press_trained(budget: Budget, most: int | None = None) -> Iterator[Phase]:
+    """A trained network under pressure, for half of the epochs or the `most` given; pruning; fine-tuning without it."""
+    first = min(budget.epochs, -(-budget.epochs // 2) if most is None else most)
+    yield Phase("dense", budget.dense_epochs, 0.0)
+    yield Phase("under pressure", first, 0.0, pressure=True)
+    yield Phase("fine-tune", budget.epochs - first, budget.sparsity)
+
+
 def prune_while_training(budget: Budget) -> Iterator[Phase]:
     """All epochs under a pressure that ends with the units dead or equal, so that nothing is left to repair."""
     yield Phase("dense", budget.dense_epochs, 0.0)

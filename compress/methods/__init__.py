@@ -21,6 +21,7 @@ from compress.methods.l1 import l1
 from compress.methods.lookahead import lookahead
 from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.one_by_n import one_by_n
+from compress.methods.prunenet import prunenet
 from compress.methods.random_block import random_block
 from compress.methods.resrep import resrep
 from compress.methods.rni import rni
@@ -57,6 +58,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "hessian": hessian,
     "hrank": hrank,
     "ezcrop": ezcrop,
+    "prunenet": prunenet,
     "while_training": while_training,
     "uniform_scaling": uniform_scaling,
     "channel_similarity": channel_similarity,
