@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from compress.graph import DependencyGraph
+from compress.sample import Sample
 from compress.units import Units
 
 Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
+
+
+def unmeasured(model: nn.Module) -> float:
+    raise ValueError("there are no images here to measure accuracy on")
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Plan:
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
     momentum: float = 0.9  # of the optimiser
     each: int = 1  # steps of an epoch
+    sample: Sample = lambda: iter(())  # the training images, whole on every process
+    accuracy: Callable[[nn.Module], float] = unmeasured  # top-1 on the validation part, 0 to 1
 
     @property
     def peak(self) -> float:

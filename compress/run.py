@@ -6,7 +6,7 @@ saved and exported is a plain module with zeros in it. Channels leave it altoget
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from compress.removal import Masks
 from compress.resume import Course, Saved
 from compress.sample import Sample
 from compress.schedules import Budget, Phase
-from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate
+from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate, sample_of
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,15 @@ def run(
     model.to(device=device, memory_format=torch.channels_last)
     teacher = copy.deepcopy(model).eval() if optim.distill else None
     phases = list(recipe.schedule(budget))
+    sample = sample_of(data, device)
     course = Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
-
-    def sample() -> Iterator[tuple[Tensor, Tensor]]:
-        return ((x.to(device), y.to(device)) for x, y in (data.train or data.test).epoch(0, 0))
 
     def rate_of(phase: Phase) -> Optim:
         return dataclasses.replace(optim, lr=optim.lr.over(phase.epochs))
 
     def attach(phase: Phase) -> None:
         units = recipe.granularity.split(model, course.graph, example)
-        pressure.attach(model, course.graph, units, plan_of(data, rate_of(phase), budget.sparsity))
+        pressure.attach(model, course.graph, units, plan_of(data, rate_of(phase), budget.sparsity, device))
         model.to(device=device, memory_format=torch.channels_last)
 
     if saved.tensors:

@@ -18,6 +18,7 @@ from compress.global_batch import global_batch
 from compress.learning_rate import LearningRate
 from compress.pressure import NOTHING, Plan, Pressure, Task
 from compress.progress import Reporter
+from compress.sample import Sample, evaluated
 
 
 @dataclass(frozen=True)
@@ -218,11 +219,21 @@ def fit(
     return state
 
 
-def plan_of(data: Data, optim: Optim, sparsity: float) -> Plan:
-    """The steps that `fit` takes with this `optim`."""
+def sample_of(data: Data, device: torch.device | str) -> Sample:
+    """The training images in one order, or those of the test part where there are none."""
+    return lambda: ((x.to(device), y.to(device)) for x, y in (data.train or data.test).epoch(0, 0))
+
+
+def plan_of(data: Data, optim: Optim, sparsity: float, device: torch.device | str = "cpu") -> Plan:
+    """The steps that `fit` takes with this `optim`, and the images that it trains on and is measured on."""
     each = len(data.train) if data.train else 0
     rate = lambda step: optim.lr(step // each, step % each, each)  # noqa: E731
-    return Plan(optim.lr.epochs * each, rate, sparsity, optim.momentum, each)
+
+    def accuracy(model: nn.Module) -> float:
+        with evaluated(model):
+            return evaluate(model, data.val, device).top1 / 100
+
+    return Plan(optim.lr.epochs * each, rate, sparsity, optim.momentum, each, sample_of(data, device), accuracy)
 
 
 def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:

@@ -8,7 +8,8 @@ from torch import nn
 from compress.batches import InMemory
 from compress.data import Data
 from compress.learning_rate import POLICIES, LearningRate
-from compress.train import Optim, State, evaluate, fit
+from compress.pressure import Plan
+from compress.train import Optim, State, evaluate, fit, plan_of
 
 OPTIM = Optim(LearningRate(0.1, epochs=4, warmup=1))
 
@@ -130,3 +131,16 @@ def test_short_phases_have_positive_rates(policy, epochs):
 def test_a_policy_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="unknown learning rate policy 'cosine'"):
         LearningRate(policy="cosine")
+
+
+def test_a_plan_shows_images_and_measures_without_changing_modes():
+    model, data = tiny_net().train(), tiny_data()
+    model[0][1].eval()
+    plan = plan_of(data, OPTIM, 0.5)
+    x, y = next(plan.sample())
+    assert torch.equal(x, next(plan.sample())[0])  # from the beginning every time
+    assert len(x) == len(y) == 16
+    assert plan.accuracy(model) == pytest.approx(evaluate(copy.deepcopy(model), data.val).top1 / 100)
+    assert [m.training for m in (model, model[2], model[0][0], model[0][1])] == [True, True, True, False]
+    with pytest.raises(ValueError, match="no images here"):
+        Plan(1, lambda _: 0.1, 0.5).accuracy(model)
