@@ -13,6 +13,7 @@ from compress.methods.dmcp import dmcp
 from compress.methods.dsc import dsc1, dsc2
 from compress.methods.ezcrop import ezcrop
 from compress.methods.filter import filters
+from compress.methods.frs import frs
 from compress.methods.gate_decorator import gate_decorator
 from compress.methods.greg import greg1, greg2
 from compress.methods.hessian import hessian
@@ -60,6 +61,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "ezcrop": ezcrop,
     "prunenet": prunenet,
     "while_training": while_training,
+    "frs": frs,
     "uniform_scaling": uniform_scaling,
     "channel_similarity": channel_similarity,
 }

@@ -65,7 +65,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     "method",
     [
         "resrep",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in (*SLOW, "while_training", "prunenet")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (*SLOW, "while_training", "prunenet", "frs")),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
