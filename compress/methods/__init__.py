@@ -22,6 +22,7 @@ from compress.methods.l1 import l1
 from compress.methods.lookahead import lookahead
 from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.one_by_n import one_by_n
+from compress.methods.play_and_prune import play_and_prune
 from compress.methods.prunenet import prunenet
 from compress.methods.random_block import random_block
 from compress.methods.resrep import resrep
@@ -60,6 +61,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "hrank": hrank,
     "ezcrop": ezcrop,
     "prunenet": prunenet,
+    "play_and_prune": play_and_prune,
     "while_training": while_training,
     "frs": frs,
     "uniform_scaling": uniform_scaling,

@@ -14,7 +14,8 @@ from compress.planning import own_numbers
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
-SLOW = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2")
+SLOW = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
+SLOW += ("prunenet", "play_and_prune", "frs")
 
 
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
@@ -65,7 +66,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     "method",
     [
         "resrep",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in (*SLOW, "while_training", "prunenet", "frs")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):

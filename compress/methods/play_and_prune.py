@@ -1,0 +1,196 @@
+"""Play-and-Prune-style: an L1 penalty on candidate filters, and a threshold, that follow the accuracy left to lose.
+
+Paper: Singh et al., "Play and Prune: Adaptive Filter Pruning for Deep Model Compression", IJCAI 2019, arXiv 1905.04446
+    (the abstract and a summary were read)
+Code:  none known
+Differs: filled in are all constants and the controller's form, threshold and penalty as slack times first values. There
+    pruning ends where the tolerance does; here a target is asked for: rounds stop at it, and what the tolerance has
+    not given by the end of the phase goes all at once, the smallest mean |w| of all layers first. The first threshold
+    is the largest that takes no more than a tenth of the tolerance. A threshold that would break the tolerance takes
+    only what keeps it. Accuracy is that on the validation part. Norms are summed over all layers that make a channel,
+    and filters are masked, behind batch norm too, until they are cut.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress import criteria, distributed, removal, schedules
+from compress.channel_units import Channel, ChannelUnits
+from compress.graph import DependencyGraph
+from compress.masking import ChannelMasks
+from compress.pressure import Plan, Pressure, Task
+from compress.recipe import Recipe, Scope, Settings
+
+HARMLESS = 0.1  # share of the tolerance that the first threshold may take
+
+
+def controller(
+    accuracy: float, baseline: float, tolerance: float, threshold: float, penalty: float, delta: float
+) -> tuple[float, float, float]:
+    """Slack T = max(C − (E − ε), 0), next threshold W = δ T W₀ and penalty λ = T λ₀."""
+    slack = max(accuracy - (baseline - tolerance), 0.0)
+    return slack, delta * slack * threshold, slack * penalty
+
+
+def norms(unit: ChannelUnits) -> Tensor:
+    """(count,) ‖f‖₁."""
+    return unit.rows().abs().sum(1)
+
+
+def candidates(norm: Tensor, alive: Tensor, share: float) -> Tensor:
+    """bool (count,): of a layer's filters that are left, the share with the smallest norms, at least one."""
+    order = norm.masked_fill(~alive, torch.inf).argsort(stable=True)
+    chosen = torch.zeros_like(alive)
+    chosen[order[: max(1, int(share * int(alive.sum()) + 1e-9))]] = True
+    return chosen & alive
+
+
+def most(count: int, holds: Callable[[int], bool]) -> int:
+    """The largest k ≤ `count` that holds, by bisection, as if what holds for k held for less; 0 is taken to hold."""
+    if count and holds(count):
+        return count
+    low, high = 0, count  # holds at low, not at high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+class Game(Pressure):
+    """∂L/∂w ← ∂L/∂w + λ sign w on candidates; at the end of every round those with ‖f‖₁ < W go."""
+
+    def __init__(self, scope: Scope, tolerance: float, share: float, penalty: float, epochs: int):
+        if tolerance <= 0 or not 0 < share <= 1 or epochs < 1:
+            raise ValueError(f"tolerance {tolerance:g}, share {share:g}, epochs {epochs}: expected > 0, > 0 and >= 1")
+        self.scope, self.tolerance, self.share, self.epochs = scope, tolerance, share, epochs
+        self.first_penalty = penalty / tolerance  # λ₀: the penalty is λ at full slack
+        self.masks = ChannelMasks()
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+        self.units, self.plan, self.step = units, plan, 0
+        self.parameters = dict(model.named_parameters())
+        self.masks.attach(model, graph, units)
+        self.baseline = self.first = self.threshold = -1.0  # E, W₀ and W, once they are known
+        self.accuracy, self.penalty = 0.0, self.first_penalty * self.tolerance
+        self.attached = True
+        self._open()
+
+    def _open(self) -> None:
+        """Candidates of the round that begins, and the λ of every filter that makes one."""
+        self.chosen = [candidates(norms(u), k, self.share) for u, k in zip(self.units, self.masks.kept)]
+        self._spread()
+
+    def _spread(self) -> None:
+        self.strength: dict[str, Tensor] = {}
+        for unit, chosen in zip(self.units, self.chosen):
+            for path in unit.channels.makers:
+                weight = self.parameters[path]
+                own = self.strength.setdefault(path, weight.new_zeros(len(weight)))
+                positions = unit.channels.positions((path, 0)).to(weight.device)
+                own[positions] = (self.penalty * chosen[:, None]).expand(positions.shape).to(weight)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        if self.baseline < 0:
+            self.baseline = self.accuracy = self.plan.accuracy(model)
+        return task(model, x, y)
+
+    @torch.no_grad()
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        self.step = step + 1
+        for path, strength in self.strength.items():
+            weight = self.parameters[path]
+            if weight.grad is not None:
+                weight.grad.add_(weight.sign() * strength.view(-1, *[1] * (weight.ndim - 1)))
+
+    def after_step(self, model: nn.Module) -> None:
+        if self.step % (self.plan.each * self.epochs) == 0:
+            self._close(model)
+
+    @torch.no_grad()
+    def _close(self, model: nn.Module) -> None:
+        """The end of a round: prunes, measures, and sets λ and W for the next one."""
+        norm = [norms(u) for u in self.units]
+        order = self._order(norm)
+        alive = [k.clone() for k in self.masks.kept]
+
+        def without(count: int) -> float:
+            kept = [k.clone() for k in alive]
+            for _, layer, i in order[:count]:
+                kept[layer][i] = False
+            self.masks.keep(distributed.from_first(kept))
+            return self.plan.accuracy(model)
+
+        if self.first < 0:
+            bound = max(without(0) - HARMLESS * self.tolerance, self.baseline - self.tolerance)
+            count = most(len(order), lambda k: without(k) >= bound)
+            # the norm of the first that stays is the largest threshold that takes so many
+            self.first = order[min(count, len(order) - 1)][0] if order else 0.0
+        else:
+            below = sum(n < self.threshold for n, _, _ in order)
+            count = most(below, lambda k: without(k) >= self.baseline - self.tolerance)
+        self.accuracy = without(count)
+        _, self.threshold, self.penalty = controller(
+            self.accuracy, self.baseline, self.tolerance, self.first, self.first_penalty, 1 / self.tolerance
+        )
+        self._open()
+
+    def _order(self, norm: Sequence[Tensor]) -> list[tuple[float, int, int]]:
+        """(‖f‖₁, layer, filter) of the candidates that the target and its floors let go, the smallest first."""
+        scores = [n.masked_fill(~c, torch.inf) for n, c in zip(norm, self.chosen)]
+        scores = [s.masked_fill(~k, -torch.inf) for s, k in zip(scores, self.masks.kept)]
+        goes = [~k.to(c.device) & c for k, c in zip(self.scope(scores, self.units, self.plan.sparsity), self.chosen)]
+        return sorted(
+            (float(norm[layer][i]), layer, i) for layer, g in enumerate(goes) for i in g.nonzero().flatten().tolist()
+        )
+
+    def score(self, unit: ChannelUnits) -> Tensor:
+        """Mean |w|; what has gone comes first."""
+        score = criteria.l1(unit)
+        if not self.attached:
+            return score
+        index = [u.path for u in self.units].index(unit.path)
+        return score.masked_fill(~self.masks.kept[index], -torch.inf)
+
+    def fold(self, model: nn.Module) -> None:
+        """Without the masks; what they hide is cut behind it."""
+        self.masks.detach()
+        self.attached = False
+
+    def state(self) -> dict[str, Tensor]:
+        numbers = [self.baseline, self.first, self.threshold, self.accuracy, self.penalty, self.step]
+        both = {f"kept.{i}": k for i, k in enumerate(self.masks.kept)}
+        both |= {f"chosen.{i}": c for i, c in enumerate(self.chosen)}
+        return {"own": torch.tensor(numbers, dtype=torch.double)} | both
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.baseline, self.first, self.threshold, self.accuracy, self.penalty, step = state["own"].tolist()
+        self.step = int(step)
+        self.masks.keep([state[f"kept.{i}"].to(kept.device) for i, kept in enumerate(self.masks.kept)])
+        self.chosen = [state[f"chosen.{i}"].bool().to(c.device) for i, c in enumerate(self.chosen)]
+        self._spread()
+
+    def report(self, model: nn.Module) -> str:
+        left, total = sum(int(k.sum()) for k in self.masks.kept), sum(u.count for u in self.units)
+        lost = 100 * (self.baseline - self.accuracy)
+        return f"{left} of {total} channels left, {lost:.2f} of {100 * self.tolerance:g} points lost"
+
+
+def play_and_prune(
+    settings: Settings, *, tolerance: float = 0.01, share: float = 0.1, penalty: float = 1e-4, epochs: int = 1
+) -> Recipe:
+    """Removes, round by round, filters with small L1 that a penalty has shrunk, as accuracy allows; then fine-tunes.
+
+    tolerance: ε, of an accuracy between 0 and 1; share: of a layer's filters that are candidates; penalty: λ when all
+    of the tolerance is left; epochs: in a round.
+    """
+    game = Game(settings.pooled, tolerance, share, penalty, epochs)
+    return Recipe(
+        Channel(bool(settings.residual), skip=settings.skip),
+        game.score,
+        game.scope,
+        schedules.press_trained,
+        pressure=game,
+        remove=removal.after(game.fold, removal.cut),
+    )
