@@ -20,6 +20,10 @@ class ChannelUnits(Units):
     scales: Callable[[], Tensor]  # (norms, count) present γ of the batch norms behind the layers that make them
     widths: Widths  # of the whole network
 
+    @property
+    def gone(self) -> int:
+        return self.channels.whole - self.channels.width
+
 
 @dataclass(frozen=True)
 class Channel:

@@ -25,6 +25,7 @@ class ChannelSet:
 
     name: str  # of the layer that makes the channels first
     width: int
+    whole: int  # the width when the network was traced
     places: Mapping[Place, Tensor]  # (axis length,) int: the channel that owns each entry, -1 for those of other sets
     makers: tuple[Path, ...]  # weights (O, I, kh, kw) or (O, I) whose filters add up to the channels
     gates: tuple[Path, ...] = ()  # weights whose outputs multiply them, as squeeze-excitation does
@@ -101,6 +102,7 @@ def channel_sets(model: nn.Module, channels: Channels) -> tuple[ChannelSet, ...]
         sets.append(
             ChannelSet(
                 name,
+                len(ids),
                 len(ids),
                 {place: owners(axes[place]) for place in ordered},
                 makers,

@@ -40,10 +40,8 @@ class Outcome:
 
 def _remove(course: Course, model: nn.Module, recipe: Recipe, example: Tensor, sparsity: float, sample: Sample) -> str:
     """Prunes up to `sparsity` of what the run began with; a line for the log."""
-    # masks are chosen anew from all units; what has left is no unit any more, so there the rest counts
-    share = sparsity if course.masks else 1 - (1 - sparsity) / (1 - course.sparsity)
     again = dataclasses.replace(recipe, rearrange=recipe.rearrange and not course.masks)
-    outcome = prune(model, again, course.graph, example, share, sample)
+    outcome = prune(model, again, course.graph, example, sparsity, sample)
     course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
     for name, kept in outcome.kept.items():
         course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]

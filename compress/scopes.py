@@ -1,7 +1,9 @@
 """Selection: scores and a ratio -> which units stay. Tensors only; knows no network."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +12,26 @@ from compress.channel_units import ChannelUnits
 from compress.units import Units
 
 
+def of_the_whole(scope: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """A scope whose ratio is a share of the network as it was traced: channels cut since then are the first to go.
+
+    So a target that is met in several steps is met as exactly as in one.
+    """
+
+    @functools.wraps(scope)
+    def counted(scores: Sequence[Tensor], units: Sequence[Units], ratio: float, **floors: int) -> list[Tensor]:
+        gone = [u.gone for u in units]
+        if not any(gone):
+            return scope(scores, units, ratio, **floors)
+        widths = units[0].widths.uncut()
+        whole = [replace(u, count=u.count + n, widths=widths) for u, n in zip(units, gone)]
+        first = [torch.cat([s.new_full((n,), -torch.inf), s]) for s, n in zip(scores, gone, strict=True)]
+        return [keep[n:] for keep, n in zip(scope(first, whole, ratio, **floors), gone)]
+
+    return counted
+
+
+@of_the_whole
 def local(
     scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 0, multiple: int = 1
 ) -> list[Tensor]:
@@ -42,6 +64,7 @@ def _rounded(width: int, multiple: int, all_of: int) -> int:
     return min(-(-width // multiple) * multiple, all_of)
 
 
+@of_the_whole
 def overall(
     scores: Sequence[Tensor], units: Sequence[Units], ratio: float, *, least: int = 1, multiple: int = 1
 ) -> list[Tensor]:
@@ -64,6 +87,7 @@ def overall(
     return [best(s, _rounded(width, multiple, u.count)) for s, width, u in zip(scores, widths, units)]
 
 
+@of_the_whole
 def greedy_macs(
     scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float, *, least: int = 1, multiple: int = 1
 ) -> list[Tensor]:
@@ -82,6 +106,7 @@ def greedy_macs(
     return [best(score, width) for score, width in zip(scores, widths.rounded())]
 
 
+@of_the_whole
 def uniform_macs(
     scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float, *, least: int = 1, multiple: int = 1
 ) -> list[Tensor]:

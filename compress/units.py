@@ -21,6 +21,11 @@ class Units:
     sizes: Tensor  # (count,) weights in each unit
     macs: Tensor  # (count,) multiply-accumulates per image saved by pruning each alone
 
+    @property
+    def gone(self) -> int:
+        """How many have left the network since it was traced. What is zeroed has not left."""
+        return 0
+
 
 @dataclass(frozen=True)
 class WeightUnits(Units):

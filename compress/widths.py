@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ class Widths:
 
     now: Mapping[str, int]  # set -> width
     layers: Mapping[str, _Layer]  # weight path ->
+    whole: Mapping[str, int]  # set -> width when the network was traced
 
     @classmethod
     @torch.no_grad()
@@ -51,7 +52,12 @@ class Widths:
             inputs = tuple(sides[path, 1])
             area = weight[0, 0].numel()
             layers[path] = _Layer(times * area, tuple(sides[path, 0]), inputs, 0 if inputs else weight.shape[1])
-        return cls({channels.name: channels.width for channels in graph.sets}, layers)
+        whole = {channels.name: channels.whole for channels in graph.sets}
+        return cls({channels.name: channels.width for channels in graph.sets}, layers, whole)
+
+    def uncut(self) -> "Widths":
+        """Of the network as it was traced."""
+        return replace(self, now=self.whole)
 
     @cached_property
     def dense(self) -> int:

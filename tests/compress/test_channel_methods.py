@@ -168,6 +168,26 @@ def test_gradual_pruning_ends_where_one_shot_does():
     assert 0.44 < seen[-1] <= 0.5
 
 
+@pytest.mark.parametrize("by_macs", [False, True])
+@pytest.mark.parametrize("name", ["l1", "channel_similarity"])  # layer by layer, over all layers
+def test_steps_count_what_there_was_at_first(name, by_macs):
+    """What is left after several steps is as wide, in all, as after one."""
+    left = []
+    for steps in (1, 4):
+        torch.manual_seed(0)
+        model = create("resnet20", 10, 32).eval()
+        example = torch.zeros(1, 3, 32, 32)
+        data = open_data("synthetic", Options(train_batch=16, subset=32))
+        chosen = METHODS[name](Settings(by_macs=by_macs), **FEW.get(name, {}))
+        outcome = run(model, chosen, data, Budget(0.5, 0, 0, steps=steps), 0,
+                      graph=DependencyGraph.trace(model, example))  # fmt: skip
+        left.append({layer: len(k) for layer, k in outcome.kept.items()})
+    if name == "l1":
+        assert left[0] == left[1]
+    if not by_macs:
+        assert sum(left[1].values()) == sum(left[0].values()) == 168
+
+
 def test_distillation_adds_the_teachers_answers():
     teacher, student = create("resnet20", 10, 32).eval(), create("resnet20", 10, 32).eval()
     x, y = images(4, 3, 32, 32).float(), torch.arange(4)

@@ -33,7 +33,7 @@ def test_how_often_channels_go():
 
 class Count:
     def __init__(self, count: int):
-        self.count, self.path = count, "layer"
+        self.count, self.path, self.gone = count, "layer", 0
 
 
 def test_layers_are_compared_by_their_norms():

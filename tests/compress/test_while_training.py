@@ -46,7 +46,7 @@ def test_the_smallest_go():
 
 class Count:
     def __init__(self, count: int):
-        self.count, self.path = count, "layer"
+        self.count, self.path, self.gone = count, "layer", 0
 
 
 @pytest.mark.parametrize("by", ["l1", "activation", "random"])
