@@ -1,6 +1,6 @@
 """Learning rate by epoch and step. No model, no optimiser.
 
-The four policies and the warm-up are those of the 1xN authors' code (github.com/lmbxmu/1xN). With e the epoch from 0,
+Four policies and the warm-up are those of the 1xN authors' code (github.com/lmbxmu/1xN). With e the epoch from 0,
 E epochs, W warm-up epochs, L steps an epoch:
 
     cos    lr = lr0/2 * (1 + cos(pi (e - W) / (E - W)))
@@ -8,13 +8,18 @@ E epochs, W warm-up epochs, L steps an epoch:
     exp    lr = lr0 * 0.96^e
     fixed  lr = lr0
 
+    one_cycle  up along a cosine from lr0/10 to lr0 in a tenth of all steps, then down to lr0/1000
+
 and for e < W all are multiplied by (1 + step + e L) / (W L). Differs: W is 5 there whatever the flag
-says; `cos_step` is ours, the cosine followed step by step down to zero, for runs of few epochs.
+says; `cos_step` is ours, the cosine followed step by step down to zero, for runs of few epochs, and `one_cycle` is
+Smith and Topin's (arXiv 1708.07120), with the numbers of KESI (github.com/lehduong/kesi).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+START, END, RISE = 1 / 10, 1 / 1000, 0.1  # of one_cycle: shares of the highest rate, share of the steps
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ def cosine_by_step(lr: LearningRate, epoch: int, done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * max(0.0, epoch + done - lr.warmup) / (lr.epochs - lr.warmup)))
 
 
+def one_cycle(lr: LearningRate, epoch: int, done: float) -> float:
+    progress = (epoch + done) / lr.epochs
+    if progress <= RISE:
+        return 1 + (START - 1) * 0.5 * (1 + math.cos(math.pi * progress / RISE))
+    return END + (1 - END) * 0.5 * (1 + math.cos(math.pi * (progress - RISE) / (1 - RISE)))
+
+
 def stepped(lr: LearningRate, epoch: int, _: float) -> float:
     if lr.milestones:
         return lr.gamma ** sum(epoch >= milestone for milestone in lr.milestones)
@@ -71,6 +83,7 @@ def fixed(_: LearningRate, __: int, ___: float) -> float:
 POLICIES: dict[str, Callable[[LearningRate, int, float], float]] = {
     "cos": cosine,
     "cos_step": cosine_by_step,
+    "one_cycle": one_cycle,
     "step": stepped,
     "exp": exponential,
     "fixed": fixed,

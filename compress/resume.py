@@ -1,16 +1,30 @@
 """A run after its last finished epoch, as one file. Knows neither the recipe nor the command line."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from compress import checkpoint
+from compress import checkpoint, surgery
 from compress.graph import DependencyGraph
 from compress.pressure import Pressure
 from compress.train import Metrics, State
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network on the way, which teaches later phases."""
+
+    model: nn.Module  # in evaluation mode, without gradients
+    kept: dict[str, Tensor]  # as a course's
+
+    @classmethod
+    def of(cls, model: nn.Module, kept: dict[str, Tensor]) -> "Snapshot":
+        return cls(copy.deepcopy(model).eval().requires_grad_(False), dict(kept))
 
 
 @dataclass
@@ -23,13 +37,14 @@ class Course:
     sparsity: float = 0.0  # that was asked for so far
     measured: dict[str, Metrics] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    snapshots: list[Snapshot] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Saved:
     """The default is a run that has not begun."""
 
-    # "model.…", "momentum.…", "best.…", "mask.…", "kept.…" and "pressure.…"
+    # "model.…", "momentum.…", "best.…", "mask.…", "kept.…", "pressure.…" and "snapshot.0.model.…", "snapshot.0.kept.…"
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     phase: int = 0  # index of the schedule's phase
     attached: bool = False  # the method's own parameters are among the model's
@@ -41,6 +56,17 @@ class Saved:
     def part(self, name: str) -> dict[str, Tensor]:
         return {k.removeprefix(name + "."): v for k, v in self.tensors.items() if k.startswith(name + ".")}
 
+    def snapshots(self, dense: nn.Module, graph: DependencyGraph) -> list[Snapshot]:
+        """`dense` is the network that the run began with, which is left as it is."""
+        found = []
+        while weights := self.part(f"snapshot.{len(found)}.model"):
+            kept = {name: index.long() for name, index in self.part(f"snapshot.{len(found)}.kept").items()}
+            found.append(Snapshot.of(dense, kept))
+            surgery.narrow(found[-1].model, graph, kept)
+            found[-1].model.to(memory_format=torch.channels_last).load_state_dict(weights)
+            found[-1].model.requires_grad_(False)
+        return found
+
     @classmethod
     def of(cls, model: nn.Module, course: Course, pressure: Pressure, state: State, phase: int) -> "Saved":
         parts = {
@@ -51,6 +77,8 @@ class Saved:
             "kept": course.kept,
             "pressure": pressure.state() if pressure.attached else {},
         }
+        for i, snapshot in enumerate(course.snapshots):
+            parts |= {f"snapshot.{i}.model": snapshot.model.state_dict(), f"snapshot.{i}.kept": snapshot.kept}
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
         # made again by the final evaluation; a thousand numbers in a header help nobody
         plain = {

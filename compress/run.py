@@ -22,7 +22,7 @@ from compress.pressure import NOTHING, AtRest
 from compress.progress import Reporter
 from compress.recipe import Recipe, prune
 from compress.removal import Masks
-from compress.resume import Course, Saved
+from compress.resume import Course, Saved, Snapshot
 from compress.sample import Sample
 from compress.schedules import Budget, Phase
 from compress.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate, sample_of
@@ -74,20 +74,23 @@ def run(
     example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
     saved = distributed.on_first(partial(Saved.load, file)) if resume else Saved()
     model.to(device=device, memory_format=torch.channels_last)
-    teacher = copy.deepcopy(model).eval() if optim.distill else None
+    teachers = [copy.deepcopy(model).eval()] if optim.distill else []
     phases = list(recipe.schedule(budget))
     sample = sample_of(data, device)
     course = Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
 
-    def rate_of(phase: Phase) -> Optim:
-        return dataclasses.replace(optim, lr=optim.lr.over(phase.epochs))
+    def optim_of(phase: Phase) -> Optim:
+        own = dataclasses.replace(optim, lr=(phase.rate or optim.lr).over(phase.epochs))
+        taught = phase.lessons
+        return dataclasses.replace(own, distill=taught.weight, temperature=taught.temperature) if taught else own
 
     def attach(phase: Phase) -> None:
         units = recipe.granularity.split(model, course.graph, example)
-        pressure.attach(model, course.graph, units, plan_of(data, rate_of(phase), budget.sparsity, device))
+        pressure.attach(model, course.graph, units, plan_of(data, optim_of(phase), budget.sparsity, device))
         model.to(device=device, memory_format=torch.channels_last)
 
     if saved.tensors:
+        course.snapshots = saved.snapshots(model, graph)
         course.sparsity = phases[saved.phase].sparsity
         course.kept = {name: index.long() for name, index in saved.part("kept").items()}
         course.graph = surgery.narrow(model, graph, course.kept) if course.kept else graph
@@ -129,11 +132,11 @@ def run(
             course.history = fit(
                 model,
                 data,
-                rate_of(phase),
+                optim_of(phase),
                 device=device,
                 seed=seed * 101 + index,
                 pressure=pressure if phase.pressure else AtRest(pressure) if pressure.attached else NOTHING,
-                teacher=teacher,
+                teachers=[s.model for s in course.snapshots] if phase.lessons else teachers,
                 after_step=partial(surgery.zero, model, course.masks) if course.masks else None,
                 keep_best=not phase.pressure,
                 state=state,
@@ -144,6 +147,8 @@ def run(
         if phase.epochs or "final" not in course.measured:
             course.measured["final"] = evaluate(model, data.test, device)
             reporter.say(f"{phase.name}: test top-1 {course.measured['final'].top1:.2f} %")
+        if phase.snapshot:
+            course.snapshots.append(Snapshot.of(model, course.kept))
         course.measured.setdefault("dense", course.measured["final"])
         course.measured.setdefault("pruned", course.measured["dense"])
     if pressure.attached:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from compress.learning_rate import LearningRate
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -23,6 +25,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What the networks of earlier phases teach: `weight` of their answers in the loss, at that temperature."""
+
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Phase:
     """Prune to `sparsity` if that is more than before, then train for `epochs`, under pressure or not."""
 
@@ -30,6 +40,9 @@ class Phase:
     epochs: int
     sparsity: float
     pressure: bool = False
+    rate: LearningRate | None = None  # in place of the run's own
+    snapshot: bool = False  # the network that it ends with is kept, to teach; not while a pressure is attached
+    lessons: Lessons | None = None  # of all snapshots so far, in place of those of the dense network
 
 
 def one_shot(budget: Budget) -> Iterator[Phase]:

@@ -30,8 +30,9 @@ class Optim:
     nesterov: bool = False
     weight_decay: float = 4e-5
     label_smoothing: float = 0.0
-    distill: float = 0.0  # weight of the teacher's answers in the loss
+    distill: float = 0.0  # weight of the teachers' answers in the loss
     precision: str = "auto"
+    temperature: float = 4.0  # at which answers are compared
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,17 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-DISTILL_TEMPERATURE = 4.0
+def distance(logits: Tensor, answers: Sequence[Tensor], t: float) -> Tensor:
+    """Mean over teachers, and over images, of t² KL(answers / t ‖ logits / t); logits are (B, classes)."""
+    own = F.log_softmax(logits / t, 1)
+    apart = [F.kl_div(own, F.log_softmax(a / t, 1), reduction="batchmean", log_target=True) for a in answers]
+    return t * t * torch.stack(apart).mean()
 
 
-def make_task(optim: Optim, device: torch.device, teacher: nn.Module | None = None) -> Task:
-    """Cross-entropy; with `distill` = a and a teacher (1 - a) CE + a T² KL(teacher / T, student / T).
+def make_task(optim: Optim, device: torch.device, teachers: Sequence[nn.Module] = ()) -> Task:
+    """Cross-entropy; with `distill` = a and teachers (1 - a) CE + a T² KL(teacher / T, student / T), their mean.
 
-    Source: Hinton et al., arXiv 1503.02531.
+    Source: Hinton et al., arXiv 1503.02531. Teachers are in evaluation mode.
     """
 
     def task(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,13 +94,11 @@ def make_task(optim: Optim, device: torch.device, teacher: nn.Module | None = No
             logits = model(x)
         logits = logits.float()
         loss = F.cross_entropy(logits, y, label_smoothing=optim.label_smoothing)
-        if teacher is not None and optim.distill:
+        if teachers and optim.distill:
             with torch.no_grad(), autocast(optim.precision, device):
-                wanted = teacher(x)
-            t = DISTILL_TEMPERATURE
-            answers = F.log_softmax(wanted.float() / t, 1), F.log_softmax(logits / t, 1)
-            apart = F.kl_div(answers[1], answers[0], reduction="batchmean", log_target=True)
-            loss = (1 - optim.distill) * loss + optim.distill * t * t * apart
+                answers = [teacher(x).float() for teacher in teachers]
+            apart = distance(logits, answers, optim.temperature)
+            loss = (1 - optim.distill) * loss + optim.distill * apart
         return loss, logits
 
     return task
@@ -160,7 +163,7 @@ def fit(
     device: torch.device | str = "cpu",
     seed: int = 0,
     pressure: Pressure = NOTHING,
-    teacher: nn.Module | None = None,
+    teachers: Sequence[nn.Module] = (),
     after_step: Callable[[], None] | None = None,
     keep_best: bool = True,
     state: State | None = None,
@@ -185,7 +188,7 @@ def fit(
     model.to(device=device, memory_format=torch.channels_last)
     named = dict(model.named_parameters())
     sgd = _sgd(named, optim, pressure, model)
-    task = make_task(optim, device, teacher)
+    task = make_task(optim, device, teachers)
     for name, buffer in state.momentum.items():
         sgd.state[named[name]]["momentum_buffer"] = torch.empty_like(named[name]).copy_(buffer)
     distributed.agree(model.state_dict(), "before training")

@@ -55,7 +55,7 @@ def main(flags: list[str]) -> int:
             precision=args.precision,
         )  # fmt: skip
         fit(
-            model, job.data, optim, device=job.device, seed=seed, pressure=pressure, teacher=teacher,
+            model, job.data, optim, device=job.device, seed=seed, pressure=pressure, teachers=[teacher],
             keep_best=keep_best,
         )  # fmt: skip
 

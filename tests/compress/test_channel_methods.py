@@ -193,8 +193,8 @@ def test_distillation_adds_the_teachers_answers():
     x, y = images(4, 3, 32, 32).float(), torch.arange(4)
     cpu = torch.device("cpu")
     plain = make_task(Optim(precision="f32"), cpu)(student, x, y)[0]
-    same = make_task(Optim(distill=0.5, precision="f32"), cpu, copy.deepcopy(student))(student, x, y)[0]
-    other = make_task(Optim(distill=0.5, precision="f32"), cpu, teacher)(student, x, y)[0]
+    same = make_task(Optim(distill=0.5, precision="f32"), cpu, [copy.deepcopy(student)])(student, x, y)[0]
+    other = make_task(Optim(distill=0.5, precision="f32"), cpu, [teacher])(student, x, y)[0]
     assert float(same) == pytest.approx(0.5 * float(plain), rel=1e-4)  # nothing to learn from itself
     assert float(other) > float(same)
 

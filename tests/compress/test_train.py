@@ -9,7 +9,7 @@ from compress.batches import InMemory
 from compress.data import Data
 from compress.learning_rate import POLICIES, LearningRate
 from compress.pressure import Plan
-from compress.train import Optim, State, evaluate, fit, plan_of
+from compress.train import Optim, State, distance, evaluate, fit, plan_of
 
 OPTIM = Optim(LearningRate(0.1, epochs=4, warmup=1))
 
@@ -131,6 +131,35 @@ def test_short_phases_have_positive_rates(policy, epochs):
 def test_a_policy_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="unknown learning rate policy 'cosine'"):
         LearningRate(policy="cosine")
+
+
+def test_one_cycle_rises_from_a_tenth_and_ends_at_a_thousandth():
+    rate = LearningRate(0.1, 40, warmup=0, policy="one_cycle")
+    steps = 391
+    trace = [rate(epoch, step, steps) for epoch in range(40) for step in range(steps)]
+    assert trace[0] == pytest.approx(0.01, rel=1e-4)
+    assert trace[-1] == pytest.approx(1e-4)
+    top = trace.index(max(trace))
+    assert top + 1 == len(trace) // 10
+    assert trace[top] == pytest.approx(0.1)
+    assert trace[: top + 1] == sorted(trace[: top + 1])
+    assert trace[top:] == sorted(trace[top:], reverse=True)
+
+
+def test_answers_of_several_teachers():
+    """The numbers of a method card; ∂/∂z of mean T² KL is T (p_s − mean p_k)."""
+    even, quarters = torch.zeros(1, 2), torch.tensor([[0.75, 0.25]]).log()
+    assert distance(even, [quarters], 1.0).item() == pytest.approx(0.1308120, abs=1e-6)
+    student = torch.zeros(1, 2, requires_grad=True)
+    apart = distance(student, [torch.tensor([[2.0, 0]]), torch.tensor([[-1.0, 0]])], 5.0)
+    apart.backward()
+    assert apart.item() == pytest.approx(0.3072763, abs=1e-6)
+    assert student.grad[0].tolist() == pytest.approx([-0.1221342, 0.1221342], abs=1e-6)
+    student = torch.tensor([[1.0, 3.0]], requires_grad=True)
+    same = distance(student, [student.detach()], 5.0)
+    same.backward()
+    assert same.item() == pytest.approx(0, abs=1e-6)
+    assert student.grad[0].tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_a_plan_shows_images_and_measures_without_changing_modes():
