@@ -28,6 +28,7 @@ from compress.methods.random_block import random_block
 from compress.methods.resrep import resrep
 from compress.methods.rni import rni
 from compress.methods.slimming import slimming
+from compress.methods.snapshots import snapshots
 from compress.methods.ucs import ucs
 from compress.methods.uniform_scaling import uniform_scaling
 from compress.methods.weight import weight
@@ -64,6 +65,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "play_and_prune": play_and_prune,
     "while_training": while_training,
     "frs": frs,
+    "snapshots": snapshots,
     "uniform_scaling": uniform_scaling,
     "channel_similarity": channel_similarity,
 }

@@ -15,7 +15,7 @@ from compress.planning import own_numbers
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
 SLOW = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
-SLOW += ("prunenet", "play_and_prune", "frs")
+SLOW += ("prunenet", "play_and_prune", "frs", "snapshots")
 
 
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
