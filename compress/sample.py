@@ -2,12 +2,29 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 Sample = Callable[[], Iterator[tuple[Tensor, Tensor]]]  # batches of training images (B, C, H, W) and their labels (B,)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample of training images, and one of validation images for methods that try out what they choose."""
+
+    training: Sample
+    validation: Sample
+
+    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.training()
+
+
+def held_out(sample: Sample) -> Sample:
+    """The validation images that come with a sample; one that has none is all the data there is."""
+    return sample.validation if isinstance(sample, Shown) else sample
 
 
 def first(sample: Sample, images: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from compress.global_batch import global_batch
 from compress.learning_rate import LearningRate
 from compress.pressure import NOTHING, Plan, Pressure, Task
 from compress.progress import Reporter
-from compress.sample import Sample, evaluated
+from compress.sample import Sample, Shown, evaluated
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,12 @@ def fit(
 
 
 def sample_of(data: Data, device: torch.device | str) -> Sample:
-    """The training images in one order, or those of the test part where there are none."""
-    return lambda: ((x.to(device), y.to(device)) for x, y in (data.train or data.test).epoch(0, 0))
+    """The training images in one order, and the validation images; those of the test part where there are none."""
+
+    def shown(images: Batches) -> Sample:
+        return lambda: ((x.to(device), y.to(device)) for x, y in images.epoch(0, 0))
+
+    return Shown(shown(data.train or data.test), shown(data.val or data.test))
 
 
 def plan_of(data: Data, optim: Optim, sparsity: float, device: torch.device | str = "cpu") -> Plan:
