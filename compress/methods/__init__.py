@@ -10,6 +10,7 @@ from compress.methods.csgd import csgd
 from compress.methods.darb import darb
 from compress.methods.dense import dense
 from compress.methods.dmcp import dmcp
+from compress.methods.drl import drl
 from compress.methods.dsc import dsc1, dsc2
 from compress.methods.ezcrop import ezcrop
 from compress.methods.filter import filters
@@ -68,4 +69,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "snapshots": snapshots,
     "uniform_scaling": uniform_scaling,
     "channel_similarity": channel_similarity,
+    "drl": drl,
 }

@@ -13,6 +13,15 @@ from compress.recipe import Settings
 
 BY_MACS = Settings(by_macs=True)
 
+# methods' own numbers with which a test is quick
+FEW = {name: {"images": 16} for name in ("hrank", "ezcrop", "channel_similarity", "hessian")}
+FEW["drl"] = {"images": 16, "episodes": 4}
+
+
+def quickly(name: str) -> list[str]:
+    """Flags that give a method such numbers."""
+    return ["--set", *(f"{key}={value}" for key, value in FEW[name].items())] if name in FEW else []
+
 
 LARGE = {"resnet50", "resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from attaching import ARCHS, BY_MACS, attached
+from attaching import ARCHS, BY_MACS, FEW, attached
 from random_networks import difference, images
 from torch import nn
 
@@ -29,7 +29,6 @@ def is_channel(name: str) -> bool:
 CHANNEL = [name for name in METHODS if is_channel(name)]
 
 
-FEW = {name: {"images": 16} for name in ("hrank", "ezcrop", "channel_similarity")}  # so that tests are quick
 TAKEN = {("resrep", "densenet40"): False, ("channel_similarity", "densenet40"): False}  # what a method refuses
 
 

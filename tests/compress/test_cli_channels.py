@@ -1,9 +1,8 @@
 """Channel pruning from the command line: what a run writes, killed runs, chains of prunings, refusals."""
 
-import inspect
-
 import pytest
 import torch
+from attaching import quickly
 from run_files import killed_after, read, rows
 
 from compress import checkpoint, cli
@@ -143,15 +142,14 @@ def test_numbers_of_a_methods_own():
     assert args.set == ("lasso=1e-3", "granularity=8")
 
 
-SLOW = ("hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead")
+SLOW = ("hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead", "drl")
 
 
 @pytest.mark.parametrize(
     "method", ["while_training", "hessian", *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW)]
 )
 def test_a_whole_run(method, tmp_path):
-    counted = ["--set", "images=8"] if "images" in inspect.signature(METHODS[method]).parameters else []
-    flags = [f"--method={method}", "--num_epochs=1", "--export_onnx", *counted, f"--job_dir={tmp_path}"]
+    flags = [f"--method={method}", "--num_epochs=1", "--export_onnx", *quickly(method), f"--job_dir={tmp_path}"]
     assert cli.main([*SMALL, *flags]) == 0
     summary = read(tmp_path / "summary.json")
     assert 0.3 < summary["macs"] / summary["macs_dense"] < 0.75

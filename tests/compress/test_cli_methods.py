@@ -1,6 +1,7 @@
 """The whole table of methods from the command line: a new row is tested by being there."""
 
 import pytest
+from attaching import quickly
 from run_files import read
 from test_cli_channels import SMALL
 
@@ -16,6 +17,7 @@ def test_a_small_run_writes_what_it_did(name, tmp_path):
     narrow = isinstance(METHODS[name](Settings(by_macs=True)).granularity, Channel)
     target = "--flops_target=0.6" if narrow else "--pr_target=0.4"
     flags = [*SMALL, f"--method={name}", target, "--num_epochs=1", "--finetune_epochs=2", "--N=4"]
+    flags += quickly(name)
     assert cli.main([*flags, f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")
     assert summary["method"] == name

@@ -1,0 +1,175 @@
+"""DRL-style: an agent picks how many channels every layer keeps, by the accuracy of whole networks before fine-tuning.
+
+Paper: Zhan et al., "Deep Model Compression via Two-Stage Deep Reinforcement Learning", 2019, arXiv 1912.02254
+    (the abstracts alone were read)
+Code:  none known; the agent and its numbers are those of He et al., "AMC", ECCV 2018, arXiv 1802.03494
+    (github.com/mit-han-lab/amc)
+Differs: filled in is everything that the abstracts do not say, with AMC's constants. An action is the share of a set of
+    channels that leave together, described by the first layer that reads it, where AMC takes the inputs of single
+    layers. Whatever an episode asks for, all its widths are then scaled until the target is met exactly, and that
+    network is the one that is rewarded. Widths are multiples of --round_to, AMC's of 8. The warm-up is an eighth of the
+    episodes. Inputs are made up for by least squares over all pixels of some images. Information dropout, by which the
+    paper prunes elements or kernels of what is left, is left out.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress import ddpg, least_squares, removal, surgery
+from compress.channel_units import Channel, ChannelUnits, by_channel
+from compress.graph import DependencyGraph
+from compress.layer_features import constant, state
+from compress.recipe import Recipe, Settings
+from compress.removal import Images, Removal
+from compress.sample import Sample, evaluated, first, held_out
+
+LOWEST = 0.2  # share of a layer's channels that an action keeps
+FITTED = 256  # training images on which inputs are made up for
+
+# accuracy as a share, MACs per image
+REWARDS: dict[str, Callable[[float, float], float]] = {
+    "macs": lambda accuracy, macs: -(1 - accuracy) * math.log(macs),
+    "accuracy": lambda accuracy, _: accuracy,
+}
+
+
+def wall(action: float, budget: float, other: float, this: float) -> float:
+    """At most what leaves later layers their lowest share: other + a · this ≤ budget; at least LOWEST."""
+    return max(min(action, (budget - other) / this), LOWEST)
+
+
+def kept_width(share: float, count: int, multiple: int) -> int:
+    """share · count, rounded, up to a multiple; down to one where that is more than all."""
+    width = -(-round(share * count) // multiple) * multiple
+    return max(1, width if width <= count else count // multiple * multiple)
+
+
+def accuracy(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Share of these images that are classified right."""
+    hits = sum((model(x).argmax(1) == y).sum() for x, y in batches)
+    return int(hits) / sum(len(y) for _, y in batches)
+
+
+class WidthWalk:
+    """The ddpg.Walk of stage one."""
+
+    def __init__(
+        self,
+        readers: Sequence[nn.Conv2d | nn.Linear],
+        units: Sequence[ChannelUnits],
+        cost: Callable[[Mapping[str, float]], float],
+        sparsity: float,
+        multiple: int,
+        reward: Callable[[list[int]], float],
+    ):
+        self.layers, self.units, self.cost, self.multiple, self.tried = len(units), units, cost, multiple, reward
+        self.fixed, self.whole = constant(readers), {u.path: u.count for u in units}
+        self.full = cost(self.whole)
+        self.budget = (1 - sparsity) * self.full
+
+    def widths(self, actions: Sequence[float]) -> dict[str, int]:
+        return {u.path: kept_width(a, u.count, self.multiple) for u, a in zip(self.units, actions)}
+
+    def state(self, actions: Sequence[float]) -> Tensor:
+        now = len(actions)
+        saved = 1 - self.cost(self.whole | self.widths(actions)) / self.full
+        later = 1 - self.cost(self.whole | {u.path: 0 for u in self.units[now + 1 :]}) / self.full
+        return state(self.fixed[now], saved, later, actions)
+
+    def allowed(self, actions: Sequence[float], action: float) -> float:
+        least = {u.path: LOWEST * u.count for u in self.units} | self.widths(actions)
+        unit = self.units[len(actions)]
+        other, most = (self.cost(least | {unit.path: width}) for width in (0, unit.count))
+        return wall(action, self.budget, other, most - other)
+
+    def reward(self, actions: Sequence[float]) -> float:
+        return self.tried(list(self.widths(actions).values()))
+
+
+class Widths:
+    """Criterion, scope and removal: Σ|w| of what reads a channel ranks it, the search says how many stay."""
+
+    def __init__(self, settings: Settings, episodes: int, images: int, reward: str):
+        if reward not in REWARDS:
+            raise ValueError(f"reward is {reward!r}: expected one of {', '.join(REWARDS)}")
+        self.settings, self.scope, self.images, self.rewarded = settings, settings.pooled, images, REWARDS[reward]
+        self.numbers = ddpg.Numbers(episodes, episodes // 8, decay=0.95, replay=100)
+        self.model: nn.Module | None = None
+
+    def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], sample: Sample) -> None:
+        self.model, self.graph = model, graph
+        self.validation = list(first(held_out(sample), self.images))
+        self.sigma = least_squares.moments(model, graph, [u.path for u in units], first(sample, FITTED))
+        self.norms = {u.path: _read(model, u) for u in units}
+
+    def score(self, unit: ChannelUnits) -> Tensor:
+        return self.norms[unit.path]
+
+    def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        if self.model is None:  # the question is only whether the target can be reached
+            return self.scope(scores, units, ratio)
+        ranks = [s.cpu().argsort(descending=True, stable=True).argsort() + 1.0 for s in scores]
+
+        def chosen(widths: Sequence[int]) -> list[Tensor]:
+            """The widths in these proportions that meet the target: rank / width is 1 where a layer's choice ends."""
+            return self.scope([-rank / width for rank, width in zip(ranks, widths)], units, ratio)
+
+        def tried(widths: Sequence[int]) -> float:
+            keep = chosen(widths)
+            macs = units[0].widths.macs({u.path: int(k.sum()) for u, k in zip(units, keep)})
+            narrow = copy.deepcopy(self.model)
+            self._narrow(narrow, self.graph, removal.by_set(units, keep))
+            return self.rewarded(accuracy(narrow, self.validation), macs)
+
+        readers = [self.model.get_submodule(_readers(u)[0].rpartition(".")[0]) for u in units]
+        cost = units[0].widths.macs if self.settings.by_macs else lambda widths: sum(widths.values())
+        walk = WidthWalk(readers, units, cost, ratio, self.settings.round_to, tried)
+        with evaluated(self.model), torch.no_grad():
+            actions, self.best = ddpg.search(walk, self.numbers, self.settings.seed)
+        return chosen(list(walk.widths(actions).values()))
+
+    def _narrow(self, model: nn.Module, graph: DependencyGraph, keep: Mapping[str, Tensor]) -> DependencyGraph:
+        least_squares.refit(model, graph, keep, self.sigma)
+        return surgery.cut(model, graph, keep)
+
+    def remove(
+        self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], _: Images
+    ) -> Removal:
+        kept = removal.by_set(units, keep)
+        note = f"{removal.describe(kept)}; best reward of {self.numbers.episodes} episodes {self.best:.4f}"
+        self.model = None
+        return Removal(self._narrow(model, graph, kept), kept=kept, note=note)
+
+
+def _readers(unit: ChannelUnits) -> list[str]:
+    return [path for path, axis in unit.channels.places if axis == 1]
+
+
+def _read(model: nn.Module, unit: ChannelUnits) -> Tensor:
+    """(count,) Σ|w| over all that multiplies a channel."""
+    columns = [
+        (surgery.tensor_at(model, path).detach().transpose(0, 1).flatten(1), (path, 1)) for path in _readers(unit)
+    ]
+    return sum(by_channel(c.abs().sum(1), unit.channels, place).sum(1) for c, place in columns)
+
+
+def drl(settings: Settings, *, episodes: int = 800, images: int = 5000, reward: str = "macs") -> Recipe:
+    """Searches the width of every layer by reinforcement learning; then fine-tunes.
+
+    episodes: networks that are tried; images: validation images that reward one, kept in memory; reward: macs,
+    −(1 − accuracy) ln MACs, or accuracy.
+    """
+    if episodes < 1 or images < 1:
+        raise ValueError(f"{min(episodes, images)} episodes or images: expected at least 1 of each")
+    search = Widths(settings, episodes, images, reward)
+    return Recipe(
+        Channel(bool(settings.residual), skip=settings.skip),
+        search.score,
+        search.select,
+        remove=search.remove,
+        observe=search.observe,
+    )
