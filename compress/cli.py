@@ -19,13 +19,15 @@ from compress.args import Args, continued, parse
 from compress.batches import images_of
 from compress.board import Board, writer
 from compress.data import Options, open_data
+from compress.device import device_of
 from compress.graph import DependencyGraph
 from compress.job import Job
 from compress.learning_rate import LearningRate
-from compress.loading import load_network
+from compress.loading import load_grids, load_network
 from compress.models import MODELS, create
 from compress.planning import allocates, method_of, plan, timed
 from compress.progress import Reporter
+from compress.quantise import Grids, mean_bits, quantised, to_json
 from compress.run import run
 from compress.summary import summarise
 from compress.train import Metrics, Optim, evaluate, skipped_images
@@ -116,11 +118,12 @@ def prepare(args: Args) -> Job:
     example = torch.zeros(1, 3, data.image_size, data.image_size)
     given = weights not in (None, "torchvision")
     kept = load_network(model, Path(weights), args.arch, example) if given else {}
+    grids = load_grids(model, Path(weights)) if given else {}
     graph = DependencyGraph.trace(model, example)
     chosen, budget = plan(args, method, weights)
     if not args.pruned_model and budget.sparsity and method != "dense":
         recipe.check(model, chosen, graph, example, budget.sparsity)
-    return Job(args, method, device, data, model, graph, chosen, budget, kept, cost.count(model, example))
+    return Job(args, method, device, data, model, graph, chosen, budget, kept, grids, cost.count(model, example))
 
 
 def check_alike(job: Job) -> None:
@@ -131,28 +134,6 @@ def check_alike(job: Job) -> None:
     distributed.check_same("images", [part and zlib.crc32("\n".join(part.names).encode()) for part in parts])
     distributed.check_same("weights", {name: tuple(t.shape) for name, t in job.model.state_dict().items()})
     distributed.agree(job.model.state_dict(), "in the beginning")
-
-
-def device_of(args: Args) -> torch.device:
-    """Of several processes on a machine each takes the GPU of its own number."""
-    name = args.device
-    if not distributed.alone() and name.startswith("cuda:"):
-        raise ValueError(
-            f"--device {name} for {distributed.world()} processes: each takes a GPU of its own; leave it out"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and distributed.alone():
-            name = f"cuda:{args.gpus[0]}"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and not distributed.alone():
-            device = torch.device("cuda", distributed.local_rank())
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name} here ({str(error).splitlines()[0]}); try --device cpu") from None
-    return device
 
 
 def last(job_dir: Path) -> Path:
@@ -258,6 +239,10 @@ def prune_and_train(job: Job, reporter: Reporter) -> dict[str, Any]:
         args.lr, policy=args.lr_policy, warmup=args.warmup_length, adjust=args.lr_adjust, gamma=args.lr_gamma,
         milestones=args.lr_decay_step,
     )  # fmt: skip
+    if job.grids:
+        reporter.say(
+            f"{args.pretrained_model} is quantised: its weights are trained on in f32, its inputs' grids forgotten"
+        )
     if args.rearrange and not job.recipe.rearrange:
         reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
     board = Board(folder) if args.tensorboard else None
@@ -294,11 +279,13 @@ def prune_and_train(job: Job, reporter: Reporter) -> dict[str, Any]:
         "method": job.method,
         "kept": {name: index.tolist() for name, index in kept.items()},
     }
+    if outcome.grids:
+        state["quantised"] = to_json(outcome.grids)
 
     def write() -> dict[str, Any]:
         checkpoint.save(folder / "checkpoint" / "best.safetensors", model.state_dict(), state)
         return finish(
-            job, reporter, outcome.final, skipped, began,
+            job, reporter, outcome.final, skipped, began, outcome.grids,
             rearranged=job.recipe.rearrange, dense=outcome.dense, pruned=outcome.pruned, kept=outcome.kept,
         )  # fmt: skip
 
@@ -308,9 +295,9 @@ def prune_and_train(job: Job, reporter: Reporter) -> dict[str, Any]:
 def evaluate_only(job: Job, reporter: Reporter) -> dict[str, Any]:
     began = time.monotonic()
     distributed.on_first(partial(open_job_dir, job, reporter))
-    metrics = evaluate(job.model, job.data.test, job.device)
+    metrics = evaluate(quantised(job.model, job.grids), job.data.test, job.device)
     job.model.cpu()
-    return distributed.on_first(partial(finish, job, reporter, metrics, skipped_images(job.data), began))
+    return distributed.on_first(partial(finish, job, reporter, metrics, skipped_images(job.data), began, job.grids))
 
 
 def finish(
@@ -319,6 +306,7 @@ def finish(
     final: Metrics,
     skipped: int,
     began: float,
+    grids: Grids,
     rearranged: bool | None = None,
     dense: Metrics | None = None,
     pruned: Metrics | None = None,
@@ -330,10 +318,15 @@ def finish(
     if args.export_onnx:
         from deploy.export import export
 
-        reporter.say(f"exported {export(job.model, job.example, folder / 'model.onnx')}")
-    summary = summarise(job, final, rearranged, dense, pruned)
+        path = folder / "model.onnx"
+        export(job.model, job.example, path, grids=grids, reference=quantised(job.model, grids))
+        reporter.say(f"exported {path}{' with Q/DQ, for ONNX Runtime' if grids else ''}")
+    summary = summarise(job, final, grids, rearranged, dense, pruned)
     widths = {s.name: s.width for s in job.graph.sets}
     summary["widths"] = {name: [widths[name], len(index)] for name, index in (kept or {}).items()}
+    if grids:
+        summary["bits"] = {path: grid.bits for path, grid in grids.items()}
+        summary["mean_bits"] = mean_bits(job.model, grids)
     if timed(args):
         summary["latency"] = latency_of(job, reporter)
     if args.bad_images == "skip":

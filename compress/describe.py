@@ -8,15 +8,18 @@ import torch
 from torch import nn
 
 from compress import checkpoint, cost
-from compress.loading import load_network
+from compress.loading import load_grids, load_network
 from compress.models import create
+from compress.quantise import mean_bits
 
 Widths = tuple[int, int]  # outputs, inputs
 NEARLY_ZERO = 1e-5  # |w| that the plain listing counts as zero, as ResRep's display_hdf5.py does
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """{file, arch, image_size, method, params, macs, layers} of a network that kerf saved, else {file, bytes, tensors}.
+    """{file, arch, image_size, method, mean_bits, params, macs, layers} of a network that kerf saved.
+
+    {file, bytes, tensors} of any other file. mean_bits: of weights, None where they are not quantised.
 
     layers: [{name, shape, outputs, inputs, macs, zeros}], pairs being of the dense network and of this one. tensors:
     [{name, shape, numbers, mean, std, nearly_zero}], statistics None where there are none. Raises FileNotFoundError,
@@ -49,6 +52,7 @@ def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         )
     return {
         **{"arch": state["arch"], "image_size": state["image_size"], "method": state.get("method", "unknown")},
+        "mean_bits": mean_bits(model, grids) if (grids := load_grids(model, path)) else None,
         **{"params": [dense.params, left.params], "macs": [dense.macs, left.macs], "layers": layers},
     }
 
@@ -81,7 +85,9 @@ def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str,
     dense = cost.count(model, example)
     widths = {layer: _widths(model, layer) for layer in dense.layers}
     load_network(model, path, arch, example)
-    return model, widths, dense, cost.count(model, example, {p: model.get_parameter(p) != 0 for p in dense.layers})
+    grids = load_grids(model, path)  # zeros of a quantised weight cost what its other integers do
+    zeros = {p: model.get_parameter(p) != 0 for p in dense.layers if not grids}
+    return model, widths, dense, cost.count(model, example, zeros)
 
 
 def _classes(path: Path, model: nn.Module) -> int:

@@ -10,6 +10,7 @@ from compress.args import Args
 from compress.channel_units import Channel
 from compress.data import Data
 from compress.graph import DependencyGraph
+from compress.quantise import Grids
 from compress.recipe import Recipe
 from compress.schedules import Budget
 
@@ -27,6 +28,7 @@ class Job:
     recipe: Recipe
     budget: Budget
     kept: dict[str, torch.Tensor]  # channels that the given weights had left, if they are of a narrow network
+    grids: Grids  # of the given weights, if they are of a quantised network
     dense: cost.Cost  # of the network before this run
 
     @property

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from compress import checkpoint, surgery
 from compress.graph import DependencyGraph
+from compress.quantise import Grid, from_json
 
 
 def load_network(model: nn.Module, path: Path, arch: str, example: Tensor) -> dict[str, Tensor]:
@@ -19,3 +20,15 @@ def load_network(model: nn.Module, path: Path, arch: str, example: Tensor) -> di
         surgery.narrow(model, DependencyGraph.trace(model, example), kept)
     checkpoint.load_weights(model, path)
     return kept
+
+
+def load_grids(model: nn.Module, path: Path) -> dict[str, Grid]:
+    """On what the layers of the file's network compute, by module; nothing where they compute in f32.
+
+    Raises ValueError for what is not of this network.
+    """
+    state = checkpoint.load_state(path) if path.suffix == ".safetensors" else {}
+    try:
+        return from_json(state.get("quantised", {}), model)
+    except ValueError as error:
+        raise ValueError(f"{path}: in its header, {error}") from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from compress.graph import DependencyGraph
+from compress.quantise import Grids
 from compress.sample import Sample
 from compress.units import Units
 
@@ -52,7 +53,8 @@ class ParameterGroup:
 class Pressure:
     """Does nothing. A method overrides what it needs, in one small object that its recipe shares.
 
-    Order of calls: attach, restore (of a resumed run), then per step loss, edit_gradients and after_step; fold ends it.
+    Order of calls: attach, begin (of a resumed run: restore), then per step loss, edit_gradients and after_step; fold
+    ends it.
     """
 
     attached = False
@@ -60,6 +62,9 @@ class Pressure:
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
         """Adds parameters or hooks; the outputs stay as they were unless the method's header says otherwise."""
         self.attached = True
+
+    def begin(self, model: nn.Module, sample: Sample) -> None:
+        """Before the first step of the phase, for what has to see data."""
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         return []
@@ -81,6 +86,11 @@ class Pressure:
         """Takes everything out again; the outputs stay as they were, and the modules are plain ones."""
         self.attached = False
 
+    @property
+    def grids(self) -> Grids:
+        """Of layers that stay quantised after fold: what they compute on; their weights already lie there."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the model's own tensors."""
         return {}
@@ -97,6 +107,9 @@ class AtRest(Pressure):
 
     def __init__(self, of: Pressure):
         self.of = of
+
+    def begin(self, model: nn.Module, sample: Sample) -> None:
+        """Before the first step of the phase, for what has to see data."""
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         return self.of.parameter_groups(model)

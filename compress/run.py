@@ -20,6 +20,7 @@ from compress.data import Data
 from compress.graph import DependencyGraph
 from compress.pressure import NOTHING, AtRest
 from compress.progress import Reporter
+from compress.quantise import Grids
 from compress.recipe import Recipe, prune
 from compress.removal import Masks
 from compress.resume import Course, Saved, Snapshot
@@ -35,6 +36,7 @@ class Outcome:
     final: Metrics
     masks: Masks
     kept: dict[str, Tensor]  # set -> (width,) indices of the channels that are left, where some are not
+    grids: Grids  # of the layers that are quantised
     history: list[dict[str, Any]]  # rows of metrics.jsonl
 
 
@@ -120,6 +122,7 @@ def run(
                 state = State(saved.epoch, saved.part("momentum"), saved.part("best"), saved.best_score, course.history)
             elif phase.pressure and not pressure.attached:
                 attach(phase)
+                pressure.begin(model, sample)
 
             def keep(state: State, index: int = index) -> None:
                 if file and distributed.first():
@@ -154,4 +157,5 @@ def run(
     if pressure.attached:
         pressure.fold(model)
     measured = course.measured
-    return Outcome(measured["dense"], measured["pruned"], measured["final"], course.masks, course.kept, course.history)
+    ends = measured["dense"], measured["pruned"], measured["final"]
+    return Outcome(*ends, course.masks, course.kept, pressure.grids, course.history)

@@ -112,6 +112,8 @@ class _Page:
 def _network(found: Mapping[str, Any], page: _Page) -> None:
     size = found["image_size"]
     page.say(f"{found['file']}: {found['arch']} for {size}x{size} images, method {found['method']}")
+    if bits := found["mean_bits"]:
+        page.say(f"quantised: weights of {bits:.2f} bits in the mean, inputs of 8")
     counts = [("parameters", *found["params"]), ("MACs", *found["macs"])]
     page.say("; ".join(f"{name} {a:,} {page.to} {b:,} ({b / a:.2%} kept)" for name, a, b in counts) + "\n")
     zeros = any(layer["zeros"] for layer in found["layers"])

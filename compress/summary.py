@@ -7,17 +7,22 @@ import torch
 
 from compress import cost, distributed
 from compress.job import Job
+from compress.quantise import Grids
 from compress.train import Metrics
 from compress.units import prunable
 
 
 def summarise(
-    job: Job, final: Metrics, rearranged: bool | None, dense: Metrics | None, pruned: Metrics | None
+    job: Job, final: Metrics, grids: Grids, rearranged: bool | None, dense: Metrics | None, pruned: Metrics | None
 ) -> dict[str, Any]:
-    """The numbers of a run. Costs and densities are counted from the zeros in the weights, not from what was asked."""
+    """The numbers of a run. Costs and densities are counted from the zeros in the weights, not from what was asked.
+
+    Zeros on the grid of a quantised weight cost what its other integers do.
+    """
     args, model = job.args, job.model
     layers = prunable(model, job.graph, args.full)
-    spent = cost.count(model, job.example, {path: model.get_parameter(path) != 0 for path in layers})
+    zeros = {path: model.get_parameter(path) != 0 for path in layers if not grids}
+    spent = cost.count(model, job.example, zeros)
     return {
         "method": "evaluate" if args.pruned_model else job.method,
         "arch": args.arch,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from deploy import quantised
 from deploy.onnx_graph import Graph, read_model
 from deploy.passes.fold_batchnorm import fold_batchnorm
 from deploy.passes.fuse_layers import Layer, fuse_layers
@@ -40,8 +41,8 @@ def convert(path: Path, n: int | Sequence[int] = 4, sparsity: float = 0.5, batch
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
 
     Of several N each layer takes the largest for which that is so. One block of tolerance: a layer pruned to
-    floor(share * blocks) counts. Raises ValueError for n < 1, a share outside
-    [0, 1], a file that cannot be read or one with several inputs.
+    floor(share * blocks) counts. Raises ValueError for n < 1, a share outside [0, 1], a file that cannot be read, is
+    quantised or has several inputs.
     """
     heights = sorted((n,) if isinstance(n, int) else n, reverse=True)
     if not heights or heights[-1] < 1:
@@ -49,7 +50,9 @@ def convert(path: Path, n: int | Sequence[int] = 4, sparsity: float = 0.5, batch
         raise ValueError(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
     if not 0 <= sparsity <= 1:
         raise ValueError(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
-    graph = Graph(read_model(path, batch))
+    model = read_model(path, batch)
+    quantised.refuse(path, model)
+    graph = Graph(model)
     if (len(graph.inputs), len(graph.outputs)) != (1, 1):
         found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         raise ValueError(f"{path}: {found}; expected a network with one image input and one output")

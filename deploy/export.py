@@ -10,7 +10,7 @@ import hashlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from deploy import atomic
+from deploy import atomic, quantised
 
 OPSET = 18
 ATEN = torch.ops.aten
@@ -31,26 +31,44 @@ CONVOLUTIONS = (ATEN.conv1d.default, ATEN.conv2d.default, ATEN.conv3d.default)
 FOLD = {**dict.fromkeys(CONVOLUTIONS, fuse_conv_bn_weights), ATEN.linear.default: fuse_linear_bn_weights}
 
 
-def export(model: nn.Module, example: Tensor, path: str | Path, *, tolerance: float = 1e-4) -> Path:
+TOLERANCE, COARSE = 1e-4, 1e-2  # of the largest output, for f32 and for a quantised network
+
+
+def export(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    *,
+    tolerance: float | None = None,
+    grids: Mapping[str, quantised.Grid] | None = None,
+    reference: nn.Module | None = None,
+) -> Path:
     """Writes `model` in evaluation mode as ONNX for inputs of exactly `example`'s shape; returns the path.
 
     The model itself is not touched. The file appears only after it passed onnx.checker and ONNX Runtime agreed with
     torch on three inputs (`example`, standard normal, uniform): max |difference| <= tolerance * max |torch's output|.
 
+    With `grids`, by module, these layers compute on integers (Q/DQ), and `reference`, on the CPU, is the network that
+    does the same in torch. Rounding hides no difference below a step and makes a whole step of one at its edge: the
+    tolerance is COARSE then, and ONNX Runtime computes node by node, as the file says, without fusing any.
+
     Raises ValueError (one line) if a weight is NaN or infinite, the model cannot be traced, does not return one
     tensor, has a convolution whose weight is not a parameter, or disagrees with ONNX Runtime.
     """
     refuse_nonfinite(model)
-    reference = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
-    reference.eval().requires_grad_(False)
+    plain = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+    plain.eval().requires_grad_(False)
     example = example.detach().to("cpu", torch.float32).contiguous()
     with quiet(), torch.no_grad():
-        folded = fold_batchnorm(trace(copy.deepcopy(reference), example))
+        folded = fold_batchnorm(trace(copy.deepcopy(plain), example))
         flush_denormals(folded)
         file = convert(folded, example)
     check_weights(file, folded)
+    if grids:
+        file = quantised.insert(file, grids)
     content = file.SerializeToString()
-    compare(content, reference, probes(example), tolerance)
+    allowed = tolerance or (COARSE if grids else TOLERANCE)
+    compare(content, reference.eval() if reference else plain, probes(example), allowed, fuse=not grids)
     return atomic.write(path, content)
 
 
@@ -187,10 +205,14 @@ def probes(example: Tensor) -> Iterator[Tensor]:
     yield torch.rand(example.shape, generator=generator) * 2 - 1
 
 
-def compare(content: bytes, reference: nn.Module, inputs: Iterator[Tensor], tolerance: float) -> None:
+def compare(
+    content: bytes, reference: nn.Module, inputs: Iterator[Tensor], tolerance: float, fuse: bool = True
+) -> None:
     """Raises ValueError unless ONNX Runtime and torch agree on every input within `tolerance` of torch's maximum."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if not fuse:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for x in inputs:
         with torch.no_grad():

@@ -1,15 +1,18 @@
-"""DRL-style: an agent picks how many channels every layer keeps, by the accuracy of whole networks before fine-tuning.
+"""DRL-style: an agent picks how many channels every layer keeps, then another how many bits its weights get.
 
 Paper: Zhan et al., "Deep Model Compression via Two-Stage Deep Reinforcement Learning", 2019, arXiv 1912.02254
     (the abstracts alone were read)
-Code:  none known; the agent and its numbers are those of He et al., "AMC", ECCV 2018, arXiv 1802.03494
-    (github.com/mit-han-lab/amc)
-Differs: filled in is everything that the abstracts do not say, with AMC's constants. An action is the share of a set of
-    channels that leave together, described by the first layer that reads it, where AMC takes the inputs of single
-    layers. Whatever an episode asks for, all its widths are then scaled until the target is met exactly, and that
-    network is the one that is rewarded. Widths are multiples of --round_to, AMC's of 8. The warm-up is an eighth of the
-    episodes. Inputs are made up for by least squares over all pixels of some images. Information dropout, by which the
-    paper prunes elements or kernels of what is left, is left out.
+Code:  none known; agents and their numbers are those of github.com/mit-han-lab/amc (He et al., "AMC", ECCV 2018, arXiv
+    1802.03494) and github.com/mit-han-lab/haq (Wang et al., "HAQ", CVPR 2019, arXiv 1811.08886)
+Differs: filled in is everything that the abstracts do not say, with the constants of AMC and HAQ. An action is the
+    share of a set of channels that leave together, described by the first layer that reads it, where AMC takes the
+    inputs of single layers. Whatever an episode asks for, all its widths are then scaled until the target is met
+    exactly, and that network is the one that is rewarded. Widths are multiples of --round_to, AMC's of 8. The warm-up
+    is an eighth of the episodes, a thirtieth with bits. What reads channels that go is fitted by least squares on all
+    pixels of some images. Information dropout, by which the paper prunes elements or kernels of what is left, is left
+    out. Weights lie on uniform grids of 2 to 8 bits, symmetric, with a scale per output channel, where HAQ shares
+    2 ^ bits centroids: that is what Q/DQ can say. So do the inputs of layers, with 8 bits each. The last quarter of the
+    epochs trains on these grids.
 """
 
 import copy
@@ -19,13 +22,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import ddpg, least_squares, removal, surgery
+from compress import ddpg, least_squares, removal, schedules, surgery
+from compress.bit_widths import WHOLE, BitWidths, Numbers
 from compress.channel_units import Channel, ChannelUnits, by_channel
 from compress.graph import DependencyGraph
 from compress.layer_features import constant, state
+from compress.pressure import NOTHING
+from compress.quantise import LEAST
 from compress.recipe import Recipe, Settings
 from compress.removal import Images, Removal
-from compress.sample import Sample, evaluated, first, held_out
+from compress.sample import Sample, accuracy, evaluated, first, held_out
 
 LOWEST = 0.2  # share of a layer's channels that an action keeps
 FITTED = 256  # training images on which inputs are made up for
@@ -46,12 +52,6 @@ def kept_width(share: float, count: int, multiple: int) -> int:
     """share · count, rounded, up to a multiple; down to one where that is more than all."""
     width = -(-round(share * count) // multiple) * multiple
     return max(1, width if width <= count else count // multiple * multiple)
-
-
-def accuracy(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Share of these images that are classified right."""
-    hits = sum((model(x).argmax(1) == y).sum() for x, y in batches)
-    return int(hits) / sum(len(y) for _, y in batches)
 
 
 class WidthWalk:
@@ -157,19 +157,34 @@ def _read(model: nn.Module, unit: ChannelUnits) -> Tensor:
     return sum(by_channel(c.abs().sum(1), unit.channels, place).sum(1) for c, place in columns)
 
 
-def drl(settings: Settings, *, episodes: int = 800, images: int = 5000, reward: str = "macs") -> Recipe:
-    """Searches the width of every layer by reinforcement learning; then fine-tunes.
+def drl(
+    settings: Settings,
+    *,
+    episodes: int = 800,
+    bit_episodes: int = 600,
+    images: int = 5000,
+    tuned: int = 20_000,
+    size: float = 0.1,
+    reward: str = "macs",
+) -> Recipe:
+    """Searches the width of every layer by reinforcement learning, fine-tunes, then does the same with bits of weights.
 
-    episodes: networks that are tried; images: validation images that reward one, kept in memory; reward: macs,
-    −(1 − accuracy) ln MACs, or accuracy.
+    episodes, bit_episodes: networks that are tried; images: validation images that reward one, kept in memory; tuned:
+    training images that a quantised one is first trained on; size: of the weights of what is left, as a share of their
+    f32 size; 1 leaves them f32; reward of pruning: macs, −(1 − accuracy) ln MACs, or accuracy.
     """
-    if episodes < 1 or images < 1:
-        raise ValueError(f"{min(episodes, images)} episodes or images: expected at least 1 of each")
-    search = Widths(settings, episodes, images, reward)
+    if (few := min(episodes, bit_episodes, images, tuned)) < 1:
+        raise ValueError(f"{few} episodes or images: expected at least 1 of each")
+    if not LEAST / WHOLE <= size <= 1:
+        raise ValueError(f"size is {size}: expected a share from {LEAST / WHOLE} ({LEAST} bits a weight) to 1")
+    search, quantises = Widths(settings, episodes, images, reward), size < 1
+    bits = BitWidths(Numbers(bit_episodes, images, tuned, size, settings.seed))
     return Recipe(
         Channel(bool(settings.residual), skip=settings.skip),
         search.score,
         search.select,
+        schedules.prune_then_press if quantises else schedules.one_shot,
+        pressure=bits if quantises else NOTHING,
         remove=search.remove,
         observe=search.observe,
     )

@@ -15,7 +15,7 @@ BY_MACS = Settings(by_macs=True)
 
 # methods' own numbers with which a test is quick
 FEW = {name: {"images": 16} for name in ("hrank", "ezcrop", "channel_similarity", "hessian")}
-FEW["drl"] = {"images": 16, "episodes": 4}
+FEW["drl"] = {"images": 16, "tuned": 16, "episodes": 4, "bit_episodes": 3, "size": 0.15}
 
 
 def quickly(name: str) -> list[str]:

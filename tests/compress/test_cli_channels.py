@@ -13,8 +13,8 @@ from compress.planning import own_numbers
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
-SLOW = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
-SLOW += ("prunenet", "play_and_prune", "frs", "snapshots")
+LONG = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
+LONG += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
 
 
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
@@ -65,12 +65,13 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     "method",
     [
         "resrep",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in LONG),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
     flags = [*SMALL, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
+    flags += quickly(method)
     assert cli.main([*flags, f"--job_dir={tmp_path / 'whole'}"]) == 0
     for steps in (6, 14):  # 4 steps an epoch
         folder = tmp_path / f"stopped{steps}"
