@@ -89,6 +89,31 @@ class Filter:
         return _split(model, graph, example, self.full, _filters)
 
 
+@dataclass(frozen=True)
+class Patterns:
+    """The kernels W[o, c] of every layer; of a 3×3 one first what lies outside a pattern can go, then the rest.
+
+    Source: Ma et al., AAAI 2020, arXiv 1909.05073 (PCONV). Units 0 … O·I - 1 of a 3×3 layer are the entries of each
+    kernel, o first, outside its pattern, units O·I … 2·O·I - 1 those within it. A kernel's pattern is the one in
+    ``library``, bool (P, 9) with equally many entries each, that keeps most of its present weights, see `nearest`.
+    Other layers have the whole kernels as units. ``full`` adds linear layers, whose kernels are single weights.
+    """
+
+    library: Tensor
+    full: bool = False
+
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
+        return _split(model, graph, example, self.full, lambda *of: _kernels(*of, library=self.library))
+
+
+def nearest(kernels: Tensor, library: Tensor) -> Tensor:
+    """(K, 9) -> (K,) index of the pattern in ``library``, bool (P, 9), with the largest L2 norm kept; of equals the
+    first.
+    """
+    kept = kernels.square() @ library.to(kernels).T
+    return kept.sort(dim=1, descending=True, stable=True).indices[:, 0]  # argmax may take any of equal ones
+
+
 def prunable(model: nn.Module, graph: DependencyGraph, full: bool) -> list[str]:
     """Paths of the weights that are pruned, in the model's order.
 
@@ -160,3 +185,36 @@ def _filters(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
         lambda kept: kept.view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape).contiguous(),
         weight.detach,
     )
+
+
+def _kernels(path: str, weight: nn.Parameter, positions: int, library: Tensor) -> WeightUnits:
+    count = weight.shape[0] * weight.shape[1]
+    patterned = weight.shape[2:] == (3, 3)
+
+    def flat() -> Tensor:
+        return weight.detach().reshape(count, -1)
+
+    def inside() -> Tensor:
+        """(K, 9) bool"""
+        return library.to(weight.device)[nearest(flat(), library)]
+
+    def rows() -> Tensor:
+        if not patterned:
+            return flat()
+        kept = inside().int()
+        first = kept.argsort(dim=1, stable=True)  # entries outside the pattern, then those within
+        sorted_ = flat().gather(1, first)
+        out, within = sorted_.split([9 - taps, taps], dim=1)
+        width = max(taps, 9 - taps)
+        return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (out, within)])
+
+    def mask(kept: Tensor) -> Tensor:
+        if not patterned:
+            return kept.view(*weight.shape[:2], *[1] * (weight.ndim - 2)).expand(weight.shape).contiguous()
+        outside, within = kept.view(2, count, 1)
+        return torch.where(inside(), within, outside).view(weight.shape)
+
+    taps = int(library[0].sum())
+    parts = [9 - taps, taps] if patterned else [weight[0, 0].numel()]
+    sizes = torch.tensor(parts, device=weight.device).repeat_interleave(count)
+    return WeightUnits(path, len(sizes), rows, sizes, sizes * positions, weight.shape, mask, weight.detach)

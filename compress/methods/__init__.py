@@ -23,6 +23,7 @@ from compress.methods.l1 import l1
 from compress.methods.lookahead import lookahead
 from compress.methods.movement import block_movement, movement, soft_movement
 from compress.methods.one_by_n import one_by_n
+from compress.methods.pconv import pconv
 from compress.methods.play_and_prune import play_and_prune
 from compress.methods.prunenet import prunenet
 from compress.methods.random_block import random_block
@@ -47,6 +48,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "block_movement": block_movement,
     "dsc1": dsc1,
     "darb": darb,
+    "pconv": pconv,
     "resrep": resrep,
     "csgd": csgd,
     "dmcp": dmcp,

@@ -1,0 +1,45 @@
+"""Stores the layers of a checkpoint whose kernels are patterns (pconv) as FKW, reads them back and compares.
+
+Launch:    python scripts/pack_patterns.py CHECKPOINT FILE
+Hardware:  any, seconds
+Expected:  two lines on what is stored; layers that would be no smaller are left out
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from compress import checkpoint, fkw
+
+
+def main(source: Path, file: Path) -> int:
+    layers, dense, wanted = {}, 0, {}
+    for name, weight in checkpoint.read_weights(source).items():
+        if weight.ndim != 4 or not bool(weight.any()) or bool((weight != 0).all()):
+            continue
+        packed = fkw.pack(weight)
+        size = weight.numel() * weight.element_size()
+        if packed.bytes < size:
+            layers[name], wanted[name], dense = packed, weight, dense + size
+    if not layers:
+        print(f"{source} has no layer of patterned kernels: prune it by pconv", file=sys.stderr)
+        return 2
+    fkw.save(file, layers)
+    if not all(torch.equal(fkw.unpack(p), wanted[name]) for name, p in fkw.load(file).items()):
+        raise AssertionError(f"{file} does not hold the weights of {source}")
+    loads = [
+        fkw.row_loads(p.patterns[k], int(p.shape[3]), 2)
+        for p in layers.values()
+        for k, n in enumerate(p.stride.diff(dim=1).sum(0).tolist())
+        for _ in range(n)
+    ]
+    each, once = (sum(column) for column in zip(*loads))
+    size = sum(p.bytes for p in layers.values())
+    print(f"{len(layers)} layers: {dense:,} bytes dense, {size:,} in FKW ({dense / size:.2f}x less), read back equal")
+    print(f"for two output rows kernels read {each:,} input rows, {once:,} if no row is read twice")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))
