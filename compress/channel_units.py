@@ -54,6 +54,27 @@ class Channel:
         return not self.scaled or bool(_norms(model, graph, channels))
 
 
+@dataclass(frozen=True)
+class Foldable(Channel):
+    """Channels behind which a D×D matrix can be folded away, and that are zero when its rows are.
+
+    Not behind grouped filters, which see different inputs; not before a gate, which multiplies the constant that a dead
+    channel becomes behind a depthwise filter; not where the first batch norm comes after a concatenation (DenseNet) and
+    turns zero into something else.
+    """
+
+    def _takes(self, model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> bool:
+        if not super()._takes(model, graph, channels):
+            return False
+        layers = [model.get_submodule(path.rpartition(".")[0]) for path in channels.makers]
+        normalised = [path in graph.norms for path in channels.makers]
+        later = any(path.endswith("running_mean") for path, _ in channels.places) and not all(normalised)
+        plain = all(type(m) in (nn.Conv2d, nn.Linear) and getattr(m, "groups", 1) == 1 for m in layers)
+        norms = [model.get_submodule(graph.norms[path]) for path in channels.makers if path in graph.norms]
+        once = graph.reused.isdisjoint(channels.makers) and all(norm.affine for norm in norms)
+        return plain and once and not later and not channels.gates
+
+
 def _norms(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> list[str]:
     """Paths of the γ that scale these channels: behind the layers that make them, if there are such.
 

@@ -47,6 +47,24 @@ def cut(
     return Removal(surgery.cut(model, graph, kept), kept=kept, note=describe(kept))
 
 
+def cut_folded(
+    model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], images: Images
+) -> Removal:
+    """Cuts channels that a matrix made zero when it was folded (`surgery.fold_matrix`) into the layers before them.
+
+    Batch norms get the variances that they now see, and constants that the channels become behind depthwise filters go
+    into the layers that read them; the note says where that is not exact.
+    """
+    seen = images()
+    surgery.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
+    kept = by_set(units, keep)
+    lost = surgery.absorb_constants(model, graph, kept, seen)
+    note = describe(kept)
+    if lost:
+        note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"
+    return Removal(surgery.cut(model, graph, kept), kept=kept, note=note)
+
+
 def after(fold: Callable[[nn.Module], None], remove: Remove) -> Remove:
     """Takes a pressure out of the model first: what it hides goes, what it added is no part of the network."""
 

@@ -18,14 +18,14 @@ Differs: with --residual one compactor serves every branch of a residual sum; th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import distributed, removal, schedules, scopes, surgery
-from compress.channel_units import Channel, ChannelUnits
+from compress.channel_units import ChannelUnits, Foldable
 from compress.grafts import Grafts, outlets
 from compress.graph import DependencyGraph
 from compress.pressure import ParameterGroup, Plan, Pressure
@@ -36,28 +36,6 @@ CHOSEN = 0.2  # share of the steps after which all masks are there, as in the au
 LASSO = 1e-4
 RATE = 0.01  # highest learning rate of compactors: with momentum 0.99 more than the authors' makes them jump
 DEAD = 1e-5  # norm of a row that is gone even if no mask says so
-
-
-@dataclass(frozen=True)
-class Compactable(Channel):
-    """Channels behind which a D×D matrix can be folded away, and that are zero when its rows are.
-
-    Not behind grouped filters, which see different inputs; not before a gate, which multiplies the constant that a dead
-    channel becomes behind a depthwise filter; not where the first batch norm comes after a concatenation (DenseNet) and
-    turns zero into something else.
-    """
-
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
-        def foldable(channels) -> bool:
-            layers = [model.get_submodule(path.rpartition(".")[0]) for path in channels.makers]
-            normalised = [path in graph.norms for path in channels.makers]
-            later = any(path.endswith("running_mean") for path, _ in channels.places) and not all(normalised)
-            plain = all(type(m) in (nn.Conv2d, nn.Linear) and getattr(m, "groups", 1) == 1 for m in layers)
-            norms = [model.get_submodule(graph.norms[path]) for path in channels.makers if path in graph.norms]
-            once = graph.reused.isdisjoint(channels.makers) and all(norm.affine for norm in norms)
-            return plain and once and not later and not channels.gates
-
-        return tuple(u for u in super().split(model, graph, example) if foldable(u.channels))
 
 
 class Compactors(Pressure):
@@ -173,14 +151,8 @@ class Compactors(Pressure):
         for q, kept in zip(self.q, keep):
             q[~kept.to(q.device)] = 0
         self.fold(model)
-        seen = images()
-        surgery.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
-        kept = removal.by_set(units, keep)
-        lost = surgery.absorb_constants(model, graph, kept, seen)
-        note = f"{removal.describe(kept)}; largest row norm among those cut {left:.1e}"
-        if lost:
-            note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"
-        return Removal(surgery.cut(model, graph, kept), kept=kept, note=note)
+        removed = removal.cut_folded(model, graph, units, keep, images)
+        return replace(removed, note=f"{removed.note}; largest row norm among those cut {left:.1e}")
 
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
@@ -240,7 +212,7 @@ def resrep(
         raise ValueError("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")
     compactors = Compactors(settings, lasso, compactor_momentum, mask_interval, granularity, start)
     return Recipe(
-        Compactable(bool(settings.residual), skip=settings.skip),
+        Foldable(bool(settings.residual), skip=settings.skip),
         compactors.score,
         compactors.select,
         schedules.prune_while_training,
