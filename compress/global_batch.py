@@ -61,6 +61,21 @@ def batch_norm(
     return _Normalise.apply(x, weight, bias, mean.float(), (variance + eps).rsqrt().float(), count)
 
 
+def summed(x: Tensor) -> Tensor:
+    """The sum over all processes, with a gradient: what every process makes of it flows back to each one's part."""
+    return x if distributed.alone() else _Sum.apply(x)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return distributed.total(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return distributed.total(gradient)
+
+
 def _axes(x: Tensor) -> list[int]:
     return [axis for axis in range(x.ndim) if axis != 1]
 

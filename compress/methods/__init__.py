@@ -5,6 +5,7 @@ To add one, write its file and its row.
 
 from collections.abc import Callable
 
+from compress.methods.bwcp import bwcp
 from compress.methods.channel_similarity import channel_similarity
 from compress.methods.csgd import csgd
 from compress.methods.darb import darb
@@ -55,6 +56,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "greg1": greg1,
     "greg2": greg2,
     "gate_decorator": gate_decorator,
+    "bwcp": bwcp,
     "dsc2": dsc2,
     "rni": rni,
     "slimming": slimming,
