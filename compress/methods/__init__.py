@@ -6,6 +6,7 @@ To add one, write its file and its row.
 from collections.abc import Callable
 
 from compress.methods.bwcp import bwcp
+from compress.methods.c2s2 import c2s2
 from compress.methods.channel_similarity import channel_similarity
 from compress.methods.csgd import csgd
 from compress.methods.darb import darb
@@ -57,6 +58,7 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "greg2": greg2,
     "gate_decorator": gate_decorator,
     "bwcp": bwcp,
+    "c2s2": c2s2,
     "dsc2": dsc2,
     "rni": rni,
     "slimming": slimming,

@@ -35,7 +35,7 @@ TAKEN = dict.fromkeys(  # what a method refuses
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", ["resrep", "dmcp"])  # others add nothing, or have a test of their own
+@pytest.mark.parametrize("name", ["resrep", "dmcp", "c2s2"])  # others add nothing, or have a test of their own
 def test_attaching_changes_no_output(name, arch):
     """rni is not here: its header says that attaching changes the function."""
     if not TAKEN.get((name, arch), True):

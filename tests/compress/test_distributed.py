@@ -30,6 +30,8 @@ CASES = {
     "rni": ["--method=rni", "--flops_target=0.7"],
     "dmcp": ["--method=dmcp", "--flops_target=0.7", "--finetune_epochs=2"],
     "bwcp": ["--method=bwcp", "--flops_target=0.7"],
+    "c2s2": ["--method=c2s2", "--flops_target=0.7", "--finetune_epochs=2"],
+    "pconv": ["--method=pconv", "--pr_target=0.7", "--finetune_epochs=2"],
     "dropout": ["--arch=mobilenet_v2_x0_5", "--method=random_block", "--N=4"],
 }
 STOPPED = [*SMALL, "--method=resrep", "--flops_target=0.8", "--num_epochs=2", "--seed=3"]

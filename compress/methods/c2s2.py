@@ -1,0 +1,168 @@
+"""C2S2-style: layer by layer, binary gates learn which channels to drop, for as long as the loss allows it.
+
+Paper: Chiu et al., "C2S2: Cost-aware Channel Sparse Selection for Progressive Network Pruning", 2019,
+    arXiv 1904.03508 (the abstract alone was read)
+Code:  none known
+Differs: from the abstract are gates with a real and a binary copy, two phases layer by layer, a term that favours fewer
+    channels and one that stops it where accuracy would suffer; filled in is the rest. A binary gate is 1 where the
+    real one is over 1/2, and at the layer's best; the real ones feel its gradient, and λ (1/C) Σ r. λ falls from λ0 to
+    zero as the running loss rises by κ over what it was when the layer was opened, and is zero once the MACs (or
+    channels) asked for are gone. Gates learn at 0.01, or so that in their phase the term alone could take one from 1
+    to 0; nothing else learns then. In the second phase gates rest and the weights learn. Layers are opened by falling
+    share of the MACs, several at once where there are fewer steps than layers. At the end exactly as much goes as was
+    asked for, the smallest real gates of all layers first (of equal ones, the smaller mean |w|); then fine-tuning.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress import criteria, distributed, removal, schedules
+from compress.channel_units import Channel, ChannelUnits
+from compress.grafts import Grafts
+from compress.graph import DependencyGraph
+from compress.pressure import ParameterGroup, Plan, Pressure, Task
+from compress.recipe import Recipe, Settings
+
+THRESHOLD = 0.5
+RATE = 0.01  # of gates, at least
+SELECTING = 0.4  # share of a layer's steps in which its gates learn; the weights have the rest
+SMOOTH = 0.9  # of the running loss
+
+
+def binary(r: Tensor) -> Tensor:
+    """1 over the threshold and at the largest; backwards the identity."""
+    b = (r > THRESHOLD).to(r.dtype)
+    b[r.argmax()] = 1
+    return r + (b - r).detach()
+
+
+def cost_aware(weight: float, loss: float, reference: float, kappa: float) -> float:
+    """λ0 max(0, 1 − (L − L_ref) / (κ L_ref)), and no more than λ0."""
+    return weight * min(1.0, max(0.0, 1 - (loss - reference) / (kappa * max(reference, 1e-12))))
+
+
+class SparseSelection(Pressure):
+    def __init__(self, settings: Settings, weight: float, kappa: float):
+        self.settings, self.weight, self.kappa = settings, weight, kappa
+        self.grafts = Grafts("selection", lambda x, r: x * binary(r).to(x.dtype).view(-1, *[1] * (x.ndim - 2)))
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+        self.units, self.plan, self.step = units, plan, 0
+        self.r = self.grafts.attach(model, graph, [u.channels for u in units], torch.ones, depthwise=True)
+        self.order = sorted(range(len(units)), key=lambda i: (-int(units[i].macs.sum()), i))
+        self.turns = max(1, min(len(units), plan.steps // 2))
+        self.running = self.reference = self.strength = 0.0
+        self.turn = -1  # whose reference it is
+        own = {id(r) for r in self.r}
+        self.weights = [p for p in model.parameters() if id(p) not in own]
+        self.attached = True
+
+    def at(self, step: int) -> tuple[int, bool]:
+        """Which turn that step is of, and whether gates learn in it."""
+        turn = min(step * self.turns // self.plan.steps, self.turns - 1)
+        first, end = self._steps(turn)
+        return turn, step < first + max(1, round(SELECTING * (end - first)))
+
+    def _steps(self, turn: int) -> tuple[int, int]:
+        return tuple(-(-t * self.plan.steps // self.turns) for t in (turn, turn + 1))
+
+    def open(self, turn: int) -> list[int]:
+        """The layers of that turn."""
+        first, end = (t * len(self.units) // self.turns for t in (turn, turn + 1))
+        return self.order[first:end]
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        names = [f"{self.grafts.name}.{i}" for i in range(len(self.r))]
+        return [ParameterGroup(names, momentum=0.0, nesterov=False, weight_decay=0.0)]
+
+    def left(self) -> float:
+        """Share of the MACs, or of the channels, that the gates leave."""
+        counts = torch.stack([binary(r.detach()).sum() for r in self.r]).long().tolist()  # one wait for the device
+        widths = {u.path: count for u, count in zip(self.units, counts)}
+        if self.settings.by_macs:
+            return self.units[0].widths.macs(widths) / self.units[0].widths.dense
+        return sum(widths.values()) / sum(u.count for u in self.units)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        loss, logits = task(model, x, y)
+        seen, images = distributed.total(loss.new_tensor([float(loss.detach()) * len(y), len(y)], dtype=torch.double))
+        mean = float(seen / images)
+        self.running = SMOOTH * self.running + (1 - SMOOTH) * mean if self.step else mean
+        turn, selecting = self.at(self.step)
+        if turn != self.turn:
+            self.turn, self.reference = turn, self.running
+        self.strength = 0.0
+        if selecting and self.left() > 1 - self.plan.sparsity:
+            self.strength = cost_aware(self.weight, self.running, self.reference, self.kappa)
+            loss = loss + self.strength * sum(self.r[i].mean() for i in self.open(turn))
+        return loss, logits
+
+    @torch.no_grad()
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        turn, selecting = self.at(step)
+        opened = self.open(turn) if selecting else []
+        for i, r in enumerate(self.r):
+            if i in opened:
+                r.grad.mul_(self.pace(i, turn))
+            else:
+                r.grad = None
+        for parameter in self.weights if selecting else ():
+            parameter.grad = None
+        self.step = step + 1
+
+    def pace(self, layer: int, turn: int) -> float:
+        """Factor of the learning rate of a layer's gates."""
+        rates = [self.plan.rate(s) for s in range(*self._steps(turn)) if self.at(s)[1]]
+        alone = len(self.r[layer]) / max(self.weight * sum(rates), 1e-12)
+        return max(RATE / self.plan.peak, alone)
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        for r in self.r:
+            r.clamp_(0, 1)
+
+    def score(self, unit: ChannelUnits) -> Tensor:
+        """r; a millionth of it is mean |w|, which tells equal ones apart."""
+        size = criteria.l1(unit).double()
+        if not self.attached:
+            return size
+        index = [u.path for u in self.units].index(unit.path)
+        return self.r[index].detach().double() + 1e-6 * size / size.max().clamp(min=1e-30)
+
+    def fold(self, model: nn.Module) -> None:
+        """Without the gates; what they hide comes back unless it is cut."""
+        if self.attached:
+            self.grafts.detach(model)
+        self.attached = False
+
+    def state(self) -> dict[str, Tensor]:
+        return {"own": torch.tensor([self.step, self.turn, self.running, self.reference], dtype=torch.double)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        step, turn, self.running, self.reference = state["own"].tolist()
+        self.step, self.turn = int(step), int(turn)
+
+    def report(self, model: nn.Module) -> str:
+        what = "MACs" if self.settings.by_macs else "channels"
+        done = min(self.at(max(0, self.step - 1))[0] + 1, self.turns)
+        return f"turn {done} of {self.turns}, gates leave {self.left():.3f} of the {what}, push {self.strength:.1e}"
+
+
+def c2s2(settings: Settings, *, sparsity_weight: float = 0.1, kappa: float = 0.05) -> Recipe:
+    """C2S2-style: cuts channels that binary gates drop, layer by layer, while the loss allows it; then fine-tunes.
+
+    sparsity_weight: λ0; kappa: the rise of the loss, as a share, at which no more are dropped.
+    """
+    if not (sparsity_weight > 0 and kappa > 0):
+        raise ValueError(f"sparsity_weight is {sparsity_weight}, kappa {kappa}: expected more than 0")
+    selection = SparseSelection(settings, sparsity_weight, kappa)
+    return Recipe(
+        Channel(bool(settings.residual), skip=settings.skip),
+        selection.score,
+        settings.pooled,
+        schedules.press_then_prune,
+        pressure=selection,
+        remove=removal.after(selection.fold, removal.cut),
+    )
