@@ -12,7 +12,8 @@ Differs: the best epoch is chosen on a tenth of the training images that is held
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from compress.recipe import Recipe, Settings, check, prune
 from compress.schedules import Budget
 from compress.train import Optim, State, evaluate, fit, plan_of
 
-DATA_SETS, METHODS = ("cifar10", "cifar100"), ("rni", "l1", "ucs")
+DATA_SETS = ("cifar10", "cifar100")
 _paths: dict[str, Path] = {}
 
 
@@ -66,9 +67,8 @@ def train(
     data = _open(dataset, epochs, batch_size, device)
     torch.manual_seed(seed)
     model = create(arch, data.num_classes, data.image_size)
-    if method != "rni":
-        for norm in _norms(model):  # as the authors, and network slimming
-            nn.init.constant_(norm.weight, 0.5)
+    for norm in _norms(model) if METHODS[method].scale else ():
+        nn.init.constant_(norm.weight, METHODS[method].scale)
     return _fit(model, recipe.pressure, data, epochs, lr, seed, device)
 
 
@@ -88,8 +88,7 @@ def prune_finetune(
     prune_pc: share of the channels to remove, of all together (rni, l1) or of each layer (ucs).
     """
     recipe, budget = _recipe(method), Budget(prune_pc)
-    if method == "rni" and not _receded(model):
-        raise ValueError('method "rni" prunes a model from train(method="rni"): scales in (0, 1) and no shifts')
+    METHODS[method].check(model)
     data = _open(dataset, epochs, batch_size, device)
     model = copy.deepcopy(model).cpu().eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
@@ -98,7 +97,7 @@ def prune_finetune(
     graph = DependencyGraph.trace(model, example)
     check(model, recipe, graph, example, budget.sparsity)
     prune(model, recipe, graph, example, budget.sparsity)
-    return _fit(model, Kept() if method == "rni" else Pressure(), data, epochs, lr, seed, device)
+    return _fit(model, METHODS[method].finetune(), data, epochs, lr, seed, device)
 
 
 class Kept(Receding):
@@ -119,12 +118,7 @@ class Kept(Receding):
 
 def _recipe(method: str, reg_weight: float = 0.0, b: float = 0.0, seed: int = 0) -> Recipe:
     _known("method", method, METHODS)
-    settings = Settings(min_width=LEAST, seed=seed)
-    if method == "ucs":
-        return ucs(settings)
-    if method == "l1":
-        return slimming(settings, reg_weight=reg_weight)
-    return rni(settings, reg_weight=reg_weight, b=b)
+    return METHODS[method].recipe(Settings(min_width=LEAST, seed=seed), reg_weight, b)
 
 
 def _open(dataset: str, epochs: int, batch_size: int, device: str) -> Data:
@@ -165,12 +159,29 @@ def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-def _receded(model: nn.Module) -> bool:
+def _receded(model: nn.Module) -> None:
+    """Raises ValueError unless the model can come from train(method="rni")."""
     norms = _norms(model)
     inside = all(((norm.weight >= 0) & (norm.weight <= 1)).all() and not norm.bias.any() for norm in norms)
-    return inside and any((norm.weight < 1).any() for norm in norms)  # all 1: never trained
+    if not inside or all((norm.weight == 1).all() for norm in norms):  # all 1: never trained
+        raise ValueError('method "rni" prunes a model from train(method="rni"): scales in (0, 1) and no shifts')
 
 
-def _known(kind: str, name: str, names: Sequence[str]) -> None:
+def _known(kind: str, name: str, names: Collection[str]) -> None:
     if name not in names:
         raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class _Way:
+    recipe: Callable[[Settings, float, float], Recipe]  # settings, reg_weight, b
+    scale: float | None = 0.5  # γ at first, as the authors and network slimming have it; None: PyTorch's
+    finetune: Callable[[], Pressure] = Pressure
+    check: Callable[[nn.Module], None] = lambda model: None  # raises ValueError for a model it cannot prune
+
+
+METHODS = {
+    "rni": _Way(lambda s, weight, b: rni(s, reg_weight=weight, b=b), None, Kept, _receded),
+    "l1": _Way(lambda s, weight, _: slimming(s, reg_weight=weight)),
+    "ucs": _Way(lambda s, *_: ucs(s)),
+}

@@ -22,7 +22,7 @@ import methods_race
 from compress import checkpoint
 from compress.methods import METHODS
 from compress.recipe import Settings
-from compress.units import Granularity, OneByN, Weight
+from compress.units import Granularity, OneByN, Patterns, Weight
 
 RATES = (0.5, 0.7)
 BLOCK = 4  # N of 1×N
@@ -77,7 +77,7 @@ def train(folder: Path, name: str, rate: float, common: list[str]) -> None:
 
 def rows_of_block(name: str) -> int:
     """Height of the zero blocks that a method leaves: 1 where single weights go."""
-    return 1 if isinstance(granularity(name), Weight) else BLOCK
+    return 1 if isinstance(granularity(name), Weight | Patterns) else BLOCK
 
 
 def by_macs(name: str) -> bool:
