@@ -48,7 +48,7 @@ def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
 
 
 def build(network: Path, rows: int) -> bool:
-    """An untuned bundle for one thread, its outputs compared with ONNX Runtime's; False, with the reason, if refused."""
+    """An untuned bundle for one thread, compared with ONNX Runtime's outputs; False, with the reason, if refused."""
     flags = [f"--bsr={rows}", "--sparsity=0.3", "--trials=0", f"--out={network / 'model.kerf'}", "--against="]
     flags += ["--threads=1", "--seconds=0.1", f"--onnx_path={network / 'model.onnx'}"]
     with contextlib.redirect_stdout(io.StringIO()):  # the reason goes to stderr
