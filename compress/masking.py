@@ -49,7 +49,7 @@ class ChannelMasks:
         for mask, new, entries in zip(self.kept, kept, self.entries, strict=True):
             mask.copy_(new)
             for path, positions in entries:
-                self.factors[path][positions] = mask[:, None].to(torch.float).expand(positions.shape)
+                self.factors[path][positions] = mask[:, None].to(self.factors[path]).expand(positions.shape)
 
     def detach(self) -> None:
         for handle in self.handles:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from compress import global_batch
+
 TINY = 1e-9
 Linear = Callable[[Tensor], Tensor]
 
@@ -121,6 +123,7 @@ RULES: dict[Callable, Callable[..., Tensor]] = {
     **dict.fromkeys(
         (
             *(F.batch_norm, F.dropout, F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.sigmoid),
+            global_batch.batch_norm,  # in the place of torch's while several processes train
             *(torch.relu, torch.sigmoid, torch.clamp, Tensor.relu, Tensor.sigmoid, Tensor.clamp),
         ),
         _Propagating.passed,

@@ -79,8 +79,13 @@ class Game(Pressure):
 
     def _open(self) -> None:
         """Candidates of the round that begins, and the λ of every filter that makes one."""
-        self.chosen = [candidates(norms(u), k, self.share) for u, k in zip(self.units, self.masks.kept)]
+        norm = self._norms()
+        self.chosen = [candidates(n, kept, self.share) for n, kept in zip(norm, self.masks.kept)]
         self._spread()
+
+    def _norms(self) -> list[Tensor]:
+        """Rank 0's: of how many filters are below a threshold, no two processes may think otherwise."""
+        return distributed.from_first([norms(u) for u in self.units])
 
     def _spread(self) -> None:
         self.strength: dict[str, Tensor] = {}
@@ -111,15 +116,14 @@ class Game(Pressure):
     @torch.no_grad()
     def _close(self, model: nn.Module) -> None:
         """The end of a round: prunes, measures, and sets λ and W for the next one."""
-        norm = [norms(u) for u in self.units]
-        order = self._order(norm)
+        order = self._order(self._norms())
         alive = [k.clone() for k in self.masks.kept]
 
         def without(count: int) -> float:
             kept = [k.clone() for k in alive]
             for _, layer, i in order[:count]:
                 kept[layer][i] = False
-            self.masks.keep(distributed.from_first(kept))
+            self.masks.keep(kept)
             return self.plan.accuracy(model)
 
         if self.first < 0:

@@ -7,7 +7,8 @@ Differs: filled in are the score (variance of what is read, times the reader's s
     layer), the penalty on its square root, λ, and one epoch of it at a rate of 1e-3; the paper says that a light
     optimisation on data with a new regularisation finds the widths, and that channels are ranked over all layers. The
     weights that are fine-tuned are those from before that epoch. Behind pooling or a concatenation the variance is that
-    of what is read there. A layer's best tenth goes last.
+    of what is read there. Of several processes each takes the variances of its own part of a batch. A layer's best
+    tenth goes last.
 """
 
 from collections.abc import Callable, Sequence

@@ -45,7 +45,7 @@ class Adam(Pressure):
     """∂L/∂w ← m̂ / (√v̂ + 1e-8), which the optimiser follows without momentum or weight decay."""
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        self.moments = {name: torch.zeros(2, *p.shape, device=p.device) for name, p in model.named_parameters()}
+        self.moments = {name: p.new_zeros(2, *p.shape) for name, p in model.named_parameters()}
         self.step = 0
         self.attached = True
 

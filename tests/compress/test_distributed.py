@@ -32,6 +32,15 @@ CASES = {
     "bwcp": ["--method=bwcp", "--flops_target=0.7"],
     "c2s2": ["--method=c2s2", "--flops_target=0.7", "--finetune_epochs=2"],
     "pconv": ["--method=pconv", "--pr_target=0.7", "--finetune_epochs=2"],
+    "frs": ["--method=frs", "--flops_target=0.7", "--finetune_epochs=2"],
+    "play_and_prune": [
+        "--method=play_and_prune",
+        "--flops_target=0.8",
+        "--finetune_epochs=2",
+        "--set",
+        "tolerance=0.2",
+    ],
+    "snapshots": ["--method=snapshots", "--flops_target=0.7", "--finetune_epochs=2", "--set", "peak=0.01"],
     "dropout": ["--arch=mobilenet_v2_x0_5", "--method=random_block", "--N=4"],
 }
 STOPPED = [*SMALL, "--method=resrep", "--flops_target=0.8", "--num_epochs=2", "--seed=3"]
