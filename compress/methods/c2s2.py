@@ -5,12 +5,13 @@ Paper: Chiu et al., "C2S2: Cost-aware Channel Sparse Selection for Progressive N
 Code:  none known
 Differs: from the abstract are gates with a real and a binary copy, two phases layer by layer, a term that favours fewer
     channels and one that stops it where accuracy would suffer; filled in is the rest. A binary gate is 1 where the
-    real one is over 1/2, and at the layer's best; the real ones feel its gradient, and λ (1/C) Σ r. λ falls from λ0 to
-    zero as the running loss rises by κ over what it was when the layer was opened, and is zero once the MACs (or
-    channels) asked for are gone. Gates learn at 0.01, or so that in their phase the term alone could take one from 1
-    to 0; nothing else learns then. In the second phase gates rest and the weights learn. Layers are opened by falling
-    share of the MACs, several at once where there are fewer steps than layers. At the end exactly as much goes as was
-    asked for, the smallest real gates of all layers first (of equal ones, the smaller mean |w|); then fine-tuning.
+    real one is over 1/2, and at as many of a layer's best as the same share of every layer would leave for the target;
+    the real ones feel its gradient, and λ (1/C) Σ r. λ falls from λ0 to zero as the running loss rises by κ over what
+    it was when the layer was opened, and is zero for a layer that has dropped its share. Gates learn at 0.01, or so
+    that in their phase the term alone could take one from 1 to 0; nothing else learns then. In the second phase gates
+    rest and the weights learn. Layers are opened by falling share of the MACs, several at once where there are fewer
+    steps than layers. At the end exactly as much goes as was asked for: of all layers first what gates have dropped,
+    then the smallest real gates (of equal ones, the smaller mean |w|); then fine-tuning.
 """
 
 from collections.abc import Sequence
@@ -28,14 +29,14 @@ from compress.recipe import Recipe, Settings
 THRESHOLD = 0.5
 RATE = 0.01  # of gates, at least
 SELECTING = 0.4  # share of a layer's steps in which its gates learn; the weights have the rest
-SMOOTH = 0.9  # of the running loss
+SMOOTH = 0.9  # of the running loss, less where gates learn for fewer steps than 40
 
 
-def binary(r: Tensor) -> Tensor:
-    """1 over the threshold and at the largest; backwards the identity."""
-    b = (r > THRESHOLD).to(r.dtype)
-    b[r.argmax()] = 1
-    return r + (b - r).detach()
+def binary(r: Tensor, least: int = 1) -> Tensor:
+    """1 over the threshold and at the `least` largest; backwards the identity."""
+    b = r > THRESHOLD
+    b[r.argsort(descending=True, stable=True)[:least]] = True
+    return r + (b.to(r.dtype) - r).detach()
 
 
 def cost_aware(weight: float, loss: float, reference: float, kappa: float) -> float:
@@ -46,18 +47,29 @@ def cost_aware(weight: float, loss: float, reference: float, kappa: float) -> fl
 class SparseSelection(Pressure):
     def __init__(self, settings: Settings, weight: float, kappa: float):
         self.settings, self.weight, self.kappa = settings, weight, kappa
-        self.grafts = Grafts("selection", lambda x, r: x * binary(r).to(x.dtype).view(-1, *[1] * (x.ndim - 2)))
+        self.grafts = Grafts("selection", self._act)
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan, self.step = units, plan, 0
         self.r = self.grafts.attach(model, graph, [u.channels for u in units], torch.ones, depthwise=True)
+        keep = self.settings.uniform([u.sizes.float() for u in units], units, plan.sparsity)
+        self.least = [max(1, int(kept.sum())) for kept in keep]
+        self.by_id = {id(r): least for r, least in zip(self.r, self.least)}
         self.order = sorted(range(len(units)), key=lambda i: (-int(units[i].macs.sum()), i))
         self.turns = max(1, min(len(units), plan.steps // 2))
+        selecting = SELECTING * plan.steps / self.turns
+        self.smooth = min(SMOOTH, max(0.0, 1 - 4 / selecting))
+        self.travel = [
+            sum(plan.rate(step) for step in range(*self._steps(turn)) if self.at(step)[1]) for turn in range(self.turns)
+        ]  # of gates, in each turn
         self.running = self.reference = self.strength = 0.0
         self.turn = -1  # whose reference it is
         own = {id(r) for r in self.r}
         self.weights = [p for p in model.parameters() if id(p) not in own]
         self.attached = True
+
+    def _act(self, x: Tensor, r: Tensor) -> Tensor:
+        return x * binary(r, self.by_id[id(r)]).to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
     def at(self, step: int) -> tuple[int, bool]:
         """Which turn that step is of, and whether gates learn in it."""
@@ -77,26 +89,25 @@ class SparseSelection(Pressure):
         names = [f"{self.grafts.name}.{i}" for i in range(len(self.r))]
         return [ParameterGroup(names, momentum=0.0, nesterov=False, weight_decay=0.0)]
 
-    def left(self) -> float:
-        """Share of the MACs, or of the channels, that the gates leave."""
-        counts = torch.stack([binary(r.detach()).sum() for r in self.r]).long().tolist()  # one wait for the device
-        widths = {u.path: count for u, count in zip(self.units, counts)}
-        if self.settings.by_macs:
-            return self.units[0].widths.macs(widths) / self.units[0].widths.dense
-        return sum(widths.values()) / sum(u.count for u in self.units)
+    def widths(self) -> list[int]:
+        """How many channels the gates leave in each layer."""
+        each = [binary(r.detach(), least).sum() for r, least in zip(self.r, self.least)]
+        return torch.stack(each).long().tolist()  # one wait for the device
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         loss, logits = task(model, x, y)
         seen, images = distributed.total(loss.new_tensor([float(loss.detach()) * len(y), len(y)], dtype=torch.double))
         mean = float(seen / images)
-        self.running = SMOOTH * self.running + (1 - SMOOTH) * mean if self.step else mean
+        self.running = self.smooth * self.running + (1 - self.smooth) * mean if self.step else mean
         turn, selecting = self.at(self.step)
         if turn != self.turn:
             self.turn, self.reference = turn, self.running
         self.strength = 0.0
-        if selecting and self.left() > 1 - self.plan.sparsity:
+        if selecting:
             self.strength = cost_aware(self.weight, self.running, self.reference, self.kappa)
-            loss = loss + self.strength * sum(self.r[i].mean() for i in self.open(turn))
+            widths = self.widths()
+            pushed = [self.r[i].mean() for i in self.open(turn) if widths[i] > self.least[i]]
+            loss = loss + self.strength * sum(pushed)
         return loss, logits
 
     @torch.no_grad()
@@ -114,8 +125,7 @@ class SparseSelection(Pressure):
 
     def pace(self, layer: int, turn: int) -> float:
         """Factor of the learning rate of a layer's gates."""
-        rates = [self.plan.rate(s) for s in range(*self._steps(turn)) if self.at(s)[1]]
-        alone = len(self.r[layer]) / max(self.weight * sum(rates), 1e-12)
+        alone = len(self.r[layer]) / max(self.weight * self.travel[turn], 1e-12)
         return max(RATE / self.plan.peak, alone)
 
     @torch.no_grad()
@@ -124,12 +134,13 @@ class SparseSelection(Pressure):
             r.clamp_(0, 1)
 
     def score(self, unit: ChannelUnits) -> Tensor:
-        """r; a millionth of it is mean |w|, which tells equal ones apart."""
+        """b + r; a millionth of mean |w| tells equal ones apart."""
         size = criteria.l1(unit).double()
         if not self.attached:
             return size
         index = [u.path for u in self.units].index(unit.path)
-        return self.r[index].detach().double() + 1e-6 * size / size.max().clamp(min=1e-30)
+        r = self.r[index].detach()
+        return (binary(r, self.least[index]) + r).double() + 1e-6 * size / size.max().clamp(min=1e-30)
 
     def fold(self, model: nn.Module) -> None:
         """Without the gates; what they hide comes back unless it is cut."""
@@ -145,12 +156,12 @@ class SparseSelection(Pressure):
         self.step, self.turn = int(step), int(turn)
 
     def report(self, model: nn.Module) -> str:
-        what = "MACs" if self.settings.by_macs else "channels"
         done = min(self.at(max(0, self.step - 1))[0] + 1, self.turns)
-        return f"turn {done} of {self.turns}, gates leave {self.left():.3f} of the {what}, push {self.strength:.1e}"
+        left, total = sum(self.widths()), sum(u.count for u in self.units)
+        return f"turn {done} of {self.turns}, gates leave {left} of {total} channels, push {self.strength:.1e}"
 
 
-def c2s2(settings: Settings, *, sparsity_weight: float = 0.1, kappa: float = 0.05) -> Recipe:
+def c2s2(settings: Settings, *, sparsity_weight: float = 0.01, kappa: float = 0.05) -> Recipe:
     """C2S2-style: cuts channels that binary gates drop, layer by layer, while the loss allows it; then fine-tunes.
 
     sparsity_weight: λ0; kappa: the rise of the loss, as a share, at which no more are dropped.
