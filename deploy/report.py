@@ -155,13 +155,16 @@ def bars(row: Mapping, highest: float) -> Markup | None:
 
 
 def by_kernel(layers: list[dict]) -> list[dict]:
-    """Per kernel, most expensive first: its layers, their time, and their time with dense kernels instead."""
+    """Per kernel, most expensive first: its layers, how many were timed, and of those the sums."""
     found: dict[str, dict] = {}
     for row in layers:
-        entry = found.setdefault(row["kernel"], {"kernel": row["kernel"], "layers": 0, "kerf_us": 0.0, "dense_us": 0.0})
+        none = {"kernel": row["kernel"], "layers": 0, "timed": 0, "kerf_us": 0.0, "dense_us": 0.0}
+        entry = found.setdefault(row["kernel"], none)
         entry["layers"] += 1
-        entry["kerf_us"] += row.get("kerf_us") or 0.0
-        entry["dense_us"] += row.get("dense_us") or row.get("kerf_us") or 0.0
+        if row.get("kerf_us"):
+            entry["timed"] += 1
+            entry["kerf_us"] += row["kerf_us"]
+            entry["dense_us"] += row.get("dense_us") or row["kerf_us"]
     return sorted(found.values(), key=lambda entry: -entry["kerf_us"])
 
 

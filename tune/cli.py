@@ -54,7 +54,7 @@ def run(args: Args, words: list[str]) -> dict:
 
     What can be wrong with the input is found before anything of the bundle is written.
     """
-    print("  ".join(f"{k}={v}" for k, v in vars(args).items()))
+    print("  ".join(f"{k}={v}" for k, v in vars(args).items() if k not in ("quiet", "json")))
     place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
     bundle.refuse_foreign(args.out)
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch)

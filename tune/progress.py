@@ -40,7 +40,7 @@ class Progress:
         best = sum(r.count * r.best_us for r in rows)
         default = sum(r.count * r.default_us for r in rows)
         text = f"measured {measured} configurations in {elapsed:.0f} s"
-        text += f", at most {left:.0f} s left" if math.isfinite(left) else ""
+        text += f", at most {max(left, 0.0):.0f} s left" if math.isfinite(left) else ""  # a batch may end late
         if math.isfinite(best):
             text += f", layers together {best / 1e3:.3f} ms ({default / best:.2f}x of untuned)"
         else:

@@ -331,6 +331,16 @@ def test_names_of_phases_do_not_run_into_each_other():
     assert min(b - a for a, b in itertools.pairwise(written)) * labels.NARROW / 100 > labels.width("fine-tune 9")
 
 
+def test_layers_that_were_not_timed_take_no_part_in_sums():
+    rows = [row("a"), row("b", kerf_us=None, dense_us=None), dense_row("c", kerf_us=None)]
+    assert report.by_kernel(rows) == [
+        {"kernel": "bsr", "layers": 2, "timed": 1, "kerf_us": 5.0, "dense_us": 8.0},
+        {"kernel": "dense", "layers": 1, "timed": 0, "kerf_us": 0.0, "dense_us": 0.0},
+    ]
+    source = report.render(minimal() | {"layers": rows})
+    assert '<td>dense</td><td class="n">1</td><td class="n">0</td>\n<td class="n">–</td><td class="n">–</td>' in source
+
+
 def test_a_single_epoch_is_a_dot():
     drawn = figures.lines([("train", [1], [0.5]), ("validation", [1], [0.7])], "loss")
     assert re.findall(r'<circle [^>]*class="(\w+)"', drawn) == ["train", "validation"]
