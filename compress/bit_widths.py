@@ -5,6 +5,7 @@ Source: Wang et al., "HAQ: Hardware-Aware Automated Quantization", CVPR 2019, ar
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class BitWalk:
         self.layers, self.tried, self.fixed = len(modules), reward, constant(modules)
         self.sizes = [m.weight.numel() for m in modules]
         self.budget = size * WHOLE * sum(self.sizes)
+        self.even = (min(max(math.ceil(size * WHOLE), LEAST), MOST) - LEAST + 0.5) / (MOST - LEAST + 1)
 
     def bits(self, actions: Sequence[float]) -> list[int]:
         return fitted([bits_of(a) for a in actions], self.sizes, self.budget)

@@ -28,6 +28,7 @@ class Walk(Protocol):
     """One action per layer, in order."""
 
     layers: int
+    even: float  # the action that, taken everywhere, treats all layers alike
 
     def state(self, actions: Sequence[float]) -> Tensor:
         """(features,) of the layer whose turn it is, after these actions."""
@@ -128,14 +129,18 @@ class Agent:
 
 
 def search(walk: Walk, numbers: Numbers, seed: int) -> tuple[list[float], float]:
-    """Actions of the episode with the highest reward (of equal ones, the first), and that reward."""
+    """Actions of the episode with the highest reward (of equal ones, the first), and that reward.
+
+    The first episode treats all layers alike: a search, however short, finds nothing worse.
+    """
     agent = Agent(len(walk.state([])), numbers.replay * walk.layers, seed)
     best: tuple[list[float], float] | None = None
     for episode in range(numbers.episodes):
         states, actions = [], list[float]()
         for _ in range(walk.layers):
             states.append(walk.state(actions))
-            actions.append(walk.allowed(actions, agent.act(states[-1], numbers.sigma(episode))))
+            drawn = agent.act(states[-1], numbers.sigma(episode))
+            actions.append(walk.allowed(actions, drawn) if episode else walk.even)
         reward = walk.reward(actions)
         if best is None or reward > best[1]:
             best = actions, reward

@@ -8,11 +8,11 @@ Differs: filled in is everything that the abstracts do not say, with the constan
     share of a set of channels that leave together, described by the first layer that reads it, where AMC takes the
     inputs of single layers. Whatever an episode asks for, all its widths are then scaled until the target is met
     exactly, and that network is the one that is rewarded. Widths are multiples of --round_to, AMC's of 8. The warm-up
-    is an eighth of the episodes, a thirtieth with bits. What reads channels that go is fitted by least squares on all
-    pixels of some images. Information dropout, by which the paper prunes elements or kernels of what is left, is left
-    out. Weights lie on uniform grids of 2 to 8 bits, symmetric, with a scale per output channel, where HAQ shares
-    2 ^ bits centroids: that is what Q/DQ can say. So do the inputs of layers, with 8 bits each. The last quarter of the
-    epochs trains on these grids.
+    is an eighth of the episodes, a thirtieth with bits; the first one treats all layers alike. What reads channels that
+    go is fitted by least squares on all pixels of some images. Information dropout, by which the paper prunes elements
+    or kernels of what is left, is left out. Weights lie on uniform grids of 2 to 8 bits, symmetric, with a
+    scale per output channel, where HAQ shares 2 ^ bits centroids: that is what Q/DQ can say. So do the inputs of
+    layers, with 8 bits each. The last quarter of the epochs trains on these grids.
 """
 
 import copy
@@ -56,6 +56,8 @@ def kept_width(share: float, count: int, multiple: int) -> int:
 
 class WidthWalk:
     """The ddpg.Walk of stage one."""
+
+    even = 1.0  # then all widths are scaled by one factor
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ def test_noise_stays_within_actions_and_dies_out():
 class Target:
     """A walk whose best actions are known: a different one for each layer, which the state tells apart."""
 
-    layers = 3
+    layers, even = 3, 0.6
     wanted = (0.2, 0.8, 0.5)
 
     def state(self, actions):
@@ -68,6 +68,8 @@ def test_the_agent_learns_and_repeats_itself():
     actions, reward = ddpg.search(walk, numbers, seed=0)
     assert min(actions) >= 0.1
     assert reward == max(walk.rewards)
+    assert walk.rewards[0] == -sum((0.6 - w) ** 2 for w in walk.wanted)
+    assert ddpg.search(Target(), ddpg.Numbers(1, 0, 0.95, 100), seed=0) == ([0.6] * 3, walk.rewards[0])
     at_random, in_the_end = (torch.tensor(part).mean() for part in (walk.rewards[:50], walk.rewards[-30:]))
     assert in_the_end > at_random / 4
     state = torch.get_rng_state()
@@ -139,6 +141,17 @@ def test_the_network_that_was_rewarded_is_the_one_that_is_left(arch, settings):
         assert difference(masked(x), model(x)) < 1e-6
         assert REWARDS["macs"](accuracy(model, list(sample.validation())), macs) == pytest.approx(best, abs=1e-9)
     assert "best reward of 4 episodes" in removed.note
+
+
+def test_a_search_of_one_episode_scales_all_layers_alike():
+    model, graph, x = traced("resnet20")
+    found = []
+    for name, own in (("l1", {}), ("drl", {"images": 8, "episodes": 1})):
+        chosen = METHODS[name](BY_MACS, **own)
+        units = chosen.granularity.split(model, graph, x[:1])
+        keep = chosen.scope(recipe.scores(model, chosen, graph, units, shown()), units, 0.4)
+        found.append(torch.tensor([k.float().mean() for k in keep]))
+    assert float((found[0] - found[1]).abs().max()) <= 1 / 16  # a channel of the narrowest layer
 
 
 def test_walls_leave_room_for_later_layers():

@@ -191,6 +191,11 @@ def test_folding_leaves_plain_layers_on_their_grids():
 def test_a_larger_size_keeps_all_bits():
     walk = BitWalk([nn.Conv2d(3, 4, 3), nn.Linear(4, 5)], 0.25, lambda bits: float(sum(bits)))
     assert walk.bits([1.0, 1.0]) == [8, 8]
+    for bits in range(2, 9):  # the same for all, and where that is no whole number, more for the first layers
+        alike = BitWalk([nn.Linear(4, 5), nn.Linear(4, 5)], bits / 32, lambda bits: 0.0)
+        assert alike.bits([alike.even] * 2) == [bits] * 2
+    alike = BitWalk([nn.Linear(4, 5), nn.Linear(4, 5)], 3.5 / 32, lambda bits: 0.0)
+    assert alike.bits([alike.even] * 2) == [4, 3]
     assert walk.reward([1.0, 0.5]) == 13
     told = walk.state([1.0])
     assert told.shape == (10,)
