@@ -86,16 +86,19 @@ def test_an_annealed_one_trains_to_its_share(combination):
         torch.manual_seed(0)
         model = create("resnet20", data.num_classes, 32)
         graph = DependencyGraph.trace(model, EXAMPLE)
+        whole = composed(SETTINGS, **parts(combination)).granularity.split(model, graph, EXAMPLE)
         recipe, optim = composed(SETTINGS, **parts(combination)), Optim(LearningRate(0.01))
         outcome = run(model, recipe, data, Budget(0.5, 0, 2), 0, graph=graph, optim=optim)
         found.append((outcome, {n: t.clone() for n, t in model.state_dict().items()}))
     (outcome, first), (_, second) = found
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    kept = list(outcome.kept.values())  # bool, channels; of parts of weights, whether any of a filter's is left
-    if combination[1] != "channel":
-        kept = [mask.flatten(1).any(1) if combination[1] == "filter" else mask for mask in outcome.masks.values()]
-    assert sum(int(k.sum()) for k in kept) / sum(k.numel() for k in kept) == pytest.approx(0.5, abs=0.01)
+    if combination[1] == "channel":
+        left, of = sum(len(index) for index in outcome.kept.values()), sum(u.count for u in whole)
+    else:  # of filters, those of which anything is left
+        masks = [m.flatten(1).any(1) if combination[1] == "filter" else m for m in outcome.masks.values()]
+        left, of = sum(int(m.sum()) for m in masks), sum(m.numel() for m in masks)
+    assert left / of == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(
