@@ -26,6 +26,7 @@ def quickly(name: str) -> list[str]:
 LARGE = {"resnet50", "resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
 
 
+SLOW_DENSENET = pytest.param("densenet40", marks=pytest.mark.slow)
 ARCHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
 
 

@@ -213,8 +213,8 @@ def test_weights_that_nothing_holds_meet_their_patterns(steps):
 
 
 def test_long_phases_have_the_published_rho():
-    assert {c.rho for c in attached(10**8)[1].pressure.constraints} == {1e-4}
-    chosen = attached(10**8, kernel_rho=1e-3)[1]
+    assert {c.rho for c in attached(10**7)[1].pressure.constraints} == {1e-4}
+    chosen = attached(10**7, kernel_rho=1e-3)[1]
     assert [c.rho for c in chosen.pressure.constraints] == [1e-4, 1e-3, 1e-3, 1e-3]  # 1×1 and 5×5 have no patterns
 
 
@@ -238,18 +238,16 @@ def test_a_stopped_run_resumes_to_the_same_end(tmp_path):
     whole, outcome = quick()
     assert all(torch.equal(whole.get_parameter(path) != 0, mask) for path, mask in outcome.masks.items())
     file = tmp_path / "last.safetensors"
-    for at in (1, 3):  # under pressure, with duals that are not zero, and in fine-tuning
 
-        def stopping(rows, at=at):
-            if len(rows) == at:
-                raise Stop
+    def stopping(rows):  # under pressure, with duals that are not zero
+        if rows:
+            raise Stop
 
-        file.unlink(missing_ok=True)
-        with pytest.raises(Stop):
-            quick(file=file, on_history=stopping)
-        again, resumed = quick(file=file, resume=True)
-        assert [row["loss"] for row in resumed.history] == [row["loss"] for row in outcome.history]
-        assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    with pytest.raises(Stop):
+        quick(file=file, on_history=stopping)
+    again, resumed = quick(file=file, resume=True)
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in outcome.history]
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attaching import attached, traced
+from attaching import SLOW_DENSENET, attached, traced
 from random_networks import difference
 
 from compress.methods import METHODS
@@ -140,7 +140,7 @@ def test_what_the_tolerance_has_not_given_goes_at_the_end():
     assert not any(bool((k & ~m).any()) for k, m in zip(keep, chosen.pressure.masks.kept))
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", "densenet40"])
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", SLOW_DENSENET])
 def test_attaching_and_folding_keep_the_function(arch):
     model, _, _, chosen, x, before = attached("play_and_prune", arch)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attaching import BY_MACS, attached, plan, traced
+from attaching import BY_MACS, SLOW_DENSENET, attached, plan, traced
 from random_networks import difference, images
 from torch import nn
 
@@ -95,7 +95,7 @@ def test_dead_channels_get_no_gradient():
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", "densenet40"])
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", SLOW_DENSENET])
 def test_attaching_and_folding_keep_the_function(arch):
     model, _, _, chosen, x, before = attached("prunenet", arch)
     with torch.no_grad():

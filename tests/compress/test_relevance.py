@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attaching import ARCHS, traced
+from attaching import traced
 from torch import nn
 
+from compress.models import MODELS
 from compress.relevance import divided, layer, relevances
 
 
@@ -78,7 +79,10 @@ def test_functions_without_a_rule_are_refused(act, named):
         relevances(Odd(act), {}, torch.zeros(1, 3, 8, 8), torch.tensor([0]))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+OTHERS = [pytest.param(a, marks=pytest.mark.slow) for a in MODELS if a not in ("resnet20", "mobilenet_v3_small")]
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", *OTHERS])
 def test_the_zoo_is_followed(arch):
     model, _, x = traced(arch)
     weights = {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -53,7 +53,10 @@ def network(model: nn.Module, bits: dict[int, int]) -> tuple[nn.Module, dict[str
 MODELS = {"option_a": OptionA, "twice": Twice, "mobilenet_v3_small": lambda: create("mobilenet_v3_small", 10, 32)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+NAMES = ["option_a", "twice", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_onnx_runtime_computes_what_torch_does(name, tmp_path):
     model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
     reference = quantise.quantised(model, grids)
@@ -67,7 +70,7 @@ def test_onnx_runtime_computes_what_torch_does(name, tmp_path):
     assert error < np.abs(plain - wanted).max() / np.abs(wanted).max()  # nearer than without quantised inputs
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_layer_reads_integers_of_its_bits(name, tmp_path):
     model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
     path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
