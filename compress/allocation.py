@@ -124,7 +124,7 @@ def by_time(
             most = float(sum(s.max() for s in saved.values()))
             chosen = {path: options[i] for path, i in share_out(harm, saved, min(need, most)).items()}
             made = _made({path: share for path, (_, share) in chosen.items()}, macs)
-            if len(sensitivities) > 1:
+            if list(sensitivities) != [recipe.granularity.n]:
                 made = replace(made, heights={path: n for path, (n, _) in chosen.items()})
             took = time_with(made, attempt)
             tries.append((took, made))

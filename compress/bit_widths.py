@@ -83,9 +83,10 @@ class BitWidths(Pressure):
         self.numbers = numbers
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
-        self.model, self.quantisers, self.attached = model, Quantisers({}), True
+        self.model, self.quantisers, self.sample, self.attached = model, Quantisers({}), plan.sample, True
 
-    def begin(self, model: nn.Module, sample: Sample) -> None:
+    def begin(self, model: nn.Module) -> None:
+        sample = self.sample
         inputs = quantise.calibrate(model, (x for x, _ in first(sample, CALIBRATED) if len(x) > 1))
         validation = list(first(held_out(sample), self.numbers.images))
 

@@ -24,6 +24,15 @@ class ChannelUnits(Units):
     def gone(self) -> int:
         return self.channels.whole - self.channels.width
 
+    def readers(self) -> list[tuple[str, int]]:
+        """Where convolutions and linear layers read these channels. Raises ValueError if none does."""
+        found = [place for place in self.channels.places if place[1] == 1]
+        if not found:
+            raise ValueError(
+                f"{self.path}: no convolution or linear layer reads its channels; leave it out with --skip"
+            )
+        return found
+
 
 @dataclass(frozen=True)
 class Channel:

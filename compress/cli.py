@@ -168,11 +168,14 @@ def sensitivities_of(job: Job, reporter: Reporter) -> dict[str, Any]:
 def sensitivity_of(job: Job, reporter: Reporter, name: str = "sensitivity") -> sensitivity.Sensitivity:
     """Measured, and written to the job's folder under that name, as JSON and as a picture."""
     args, folder = job.args, job.args.job_dir
-    found = sensitivity.measure(
-        job.model, job.recipe, job.graph, job.example, job.data.val or job.data.test,
-        -(-args.calibration // args.eval_batch_size), job.device,
-        report=partial(reporter.count, "sensitivity, layers"),
-    )  # fmt: skip
+    try:
+        found = sensitivity.measure(
+            job.model, job.recipe, job.graph, job.example, job.data.val or job.data.test,
+            -(-args.calibration // args.eval_batch_size), job.device,
+            report=partial(reporter.count, "sensitivity, layers"),
+        )  # fmt: skip
+    finally:
+        reporter.stop()
 
     def write() -> None:
         checkpoint.write_json(folder / f"{name}.json", found.to_json())

@@ -5,14 +5,23 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from compress import units
+from compress.channel_units import Channel
 from compress.methods import METHODS
 from compress.pressure import NOTHING
 from compress.recipe import Recipe, Schedule, Scope, Settings
 from compress.schedules import Budget
+from compress.units import Granularity
 
-UNITS = {"OneByN": "1xN blocks", "Weight": "weights", "Filter": "filters' weights"}
+UNITS = {
+    units.OneByN: "1xN blocks",
+    units.Weight: "weights",
+    units.Filter: "filters' weights",
+    units.Patterns: "kernels' entries",
+}
 SCOPES = {
     "local": "each layer",
+    "patterned": "each layer",
     "uniform_macs": "each layer",
     "overall": "all layers",
     "greedy_macs": "all layers",
@@ -52,10 +61,9 @@ def row(name: str) -> Row:
     numbers = {p.name: p.default for p in own}
     head = inspect.cleandoc(inspect.getmodule(method).__doc__ or "")
     moment = when(recipe.schedule)
-    unit = type(recipe.granularity).__name__
     return Row(
         name,
-        "nothing" if moment == "never" else UNITS.get(unit, "channels"),
+        "nothing" if moment == "never" else removes(recipe.granularity),
         scope(recipe.scope),
         moment,
         needs(recipe, numbers),
@@ -65,6 +73,10 @@ def row(name: str) -> Row:
         head,
         numbers,
     )
+
+
+def removes(of: Granularity) -> str:
+    return "channels" if isinstance(of, Channel) else UNITS[type(of)]
 
 
 def scope(of: Scope) -> str:
@@ -94,7 +106,9 @@ def paper(head: str) -> str:
     found = re.search(r"^Paper:(.*?)(?=^\w+:|\Z)", head, re.MULTILINE | re.DOTALL)
     entry = " ".join(found[1].split()).partition(";")[0] if found else ""
     number = re.search(r"arXiv \d{4}\.\d{4,5}", entry)
-    authors = entry.partition(",")[0]
+    authors, _, rest = entry.partition(",")
+    if re.match(r"\s*[A-Z]\w+ and [A-Z]\w+,", rest):
+        authors += " et al."
     return f"{authors}, {number[0]}" if number else entry or "-"
 
 

@@ -80,6 +80,8 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
         raise ValueError(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
     if allocates(args) and chosen.remove is not removal.zero:
         raise ValueError(f"method {method}: shares by layer are for methods that zero weights in one go (one_by_n)")
+    if allocates(args) and args.scope:
+        raise ValueError("--scope says what competes with what, --allocate and targets in time decide that: give one")
     if allocates(args) and not args.pretrained_model:
         raise ValueError("layers are tried on the trained network: give it as --pretrained_model")
     if timed(args) and not isinstance(chosen.granularity, OneByN):
@@ -108,7 +110,7 @@ def own_numbers(given: Sequence[str], method: str) -> dict[str, Any]:
     known = {
         name: parameter.default
         for name, parameter in inspect.signature(MAKERS[method]).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
+        if parameter.kind is parameter.KEYWORD_ONLY and not (method == COMPOSED and name in PARTS)
     }
     values: dict[str, Any] = {}
     for text in given:

@@ -63,8 +63,8 @@ class Pressure:
         """Adds parameters or hooks; the outputs stay as they were unless the method's header says otherwise."""
         self.attached = True
 
-    def begin(self, model: nn.Module, sample: Sample) -> None:
-        """Before the first step of the phase, for what has to see data."""
+    def begin(self, model: nn.Module) -> None:
+        """Before the first step of the phase, unless the run is resumed: for what is searched only once."""
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         return []
@@ -107,9 +107,6 @@ class AtRest(Pressure):
 
     def __init__(self, of: Pressure):
         self.of = of
-
-    def begin(self, model: nn.Module, sample: Sample) -> None:
-        """Before the first step of the phase, for what has to see data."""
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         return self.of.parameter_groups(model)

@@ -122,7 +122,7 @@ def run(
                 state = State(saved.epoch, saved.part("momentum"), saved.part("best"), saved.best_score, course.history)
             elif phase.pressure and not pressure.attached:
                 attach(phase)
-                pressure.begin(model, sample)
+                pressure.begin(model)
 
             def keep(state: State, index: int = index) -> None:
                 if file and distributed.first():

@@ -20,14 +20,14 @@ def summarise(
     Zeros on the grid of a quantised weight cost what its other integers do.
     """
     args, model = job.args, job.model
-    layers = prunable(model, job.graph, args.full)
+    layers, least = prunable(model, job.graph, args.full), min(args.N_choices or (args.N,))
     zeros = {path: model.get_parameter(path) != 0 for path in layers if not grids}
     spent = cost.count(model, job.example, zeros)
     return {
         "method": "evaluate" if args.pruned_model else job.method,
         "arch": args.arch,
         "data_set": args.data_set,
-        "N": args.N,
+        "N": least,
         "pr_target": None if job.by_macs else job.budget.sparsity,
         "flops_target": 1 - job.budget.sparsity if job.by_macs else None,
         "rearranged": rearranged,
@@ -40,7 +40,7 @@ def summarise(
         "macs": spent.macs,
         "params_dense": job.dense.params_dense,
         "params": spent.params,
-        "block_density": cost.block_density(model, layers, min(args.N_choices or (args.N,))),
+        "block_density": cost.block_density(model, layers, least),
         "element_density": cost.element_density(model, layers),
         "command": args.command(),
         "trained_with": {

@@ -1,7 +1,7 @@
 """Every method of the table on real images: ResNet-20, CIFAR-10, 50 % and 70 % of each method's own unit, same epochs.
 
 Launch:    python scripts/cifar_methods.py --data_path DIR --pretrained_model resnet20-cifar10jpeg.safetensors
-Hardware:  2 CPU cores with bf16: 30 to 50 seconds an epoch; 3 epochs of some thirty methods at two rates take 3 hours.
+Hardware:  2 CPU cores with bf16: 30 to 50 seconds an epoch; 2 epochs of 36 methods at two rates take 3 hours.
            Run it again to go on after a stop, with --only NAME to add or finish methods: finished runs stay.
 Expected:  table.md, table.json and a picture for each rate, accuracy against MACs and against ms, in JOB_DIR; short
            runs, in docs/benchmarks/. Milliseconds are measured at the end, all networks and the dense engines on the
@@ -20,19 +20,21 @@ import methods_picture
 import methods_race
 
 from compress import checkpoint
+from compress.channel_units import Channel
 from compress.methods import METHODS
 from compress.recipe import Settings
-from compress.units import Granularity, OneByN, Patterns, Weight
+from compress.units import Filter, Granularity, OneByN, Patterns, Weight
 
 RATES = (0.5, 0.7)
 BLOCK = 4  # N of 1×N
+OWN = {"drl": ["--set", "size=1", "episodes=100", "images=1000"]}  # its defaults take a day; f32, so that kerf runs it
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--pretrained_model", required=True)
-    parser.add_argument("--epochs", default="3")
+    parser.add_argument("--epochs", default="2")
     parser.add_argument("--only", nargs="*", choices=[*METHODS], default=[*METHODS])
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--job_dir", type=Path, default=Path("runs/cifar_methods"))
@@ -62,7 +64,7 @@ def train(folder: Path, name: str, rate: float, common: list[str]) -> None:
         folder, budget = folder / f"{name}-{rate:g}", [f"--pr_target={rate:g}"]
         if by_macs(name):
             budget = [f"--flops_target={1 - rate:g}"]
-    own = ["--rearrange"] if isinstance(granularity(name), OneByN) else []
+    own = ["--rearrange"] if isinstance(granularity(name), OneByN) else OWN.get(name, [])
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         code = cifar_runs.finish(folder, [*common, f"--method={name}", *own, *budget])
@@ -152,10 +154,10 @@ def unit(name: str) -> str:
         return "–"
     if by_macs(name):
         return "MACs"
-    kind = type(granularity(name)).__name__
-    return {"OneByN": f"1×{BLOCK} blocks", "Weight": "weights", "Filter": "filters", "Channel": "channels"}.get(
-        kind, kind.lower()
-    )
+    kind = granularity(name)
+    if isinstance(kind, Channel):
+        return "channels"
+    return {OneByN: f"1×{BLOCK} blocks", Weight: "weights", Filter: "filters", Patterns: "patterns"}[type(kind)]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Hardware:  any, seconds
 Expected:  two lines on what is stored; layers that would be no smaller are left out
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,18 +14,31 @@ import torch
 from compress import checkpoint, fkw
 
 
-def main(source: Path, file: Path) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    a = parser.parse_args()
+    try:
+        print(packed(a.source, a.file))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def packed(source: Path, file: Path) -> str:
+    """Writes the file, reads it back, and says what is in it. Raises ValueError or OSError for what has no patterns."""
     layers, dense, wanted = {}, 0, {}
     for name, weight in checkpoint.read_weights(source).items():
         if weight.ndim != 4 or not bool(weight.any()) or bool((weight != 0).all()):
             continue
-        packed = fkw.pack(weight)
+        kernels = fkw.pack(weight)
         size = weight.numel() * weight.element_size()
-        if packed.bytes < size:
-            layers[name], wanted[name], dense = packed, weight, dense + size
+        if kernels.bytes < size:
+            layers[name], wanted[name], dense = kernels, weight, dense + size
     if not layers:
-        print(f"{source} has no layer of patterned kernels: prune it by pconv", file=sys.stderr)
-        return 2
+        raise ValueError(f"{source} has no layer of patterned kernels: prune it by pconv")
     fkw.save(file, layers)
     if not all(torch.equal(fkw.unpack(p), wanted[name]) for name, p in fkw.load(file).items()):
         raise AssertionError(f"{file} does not hold the weights of {source}")
@@ -36,10 +50,9 @@ def main(source: Path, file: Path) -> int:
     ]
     each, once = (sum(column) for column in zip(*loads))
     size = sum(p.bytes for p in layers.values())
-    print(f"{len(layers)} layers: {dense:,} bytes dense, {size:,} in FKW ({dense / size:.2f}x less), read back equal")
-    print(f"for two output rows kernels read {each:,} input rows, {once:,} if no row is read twice")
-    return 0
+    stored = f"{len(layers)} layers: {dense:,} bytes dense, {size:,} in FKW ({dense / size:.2f}x less), read back equal"
+    return f"{stored}\nfor two output rows kernels read {each:,} input rows, {once:,} if no row is read twice"
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    raise SystemExit(main())

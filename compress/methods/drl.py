@@ -64,14 +64,14 @@ class WidthWalk:
         readers: Sequence[nn.Conv2d | nn.Linear],
         units: Sequence[ChannelUnits],
         cost: Callable[[Mapping[str, float]], float],
-        sparsity: float,
+        budget: float,
         multiple: int,
         reward: Callable[[list[int]], float],
     ):
         self.layers, self.units, self.cost, self.multiple, self.tried = len(units), units, cost, multiple, reward
         self.fixed, self.whole = constant(readers), {u.path: u.count for u in units}
         self.full = cost(self.whole)
-        self.budget = (1 - sparsity) * self.full
+        self.budget = budget
 
     def widths(self, actions: Sequence[float]) -> dict[str, int]:
         return {u.path: kept_width(a, u.count, self.multiple) for u, a in zip(self.units, actions)}
@@ -129,7 +129,9 @@ class Widths:
 
         readers = [self.model.get_submodule(_readers(u)[0].rpartition(".")[0]) for u in units]
         cost = units[0].widths.macs if self.settings.by_macs else lambda widths: sum(widths.values())
-        walk = WidthWalk(readers, units, cost, ratio, self.settings.round_to, tried)
+        # the share is of the network as it was traced, which earlier steps may have made narrower
+        traced = units[0].widths.uncut().dense if self.settings.by_macs else sum(u.count + u.gone for u in units)
+        walk = WidthWalk(readers, units, cost, (1 - ratio) * traced, self.settings.round_to, tried)
         with evaluated(self.model), torch.no_grad():
             actions, self.best = ddpg.search(walk, self.numbers, self.settings.seed)
         return chosen(list(walk.widths(actions).values()))
@@ -148,7 +150,8 @@ class Widths:
 
 
 def _readers(unit: ChannelUnits) -> list[str]:
-    return [path for path, axis in unit.channels.places if axis == 1]
+    """Raises ValueError for channels that no layer reads."""
+    return [path for path, _ in unit.readers()]
 
 
 def _read(model: nn.Module, unit: ChannelUnits) -> Tensor:

@@ -80,7 +80,7 @@ class Gradual(Pressure):
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan, self.step = units, plan, 0
         last = max(1, int(self.until * plan.steps / plan.each + TINY))
-        self.events = events(last, max(1, last // self.number))
+        self.events = events(last, -(-last // self.number))  # no more than asked for
         self.masks.attach(model, graph, units)
         self.scores = [torch.zeros(u.count, dtype=torch.double, device=u.sizes.device) for u in units]
         self.attached = True

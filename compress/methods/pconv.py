@@ -79,7 +79,7 @@ def smallest(scores: Tensor, count: int, balanced: bool = False) -> Tensor:
     return gone.view(scores.shape)
 
 
-def select(
+def patterned(
     scores: Sequence[Tensor], units: Sequence[WeightUnits], ratio: float, *, balanced: bool = False
 ) -> list[Tensor]:
     """A scope: of every layer by itself the share `ratio` of the weights, first from outside patterns, then kernels."""
@@ -229,7 +229,7 @@ def pconv(
     return Recipe(
         Patterns(library, settings.full),
         score,
-        partial(select, balanced=balance == "filter"),
+        partial(patterned, balanced=balance == "filter"),
         schedules.press_then_prune,
         pressure=admm,
         remove=removal.after(admm.fold, removal.zero),

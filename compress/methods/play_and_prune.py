@@ -126,8 +126,11 @@ class Game(Pressure):
             self.masks.keep(kept)
             return self.plan.accuracy(model)
 
-        if self.first < 0:
-            bound = max(without(0) - HARMLESS * self.tolerance, self.baseline - self.tolerance)
+        now = without(0) if self.first < 0 else 0.0
+        if self.first < 0 and now <= self.baseline - self.tolerance:
+            count = 0  # nothing is left to lose: W₀ is looked for when there is
+        elif self.first < 0:
+            bound = max(now - HARMLESS * self.tolerance, self.baseline - self.tolerance)
             count = most(len(order), lambda k: without(k) >= bound)
             # the norm of the first that stays is the largest threshold that takes so many
             self.first = order[min(count, len(order) - 1)][0] if order else 0.0

@@ -48,9 +48,7 @@ def contributions(model: nn.Module, units: Sequence[ChannelUnits], show: Callabl
 
     Raises ValueError for channels that no layer reads.
     """
-    places = [[place for place in u.channels.places if place[1] == 1] for u in units]
-    if unread := next((u.path for u, found in zip(units, places) if not found), None):
-        raise ValueError(f"{unread}: no convolution or linear layer reads its channels; leave it out with --skip")
+    places = [u.readers() for u in units]
     columns: dict[str, Tensor] = {}
 
     def see(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:

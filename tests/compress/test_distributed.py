@@ -40,6 +40,10 @@ CASES = {
         "--set",
         "tolerance=0.2",
     ],
+    "drl": [
+        *("--method=drl", "--flops_target=0.7", "--finetune_epochs=2", "--set"),
+        *("episodes=3", "bit_episodes=2", "images=8", "tuned=14", "size=0.2"),
+    ],
     "snapshots": ["--method=snapshots", "--flops_target=0.7", "--finetune_epochs=2", "--set", "peak=0.01"],
     "dropout": ["--arch=mobilenet_v2_x0_5", "--method=random_block", "--N=4"],
 }

@@ -157,9 +157,9 @@ def test_a_search_of_one_episode_scales_all_layers_alike():
 def test_walls_leave_room_for_later_layers():
     model, graph, x = traced("resnet20")
     units = METHODS["drl"](BY_MACS).granularity.split(model, graph, x[:1])
-    readers = [model.get_submodule(u.channels.makers[0].removesuffix(".weight")) for u in units]
+    readers = [model.get_submodule(u.readers()[0][0].removesuffix(".weight")) for u in units]
     cost = units[0].widths.macs
-    walk = WidthWalk(readers, units, cost, 0.5, 1, lambda _: 0.0)
+    walk = WidthWalk(readers, units, cost, 0.5 * cost({}), 1, lambda _: 0.0)
     actions = []
     for _ in units:
         told = walk.state(actions)

@@ -37,9 +37,7 @@ class Count:
 
 
 def test_layers_are_compared_by_their_norms():
-    scores = [v / v.norm() for v in (torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4, 1.2]))]
-    assert scores[0].tolist() == pytest.approx([0.6, 0.8])
-    assert scores[1].tolist() == pytest.approx([0.230769, 0.307692, 0.923077], abs=1e-6)
+    scores = [torch.tensor([0.6, 0.8]), torch.tensor([0.230769, 0.307692, 0.923077])]  # (3, 4) and (0.3, 0.4, 1.2)
     keep = overall(scores, [Count(2), Count(3)], 2 / 5)
     assert [k.tolist() for k in keep] == [[True, True], [False, False, True]]
 

@@ -39,6 +39,8 @@ def test_words_are_those_of_the_recipes():
     assert (resrep.removes, resrep.when, resrep.needs) == ("channels", "while training", "own training")
     assert (hrank.scope, hrank.needs, hrank.status) == ("each layer", "640 images", "faithful")
     assert (darb.removes, darb.scope, darb.status) == ("weights", "its own rule", "style")
+    assert (row("pconv").removes, row("pconv").scope) == ("kernels' entries", "each layer")
+    assert row("snapshots").paper == "Le et al., arXiv 2006.11487"
     assert row("slimming").when == "mid-training"
     assert row("soft_movement").scope == "all layers"
     assert row("resrep").numbers["lasso"] is None

@@ -112,6 +112,15 @@ def test_the_tolerance_is_not_broken():
     assert pressure.accuracy >= 0.89 - 1e-9
 
 
+def test_a_bad_first_round_waits_for_a_better_one():
+    """Accuracy is lost to a high rate at first, and comes back: the threshold is looked for then, not before."""
+    model, _, _, _, chosen = game(lambda p: 0.85 if p.plan.steps and p.step == 2 else 0.9)
+    seen = list(rounds(model, chosen.pressure, 8))
+    _, _, _, _, undisturbed = steady = game(lambda _: 0.9)
+    wanted = list(rounds(steady[0], undisturbed.pressure, 7))
+    assert seen == [336, *wanted]
+
+
 def test_at_the_tolerance_nothing_goes_and_nothing_is_penalised():
     worse = iter([0.9, *[0.85] * 1000])
     model, _, _, _, chosen = game(lambda _: next(worse))

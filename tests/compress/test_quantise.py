@@ -1,6 +1,7 @@
 """Fake quantisation: grids, gradients, idempotence; bits of layers and their search."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -149,9 +150,9 @@ def searching(size: float = 0.15, seed: int = 0) -> tuple[BitWidths, nn.Module, 
     torch.manual_seed(0)
     model = create("resnet20", 10, 32).eval()
     pressure = BitWidths(Numbers(4, 16, 16, size, seed))
-    pressure.attach(model, None, (), plan())
+    pressure.attach(model, None, (), dataclasses.replace(plan(), sample=shown()))
     before = copy.deepcopy(model.state_dict())
-    pressure.begin(model, shown())
+    pressure.begin(model)
     return pressure, model, before
 
 

@@ -76,8 +76,7 @@ def test_attaching_and_folding_keep_the_function():
     assert not chosen.pressure.attached
 
 
-def test_the_last_network_learns_from_all_and_from_no_label():
-    """With labels that say nothing: what it learns are the answers, which it comes nearer to."""
+def test_the_last_network_comes_nearer_to_the_answers_of_all():
     torch.manual_seed(0)
     model = create("resnet20", 10, 32).eval()
     graph = DependencyGraph.trace(model, torch.zeros(1, 3, 32, 32))
