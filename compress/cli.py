@@ -346,7 +346,7 @@ def finish(
 def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
     """Of the final network, built and raced, against what was asked."""
     from deploy.export import export
-    from tune.clock import Clock
+    from tune.clock import LEAST_SPARSE, Clock
 
     asked = json.loads((job.args.job_dir / "allocation.json").read_text())
     path = export(job.model, job.example, job.args.job_dir / "model.onnx")
@@ -356,4 +356,6 @@ def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
         f"built: {kerf:.3f} ms, {dense / kerf:.2f}x of {engine} ({dense:.3f} ms) in the same race; asked for "
         f"{asked['target_ms']:.3f} ms, {asked['dense_ms'] / asked['target_ms']:.2f}x of {asked['dense_engine']} then"
     )
+    blocks = " ".join(map(str, heights))
+    reporter.say(f"to build it: python model_tune.py --onnx_path {path} --bsr {blocks} --sparsity {LEAST_SPARSE}")
     return {"ms": kerf, "dense_ms": dense, "engine": engine, "asked": asked}

@@ -27,13 +27,15 @@ def verdict(report: Mapping) -> tuple[str, str]:
 def notes(report: Mapping) -> list[str]:
     """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
     rows, said = report["layers"], []
+    bsr = report.get("bsr", "N")  # one number in older reports
+    heights = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
     known = [row for row in rows if row.get("zero_blocks") is not None and row.get("weights")]
     total = sum(row["weights"] for row in known)
     zeros, blocks = (sum(row[key] * row["weights"] for row in known) for key in ("zeros", "zero_blocks"))
     if total and zeros > WORTH_SAYING * total and blocks < zeros / 2:
         said.append(
             f"{percent(zeros / total)} of the weights are zero, but only {percent(blocks / total)} are in whole zero "
-            f"blocks of {report.get('bsr', 'N')} output kernels. No kernel can skip the others: they bring no speed."
+            f"blocks of {heights} output kernels. No kernel can skip the others: they bring no speed."
         )
     dense = [row["name"] for row in known if row["zero_blocks"] > WORTH_SAYING and not row["block"]]
     if dense:
@@ -42,7 +44,7 @@ def notes(report: Mapping) -> list[str]:
             f"{layers} ran dense ({', '.join(dense[:3])}{', …' if len(dense) > 3 else ''}): the dense kernel was "
             "faster, or fewer blocks are zero than --sparsity asks for."
         )
-    if not any(row["block"] for row in rows):
+    if total and zeros > WORTH_SAYING * total and not any(row["block"] for row in rows):
         said.append("No layer ran sparse: the times are those of dense kernels.")
     return said
 

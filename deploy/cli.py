@@ -38,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"kerf-deploy: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("kerf-deploy: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

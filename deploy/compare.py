@@ -62,8 +62,8 @@ class Group:
 
 def conditions(summary: Mapping, report: Mapping) -> tuple[str, ...]:
     """What two runs must have in common for their top-1 and milliseconds to compare, as words."""
-    said = [summary.get("data_set"), f"batch {report['batch']}" if "batch" in report else None]
-    said += [f"threads {report['threads']}" if "threads" in report else None, report["cpu"]]
+    said = [summary.get("data_set"), f"batch {report['batch']}"]
+    said += [f"threads {report['threads']}", report["cpu"]]
     return tuple(str(word) for word in said if word is not None)
 
 
@@ -95,19 +95,19 @@ def others(job: Path, summary: Mapping, report: Mapping) -> list[dict]:
             continue
         try:
             found = [run for run in read(path, path.parents[1]) if run.report]
-        except ValueError:
+        except (ValueError, OSError):
             continue  # a neighbour's torn file is no reason to fail; kerf-deploy compare names it
         points += [run.point for run in found if run.conditions == conditions(summary, report)]
     return [{"name": p.name, "top1": p.top1, "ms": p.ms, "sparsity": p.sparsity, "speedup": p.speedup} for p in points]
 
 
 def sensitivities(folder: Path) -> list[dict]:
-    """{name, levels, rows, dense_top1, images} of every sensitivity.json in or below `folder`. Raises ValueError.
+    """{name, levels, rows, dense_top1, images} of every sensitivity file in or below `folder`. Raises ValueError.
 
     `rows`: (layer, [(top-1 in percent, share of the worst loss of top-1), …] by level), the most delicate layer first.
     """
     found = []
-    for path in sorted(folder.glob("**/sensitivity.json")):
+    for path in sorted(folder.glob("**/sensitivity*.json")):
         try:
             content = json.loads(path.read_text())
             dense, top1 = content["dense_top1"], content["top1"]
@@ -118,7 +118,8 @@ def sensitivities(folder: Path) -> list[dict]:
             ]
             found.append(
                 {
-                    "name": str(path.parent.relative_to(folder)),
+                    "name": str(path.parent.relative_to(folder))
+                    + path.stem.removeprefix("sensitivity").replace("-", ", N = "),
                     "levels": [float(level) for level in content["levels"]],
                     "rows": rows,
                     "dense_top1": float(dense),

@@ -179,7 +179,7 @@ def blocks(rows: Sequence[str], title: str) -> Markup:
 
 def alone(picture: str) -> str:
     """`blocks` as a file of its own, in the light page's colours."""
-    style = "<style>svg{width:100%;max-width:1280px}.hole{fill:#eceeef}.cells{stroke:#0f766e}</style>"
+    style = "<style>svg{width:100%;max-width:1280px !important}.hole{fill:#eceeef}.cells{stroke:#0f766e}</style>"
     opened = str(picture).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return opened.replace("><", f">{style}<", 1) + "\n"
 

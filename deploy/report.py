@@ -27,7 +27,8 @@ def write(report: dict, folder: str | Path) -> Path:
 
     `report` has the keys of REQUIRED and, if dense engines were raced, "speedup"; times are ms (engines) and µs
     (layers), densities and peak shares are in [0, 1], accuracies are percent. Optional: accuracy, commands, versions,
-    machine, date, training (rows of metrics.jsonl), block_pattern (of deploy.inspect.pattern).
+    machine, date, training (rows of metrics.jsonl), block_patterns (of
+    deploy.inspect.picture), runs (of deploy.compare.others), bsr (heights that blocks were looked for in).
     Raises ValueError if the network was not verified or a key is missing; then nothing is written.
     """
     check(report)

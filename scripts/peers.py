@@ -25,7 +25,7 @@ def engines(path: Path, module, example: np.ndarray, threads: int) -> list[bench
         try:
             found.append(make())
         except ImportError:
-            print(f"{name} is not installed; raced without it (pip install 'kerf[train,peers]')")
+            print(f"{name} is not installed; raced without it (pip install '.[peers]')")
     return found
 
 

@@ -35,7 +35,10 @@ def layers(
     for name, layer in network.layers.items():
         choice, p = built.choices[name], layer.problem
         chosen = choice.problem
-        own, dense = (record(q, built.target, book, versions) for q in (chosen, dense_twin(p)))
+        dense = record(dense_twin(p), built.target, book, versions)
+        # not the best record of the problem: the untuned network may have won, and runs another configuration
+        timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
+        own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
         kept = inspect.kept_blocks(layer.weight, p.block or least) if p.groups == 1 else None
         rows.append(
             {
@@ -121,9 +124,8 @@ def figures(args: Args, report: dict, search: Summary | None) -> dict:
         "layers": len(report["layers"]),
         "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
         "tuning": tuning(search) if search else None,
-        "files": {"bundle": str(args.out)}
-        | {name: str(args.out / f"report.{name}") for name in ("html", "json")}
-        | ({"records": str(args.records)} if args.trials else {}),
+        "files": [str(args.out), *(str(args.out / f"report.{name}") for name in ("html", "json"))]
+        + ([str(args.records)] if args.trials else []),
     }
 
 
@@ -140,14 +142,14 @@ def tuning(s: Summary) -> dict:
 def unverified(args: Args, target: Target, reason: str) -> dict:
     """What --json says of a bundle for a machine that this one is not."""
     described = {"model": args.onnx_path.name, "target": targets.describe(target), "threads": args.threads}
-    return described | {"verified": False, "reason": reason, "files": {"bundle": str(args.out)}}
+    return described | {"verified": False, "reason": reason, "files": [str(args.out)]}
 
 
 def strict_json(text: str) -> dict | None:
-    """None for a torn line or a row with NaN: decoration of the report is no reason to fail."""
+    """None for a torn line, a row with NaN or no object: decoration of the report is no reason to fail."""
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False)
     except ValueError:
         return None
-    return value
+    return value if isinstance(value, dict) else None

@@ -87,7 +87,7 @@ def run(args: Args, words: list[str]) -> dict:
                 "target": targets.describe(target),
                 "threads": args.threads,
                 "batch": network.input_shape[0],
-                "bsr": min(args.bsr),
+                "bsr": list(args.bsr),
                 **measured,
                 "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
                 "layers": layers,
@@ -176,7 +176,7 @@ def race(session: runtime.Session, network: Network, args: Args) -> dict:
             try:
                 engines.append(makers[name](dense, args.threads))
             except ImportError:
-                print(f"{name} is not installed; raced without it (pip install 'kerf[peers]')")
+                print(f"{name} is not installed; raced without it (extra peers)")
             except RuntimeError as error:
                 raise ValueError(f"{name} cannot run {args.onnx_path}: {error}; leave it out of --against") from error
         x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)

@@ -40,8 +40,8 @@ def parse(argv: list[str], description: str) -> Args:
     p = Parser("kerf-tune", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
     p.add_argument(
-        "--bsr", type=int, nargs="+", default=(4,), metavar="N",
-        help="rows of a block: the N of 1xN pruning; of several, each layer takes the largest that fits its zeros",
+        "--bsr", type=int, nargs="+", default=[4], metavar="N",
+        help="rows of a block: the N of 1xN pruning; of several, each layer has the largest that finds its zeros",
     )  # fmt: skip
     p.add_argument("--bsc", type=int, default=1, help="columns of a block; 1xN pruning has 1")
     p.add_argument("--sparsity", type=float, default=0.5, help="least share of zero blocks for a layer to go sparse")

@@ -86,7 +86,7 @@ def export_records(args: argparse.Namespace) -> dict:
 
 def import_records(args: argparse.Namespace) -> dict:
     """Adds a file's records. Those that do not fit are left out, with the reason; ValueError when none does."""
-    book, known = RecordBook(args.records), set()
+    book = RecordBook(args.records)
     known = {r.to_json() for r in book.records}
     reasons: Counter[str] = Counter()
     fitting = []

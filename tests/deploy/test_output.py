@@ -71,7 +71,7 @@ def test_tuning_in_json_has_the_figures_of_the_table(network, tmp_path, capfd):
     assert (found["layers"], found["tuning"]["measured"]) == (len(report["layers"]), 2)
     assert found["layers_sparse"] == sum(row["block"] is not None for row in report["layers"]) > 0
     assert all((tmp_path / "b" / name).is_file() for name in ("report.html", "report.json"))
-    assert found["files"]["html"] == str(tmp_path / "b" / "report.html")
+    assert found["files"] == [str(tmp_path / name) for name in ("b", "b/report.html", "b/report.json", "r")]
     assert found["verdict"].split(":")[0] in words
     assert "report:" in words, "a person may watch stderr"
 
