@@ -217,7 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--subset", type=int, metavar="IMAGES", help="use that many training and test images: for smoke runs")
     switch("--export_onnx", help="write model.onnx")
     switch("--tensorboard", help="write curves and histograms to JOB_DIR/tensorboard")
-    switch("--use_dali", help="imagenet: decode with NVIDIA DALI, of the extra kerf[dali]")
+    switch("--use_dali", help="imagenet: decode with NVIDIA DALI, of the extra dali")
     add(
         "--bad_images",
         choices=BAD_IMAGES,

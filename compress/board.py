@@ -12,7 +12,7 @@ def writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError(f"--tensorboard: {error}; pip install 'kerf[train]'") from error
+        raise ImportError(f"--tensorboard: {error}; pip install '.[train]'") from error
     return SummaryWriter
 
 

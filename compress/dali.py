@@ -26,7 +26,7 @@ try:
     from nvidia.dali import Pipeline, fn, types
 except ImportError as error:
     raise ImportError(
-        f"--use_dali needs NVIDIA DALI ({error}): pip install 'kerf[dali]', or leave --use_dali out"
+        f"--use_dali needs NVIDIA DALI ({error}): pip install '.[dali]', or leave --use_dali out"
     ) from None
 
 

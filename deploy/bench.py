@@ -73,7 +73,7 @@ def onnxruntime_engine(path: str | Path, threads: int) -> Engine:
 def openvino_engine(path: str | Path, threads: int) -> Engine:
     """OpenVINO's CPU plugin: one stream, `threads` threads, float32 as the others (by default it may take bf16).
 
-    Raises ImportError if openvino is not installed (pip install 'kerf[peers]').
+    Raises ImportError if openvino is not installed (pip install '.[peers]').
     """
     import openvino
 

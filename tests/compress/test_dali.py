@@ -14,7 +14,7 @@ from compress.batches import STD, WHOLE, Part
 from compress.data import Options, open_data
 from compress.photographs import Folder
 
-pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'kerf[dali]'")
+pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install '.[dali]'")
 from compress.dali import Dali
 
 PHOTOGRAPHS = os.environ.get("KERF_PHOTOGRAPHS")

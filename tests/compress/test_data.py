@@ -285,5 +285,5 @@ def test_without_dali_the_extra_to_install_is_named_in_one_line(tmp_path, monkey
     assert cli.main([*flags, "--use_dali", f"--job_dir={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "pip install 'kerf[dali]'" in error
+    assert "pip install '.[dali]'" in error
     assert not (tmp_path / "out").exists()

@@ -159,7 +159,7 @@ def test_onnxruntime_runs(linear):
 
 
 def test_openvino_runs(linear):
-    pytest.importorskip("openvino", reason="openvino is optional: pip install 'kerf[peers]'")
+    pytest.importorskip("openvino", reason="openvino is optional: pip install '.[peers]'")
     path, expected = linear
     engine = openvino_engine(path, threads=1)
     assert engine.name == "openvino"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def chrome():
-    pytest.importorskip("playwright", reason="no playwright: pip install 'kerf[browser]'")
+    pytest.importorskip("playwright", reason="no playwright: pip install '.[browser]'")
     try:
         with screenshots.browser() as opened:
             yield opened

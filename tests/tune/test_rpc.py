@@ -19,7 +19,7 @@ from tune.cli import main
 from tune.devices import DeviceLost, Tracker
 from tune.search import search
 
-pytest.importorskip("tornado")  # of the extra kerf[rpc]
+pytest.importorskip("tornado")  # of the extra rpc
 TARGET = targets.parse("native", 1)
 
 
