@@ -5,12 +5,13 @@ from collections.abc import Sequence
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, one for each unit
 WIDTH, HEIGHT = 1000, 460  # of a panel
 LEFT, TOP = 60, 60
+DEPTH = 15.0  # points of top-1 below the best that are drawn to scale; what is lower stands on the edge, with its value
 
 
 def picture(rows: Sequence[dict], rate: float) -> str:
     """Panels of top-1 against MACs and, where networks were raced, against milliseconds; a colour for each unit."""
     units = sorted({row["unit"] for row in rows})
-    colours = dict(zip(units, COLOURS * (1 + len(units) // len(COLOURS))))
+    colours = dict(zip(units, COLOURS * (1 + len(units) // len(COLOURS)))) | {"–": "#222"}
     panels = [panel([(row["macs"], row) for row in rows], "MACs, share of the untouched network's", colours, 0)]
     timed = [(row["ms"], row) for row in rows if row["ms"]]
     if timed:
@@ -30,7 +31,8 @@ def picture(rows: Sequence[dict], rate: float) -> str:
 
 
 def panel(points: Sequence[tuple[float, dict]], axis: str, colours: dict[str, str], above: float) -> str:
-    (x0, x1), (y0, y1) = spread([x for x, _ in points]), spread([row["top1"] for _, row in points])
+    lowest = max(row["top1"] for _, row in points) - DEPTH
+    (x0, x1), (y0, y1) = spread([x for x, _ in points]), spread([max(lowest, row["top1"]) for _, row in points])
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - 110) * (x - x0) / (x1 - x0)
@@ -44,15 +46,16 @@ def panel(points: Sequence[tuple[float, dict]], axis: str, colours: dict[str, st
     parts.append(f'<text x="{LEFT}" y="{above + TOP + HEIGHT + 34}">{axis} (across), top-1 in percent (up)</text>')
     taken: list[tuple[float, float, float]] = []  # of each label: left, right, baseline
     for x, row in sorted(points, key=lambda p: (-p[1]["top1"], p[0])):
-        (px, py), colour = at(x, row["top1"]), colours[row["unit"]]
+        (px, py), colour = at(x, max(lowest, row["top1"])), colours[row["unit"]]
+        name = row["method"] if row["top1"] >= lowest else f"{row['method']} {row['top1']:.1f}"
         left, base = px + 9, py + 4
-        right = left + 6.6 * len(row["method"])
+        right = left + 6.6 * len(name)
         while any(left < r and right > l and abs(base - b) < 12 for l, r, b in taken):
             base += 12
         taken.append((left, right, base))
         parts.append(f'<line x1="{px:.1f}" y1="{py:.1f}" x2="{left:.1f}" y2="{base - 4:.1f}" stroke="#ccc"/>')
         parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{left + 1:.1f}" y="{base:.1f}">{row["method"]}</text>')
+        parts.append(f'<text x="{left + 1:.1f}" y="{base:.1f}">{name}</text>')
     return "".join(parts)
 
 
