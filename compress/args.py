@@ -99,6 +99,11 @@ class Args:
     quiet: bool = False
     json: bool = False
 
+    @property
+    def heights(self) -> tuple[int, ...]:
+        """The N that blocks may have."""
+        return self.N_choices or (self.N,)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values; what is None is left out, so the file serves as --config, and so is how the run speaks."""
         values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in SPEECH}

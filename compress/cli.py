@@ -27,7 +27,7 @@ from compress.loading import load_grids, load_network
 from compress.models import MODELS, create
 from compress.planning import allocates, method_of, plan, timed
 from compress.progress import Reporter
-from compress.quantise import Grids, mean_bits, quantised, to_json
+from compress.quantise import Grids, quantised, to_json
 from compress.run import run
 from compress.summary import summarise
 from compress.train import Metrics, Optim, evaluate, skipped_images
@@ -198,9 +198,9 @@ def allocate(job: Job, reporter: Reporter) -> Job:
     args, file = job.args, job.args.job_dir / "allocation.json"
     if not allocates(args):
         return job
-    heights, measured = args.N_choices or (args.N,), {}
-    for n in () if args.resume else heights:
-        name = "sensitivity" if len(heights) == 1 else f"sensitivity-{n}"
+    measured = {}
+    for n in () if args.resume else args.heights:
+        name = "sensitivity" if len(args.heights) == 1 else f"sensitivity-{n}"
         measured[n] = sensitivity_of(at_height(job, n), reporter, name)
 
     def choose() -> allocation.Allocation:
@@ -211,7 +211,7 @@ def allocate(job: Job, reporter: Reporter) -> Job:
             from tune.clock import Clock
 
             found = allocation.by_time(
-                job.model, job.recipe, job.graph, job.example, measured, Clock(heights, args.target, args.threads),
+                job.model, job.recipe, job.graph, job.example, measured, Clock(args.heights, args.target, args.threads),
                 export, target_ms=args.latency_target_ms, speedup=args.speedup_target, say=reporter.say,
             )  # fmt: skip
         else:
@@ -327,9 +327,6 @@ def finish(
     summary = summarise(job, final, grids, rearranged, dense, pruned)
     widths = {s.name: s.width for s in job.graph.sets}
     summary["widths"] = {name: [widths[name], len(index)] for name, index in (kept or {}).items()}
-    if grids:
-        summary["bits"] = {path: grid.bits for path, grid in grids.items()}
-        summary["mean_bits"] = mean_bits(job.model, grids)
     if timed(args):
         summary["latency"] = latency_of(job, reporter)
     if args.bad_images == "skip":
@@ -350,7 +347,7 @@ def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
 
     asked = json.loads((job.args.job_dir / "allocation.json").read_text())
     path = export(job.model, job.example, job.args.job_dir / "model.onnx")
-    heights = job.args.N_choices or (job.args.N,)
+    heights = job.args.heights
     kerf, dense, engine = Clock(heights, job.args.target, job.args.threads).network_ms(path)
     reporter.say(
         f"built: {kerf:.3f} ms, {dense / kerf:.2f}x of {engine} ({dense:.3f} ms) in the same race; asked for "

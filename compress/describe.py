@@ -10,7 +10,7 @@ from torch import nn
 from compress import checkpoint, cost
 from compress.loading import load_grids, load_network
 from compress.models import create
-from compress.quantise import mean_bits
+from compress.quantise import Grids, mean_bits
 
 Widths = tuple[int, int]  # outputs, inputs
 NEARLY_ZERO = 1e-5  # |w| that the plain listing counts as zero, as ResRep's display_hdf5.py does
@@ -33,7 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        model, widths, dense, left = _rebuild(path, state)
+        model, grids, widths, dense, left = _rebuild(path, state)
     except (ValueError, RuntimeError) as error:  # torch's own where the header's image size is too small
         line = " ".join(str(error).split())
         raise ValueError(line if str(path) in line else f"{path}: {line}") from None
@@ -52,7 +52,7 @@ def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         )
     return {
         **{"arch": state["arch"], "image_size": state["image_size"], "method": state.get("method", "unknown")},
-        "mean_bits": mean_bits(model, grids) if (grids := load_grids(model, path)) else None,
+        "mean_bits": mean_bits(model, grids) if grids else None,
         **{"params": [dense.params, left.params], "macs": [dense.macs, left.macs], "layers": layers},
     }
 
@@ -73,8 +73,8 @@ def _tensors(path: Path) -> dict[str, Any]:
     return {"bytes": sum(weight.nbytes for weight in weights.values()), "tensors": tensors}
 
 
-def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Widths], cost.Cost, cost.Cost]:
-    """The network in the file; outputs and inputs of each layer when it was dense; the cost then and now."""
+def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, Grids, dict[str, Widths], cost.Cost, cost.Cost]:
+    """The network in the file, its grids, outputs and inputs of each layer when it was dense, the cost then and now."""
     arch, size = state["arch"], state["image_size"]
     classes = state.get("num_classes")
     if not isinstance(arch, str) or type(size) is not int or type(classes) not in (int, type(None)):
@@ -87,7 +87,7 @@ def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, dict[str,
     load_network(model, path, arch, example)
     grids = load_grids(model, path)  # zeros of a quantised weight cost what its other integers do
     zeros = {p: model.get_parameter(p) != 0 for p in dense.layers if not grids}
-    return model, widths, dense, cost.count(model, example, zeros)
+    return model, grids, widths, dense, cost.count(model, example, zeros)
 
 
 def _classes(path: Path, model: nn.Module) -> int:

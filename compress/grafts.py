@@ -78,6 +78,11 @@ def outlets(
     return found
 
 
+def made(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> list[tuple[str, Tensor]]:
+    """(weight that makes the channels, (width,) their entries behind its batch norm). Raises as `outlets`."""
+    return [(m, entries) for m, (_, entries) in zip(channels.makers, outlets(model, graph, channels), strict=True)]
+
+
 def affine(model: nn.Module, kind: type[nn.BatchNorm2d]) -> list[nn.BatchNorm2d]:
     """The batch norms of exactly this kind that have γ and β: methods give them another class for a while."""
     return [m for m in model.modules() if type(m) is kind and m.affine]

@@ -1,6 +1,6 @@
 """Pressure: what a method adds to training, from a penalty to parameters of its own. Knows no method and no loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from compress.sample import Sample
 from compress.units import Units
 
 Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
+
+
+def unseen() -> Iterator[tuple[Tensor, Tensor]]:
+    raise ValueError("there are no images here to look at")
 
 
 def unmeasured(model: nn.Module) -> float:
@@ -26,7 +30,7 @@ class Plan:
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
     momentum: float = 0.9  # of the optimiser
     each: int = 1  # steps of an epoch
-    sample: Sample = lambda: iter(())  # the training images, whole on every process
+    sample: Sample = unseen  # the training images, whole on every process
     accuracy: Callable[[nn.Module], float] = unmeasured  # top-1 on the validation part, 0 to 1
 
     @property

@@ -4,10 +4,11 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import nn
 
 from compress import cost, distributed
 from compress.job import Job
-from compress.quantise import Grids
+from compress.quantise import Grids, mean_bits
 from compress.train import Metrics
 from compress.units import prunable
 
@@ -20,7 +21,7 @@ def summarise(
     Zeros on the grid of a quantised weight cost what its other integers do.
     """
     args, model = job.args, job.model
-    layers, least = prunable(model, job.graph, args.full), min(args.N_choices or (args.N,))
+    layers, least = prunable(model, job.graph, args.full), min(args.heights)
     zeros = {path: model.get_parameter(path) != 0 for path in layers if not grids}
     spent = cost.count(model, job.example, zeros)
     return {
@@ -49,4 +50,8 @@ def summarise(
             "processes": distributed.world(),
             "device": torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else str(job.device),
         },
-    }
+    } | (bits(model, grids) if grids else {})
+
+
+def bits(model: nn.Module, grids: Grids) -> dict[str, Any]:
+    return {"bits": {path: grid.bits for path, grid in grids.items()}, "mean_bits": mean_bits(model, grids)}

@@ -69,7 +69,7 @@ def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
     module, model = network(arch, a.N, sparsity, a.folder, a.batch)
     out = model.with_name(f"t{a.threads}-b{a.batch}.kerf")
     least = max(sparsity, 0.01)
-    build(model, out, least, a)
+    build(model, out, least, a.N, a.threads, a.trials)
     image = np.random.default_rng(0).standard_normal((a.batch, 3, SIZE, SIZE)).astype(np.float32)
     kerf = bench.Engine("kerf", runtime.load(out, a.threads).run)
     peak = a.threads * macs_per_us(targets.parse("native", 1))
@@ -93,10 +93,13 @@ def network(arch: str, n: int, sparsity: float, folder: Path, batch: int = 1) ->
     return module, model
 
 
-def build(model: Path, out: Path, least: float, a: argparse.Namespace) -> None:
-    """A verified bundle in which layers with at least the share `least` of zero blocks are sparse."""
-    flags = [f"--bsr={a.N}", f"--sparsity={least:g}", f"--trials={a.trials}", f"--out={out}", "--against="]
-    flags += [f"--threads={a.threads}", "--seconds=0.1", f"--onnx_path={model}"]
+def build(model: Path, out: Path, least: float, n: int, threads: int = 1, trials: int = 0) -> None:
+    """A verified bundle in which layers with at least the share `least` of zero n x 1 blocks are sparse.
+
+    Raises SystemExit for a network that is refused; the reason stands on stderr.
+    """
+    flags = [f"--bsr={n}", f"--sparsity={least:g}", f"--trials={trials}", f"--out={out}", "--against="]
+    flags += [f"--threads={threads}", "--seconds=0.1", f"--onnx_path={model}"]
     with quiet() as said:
         if tune.cli.main(flags):
             raise SystemExit(f"{model}: not built\n{said.getvalue()}")

@@ -87,7 +87,7 @@ def contenders(name: str, model: nn.Module, example, x: np.ndarray, a: argparse.
     folder = a.folder / a.arch / name.replace(" ", "-")
     path, out = folder / "model.onnx", folder / "model.kerf"
     export(model, example, path)
-    build(path, out, a.sparsity, a)  # without zeros in blocks, every layer stays dense
+    build(path, out, a.sparsity, a.N, a.threads, a.trials)  # without zeros in blocks, every layer stays dense
     found = [bench.Engine("kerf", runtime.load(out, a.threads).run)]
     found += [e for e in peers.engines(path, model, x, a.threads) if e.name != "onednn"]
     bench.refuse_different_outputs(found, x, 1e-3)

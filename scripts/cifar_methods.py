@@ -20,10 +20,10 @@ import methods_picture
 import methods_race
 
 from compress import checkpoint
-from compress.channel_units import Channel
+from compress.method_table import removes
 from compress.methods import METHODS
 from compress.recipe import Settings
-from compress.units import Filter, Granularity, OneByN, Patterns, Weight
+from compress.units import Granularity, OneByN, Patterns, Weight
 
 RATES = (0.5, 0.7)
 BLOCK = 4  # N of 1×N
@@ -92,7 +92,7 @@ def by_macs(name: str) -> bool:
 
 
 def granularity(name: str) -> Granularity:
-    return METHODS[name](Settings(by_macs=by_macs(name))).granularity
+    return METHODS[name](Settings(by_macs=True)).granularity
 
 
 def finished(folder: Path) -> list[tuple[Path, dict]]:
@@ -154,10 +154,7 @@ def unit(name: str) -> str:
         return "–"
     if by_macs(name):
         return "MACs"
-    kind = granularity(name)
-    if isinstance(kind, Channel):
-        return "channels"
-    return {OneByN: f"1×{BLOCK} blocks", Weight: "weights", Filter: "filters", Patterns: "patterns"}[type(kind)]
+    return removes(granularity(name)).replace("1xN", f"1×{BLOCK}")
 
 
 if __name__ == "__main__":

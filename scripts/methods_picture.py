@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from deploy.figures import padded
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, one for each unit
 WIDTH, HEIGHT = 1000, 460  # of a panel
 LEFT, TOP = 60, 60
@@ -32,7 +34,7 @@ def picture(rows: Sequence[dict], rate: float) -> str:
 
 def panel(points: Sequence[tuple[float, dict]], axis: str, colours: dict[str, str], above: float) -> str:
     lowest = max(row["top1"] for _, row in points) - DEPTH
-    (x0, x1), (y0, y1) = spread([x for x, _ in points]), spread([max(lowest, row["top1"]) for _, row in points])
+    (x0, x1), (y0, y1) = padded([x for x, _ in points]), padded([max(lowest, row["top1"]) for _, row in points])
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - 110) * (x - x0) / (x1 - x0)
@@ -57,9 +59,3 @@ def panel(points: Sequence[tuple[float, dict]], axis: str, colours: dict[str, st
         parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{left + 1:.1f}" y="{base:.1f}">{name}</text>')
     return "".join(parts)
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - room, high + room

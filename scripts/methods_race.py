@@ -1,14 +1,13 @@
 """Milliseconds of many pruned networks in one race with the dense engines. Not a script itself."""
 
 import contextlib
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import peers
+from bench_networks import build
 
-import tune.cli
 from compress import checkpoint
 from deploy import bench, runtime
 from deploy.environment import environment
@@ -29,8 +28,13 @@ def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
         if not (network / "summary.json").is_file():
             continue
         method = json.loads((network / "summary.json").read_text())["method"]
-        if (network / "model.kerf").is_dir() or build(network, blocks[method]):
-            networks.append(network)
+        if not (network / "model.kerf").is_dir():
+            try:
+                build(network / "model.onnx", network / "model.kerf", 0.3, blocks[method])
+            except SystemExit as refused:
+                print(f"{refused}; not raced")
+                continue
+        networks.append(network)
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     dense = [bench.onnxruntime_engine(folder / "dense" / "model.onnx", 1)]
     with contextlib.suppress(ImportError):
@@ -45,14 +49,3 @@ def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
         found[network.name] = {"ms": m.median, "speedup": ratio["median"], "ci95": ratio["ci95"]}
     yardsticks = {m.engine: {"ms": m.median, "p10": m.p10, "p90": m.p90} for m in against}
     checkpoint.write_json(folder / "race.json", {**found, "yardsticks": yardsticks, "environment": environment()})
-
-
-def build(network: Path, rows: int) -> bool:
-    """An untuned bundle for one thread, compared with ONNX Runtime's outputs; False, with the reason, if refused."""
-    flags = [f"--bsr={rows}", "--sparsity=0.3", "--trials=0", f"--out={network / 'model.kerf'}", "--against="]
-    flags += ["--threads=1", "--seconds=0.1", f"--onnx_path={network / 'model.onnx'}"]
-    with contextlib.redirect_stdout(io.StringIO()):  # the reason goes to stderr
-        refused = tune.cli.main(flags) != 0
-    if refused:
-        print(f"{network.name}: not built, so not raced")
-    return not refused

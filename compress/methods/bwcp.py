@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress import distributed, removal, schedules, surgery
 from compress.channel_units import ChannelUnits, Foldable
 from compress.global_batch import summed
-from compress.grafts import outlets
+from compress.grafts import made
 from compress.graph import DependencyGraph
 from compress.pressure import Plan, Pressure, Task
 from compress.recipe import Recipe, Settings
@@ -137,7 +137,7 @@ class Whitening(Pressure):
         self.norms: dict[str, WhitenedBatchNorm2d] = {}  # by the weight that makes the channels
         free: dict[str, Tensor] = {}
         for unit in units:
-            for maker, entries in _entries(model, graph, unit):
+            for maker, entries in made(model, graph, unit.channels):
                 norm = self.norms[maker] = model.get_submodule(graph.norms[maker])
                 if not isinstance(norm, nn.BatchNorm2d):
                     raise ValueError(f"{graph.norms[maker]} is a {type(norm).__name__}: bwcp whitens BatchNorm2d alone")
@@ -162,7 +162,7 @@ class Whitening(Pressure):
         self.scores = {}
         for unit in units:
             found = []
-            for maker, entries in _entries(model, graph, unit):
+            for maker, entries in made(model, graph, unit.channels):
                 norm = model.get_submodule(graph.norms[maker])
                 z = norm.margins(norm.whitening) if self.attached else margin(norm.bias, norm.weight, self.delta)
                 found.append(torch.special.log_ndtr(z.double())[entries.to(z.device)])
@@ -187,7 +187,7 @@ class Whitening(Pressure):
         """bool (C,) by maker, False where channels go."""
         masks = {maker: torch.ones_like(norm.free) for maker, norm in self.norms.items()}
         for unit, kept in zip(units, keep):
-            for maker, entries in _entries(model, graph, unit):
+            for maker, entries in made(model, graph, unit.channels):
                 masks[maker][entries] = kept.to(masks[maker].device)
         return masks
 
@@ -214,11 +214,6 @@ class Whitening(Pressure):
     def report(self, model: nn.Module) -> str:
         likely = [(n.margins(n.whitening) > 0)[n.free] for n in self.norms.values()]
         return f"chance above 1/2 for {sum(int(m.sum()) for m in likely)} of {sum(len(m) for m in likely)} channels"
-
-
-def _entries(model: nn.Module, graph: DependencyGraph, unit: ChannelUnits) -> list[tuple[str, Tensor]]:
-    """Weights that make the channels, and where the channels are behind their batch norms."""
-    return [(m, e) for m, (_, e) in zip(unit.channels.makers, outlets(model, graph, unit.channels), strict=True)]
 
 
 def bwcp(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from compress import distributed, removal, schedules, scopes, surgery
 from compress.channel_units import ChannelUnits, Foldable
-from compress.grafts import Grafts, outlets
+from compress.grafts import Grafts, made
 from compress.graph import DependencyGraph
 from compress.pressure import ParameterGroup, Plan, Pressure
 from compress.recipe import Recipe, Settings
@@ -159,7 +159,7 @@ class Compactors(Pressure):
         """Q into the convolution and batch norm before it: K' = Q diag(γ/σ) K, b' = Q (β − μγ/σ)."""
         mixing: dict[str, Tensor] = {}  # maker -> (O, O)
         for unit, q in zip(self.units, self.q):
-            for path, (_, entries) in zip(unit.channels.makers, outlets(model, self.graph, unit.channels)):
+            for path, entries in made(model, self.graph, unit.channels):
                 size = model.get_parameter(path).shape[0]
                 matrix = mixing.setdefault(path, torch.eye(size, dtype=torch.double, device=q.device))
                 matrix[entries[:, None], entries[None, :]] = q.double()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from random_networks import images, randomise
+from random_networks import difference, images, randomise
 from torch import nn
 
 from compress.graph import DependencyGraph
@@ -38,6 +38,16 @@ def traced(arch: str) -> tuple[nn.Module, DependencyGraph, torch.Tensor]:
 
 def plan(sparsity: float = 0.5, steps: int = 100) -> Plan:
     return Plan(steps, lambda _: 0.01, sparsity)
+
+
+def attached_and_folded(name: str, arch: str):
+    """The model and the recipe, both computing in the end, as in between, what the plain network does."""
+    model, _, _, chosen, x, before = attached(name, arch)
+    with torch.no_grad():
+        assert difference(before, model(x)) < 1e-9
+        chosen.pressure.fold(model)
+        assert difference(before, model(x)) < 1e-9
+    return model, chosen
 
 
 def attached(name: str, arch: str, **own):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attaching import SLOW_DENSENET, attached, traced
+from attaching import SLOW_DENSENET, attached_and_folded, traced
 from random_networks import difference
 
 from compress.methods import METHODS
@@ -151,11 +151,7 @@ def test_what_the_tolerance_has_not_given_goes_at_the_end():
 
 @pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", SLOW_DENSENET])
 def test_attaching_and_folding_keep_the_function(arch):
-    model, _, _, chosen, x, before = attached("play_and_prune", arch)
-    with torch.no_grad():
-        assert difference(before, model(x)) < 1e-9
-        chosen.pressure.fold(model)
-        assert difference(before, model(x)) < 1e-9
+    model, _ = attached_and_folded("play_and_prune", arch)
     assert not any(m._forward_hooks for m in model.modules())
 
 
