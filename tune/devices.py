@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -103,8 +103,14 @@ class Tracker:
     @contextmanager
     def session(self, threads: int) -> Iterator[rpc.RPCSession]:
         session = self._ask(lambda tracker: tracker.request(self.key))
-        session.get_function("runtime.config_threadpool")(1, threads)
-        yield session
+        try:
+            session.get_function("runtime.config_threadpool")(1, threads)
+            yield session
+        finally:
+            # not left to the last reference: after a retry TVM's request is a cycle that keeps the session, and with it
+            # the device, for which this process would wait in vain
+            with suppress(RuntimeError):  # the device has gone
+                session.get_function("CloseRPCConnection")()
 
     def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
         return session.cpu()

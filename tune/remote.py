@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,15 @@ class RemoteSession(AbstractContextManager):
     """Holds the device until the block ends. Raises DeviceLost when none becomes free."""
 
     def __init__(self, folder: Path, place: Tracker, threads: int):
-        self._opened = place.session(threads)
-        session = self._opened.__enter__()
-        self._device = place.device(session)
-        self._machine = relax.VirtualMachine(place.load(session, str(folder / "library.so")), self._device)
-        self._weights = [tvm.runtime.tensor(w, self._device) for w in bundle.read_weights(folder)]
+        with ExitStack() as opened:
+            session = opened.enter_context(place.session(threads))
+            self._device = place.device(session)
+            self._machine = relax.VirtualMachine(place.load(session, str(folder / "library.so")), self._device)
+            self._weights = [tvm.runtime.tensor(w, self._device) for w in bundle.read_weights(folder)]
+            self._opened = opened.pop_all()
 
     def __exit__(self, *error) -> None:
-        self._opened.__exit__(*error)
+        self._opened.close()
 
     def run(self, x: np.ndarray) -> np.ndarray:
         self._machine.set_input("main", tvm.runtime.tensor(x, self._device), *self._weights)

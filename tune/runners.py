@@ -118,6 +118,7 @@ class Measurer:
                 worker.send(_run, job, timeout=RUN_SECONDS + self.place.patience)
                 return [Result(*result) for result in worker.recv()]
             except Exception as error:
+                worker.kill()  # with what it may still be asking a tracker for; the next job starts it afresh
                 time.sleep(SETTLE_SECONDS)
                 left, before = self.place.devices(), self._devices
                 if not left:

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+import tvm
 from onnx_networks import mobile
 
 from deploy import targets
@@ -38,7 +40,7 @@ def stop(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory):
-    """(tracker, [two server processes]); a slow test takes one of them away."""
+    """(tracker, [two server processes]); a test takes one of them away."""
     here, port = "--host=127.0.0.1", free_port()
 
     def start(module: str, port: int, *flags: str) -> subprocess.Popen:
@@ -65,22 +67,32 @@ def devices(tmp_path_factory):
             stop(process)
 
 
-@pytest.mark.slow  # and not reliable: in two of about ten full runs the other device was not free again for 90 s
+def test_a_device_is_free_again_whatever_still_refers_to_its_session(devices):
+    tracker, _ = devices
+    kept = []
+    for _ in range(3):  # on two devices
+        with tracker.session(1) as session:
+            kept.append(session)
+            array = tvm.runtime.tensor(np.arange(4, dtype=np.float32), tracker.device(session))
+            kept.append(array)
+            assert array.numpy().sum() == 6
+
+
 def test_a_device_that_dies_is_dropped_and_its_work_done_by_the_other(devices, tmp_path):
     tracker, servers = devices
     network = convert(mobile(tmp_path / "m.onnx"))
     book = RecordBook(tmp_path / "r.jsonl")
 
     def kill_one() -> None:
-        while len(RecordBook(tmp_path / "r.jsonl").records) < 8:
+        while len(RecordBook(tmp_path / "r.jsonl").records) < 4:
             time.sleep(0.05)
         stop(servers[0])
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    summary = search(network, TARGET, 1, book, trials=40, place=tracker)
+    summary = search(network, TARGET, 1, book, trials=20, place=tracker)
     killer.join()
-    assert (summary.measured, summary.failed) == (40, 0)
+    assert (summary.measured, summary.failed) == (20, 0)
     assert tracker.devices() == 1
     assert {r.versions["cpu"] for r in book.records} == {"rpc:box"}
     assert all(r.latency_us for r in book.records)
