@@ -6,7 +6,7 @@ photograph at a fraction of its size. On a GPU DALI does it all, and its decoder
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,10 @@ except ImportError as error:
     ) from None
 
 
+AHEAD = 1  # batches in the making while one is used, behind those that DALI decodes
+TURN = 10  # images that a thread reads, or resizes, without asking for more
+
+
 @dataclass(frozen=True)
 class Sample:
     index: int
@@ -49,25 +53,36 @@ class Dali(Files):
     own_resizing: bool = False
 
     def epoch(self, epoch: int = 0, seed: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self.batches(epoch, seed, part)
-        first = 0
+        ahead: deque[tuple[Callable[[], Tensor], Tensor]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
-            while first < len(batches):
-                sent: deque[tuple[int, list[Sample]]] = deque()  # what DALI has, ahead of the batch it returns
-                pipeline = self._pipeline(self._inputs(batches, first, epoch, seed, sent, pool))
-                first = len(batches)
-                while True:
-                    try:
-                        (images,) = pipeline.run()
-                    except StopIteration:
-                        break
-                    except RuntimeError as error:
-                        # one undecodable file fails its batch, and DALI does not say which: find it, go on without it
-                        self._find_undecodable([sample for _, samples in sent for sample in samples], error)
-                        first = sent[0][0]
-                        break
-                    _, samples = sent.popleft()
-                    yield self._batch(images, samples, pool), self.labels([sample.index for sample in samples])
+            for images, samples in self._decoded(self.batches(epoch, seed, part), epoch, seed, pool):
+                ahead.append((self._batch(images, samples, pool), self.labels([sample.index for sample in samples])))
+                if len(ahead) > AHEAD:
+                    batch, labels = ahead.popleft()
+                    yield batch(), labels
+            for batch, labels in ahead:
+                yield batch(), labels
+
+    def _decoded(
+        self, batches: list[list[int]], epoch: int, seed: int, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Any, list[Sample]]]:
+        """DALI's output for every batch. It stays as it is while something refers to it."""
+        first = 0
+        while first < len(batches):
+            sent: deque[tuple[int, list[Sample]]] = deque()  # what DALI has, ahead of the batch it returns
+            pipeline = self._pipeline(self._inputs(batches, first, epoch, seed, sent, pool))
+            first = len(batches)
+            while True:
+                try:
+                    (images,) = pipeline.run()
+                except StopIteration:
+                    break
+                except RuntimeError as error:
+                    # one undecodable file fails its batch, and DALI does not say which: find it, go on without it
+                    self._find_undecodable([sample for _, samples in sent for sample in samples], error)
+                    first = sent[0][0]
+                    break
+                yield images, sent.popleft()[1]
 
     @property
     def _threads(self) -> int:
@@ -93,15 +108,20 @@ class Dali(Files):
         """The batches from `first` on, as DALI takes them: a list of every array of their samples."""
         for position, batch in enumerate(batches[first:], first):
             samples: list[Sample] = []
-            for sample, failed in pool.map(self._sample, batch, repeat(epoch), repeat(seed)):
-                for index, why in failed:
-                    self.leave_out(index, why)
-                if sample:
-                    samples.append(sample)
+            parts = [[batch[at] for at in places] for places in turns(len(batch))]
+            for found in pool.map(self._samples, parts, repeat(epoch), repeat(seed)):
+                for sample, failed in found:
+                    for index, why in failed:
+                        self.leave_out(index, why)
+                    if sample:
+                        samples.append(sample)
             self.check(len(batch), len(samples))
             if samples:
                 sent.append((position, samples))
                 yield tuple(map(list, zip(*map(self._arrays, samples))))
+
+    def _samples(self, places: list[int], epoch: int, seed: int) -> list[tuple[Sample | None, list[tuple[int, str]]]]:
+        return [self._sample(place, epoch, seed) for place in places]
 
     def _sample(self, place: int, epoch: int, seed: int) -> tuple[Sample | None, list[tuple[int, str]]]:
         """What is decoded for a place in a batch, and indices and errors of files that could not be read for it."""
@@ -163,7 +183,6 @@ class Dali(Files):
             batch_size=batch or self.size,
             num_threads=self._threads,
             device_id=(device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=4,  # 2 leave its threads idle while torch resizes: 5 % fewer images a second
         )
         # As PIL decodes: chroma interpolated, orientation tags ignored.
         decoding: dict[str, Any] = {
@@ -195,23 +214,36 @@ class Dali(Files):
         pipeline.build()
         return pipeline
 
-    def _batch(self, images: Any, samples: list[Sample], pool: ThreadPoolExecutor) -> Tensor:
-        """DALI's output as (b, 3, s, s) f32: a copy, since DALI writes the next images over these."""
+    def _batch(self, images: Any, samples: list[Sample], pool: ThreadPoolExecutor) -> Callable[[], Tensor]:
+        """Starts to make (b, 3, s, s) f32 of DALI's output; the call waits for it."""
         if self.own_resizing:
-            batch = normalise(torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2))
-            if batch.is_cuda:
-                torch.cuda.current_stream(batch.device).synchronize()  # the copy, before DALI goes on
-            return batch
+            whole = normalise(torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2))
+            if whole.is_cuda:
+                torch.cuda.current_stream(whole.device).synchronize()  # DALI's memory is free again when this returns
+            return lambda: whole
         side = self.image_size
-        pixels = np.empty((len(samples), side, side, 3), np.uint8)  # torch's inference mode is one thread's alone
+        # Memory of torch: numpy asks for huge pages, and waiting for those took a quarter of the loader's time.
+        batch = torch.empty(len(samples), side, side, 3)
+        array = batch.numpy()  # inference mode, which this thread may be in, is not that of the pool's threads
 
-        def place(at: int) -> None:
-            image = torch.from_dlpack(images[at])
-            image = resized(image, side, side) if self.training else centred(image, side)
-            pixels[at] = (image.flip(1) if samples[at].mirror else image).numpy()
+        def fill(places: range) -> None:
+            pixels = torch.empty(len(places), side, side, 3, dtype=torch.uint8)
+            for to, at in enumerate(places):
+                image = torch.from_dlpack(images[at])
+                image = resized(image, side, side) if self.training else centred(image, side)
+                pixels[to] = image.flip(1) if samples[at].mirror else image
+            torch.from_numpy(array[places.start : places.stop]).copy_(
+                normalise(pixels.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            )
 
-        list(pool.map(place, range(len(samples))))
-        return normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        parts = [pool.submit(fill, places) for places in turns(len(samples))]
+
+        def wait() -> Tensor:
+            for part in parts:
+                part.result()
+            return batch.permute(0, 3, 1, 2)
+
+        return wait
 
     def _find_undecodable(self, samples: list[Sample], error: RuntimeError) -> None:
         """Leaves out those that DALI cannot decode alone. Raises ValueError when it decodes them all."""
@@ -225,6 +257,11 @@ class Dali(Files):
                 self.leave_out(sample.index, f"{self._path(sample.index)} cannot be read as an image by DALI: {why}")
         if not found:
             raise ValueError(f"DALI failed on a batch of images that it decodes one by one: {error}") from None
+
+
+def turns(count: int) -> list[range]:
+    """Places in a batch that one thread does in a turn."""
+    return [range(first, min(first + TURN, count)) for first in range(0, count, TURN)]
 
 
 def centre_box(width: int, height: int, size: int) -> tuple[float, float, float, float]:
