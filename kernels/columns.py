@@ -30,10 +30,10 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels.direct import REGISTERS, Weights, parameters
-from kernels.isa import threads, vector_unit
+from kernels.isa import vector_unit
 from kernels.output import Output
 from kernels.problem import Problem
-from kernels.sharing import in_parts, in_turn, shares, sub_rows
+from kernels.sharing import busiest, in_parts, in_turn, splits, sub_rows, waits
 from kernels.tiling import VISIT_CYCLES
 from kernels.vector import even_tiles, every, run, splat
 
@@ -92,8 +92,10 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                 g = replace(whole, strip=strip)
                 high = min(high, strip)
                 c = {"lanes": g.lanes, "rows": rows, "pixels": "columns", "high": high, "groups": groups}
-                c |= {"strip": strip, "panel": p.in_channels, **shares(target, -(-g.band // strip))}
-                found.setdefault((rows, groups, high, strip), (p.batch * _cycles(p, g, c, inputs, target), c))
+                c |= {"strip": strip, "panel": p.in_channels}
+                for split in splits(target, -(-g.band // strip)):
+                    cost = p.batch * (_cycles(p, g, {**c, **split}, inputs) + waits(p, split))
+                    found.setdefault((rows, groups, high, strip, *split.values()), (cost, {**c, **split}))
     return list(found.values())
 
 
@@ -117,9 +119,10 @@ def _groups(p: Problem, lanes: int) -> list[int]:
     return sorted(waste, key=lambda g: (waste[g], g))[:2]
 
 
-def _cycles(p: Problem, g: Columns, c: dict, inputs: float, target: Target) -> float:
-    strips = -(-g.band // g.strip)
-    copies = p.in_channels * strips * g.rows * p.kernel[1] * g.vectors * g.groups * (2.5 if p.stride[1] == 1 else 5)
+def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
+    strips = [size for _, n, size in even_tiles(g.band, g.strip) for _ in range(n)]
+    each = 2.5 if p.stride[1] == 1 else 5
+    copies = p.in_channels * len(strips) * g.rows * p.kernel[1] * g.vectors * g.groups * each
     rows, whole = c["rows"], p.block or p.out_channels
     sweeps = -(-p.out_channels // whole) * -(-whole // rows)
     total = 0.0
@@ -127,10 +130,8 @@ def _cycles(p: Problem, g: Columns, c: dict, inputs: float, target: Target) -> f
         loads = p.kernel[1] * len(_meetings(p, high))
         step = max(p.taps * rows * high / 2, (loads + p.taps * rows) / 2) + 1.5 + 0.3 * loads
         total += tiles * g.vectors * (VISIT_CYCLES + (1 + g.groups) * rows * high + inputs * step)
-    parts = threads(target)
-    if c.get("split") == "pixels":
-        return (copies + sweeps * total) / parts * (-(-strips // parts) * parts / strips)
-    return copies + sweeps * total / parts
+    share = busiest(p, c, strips)
+    return copies * (share if c.get("split") == "pixels" else 1) + sweeps * total * share
 
 
 def _meetings(p: Problem, high: int) -> dict[int, list[tuple[int, int]]]:
@@ -173,7 +174,7 @@ class _Emit:
         copies = T.alloc_buffer((self.p.in_channels * g.channel,), "float32")
         before = 0
         for first, strips, size in even_tiles(g.band, g.strip):
-            loop, strip = in_turn(turn, before, strips)
+            loop, strip = in_turn(turn, before, strips, -(-g.band // g.strip))
             before += strips
             with loop as s:
                 row0 = T.Bind(first + strip(s) * size)

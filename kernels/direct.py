@@ -23,12 +23,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.isa import parallel_loop, threads, vector_unit
+from kernels.isa import parallel_loop, vector_unit
 from kernels.layout import LINE
 from kernels.output import Output
 from kernels.planes import Planes
 from kernels.problem import Problem
-from kernels.sharing import in_parts, in_turn, shares, sub_rows
+from kernels.sharing import busiest, in_parts, in_turn, splits, sub_rows, waits
 from kernels.tiling import L1_FLOATS, L2_FLOATS, MAX_TAIL, Tiling
 from kernels.vector import prefetch, run, spans, splat
 
@@ -82,14 +82,16 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                     fits = max(8, L1_FLOATS // largest)
                     for order, panel in _sweeps(p, tiling, per_group, fits):
                         c = {"lanes": wide, "rows": height, "vectors": vectors, "pixels": pixels, "order": order}
-                        c |= shares(target, sum(n for _, n, _ in tiling.tiles) if order == "tiles" else 0)
                         key = (tiling.lanes, height, tiling.tiles, tiling.per_row, tiling.tail, order, panel)
                         reach = per_group * planes.channel if order == "blocks" else panel * largest
                         panels = -(-per_group // panel)
                         cost = sweeps * tiling.cycles(height, inputs, panels, reach)
                         cost += math.prod(p.out_planes[1:]) / LINE * _store_cycles(p, tiling, order)
                         cost += _copy_cycles(p, planes)
-                        found.setdefault(key, (p.batch * cost / threads(target), {**c, "panel": panel}))
+                        sizes = tiling.sizes
+                        for split in splits(target, len(sizes) if order == "tiles" else 0):
+                            shared = p.batch * (cost * busiest(p, {**c, **split}, sizes) + waits(p, split))
+                            found.setdefault((*key, *split.values()), (shared, {**c, **split, "panel": panel}))
     return list(found.values())
 
 
@@ -176,14 +178,14 @@ class Emit:
     def _tiles(self, src, origin, image, turn: tuple, rows: Callable) -> None:
         before = 0
         for first, tiles, vectors in self.tiling.tiles:
-            loop, tile = in_turn(turn, before, tiles)
+            loop, tile = in_turn(turn, before, tiles, len(self.tiling.sizes))
             before += tiles
             with loop as i, T.serial(0, self.panels) as panel:
                 at = T.Bind(first + tile(i) * vectors)
                 where, ends = self._places(at, vectors), self.tiling.ends(first, vectors)
                 sums = self._cut(partial(self._tile, src, origin, image, where, ends, panel, None))
                 if self.far_input:
-                    later = origin + (at + turn[1] * vectors) * self.tiling.lanes
+                    later = origin + (at + vectors) * self.tiling.lanes
                     rows(partial(self._fetch_and, sums, src, later, vectors, panel))
                 else:
                     rows(sums)

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels.isa import threads
+from kernels.layout import LINE
+from kernels.problem import Problem
 
 if TYPE_CHECKING:
     from kernels.direct import Weights
 
+REMOTE_CYCLES, WEIGHT_CYCLES = 8, 4  # a line: out of another core's cache; of weights, which are asked for ahead
 
-def shares(target: Target, tiles: int) -> dict:
-    """What a configuration says of threads: nothing of one; of several how many, and whether they cut the pixels.
 
-    Threads that cut the pixels read each its own input, but all weights; so they do where there are enough ``tiles``.
+def splits(target: Target, tiles: int) -> list[dict]:
+    """What a configuration may say of threads: nothing of one; of several how many, and what they cut: the block rows,
+    or, where there are ``tiles`` for all of them, the pixels.
     """
     parts = threads(target)
     if parts == 1:
-        return {}
-    even = tiles >= parts and -(-tiles // parts) * parts <= 1.15 * tiles
-    return {"parts": parts, "split": "pixels" if even else "rows"}
+        return [{}]
+    return [{"parts": parts, "split": split} for split in ("rows", *(["pixels"] if tiles >= parts else []))]
+
+
+def busiest(p: Problem, c: dict, sizes: Sequence[int]) -> float:
+    """The share of all work that the busiest thread has; ``sizes`` of the tiles, in order."""
+    parts = c.get("parts", 1)
+    if c.get("split") == "pixels":
+        ends = [k * len(sizes) // parts for k in range(parts + 1)]
+        return max(sum(sizes[begin:end]) for begin, end in pairwise(ends)) / sum(sizes)
+    rows = -(-p.out_channels // (p.block or c["rows"]))
+    return -(-rows // parts) / rows
+
+
+def waits(p: Problem, c: dict) -> float:
+    """Cycles that a thread of several waits for memory, an image.
+
+    By block rows it reads the whole image, most of it out of another core's cache; by pixels it reads all weights.
+    """
+    parts = c.get("parts", 1)
+    if c.get("split") == "pixels":
+        floats = p.taps * (p.nnzb * p.block if p.block else p.in_channels // p.groups * p.out_channels)
+        return (1 - 1 / parts) * floats / LINE * WEIGHT_CYCLES
+    return (1 - 1 / parts) * math.prod(p.in_planes[1:]) / LINE * REMOTE_CYCLES
 
 
 def sub_rows(height: int, most: int, body: Callable) -> None:
@@ -66,10 +92,13 @@ def in_parts(weights: Weights, channels: int, by_pixels: bool, body: Callable) -
                 body((0, 1), partial(rows, *weights.share(k)))
 
 
-def in_turn(turn: tuple, before: int, count: int):
-    """(loop over the thread's own of ``count`` tiles, its variable -> tile), when ``before`` were dealt out already."""
-    first, step = turn
-    if step == 1:
+def in_turn(turn: tuple, before: int, count: int, total: int):
+    """(loop over the thread's own of ``count`` tiles, its variable -> tile), of ``total``, ``before`` of them earlier.
+
+    A thread's tiles lie side by side: in the next layer the same thread reads, but for a tile, what it wrote here.
+    """
+    k, parts = turn
+    if parts == 1:
         return T.serial(0, count), lambda i: i
-    first = T.Bind((first + step - before % step) % step)
-    return T.serial(0, (count - first + step - 1) // step), lambda i: first + i * step
+    begin, end = (T.Bind(T.max(0, T.min(count, part * total // parts - before))) for part in (k, k + 1))
+    return T.serial(0, end - begin), lambda i: begin + i

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from tvm.tirx.script.builder import ir as T
 
@@ -76,6 +77,11 @@ class Tiling:
     def ends(self, first: int, vectors: int) -> bool:
         """Whether the tile of ``vectors`` from vector ``first`` ends the plane."""
         return first + vectors == self.count
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Of every tile the vectors; of a last one with a tail its pixels, too: summed along rows they cost as much."""
+        return [v + self.tail * self.ends(first, v) for first, n, v in self.tiles for _ in range(n)]
 
     @property
     def needs_scratch(self) -> bool:

@@ -16,6 +16,7 @@ from kernels.kernel import candidates, dense_twin, pick
 from kernels.layout import from_planes, to_planes
 from kernels.lowering import compile_func
 from kernels.problem import ACTIVATIONS, Problem
+from kernels.sharing import busiest
 
 HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
 SHARED = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 3})  # threads
@@ -167,6 +168,20 @@ def test_threads_share_the_work(key):
             by_split = {c.get("split"): c for c in reversed(configs)}
             for c in by_split.values():
                 check(taker.kernel, taker.problem, c, w, bias, x, residual, SHARED)
+
+
+def test_threads_cut_what_leaves_each_the_least():
+    """Pixels where weights are few, unless tiles come out uneven; block rows where the image is small."""
+    two = Target({"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 2})
+
+    def split(p: Problem) -> str:
+        p = replace(p, block=4, nnzb=p.in_channels * p.out_channels // 8)
+        return pick(KERNELS, p, two).configs(p, two)[0]["split"]
+
+    assert split(Problem(1, 64, 56, 56, 256)) == split(Problem(1, 64, 56, 56, 64, (3, 3), padding=SAME)) == "pixels"
+    assert split(Problem(1, 512, 7, 7, 2048)) == split(Problem(1, 256, 14, 14, 1024)) == "rows"
+    assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "rows"}, []) == 3 / 5
+    assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "pixels"}, [6, 6, 6, 10]) == 16 / 28
 
 
 @pytest.mark.parametrize(
