@@ -16,6 +16,7 @@ from deploy.choice import Choice, ways
 from deploy.convert import Network
 from deploy.environment import provenance
 from deploy.lower import lower
+from deploy.memory import keep_buffers
 from deploy.pairs import join
 from deploy.record import Record, RecordBook
 from deploy.targets import describe, linking, triple
@@ -85,7 +86,7 @@ def build(network: Network, target: Target, book: RecordBook, versions: dict[str
 
 def compiled(network: Network, target: Target, plan: Plan) -> Built:
     module, packed = lower(network, plan.choices, plan.pairs, target)
-    pipeline = [relax.get_pipeline("default_build"), trust_weights]
+    pipeline = [relax.get_pipeline("default_build"), trust_weights, keep_buffers]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
     return Built(executable, packed, plan.choices, plan.pairs, target)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 HASHED = ("library.so", "weights.npz", "records.jsonl")
 
 

@@ -88,8 +88,8 @@ class Session:
         self.threads = threads
         self._machine = library["vm_load_executable"]()
         self._machine["vm_initialization"](CPU, 0, POOLED)
-        self._main = self._machine["main"]
-        self._weights = [tvm_ffi.from_dlpack(_aligned(w)) for w in weights]
+        self._run = self._machine["run"]
+        self._kept = [*(tvm_ffi.from_dlpack(_aligned(w)) for w in weights), *self._machine["buffers"]()]
         self._pixels = _aligned(np.zeros(self.input_shape, np.float32))
         self._image = tvm_ffi.from_dlpack(self._pixels)
 
@@ -106,4 +106,4 @@ class Session:
         else:
             np.copyto(self._pixels, x)
             image = self._image
-        return np.from_dlpack(self._main(image, *self._weights))
+        return np.from_dlpack(self._run(image, *self._kept))

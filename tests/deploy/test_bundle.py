@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 import tvm
 from onnx_networks import mobile
+from tvm import relax
 
 from deploy import bundle, runtime, targets
-from deploy.build import build
+from deploy.build import Plan, build, compiled
 from deploy.choice import Choice
 from deploy.convert import convert
-from deploy.lower import lower
 from deploy.record import RecordBook
 from deploy.verify import Mismatch, blame, relative_error, verify
 from kernels import KERNELS, pair
 from kernels.kernel import candidates
-from kernels.lowering import pass_context
 
 TARGET = targets.parse("native", 1)
 
@@ -65,10 +64,9 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
             taker = taker[depth % len(taker)]
             configs = taker.kernel.configs(taker.problem, TARGET)
             choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
-        module, packed = lower(network, choices, {}, TARGET)
-        with pass_context():
-            executable = tvm.compile(module, target=TARGET)
-        session = runtime.Session(executable.jit(), list(packed.values()), {"input": network.input_shape}, 1)
+        built = compiled(network, TARGET, Plan(choices, {}))
+        packed = list(built.packed.values())
+        session = runtime.Session(built.executable.jit(), packed, {"input": network.input_shape}, 1)
         verify(session.run, network.path, network.input_shape)
 
 
@@ -94,10 +92,23 @@ def test_from_stem_to_pool_nothing_is_moved(small):
     assert not {name for name in between if "planes" in name}
 
 
-def test_only_the_image_is_checked_on_every_call(small):
-    calls = small[1].executable.as_text().count("call  vm.builtin.check_tensor_info")
-    assert calls == 1
+def test_a_call_checks_the_image_and_makes_its_result_alone(small):
+    _, run = small[1].executable.as_text().split("@run")
+    run = run.partition("\n@")[0]
+    assert run.count("call  vm.builtin.check_tensor_info") == 1
+    assert run.count("call  vm.builtin.alloc_tensor") == run.count("call  vm.builtin.alloc_storage") == 1
     assert len(small[1].packed) > 10
+
+
+def test_results_stay_as_they_were_when_the_next_are_made(small):
+    network, built, folder = small
+    sessions = [runtime.load(folder) for _ in range(2)]  # each with memory of its own
+    images = np.random.default_rng(0).standard_normal((4, *network.input_shape)).astype(np.float32)
+    results = [sessions[i % 2].run(x) for i, x in enumerate(images)]
+    whole = relax.VirtualMachine(built.executable, tvm.cpu())  # "main" makes every tensor anew
+    weights = [tvm.runtime.tensor(w) for w in built.packed.values()]
+    for x, y in zip(images, results):
+        np.testing.assert_array_equal(y, whole["main"](tvm.runtime.tensor(x), *weights).numpy())
 
 
 def test_batch_and_threads(tmp_path):
