@@ -30,6 +30,7 @@ from compress.removal import Images, Removal
 from compress.sample import Sample
 
 RUNNING = 0.1  # share of a batch's matrix in the running one
+CERTAIN = 100.0  # z whose mask is 0 or 1 whatever the noise
 START = 1 / 6  # share of the phase before the penalty sets in: 20 of 120 epochs
 
 
@@ -53,6 +54,7 @@ def margin(shift: Tensor, scale: Tensor, delta: float) -> Tensor:
 
 def drawn(z: Tensor, tau: float, noise: Tensor | float) -> Tensor:
     """Soft mask σ((ln P − ln (1 − P) + noise) / τ) with P = Φ(z)."""
+    z = z.clamp(-CERTAIN, CERTAIN)  # torch's derivative of ln Φ is nan beyond 50,000, which a scale near 0 reaches
     return ((torch.special.log_ndtr(z) - torch.special.log_ndtr(-z) + noise) / tau).sigmoid()
 
 

@@ -73,6 +73,15 @@ def test_soft_masks():
     assert extreme.tolist() == pytest.approx([0, 1])
 
 
+def test_a_scale_near_zero_has_gradients():
+    """A real run met one after 75 steps."""
+    shift, scale = torch.tensor([0.5, -0.5, 0.5, -0.5]), torch.tensor([1e-7, 1e-7, -1e-5, 1e-5])
+    both = [shift.requires_grad_(), scale.requires_grad_()]
+    mask = drawn(margin(shift, scale, 0.05), 0.5, torch.tensor([0.0, 60.0, -60.0, 0.0]))
+    assert mask.tolist() == [1, 0, 1, 0]
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(mask.sum(), both))
+
+
 def test_hard_masks_are_a_test_of_the_shift():
     """P > 1/2 exactly where W β > δ; the likeliest channel stays whatever it has."""
     torch.manual_seed(0)
