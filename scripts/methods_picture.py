@@ -46,16 +46,26 @@ def panel(points: Sequence[tuple[float, dict]], axis: str, colours: dict[str, st
         parts.append(f'<text x="{at(x, 0)[0]:.0f}" y="{above + TOP + HEIGHT + 16}" text-anchor="middle">{x:.2f}</text>')
         parts.append(f'<text x="{LEFT - 6}" y="{at(x0, y)[1] + 4:.0f}" text-anchor="end">{y:.1f}</text>')
     parts.append(f'<text x="{LEFT}" y="{above + TOP + HEIGHT + 34}">{axis} (across), top-1 in percent (up)</text>')
+    lines, dots, labels = [], [], []
     taken: list[tuple[float, float, float]] = []  # of each label: left, right, baseline
     for x, row in sorted(points, key=lambda p: (-p[1]["top1"], p[0])):
         (px, py), colour = at(x, max(lowest, row["top1"])), colours[row["unit"]]
         name = row["method"] if row["top1"] >= lowest else f"{row['method']} {row['top1']:.1f}"
-        left, base = px + 9, py + 4
-        right = left + 6.6 * len(name)
-        while any(left < r and right > l and abs(base - b) < 12 for l, r, b in taken):
-            base += 12
-        taken.append((left, right, base))
-        parts.append(f'<line x1="{px:.1f}" y1="{py:.1f}" x2="{left:.1f}" y2="{base - 4:.1f}" stroke="#ccc"/>')
-        parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{left + 1:.1f}" y="{base:.1f}">{name}</text>')
-    return "".join(parts)
+        left, base = _free(px, py + 4, 6.6 * len(name), above + TOP, taken)
+        taken.append((left, left + 6.6 * len(name), base))
+        near = left if left > px else left + 6.6 * len(name)
+        lines.append(f'<line x1="{px:.1f}" y1="{py:.1f}" x2="{near:.1f}" y2="{base - 4:.1f}" stroke="#ccc"/>')
+        dots.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>')
+        labels.append(f'<text x="{left:.1f}" y="{base:.1f}">{name}</text>')
+    return "".join(parts + lines + dots + labels)
+
+
+def _free(px: float, wanted: float, width: float, top: float, taken: list[tuple[float, float, float]]) -> tuple:
+    """(left, baseline) of a label inside the panel beside x = px, on whichever side is free the nearest."""
+    for away in sorted((step * 12 for step in range(-40, 41)), key=abs):
+        base = wanted + away
+        for left in (px + 10, px - 10 - width):
+            inside = top + 12 <= base <= top + HEIGHT - 4 and left > LEFT and left + width < WIDTH + 40
+            if inside and not any(left < r and left + width > l and abs(base - b) < 12 for l, r, b in taken):
+                return left, base
+    return px + 10, wanted
