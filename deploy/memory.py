@@ -1,6 +1,6 @@
 """Intermediate images in memory that is allocated once, when a network is loaded.
 
-TVM's virtual machine makes every intermediate tensor anew on every call: about 2 us each, 3 to 5 % of a MobileNet. The
+TVM's virtual machine makes every intermediate tensor anew on every call, which is about 1 % of a MobileNet's time. The
 plan of which tensors share memory stays TVM's.
 """
 

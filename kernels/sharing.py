@@ -67,8 +67,8 @@ def sub_rows(height: int, most: int, body: Callable) -> None:
 
 def in_parts(weights: Weights, channels: int, by_pixels: bool, body: Callable) -> None:
     """body(turn, rows) for every thread, in one parallel region: rows(f) calls f(block row, its channels) for the
-    thread's block rows, or, ``by_pixels``, for all of them; turn is the thread's (first, step) among tiles of pixels,
-    for in_turn.
+    thread's block rows, or, ``by_pixels``, for all of them; turn, for in_turn, is (thread, of how many) of those that
+    share the tiles of pixels.
     """
     full, short = weights.rows, channels - weights.rows * weights.height
 
