@@ -120,9 +120,10 @@ def _groups(p: Problem, lanes: int) -> list[int]:
 
 
 def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
-    strips = [size for _, n, size in even_tiles(g.band, g.strip) for _ in range(n)]
+    runs = [(n, size) for _, n, size in even_tiles(g.band, g.strip)]
+    strips = sum(n for n, _ in runs)
     each = 2.5 if p.stride[1] == 1 else 5
-    copies = p.in_channels * len(strips) * g.rows * p.kernel[1] * g.vectors * g.groups * each
+    copies = p.in_channels * strips * g.rows * p.kernel[1] * g.vectors * g.groups * each
     rows, whole = c["rows"], p.block or p.out_channels
     sweeps = -(-p.out_channels // whole) * -(-whole // rows)
     total = 0.0
@@ -130,7 +131,7 @@ def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
         loads = p.kernel[1] * len(_meetings(p, high))
         step = max(p.taps * rows * high / 2, (loads + p.taps * rows) / 2) + 1.5 + 0.3 * loads
         total += tiles * g.vectors * (VISIT_CYCLES + (1 + g.groups) * rows * high + inputs * step)
-    share = busiest(p, c, strips)
+    share = busiest(p, c, runs)
     return copies * (share if c.get("split") == "pixels" else 1) + sweeps * total * share
 
 

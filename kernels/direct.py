@@ -88,9 +88,8 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                         cost = sweeps * tiling.cycles(height, inputs, panels, reach)
                         cost += math.prod(p.out_planes[1:]) / LINE * _store_cycles(p, tiling, order)
                         cost += _copy_cycles(p, planes)
-                        sizes = tiling.sizes
-                        for split in splits(target, len(sizes) if order == "tiles" else 0):
-                            shared = p.batch * (cost * busiest(p, {**c, **split}, sizes) + waits(p, split))
+                        for split in splits(target, tiling.total if order == "tiles" else 0):
+                            shared = p.batch * (cost * busiest(p, {**c, **split}, tiling.runs) + waits(p, split))
                             found.setdefault((*key, *split.values()), (shared, {**c, **split, "panel": panel}))
     return list(found.values())
 
@@ -178,7 +177,7 @@ class Emit:
     def _tiles(self, src, origin, image, turn: tuple, rows: Callable) -> None:
         before = 0
         for first, tiles, vectors in self.tiling.tiles:
-            loop, tile = in_turn(turn, before, tiles, len(self.tiling.sizes))
+            loop, tile = in_turn(turn, before, tiles, self.tiling.total)
             before += tiles
             with loop as i, T.serial(0, self.panels) as panel:
                 at = T.Bind(first + tile(i) * vectors)

@@ -31,14 +31,23 @@ def splits(target: Target, tiles: int) -> list[dict]:
     return [{"parts": parts, "split": split} for split in ("rows", *(["pixels"] if tiles >= parts else []))]
 
 
-def busiest(p: Problem, c: dict, sizes: Sequence[int]) -> float:
-    """The share of all work that the busiest thread has; ``sizes`` of the tiles, in order."""
+def busiest(p: Problem, c: dict, runs: Sequence[tuple[int, int]]) -> float:
+    """The share of all work that the busiest thread has; ``runs`` of tiles, in order: (tiles, size of each)."""
     parts = c.get("parts", 1)
     if c.get("split") == "pixels":
-        ends = [k * len(sizes) // parts for k in range(parts + 1)]
-        return max(sum(sizes[begin:end]) for begin, end in pairwise(ends)) / sum(sizes)
+        tiles = sum(n for n, _ in runs)
+        done = [_work_before(k * tiles // parts, runs) for k in range(parts + 1)]
+        return max(end - begin for begin, end in pairwise(done)) / done[-1]
     rows = -(-p.out_channels // (p.block or c["rows"]))
     return -(-rows // parts) / rows
+
+
+def _work_before(tile: int, runs: Sequence[tuple[int, int]]) -> int:
+    work = 0
+    for n, size in runs:
+        work += min(tile, n) * size
+        tile -= min(tile, n)
+    return work
 
 
 def waits(p: Problem, c: dict) -> float:

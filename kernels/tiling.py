@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 from tvm.tirx.script.builder import ir as T
 
@@ -78,10 +77,15 @@ class Tiling:
         """Whether the tile of ``vectors`` from vector ``first`` ends the plane."""
         return first + vectors == self.count
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Of every tile the vectors; of a last one with a tail its pixels, too: summed along rows they cost as much."""
-        return [v + self.tail * self.ends(first, v) for first, n, v in self.tiles for _ in range(n)]
+    @property
+    def total(self) -> int:
+        """Tiles in all."""
+        return sum(n for _, n, _ in self.tiles)
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """(tiles, vectors of each); a tail's pixels count as vectors: summed along rows they cost as much."""
+        return [(n, v + self.tail * self.ends(first, v)) for first, n, v in self.tiles]
 
     @property
     def needs_scratch(self) -> bool:

@@ -181,7 +181,7 @@ def test_threads_cut_what_leaves_each_the_least():
     assert split(Problem(1, 64, 56, 56, 256)) == split(Problem(1, 64, 56, 56, 64, (3, 3), padding=SAME)) == "pixels"
     assert split(Problem(1, 512, 7, 7, 2048)) == split(Problem(1, 256, 14, 14, 1024)) == "rows"
     assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "rows"}, []) == 3 / 5
-    assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "pixels"}, [6, 6, 6, 10]) == 16 / 28
+    assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "pixels"}, [(3, 6), (1, 10)]) == 16 / 28
 
 
 @pytest.mark.parametrize(
