@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tvm_ffi
 
-from deploy import bundle, machine
+from deploy import bundle, gpu, machine
 
 CPU, POOLED = 1, 2  # DLPack's device type, the virtual machine's allocator
 ALIGNED = 64  # bytes that TVM expects tensors to start on
@@ -41,18 +41,24 @@ def load(folder: str | Path, threads: int | None = None) -> Session:
         raise bundle.BundleError(
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
-    _load_runtime()
+    load_runtime()
     library = tvm_ffi.load_module(str(folder / "library.so"))
     return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
 
 
-def _load_runtime() -> None:
-    """TVM's runtime library into the process, without importing TVM. Raises ImportError where it is not installed."""
+def load_runtime(cuda: bool = False) -> None:
+    """TVM's runtime library into the process, without importing TVM; with ``cuda`` that of GPUs, too.
+
+    Raises ImportError where it, or what it needs, is not installed.
+    """
     package = importlib.util.find_spec("tvm")
     if package is None:
         raise ImportError("apache-tvm is not installed; pip install kerf")
     name = {"darwin": "libtvm_runtime.dylib", "win32": "tvm_runtime.dll"}.get(sys.platform, "libtvm_runtime.so")
-    ctypes.CDLL(str(Path(package.origin).parent / "lib" / name), mode=ctypes.RTLD_GLOBAL)
+    folder = Path(package.origin).parent / "lib"
+    ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+    if cuda:
+        gpu.load_runtime(folder)
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from kernels.layout import pitch
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
+# f32: exact; tf32: float32 images, products of 10-bit mantissas; f16: float16 images. Sums are float32 everywhere.
+PRECISIONS = ("f32", "tf32", "f16")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A 2-D convolution in NCHW, fp32: y = activation(conv(x, w) + bias [+ residual]).
+    """A 2-D convolution: y = activation(conv(x, w) + bias [+ residual]).
 
     A fully connected layer is a 1x1 convolution of a 1x1 image. Sizes in elements; ``padding`` is (top, left, bottom,
     right). ``block`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks.
@@ -32,8 +34,11 @@ class Problem:
     residual: bool = False
     block: int = 0
     nnzb: int = 0
+    precision: str = "f32"
 
     def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"Problem: precision {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"Problem: activation {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
         if self.in_channels % self.groups or self.out_channels % self.groups:
@@ -101,7 +106,10 @@ class Problem:
 
     def to_json(self) -> str:
         """Canonical text: the key of records and of the custom ONNX operator."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        fields = asdict(self)
+        if self.precision == "f32":  # keys of records made before there was another
+            del fields["precision"]
+        return json.dumps(fields, separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Problem:

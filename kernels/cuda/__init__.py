@@ -1,0 +1,18 @@
+"""Kernels for NVIDIA GPUs, in the same protocol as those for CPUs: generated in TIR, on images with the batch innermost."""
+
+from kernels.cuda import (
+    conv2d_chwn_bsr_mma,
+    conv2d_chwn_bsr_simt,
+    conv2d_chwn_dense_mma,
+    conv2d_chwn_dense_simt,
+    conv2d_chwn_depthwise,
+)
+
+# In order of preference.
+KERNELS = (
+    conv2d_chwn_bsr_mma,
+    conv2d_chwn_bsr_simt,
+    conv2d_chwn_depthwise,
+    conv2d_chwn_dense_mma,
+    conv2d_chwn_dense_simt,
+)

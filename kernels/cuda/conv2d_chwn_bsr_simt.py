@@ -1,0 +1,44 @@
+"""conv2d_chwn_bsr_simt: block-sparse convolution in exact float32, blocks of 1 to 16 filters, which tensor cores cannot
+take or would round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from kernels.bsr import BSR
+from kernels.cuda import gather, simt
+from kernels.problem import Problem
+
+name = "conv2d_chwn_bsr_simt"
+MOST = 16  # rows of a block: VECTOR sums each in a thread's registers
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    if not p.block:
+        return "weights are dense"
+    if p.groups > 1:
+        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+    if p.block > MOST:
+        return f"blocks of {p.block} rows; a thread's registers hold {MOST}"
+    return refuses_size(p)
+
+
+def refuses_size(p: Problem) -> str | None:
+    return f"{p.taps} taps; at most 64 fit the mask of those inside the image" if p.taps > 64 else gather.too_large(p)
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    return [{"threads": t} for t in (128, 64, 32, 256)]
+
+
+def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+    return gather.pack(p, gather.Lists.of(w, 1))
+
+
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    return simt.prim_func(p, c, p.block)

@@ -1,0 +1,44 @@
+"""conv2d_chwn_dense_mma: dense and grouped convolution on tensor cores, the same tile program with every channel kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from kernels.cuda import gather, mma, tile, tiles
+from kernels.cuda.conv2d_chwn_bsr_mma import refuses_size
+from kernels.cuda.fragments import ROWS
+from kernels.problem import Problem
+
+name = "conv2d_chwn_dense_mma"
+
+
+def heights(p: Problem) -> list[int]:
+    """Filters of a CTA: of several groups a divisor of one's."""
+    most = p.out_channels // p.groups
+    fitting = [h for h in (128, 64, 32, 16) if (most % h == 0 if p.groups > 1 else h < 2 * most or h == ROWS)]
+    return fitting
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    if p.block:
+        return "weights are sparse"
+    if not heights(p):
+        return f"{p.out_channels // p.groups} filters to a group; tensor cores take {ROWS} at once"
+    return refuses_size(p)
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    found = [{"rows": h, **c} for h in heights(p) for c in tiles.configs(p, target, h)]
+    return sorted(found, key=lambda c: tiles.cost(p, target, c, c["rows"]))
+
+
+def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+    return tile.pack(p, gather.Lists.of(gather.dense_blocks(p, w, c["rows"]), c["chunk"]), c)
+
+
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    return mma.prim_func(p, c, c["rows"])

@@ -1,0 +1,34 @@
+"""conv2d_chwn_dense_simt: dense, grouped and depthwise convolution without tensor cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from kernels.cuda import gather, simt
+from kernels.cuda.conv2d_chwn_bsr_simt import refuses_size
+from kernels.problem import Problem
+
+name = "conv2d_chwn_dense_simt"
+ROWS = 8
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    return "weights are sparse" if p.block else refuses_size(p)
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    rows = gcd(p.out_channels // p.groups, ROWS) if p.groups > 1 else ROWS
+    return [{"rows": r, "threads": t} for r in sorted({rows, gcd(rows, 4)}, reverse=True) for t in (128, 64, 32)]
+
+
+def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+    return gather.pack(p, gather.Lists.of(gather.dense_blocks(p, w, c["rows"]), 1))
+
+
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    return simt.prim_func(p, c, c["rows"])

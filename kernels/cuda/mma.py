@@ -1,0 +1,198 @@
+"""Implicit matrix product on tensor cores over gathered channels: the tile program of bsr_mma and dense_mma.
+
+    for block row, tile of pixels:                                # one CTA each
+        for chunk of the block row's list of entries:             # ``stages`` of them in flight, by cp.async
+            image[chunk, pixels]  = x[entry's channel, pixels shifted by its tap], zeros outside
+            weight[chunk, filters] = data[chunk]                  # already in the order of the registers
+            sums[filters, pixels] += weight.T @ image             # mma.sync, float32
+        y = activation(sums + bias + residual)                    # through shared memory: whole vectors to y
+
+A warp has ``warp_rows`` filters and ``warp_pixels`` pixels of the tile; its image fragments come by ldmatrix.trans (f16)
+or plain loads (tf32). Rows of the image in shared memory are longer than the tile by one vector (two in tf32), so that
+the eight rows of a fragment lie in different banks.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+from tvm.script import tirx as script
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from kernels.cuda import gather
+from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
+from kernels.cuda.layout import VECTOR, in_rows, out_rows
+from kernels.cuda.store import emit_store
+from kernels.cuda.tile import GAP, Tile, room
+from kernels.cuda.window import Window, flat
+from kernels.problem import Problem
+
+
+def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
+    """(x, data, offsets, [taps], starts, bias, [residual], y)"""
+    tile = Tile.of(p, c, rows)
+    block_rows = -(-p.out_channels // rows)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        build = _Program(p, tile, block_rows, room(p, tile.chunk, rows))
+        tiles = -(-out_rows(p)[1] // tile.pixels)
+        with (
+            T.launch_thread("blockIdx.x", block_rows) as block,
+            T.launch_thread("blockIdx.y", tiles) as at,
+            T.launch_thread("threadIdx.x", tile.threads) as thread,
+        ):
+            build.emit(block, at, thread)
+    return builder.get()
+
+
+class _Program:
+    """The function being built."""
+
+    def __init__(self, p: Problem, tile: Tile, block_rows: int, chunks: int):
+        self.p, self.tile, self.op = p, tile, tile.op
+        dtype = self.op.dtype
+        self.x = T.arg("x", T.buffer(in_rows(p), dtype))
+        self.data = T.arg("data", T.buffer((chunks, tile.weight), dtype))
+        self.offsets = T.arg("offsets", T.buffer((chunks * tile.chunk,), "int32"))
+        self.taps = T.arg("taps", T.buffer((chunks * tile.chunk,), "int32")) if gather.bounded(p) else None
+        self.starts = T.arg("starts", T.buffer((block_rows + 1,), "int32"))
+        self.bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+        self.residual = T.arg("residual", T.buffer(out_rows(p), dtype)) if p.residual else None
+        self.y = T.arg("y", T.buffer(out_rows(p), dtype))
+        self.flat = flat(p, self.x, dtype)
+
+    def emit(self, block, at, thread) -> None:
+        tile = self.tile
+        self.thread, self.block, self.first_pixel = thread, block, at * tile.pixels
+        self.warp, self.lane = T.Bind(thread // LANES), T.Bind(thread % LANES)
+        down = tile.rows // tile.warp_rows
+        self.warp_row = self.warp % down * tile.warp_rows if down > 1 else 0
+        self.warp_pixel = self.warp // down * tile.warp_pixels
+        shared = T.alloc_buffer((tile.shared_bytes,), "uint8", scope="shared.dyn")
+        numbers = tile.shared_bytes // self.op.bytes
+        self.shared = T.decl_buffer((numbers,), self.op.dtype, data=shared.data, scope="shared.dyn")
+        self.words = T.decl_buffer((tile.shared_bytes // 4,), "uint32", data=shared.data, scope="shared.dyn")
+        self.floats = T.decl_buffer((tile.shared_bytes // 4,), "float32", data=shared.data, scope="shared.dyn")
+        self.across, self.down = tile.warp_pixels // COLUMNS, tile.warp_rows // ROWS
+        self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
+        for i in range(self.down * self.across * 4):
+            T.buffer_store(self.sums, T.float32(0), [i])
+        self.column = T.Bind(thread % tile.columns * tile.copy)
+        self.window = Window(self.p, T.Bind(self.first_pixel + self.column))
+        begin = T.Bind(self.starts[block])
+        count = T.Bind(self.starts[block + 1] - begin)
+        ahead = tile.stages - 1
+        for stage in range(ahead):
+            with T.If(count > stage), T.Then():
+                self._fetch(begin + stage, stage)
+            _ptx("cp.async.commit_group")
+        with T.serial(0, count) as i:
+            _ptx("cp.async.wait_group", ahead - 1)
+            T.evaluate(script.cuda.cta_sync())
+            with T.If(i + ahead < count), T.Then():
+                self._fetch(begin + i + ahead, (i + ahead) % tile.stages)
+            _ptx("cp.async.commit_group")
+            self._multiply(T.Bind(i % tile.stages))
+        _ptx("cp.async.wait_group", 0)
+        T.evaluate(script.cuda.cta_sync())
+        self._finish()
+
+    def _fetch(self, chunk, stage) -> None:
+        """Start the copies of a chunk into a stage."""
+        tile, op = self.tile, self.op
+        image, weight = stage * tile.image, tile.stages * tile.image + stage * tile.weight
+        at_once = tile.threads // tile.columns
+        first = self.thread // tile.columns
+        # all places first: a copy must not wait for the next one's
+        count = tile.chunk // at_once
+        places = T.alloc_buffer((count,), "int32", scope="local")
+        valid = T.alloc_buffer((count,), "int32", scope="local")
+        for i in range(count):
+            entry = chunk * tile.chunk + first + i * at_once
+            T.buffer_store(places, self.window.base + self.offsets[entry], [i])
+            T.buffer_store(valid, self.window.valid(self.taps[entry] if self.taps is not None else 0), [i])
+        for i in range(count):
+            to = image + (first + i * at_once) * tile.row + self.column
+            # an address outside x is never formed
+            _copy(self.shared, to, self.flat, places[i] * valid[i], tile.copy * op.bytes, valid[i], tile.cache)
+        vectors = tile.weight // op.vector
+        for j in range(-(-vectors // tile.threads)):
+            vector = self.thread + j * tile.threads
+            whole = (j + 1) * tile.threads <= vectors
+            with T.If(True if whole else vector < vectors), T.Then():
+                to = self.shared.ptr_to([weight + vector * op.vector])
+                _ptx("cp.async.cg.shared.global", to, self.data.ptr_to([chunk, vector * op.vector]), 16)
+
+    def _multiply(self, stage) -> None:
+        tile, op = self.tile, self.op
+        image = T.Bind(stage * tile.image)
+        weight = T.Bind((tile.stages * tile.image + stage * tile.weight) // op.per_register)  # in words
+        a = T.alloc_buffer((self.down * 4,), "uint32", scope="local")
+        b = T.alloc_buffer((self.across * 2,), "uint32", scope="local")
+        for step in range(tile.chunk // op.depth):
+            for m in range(self.down):
+                block = step * (tile.rows // ROWS) + self.warp_row // ROWS + m
+                source = weight + (block * LANES + self.lane) * 4
+                T.buffer_store(a, self.words[T.ramp(source, 1, 4)], [T.ramp(4 * m, 1, 4)])
+            origin = image + step * op.depth * tile.row + self.warp_pixel
+            (self._columns_f16 if op is F16 else self._columns_tf32)(b, origin)
+            for m in range(self.down):
+                for n in range(self.across):
+                    sums = [self.sums[(m * self.across + n) * 4 + k] for k in range(4)]
+                    _ptx(op.ptx, *sums, *(a[4 * m + k] for k in range(4)), b[2 * n], b[2 * n + 1], *sums)
+
+    def _columns_f16(self, b, origin) -> None:
+        """Pixels of one instruction's depth: matrices of 8 entries x 8 pixels, four at once."""
+        # lanes 0-7 name the rows of the first matrix, 8-15 (entries 8-15) the second, 16-31 those of the next 8 pixels
+        place = origin + self.lane % ROWS * self.tile.row + self.lane // ROWS * COLUMNS
+        for n in range(0, self.across, 2):
+            registers = [b[2 * n + k] for k in range(4)]
+            to = self.shared.ptr_to([place + n * COLUMNS])
+            _ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *registers, to)
+
+    def _columns_tf32(self, b, origin) -> None:
+        place = origin + self.lane % 4 * self.tile.row + self.lane // 4
+        for n in range(self.across):
+            for k in range(2):
+                value = self.shared[place + 4 * k * self.tile.row + n * COLUMNS]
+                _ptx("cvt.rna.tf32.f32", b[2 * n + k], value)
+
+    def _finish(self) -> None:
+        """Sums, 16 filters at a time, into shared memory and from there as whole vectors to y."""
+        p, tile = self.p, self.tile
+        width = tile.warp_pixels + GAP
+        mine = T.Bind(self.warp * tile.staged)
+        place = T.Bind(mine + self.lane // 4 * width + self.lane % 4 * 2)
+        vectors = tile.warp_pixels // VECTOR
+        for m in range(self.down):
+            for n in range(self.across):
+                for half in range(2):
+                    pair = self.sums[T.ramp((m * self.across + n) * 4 + 2 * half, 1, 2)]
+                    T.buffer_store(self.floats, pair, [T.ramp(place + 8 * half * width + n * COLUMNS, 1, 2)])
+            T.evaluate(script.cuda.warp_sync())
+            with T.serial(0, ROWS * vectors // LANES) as i:
+                item = T.Bind(i * LANES + self.lane)
+                row, column = item // vectors, item % vectors * VECTOR
+                channel = T.Bind(self.block * tile.rows + self.warp_row + m * ROWS + row)
+                pixel = T.Bind(self.first_pixel + self.warp_pixel + column)
+                source = T.Bind(mine + row * width + column)
+                with T.If(tirx.all(channel < p.out_channels, pixel < out_rows(p)[1])), T.Then():
+                    values = [self.floats[T.ramp(source + 4 * k, 1, 4)] for k in range(2)]
+                    emit_store(p, self.y, self.residual, channel, pixel, values, self.bias[channel])
+            T.evaluate(script.cuda.warp_sync())
+
+
+def _ptx(text: str, *operands) -> None:
+    T.evaluate(script.ptx[text](*operands))
+
+
+def _copy(shared, to, source_of, source, size: int, valid, cache: str) -> None:
+    """Into shared memory, zeros where not valid; below 4 bytes there is no asynchronous copy."""
+    if size < 4:
+        value = tirx.if_then_else(valid > 0, source_of[source], tirx.const(0, source_of.dtype))
+        T.buffer_store(shared, value, [to])
+        return
+    how = cache if size == 16 else "ca"  # "cg", past the first-level cache, takes 16 bytes only
+    filled = T.cast(valid * size, "uint32")
+    _ptx(f"cp.async.{how}.shared.global", shared.ptr_to([to]), source_of.ptr_to([source]), size, filled)

@@ -1,0 +1,104 @@
+"""The tile of one CTA of the tensor-core kernels: its sizes, and the weights in the order in which it reads them. No TVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.cuda import gather
+from kernels.cuda.fragments import COLUMNS, LANES, ROWS, Instruction, instruction, pack_weights
+from kernels.problem import Problem
+
+GAP = 4  # floats between rows of the staged sums
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sizes of one CTA's work."""
+
+    op: Instruction
+    rows: int  # filters
+    pixels: int
+    warp_rows: int
+    warp_pixels: int
+    chunk: int
+    stages: int
+    copy: int  # numbers of one copy of image
+    cache: str  # "ca": copies of image are kept in the first-level cache, for the taps to come; "cg": they are not
+
+    @classmethod
+    def of(cls, p: Problem, c: dict, rows: int) -> Tile:
+        op = instruction(p)
+        sizes = (c["pixels"], c["warp_rows"], c["warp_pixels"], c["chunk"], c["stages"])
+        return cls(op, rows, *sizes, gather.contiguous(p, op.vector), c["cache"])
+
+    @property
+    def warps(self) -> int:
+        return self.rows // self.warp_rows * (self.pixels // self.warp_pixels)
+
+    @property
+    def threads(self) -> int:
+        return self.warps * LANES
+
+    @property
+    def columns(self) -> int:
+        """Copies in a row of the image tile."""
+        return self.pixels // self.copy
+
+    @property
+    def row(self) -> int:
+        """Numbers from one entry's pixels to the next one's in shared memory."""
+        return self.pixels + 8
+
+    @property
+    def image(self) -> int:
+        """Numbers of a stage's image."""
+        return self.chunk * self.row
+
+    @property
+    def weight(self) -> int:
+        return self.chunk * self.rows
+
+    @property
+    def staged(self) -> int:
+        """Floats of a warp's staged sums."""
+        return ROWS * (self.warp_pixels + GAP)
+
+    @property
+    def shared_bytes(self) -> int:
+        return max(self.stages * (self.image + self.weight) * self.op.bytes, self.warps * self.staged * 4)
+
+    def fits(self) -> bool:
+        """Whether the work divides evenly among warps and threads."""
+        even = self.rows % self.warp_rows == 0 and self.pixels % self.warp_pixels == 0
+        return (
+            even
+            and self.warp_rows % ROWS == 0
+            and self.warp_pixels % (2 * COLUMNS) == 0
+            and self.chunk % self.op.depth == 0
+            and self.threads <= 512
+            and self.threads % self.columns == 0
+            and self.chunk % (self.threads // self.columns) == 0
+        )
+
+
+def room(p: Problem, chunk: int, rows: int) -> int:
+    """Chunks that the lists of all block rows have at most, however the blocks are shared among the rows."""
+    block_rows = -(-p.out_channels // rows)
+    if not p.block:
+        return block_rows * -(-p.in_channels // p.groups * p.taps // chunk)
+    return max((p.nnzb * p.taps + block_rows * (chunk - 1)) // chunk, 1)
+
+
+def pack(p: Problem, lists: gather.Lists, c: dict) -> dict[str, np.ndarray]:
+    """Arrays in the order of the function's parameters, filled up to ``room``."""
+    op, chunk, rows = instruction(p), c["chunk"], lists.weights.shape[1]
+    chunks = room(p, chunk, rows)
+    used = int(lists.starts[-1])
+    data = np.zeros((chunks, chunk * rows), np.dtype(op.dtype))
+    offsets, taps = np.zeros(chunks * chunk, np.int32), np.zeros(chunks * chunk, np.int32)
+    data[:used] = pack_weights(op, lists.weights).reshape(used, chunk * rows)
+    offsets[: used * chunk], taps[: used * chunk] = gather.offsets(p, lists), lists.taps
+    bounded = {"taps": taps} if gather.bounded(p) else {}
+    return {"data": data, "offsets": offsets, **bounded, "starts": lists.starts}

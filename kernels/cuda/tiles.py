@@ -1,0 +1,51 @@
+"""Tile sizes worth measuring for the tensor-core kernels, the likeliest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from tvm.target import Target
+
+from kernels.cuda.fragments import LANES, instruction
+from kernels.cuda.layout import out_rows
+from kernels.cuda.tile import Tile
+from kernels.problem import Problem
+
+# Kilobytes of shared memory of a multiprocessor (CUDA C++ Programming Guide, compute capabilities); a CTA may have one
+# less.
+SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}
+SUMS = 64  # registers of a thread for sums, that two CTAs of four warps and more leave room for a third
+BUSY = 132 * 2  # CTAs that keep a large GPU busy
+
+
+def shared_memory(target: Target) -> int:
+    """Kilobytes of a multiprocessor; of an unknown architecture the least."""
+    return SHARED.get(str(target.attrs.get("arch", "")), min(SHARED.values()))
+
+
+def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
+    """For CTAs of ``rows`` filters."""
+    chunks = (32, 64) if instruction(p).bytes == 2 else (16, 32)
+    found = []
+    for wide, down, across, chunk, stages in product((256, 128, 64, 32), (16, 32, 64), (16, 32, 64), chunks, (3, 4)):
+        c = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "chunk": chunk, "stages": stages}
+        c["cache"] = "ca" if p.taps > 1 else "cg"
+        tile = Tile.of(p, c, rows)
+        small = tile.shared_bytes <= (shared_memory(target) - 1) * 1024 and down * across // LANES <= SUMS
+        if tile.fits() and small and tile.threads >= 64:
+            found.append(c)
+    return sorted(found, key=lambda c: cost(p, target, c, rows))
+
+
+def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
+    """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
+    tile, pixels = Tile.of(p, c, rows), out_rows(p)[1]
+    tiles = -(-pixels // tile.pixels)
+    resident = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 2048 // tile.threads, 32)
+    idle = max(BUSY / (-(-p.out_channels // rows) * tiles), 1.0)  # too few CTAs
+    hidden = max(12 / max(resident * tile.warps, 1), 1.0)  # too few warps to cover the waiting
+    waste = tiles * tile.pixels / pixels
+    # numbers through shared memory per multiply-add: a warp reads its weights and pixels, a CTA writes both
+    traffic = 1 / tile.warp_rows + 1 / tile.warp_pixels + 1 / rows + 1 / tile.pixels
+    return waste * idle * hidden * (traffic + 1 / 32)

@@ -1,0 +1,120 @@
+"""Compiles the GPU kernels to check and time into libraries that need TVM's runtime and the CUDA driver alone.
+
+Launch:    python scripts/gpu_kit.py FOLDER [--arch sm_90] [--batches 64 8 1] [--configs 4]
+Hardware:  no GPU; half a second a kernel and core.
+Expected:  FOLDER/kernels_*.so and .cubin, FOLDER/index.jsonl: what scripts/gpu_bench.py reads, here or elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from gpu_problems import CHECKED, DENSITIES, resnet50, weights
+from tvm.target import Target
+
+from deploy import atomic, gpu
+from kernels.cuda import KERNELS, compiler
+from kernels.kernel import candidates
+from kernels.problem import Problem
+
+AT_ONCE = 24  # kernels of a library
+
+
+@dataclass(frozen=True)
+class Item:
+    """A kernel to compile: ``group`` tells which are to be compared, ``count`` how often the network has the layer."""
+
+    use: str  # "check" or "time"
+    group: str
+    kernel: str
+    problem: str
+    config: dict
+    density: float
+    count: int = 0
+    function: str = ""
+    library: str = ""
+
+
+def checks(target: Target) -> Iterator[Item]:
+    """Every kernel that takes a shape, in every precision, with its first, middle and last configurations."""
+    for name, shape in CHECKED.items():
+        for precision in ("f32", "tf32", "f16"):
+            for density in DENSITIES if shape.block else (1.0,):
+                p, _, _ = weights(replace(shape, precision=precision), density)
+                for taker in candidates(KERNELS, p, target):
+                    if p.block and not taker.problem.block:
+                        continue  # its dense twin is a case of its own
+                    found = taker.kernel.configs(taker.problem, target)
+                    spread = [found[0], found[len(found) // 2], found[-1]] if density == 0.3 or not p.block else found[:1]
+                    for c in {str(c): c for c in spread}.values():
+                        group = f"{name} {precision} {density:g}"
+                        yield Item("check", group, taker.kernel.name, taker.problem.to_json(), dict(c), density)
+
+
+def timed(target: Target, batches: list[int], block: int, densities: list[float], precisions: list[str], most: int) -> Iterator[Item]:
+    for batch in batches:
+        for precision in precisions:
+            for shape, count in resnet50(batch, block, precision):
+                for density in densities if shape.block else (1.0,):
+                    p, _, _ = weights(shape, density)
+                    for taker in candidates(KERNELS, p, target):
+                        if "mma" not in taker.kernel.name or (p.block and not taker.problem.block and density != densities[0]):
+                            continue
+                        shown = density if taker.problem.block else 1.0
+                        for c in taker.kernel.configs(taker.problem, target)[:most]:
+                            group = f"{replace(p, block=0, nnzb=0).to_json()}"
+                            yield Item("time", group, taker.kernel.name, taker.problem.to_json(), dict(c), shown, count)
+
+
+def build(job: tuple[int, list[Item], str, Path]) -> list[dict]:
+    """A library of several kernels."""
+    number, items, arch, folder = job
+    target = Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
+    by_name = {kernel.name: kernel for kernel in KERNELS}
+    named = [replace(item, function=f"k{i}", library=f"kernels_{number:03d}") for i, item in enumerate(items)]
+    funcs = {
+        item.function: by_name[item.kernel].prim_func(Problem.from_json(item.problem), item.config, target)
+        for item in named
+    }
+    built, code = compiler.compile_funcs(funcs, target)
+    path = folder / f"kernels_{number:03d}"
+    built.export_library(str(path.with_suffix(".so")))
+    atomic.write(path.with_suffix(".cubin"), code)
+    atomic.write(path.with_suffix(".key"), gpu.key(compiler.source(built.mod)))
+    return [asdict(item) for item in named]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--arch", default="sm_90", choices=compiler.ARCHITECTURES)
+    parser.add_argument("--batches", type=int, nargs="*", default=[64, 8, 1])
+    parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--densities", type=float, nargs="+", default=[0.25, 0.1])
+    parser.add_argument("--precisions", nargs="+", default=["f16", "tf32"])
+    parser.add_argument("--configs", type=int, default=4, help="of every kernel and layer, to be timed")
+    parser.add_argument("--no_checks", action="store_true")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    target = Target({"kind": "cuda", "arch": args.arch}, host={"kind": "llvm"})
+    items = [] if args.no_checks else list(checks(target))
+    items += timed(target, args.batches, args.block, args.densities, args.precisions, args.configs)
+    jobs = [(n, items[i : i + AT_ONCE], args.arch, args.folder) for n, i in enumerate(range(0, len(items), AT_ONCE))]
+    print(f"{len(items)} kernels in {len(jobs)} libraries", flush=True)
+    lines = []
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for done in pool.imap(build, jobs):
+            lines += [json.dumps(item) for item in done]
+            print(f"  {len(lines)} compiled", flush=True)
+    atomic.write(args.folder / "index.jsonl", ("\n".join(lines) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
