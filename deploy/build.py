@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.s_tir import dlight
 from tvm.target import Target
 
 from deploy import pretuned
@@ -19,8 +20,9 @@ from deploy.lower import lower
 from deploy.memory import keep_buffers
 from deploy.pairs import join
 from deploy.record import Record, RecordBook
-from deploy.targets import describe, linking, triple
-from kernels import BY_NAME, KERNELS
+from deploy.targets import describe, linking, on_gpu, triple
+from kernels import BY_NAME, kernels_for
+from kernels.cuda import compiler
 from kernels.kernel import dense_twin, pick
 from kernels.lowering import pass_context
 from kernels.problem import Problem
@@ -35,6 +37,8 @@ class Built:
     choices: dict[str, Choice]
     pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
+    source: str = ""  # what runs on a GPU, and its machine code
+    code: bytes = b""
 
     def export(self, path: Path) -> None:
         """Write the shared library; a foreign target is linked with the cross compiler of its triple."""
@@ -56,7 +60,7 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     if measured:
         best, problem = min(measured, key=lambda m: m[0].us)
         return Choice(problem, best.kernel, best.config)
-    pick(KERNELS, p, target)  # raises with every kernel's reason if there is none
+    pick(kernels_for(target), p, target)  # raises with every kernel's reason if there is none
     problems = {problem.to_json() for problem in (p, dense_twin(p))}
     failed = {(q, r.what) for q in problems for r in book.of(q, describe(target), versions) if r.error}
     known = pretuned.known(p, target)
@@ -86,10 +90,24 @@ def build(network: Network, target: Target, book: RecordBook, versions: dict[str
 
 def compiled(network: Network, target: Target, plan: Plan) -> Built:
     module, packed = lower(network, plan.choices, plan.pairs, target)
-    pipeline = [relax.get_pipeline("default_build"), trust_weights, keep_buffers]
+    gpu = [schedule_rest(target)] if on_gpu(target) else []
+    pipeline = [*gpu, relax.get_pipeline("default_build"), trust_weights, keep_buffers]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
-    return Built(executable, packed, plan.choices, plan.pairs, target)
+    source = compiler.source(executable.mod) if gpu else ""
+    code = compiler.cubin(source, target) if gpu else b""
+    return Built(executable, packed, plan.choices, plan.pairs, target, source, code)
+
+
+def schedule_rest(target: Target) -> tvm.transform.Pass:
+    """Threads for what is not kerf's own: operators that TVM's importer brought, unfused."""
+
+    @tvm.transform.module_pass(opt_level=0)
+    def _schedule(module: tvm.IRModule, _context) -> tvm.IRModule:
+        with target:
+            return dlight.ApplyDefaultSchedule(dlight.gpu.Reduction(), dlight.gpu.Fallback())(module)
+
+    return _schedule
 
 
 @tvm.transform.module_pass(opt_level=0)

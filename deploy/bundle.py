@@ -2,6 +2,7 @@
 
 manifest.json    what it is, for which target and TVM, which kernel computes each layer, SHA-256 of the other files
 library.so       compiled code (needs libtvm_runtime, not the compiler)
+kernels.cubin    machine code of a GPU, for the source that its library.so holds
 weights.npz      packed weights, in the order of the code's parameters
 records.jsonl    measurements behind the choice of kernels, if it was tuned
 report.json, report.html   what was measured; not hashed, since measuring again may rewrite them
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 FORMAT = 2
+MACHINE_CODE = "kernels.cubin"
 HASHED = ("library.so", "weights.npz", "records.jsonl")
 
 
@@ -63,13 +65,17 @@ def refuse_foreign(folder: Path) -> None:
         raise BundleError(f"{folder}: exists and is no bundle; give --out another folder")
 
 
-def write(folder: Path, manifest: dict, write_library, packed: dict[str, np.ndarray], records: str) -> None:
-    """Fill an empty folder. ``write_library(path)`` writes the shared library."""
+def write(
+    folder: Path, manifest: dict, write_library, packed: dict[str, np.ndarray], records: str, code: bytes = b""
+) -> None:
+    """Fill an empty folder. ``write_library(path)`` writes the shared library; ``code`` is a GPU's machine code."""
     write_library(folder / "library.so")
     # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
     np.savez_compressed(folder / "weights.npz", **{f"{i:04d}": a for i, a in enumerate(packed.values())})
     (folder / "records.jsonl").write_text(records)
-    hashes = {name: sha256(folder / name) for name in HASHED}
+    if code:
+        (folder / MACHINE_CODE).write_bytes(code)
+    hashes = {name: sha256(folder / name) for name in (*HASHED, *([MACHINE_CODE] if code else []))}
     body = {"format": FORMAT, **manifest, "weights": list(packed), "sha256": hashes}
     (folder / "manifest.json").write_text(json.dumps({**body, "manifest_sha256": _body_sha256(body)}, indent=1) + "\n")
 
@@ -94,7 +100,7 @@ def read_manifest(folder: Path) -> dict:
         raise BundleError(f"{path}: format {version}, expected {FORMAT}; build the bundle again with this version")
     if own != _body_sha256(manifest):
         raise BundleError(f"{path}: changed since it was built (SHA-256 differs); build the bundle again")
-    for name in HASHED:
+    for name in {*HASHED, *hashes}:
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name}: missing; build the bundle again")
         if sha256(folder / name) != hashes.get(name):
@@ -108,8 +114,9 @@ def read_weights(folder: Path) -> list[np.ndarray]:
 
 
 def size_bytes(folder: Path) -> int:
-    """What has to be shipped: library, weights and manifest."""
-    return sum((folder / name).stat().st_size for name in ("library.so", "weights.npz", "manifest.json"))
+    """What has to be shipped: library, weights, manifest, and a GPU's machine code."""
+    shipped = ("library.so", "weights.npz", "manifest.json", MACHINE_CODE)
+    return sum((folder / name).stat().st_size for name in shipped if (folder / name).is_file())
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ import tvm
 from tvm.target import Target
 
 from deploy.passes.fuse_layers import Layer
-from kernels import BY_NAME, KERNELS
+from kernels import BY_NAME, kernels_for
 from kernels.bsr import BSR
 from kernels.kernel import Config, candidates
 from kernels.problem import Problem
@@ -44,5 +44,5 @@ def ways(p: Problem, target: Target) -> list[list[Choice]]:
     """
     return [
         [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
-        for c in candidates(KERNELS, p, target)
+        for c in candidates(kernels_for(target), p, target)
     ]

@@ -39,7 +39,13 @@ class Network:
         return [name for name, layer in self.layers.items() if layer.problem.block]
 
 
-def convert(path: Path, n: int | Sequence[int] = 4, sparsity: float = 0.5, batch: int | None = None) -> Network:
+def convert(
+    path: Path,
+    n: int | Sequence[int] = 4,
+    sparsity: float = 0.5,
+    batch: int | None = None,
+    precision: str = "f32",
+) -> Network:
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
 
     Of several N each layer takes the largest that finds nearly all zero blocks. One block of tolerance: a layer pruned
@@ -63,6 +69,7 @@ def convert(path: Path, n: int | Sequence[int] = 4, sparsity: float = 0.5, batch
     layers = fuse_layers(graph)
     if not layers:
         raise ValueError(f"{path}: no convolution or dense layer with constant fp32 weights; nothing to compile")
+    layers = {k: replace(v, problem=replace(v.problem, precision=precision)) for k, v in layers.items()}
     return Network(path, graph, {k: blocked(v, heights, sparsity) for k, v in layers.items()}, weights_bytes)
 
 

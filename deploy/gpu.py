@@ -12,9 +12,26 @@ from pathlib import Path
 
 import tvm_ffi
 
+MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 CALLBACK = "tvm_callback_cuda_compile"  # what TVM calls with source
 
 _compiled: dict[str, bytes] = {}
+
+
+def architecture() -> str | None:
+    """Of the first NVIDIA GPU of this machine, "sm_90"; None without one or its driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    calls = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device),
+    )
+    return None if any(call() for call in calls) else f"sm_{major.value}{minor.value}"
 
 
 def key(source: str) -> str:

@@ -1,7 +1,7 @@
-"""Tensors between kerf's own functions lie in padded planes (kernels.layout); every other operator sees NCHW.
+"""Tensors between kerf's own functions lie in the form of their kernels (deploy.form); every other operator sees NCHW.
 
-A function's arguments are brought into planes and its result back; then ways there and back are cancelled, so that from
-the stem to the pool nothing is ever moved.
+A function's arguments are brought into it and its result back; then ways there and back are cancelled, so that from the
+stem to the pool nothing is ever moved.
 """
 
 from __future__ import annotations
@@ -11,36 +11,38 @@ from collections.abc import Sequence
 import tvm
 from tvm import relax
 from tvm.s_tir import SBlock, SBlockRealize
-from tvm.target import Target
 
-from kernels import planewise
-from kernels.layout import pitch
+from deploy.form import Form
 
-THERE, BACK = "to_planes", "from_planes"  # names of functions
+THERE, BACK = "into_form", "from_form"  # names of functions
 MOVES = (THERE, BACK, "reshape")  # TVM legalizes relax.reshape to functions of this name
 CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 
 
-def cancel(module: tvm.IRModule) -> tvm.IRModule:
-    """The module with "main" free of ways there and back: planes to NCHW to planes, reshaped and reshaped again."""
+def cancel(module: tvm.IRModule, form: Form) -> tvm.IRModule:
+    """The module with "main" free of ways there and back: to the form and to NCHW again, reshaped and reshaped again."""
     blocks = module["main"].body.blocks
-    moved = {b.var: source for block in blocks for b in block.bindings if (source := _moved(b.value)) is not None}
+    moved = {b.var: move for block in blocks for b in block.bindings if (move := _moved(b.value)) is not None}
     same = {}
-    for var in moved:
+    for var, (how, _) in moved.items():
         source = var
         while source in moved:
-            source = moved[source]
-            if shape_of(source) == shape_of(var):
+            last, source = moved[source]
+            # equal sizes say nothing where the form orders pixels in another way: only NCHW is the same as NCHW
+            alike = form.is_nchw or (how == THERE) == (last == BACK)
+            if shape_of(source) == shape_of(var) and alike:
                 same[var] = source
     module["main"] = _Replace(same).visit_expr(module["main"])
     return relax.transform.DeadCodeElimination(["main"])(module)
 
 
-def _moved(value: relax.Expr) -> relax.Var | None:
-    """The variable whose pixels ``value`` holds, in another form or (an alias) the same."""
+def _moved(value: relax.Expr) -> tuple[str, relax.Var] | None:
+    """(how, the variable whose pixels ``value`` holds in another form or, an alias, the same)."""
+    how = ""
     if isinstance(value, relax.Call) and value.op == CALL_TIR and value.args[0].name_hint.startswith(MOVES):
+        how = next(name for name in MOVES if value.args[0].name_hint.startswith(name))
         value = value.args[1].fields[0]
-    return value if isinstance(value, relax.Var) else None
+    return (how, value) if isinstance(value, relax.Var) else None
 
 
 @relax.expr_functor.mutator
@@ -72,29 +74,31 @@ def call(
     images: Sequence[relax.Expr],
     rest: Sequence[relax.Expr],
     shape: tuple[int, ...],
-    target: Target,
+    form: Form,
 ) -> relax.Expr:
-    """Emit function(images[0], *rest, *images[1:]) on images in planes; its result, an image of ``shape``, as NCHW."""
-    first, *others = [to_planes(bb, image, target) for image in images]
-    n, c, h, w = shape
-    out = relax.TensorType((n, c, pitch(h * w)), "float32")
-    y = bb.emit(relax.call_tir(function, [first, *rest, *others], out))
-    return from_planes(bb, y, shape, target)
+    """Emit function(images[0], *rest, *images[1:]) on images in the kernels' form; its result, an image of ``shape``,
+    as NCHW.
+    """
+    first, *others = [into(bb, image, form) for image in images]
+    y = bb.emit(relax.call_tir(function, [first, *rest, *others], form.type(shape)))
+    return back(bb, y, shape, form)
 
 
-def to_planes(bb: relax.BlockBuilder, image: relax.Expr, target: Target) -> relax.Expr:
-    n, c, h, w = shape_of(image)
-    if pitch(h * w) == h * w:
-        return reshaped(bb, image, (n, c, h * w))
-    function = add(bb, planewise.to_planes((n, c, h, w), target), THERE)
-    return bb.emit(relax.call_tir(function, [image], relax.TensorType((n, c, pitch(h * w)), "float32")))
+def into(bb: relax.BlockBuilder, image: relax.Expr, form: Form) -> relax.Expr:
+    """An NCHW image in the form."""
+    shape = shape_of(image)
+    function = form.into(shape)
+    if function is None:
+        return reshaped(bb, image, tuple(int(d) for d in form.type(shape).shape))
+    return bb.emit(relax.call_tir(add(bb, function, THERE), [image], form.type(shape)))
 
 
-def from_planes(bb: relax.BlockBuilder, planes: relax.Expr, shape: tuple[int, ...], target: Target) -> relax.Expr:
-    if pitch(shape[2] * shape[3]) == shape[2] * shape[3]:
-        return reshaped(bb, planes, shape)
-    function = add(bb, planewise.from_planes(shape, target), BACK)
-    return bb.emit(relax.call_tir(function, [planes], relax.TensorType(shape, "float32")))
+def back(bb: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], form: Form) -> relax.Expr:
+    """An image in the form as NCHW of ``shape``."""
+    function = form.back(shape)
+    if function is None:
+        return reshaped(bb, value, shape)
+    return bb.emit(relax.call_tir(add(bb, function, BACK), [value], relax.TensorType(shape, "float32")))
 
 
 def add(bb: relax.BlockBuilder, func: tvm.tirx.PrimFunc, name: str) -> relax.GlobalVar:
@@ -102,4 +106,5 @@ def add(bb: relax.BlockBuilder, func: tvm.tirx.PrimFunc, name: str) -> relax.Glo
     reshapes, and expects one.
     """
     body = SBlockRealize([], True, SBlock([], [], [], "root", func.body))
-    return bb.add_func(func.with_body(body).without_attr("global_symbol"), name)
+    func = func.with_body(body).without_attr("global_symbol").with_attr("tirx.is_scheduled", True)
+    return bb.add_func(func, name)

@@ -7,27 +7,26 @@ from collections.abc import Callable
 
 import tvm
 from tvm import relax
-from tvm.target import Target
 
 from deploy import layout
+from deploy.form import Form
 from deploy.layout import shape_of
-from kernels import planewise
 from kernels.problem import Problem
 
 
-def legalize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
+def legalize(module: tvm.IRModule, form: Form) -> tvm.IRModule:
     """The module with every operator as a call of a TIR function."""
     ours = {"relax.mean": _mean, "relax.multiply": _scale, "relax.nn.max_pool2d": _max_pool}
-    legalized = relax.transform.LegalizeOps({op: _either(op, own, target) for op, own in ours.items()})(module)
-    return layout.cancel(legalized)
+    legalized = relax.transform.LegalizeOps({op: _either(op, own, form) for op, own in ours.items()})(module)
+    return layout.cancel(legalized, form)
 
 
-def _either(op: str, own: Callable, target: Target) -> Callable:
+def _either(op: str, own: Callable, form: Form) -> Callable:
     """kerf's function where it takes the call, else TVM's."""
     default = tvm.ir.Op.get(op).get_attr("FLegalize")
 
     def legalize_op(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        y = own(bb, call, target) if _static(call) else None
+        y = own(bb, call, form) if _static(call) else None
         return default(bb, call) if y is None else y
 
     return legalize_op
@@ -42,26 +41,26 @@ def _static(call: relax.Call) -> bool:
         return False
 
 
-def _mean(bb: relax.BlockBuilder, call: relax.Call, target: Target) -> relax.Expr | None:
+def _mean(bb: relax.BlockBuilder, call: relax.Call, form: Form) -> relax.Expr | None:
     """Over height and width."""
     shape, axes = shape_of(call.args[0]), call.attrs.axis
     if axes is None or len(shape) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
         return None
-    function = layout.add(bb, planewise.mean(shape, target), "mean")
-    y = layout.call(bb, function, call.args[:1], [], (*shape[:2], 1, 1), target)
+    function = layout.add(bb, form.mean(shape), "mean")
+    y = layout.call(bb, function, call.args[:1], [], (*shape[:2], 1, 1), form)
     return layout.reshaped(bb, y, shape_of(call))
 
 
-def _scale(bb: relax.BlockBuilder, call: relax.Call, target: Target) -> relax.Expr | None:
+def _scale(bb: relax.BlockBuilder, call: relax.Call, form: Form) -> relax.Expr | None:
     """An image times one number per channel."""
     x, factor = sorted(call.args, key=lambda a: -math.prod(shape_of(a)))
     shape = shape_of(x)
     if len(shape) != 4 or shape_of(factor) != (*shape[:2], 1, 1) or shape[2:] == (1, 1):
         return None
-    return layout.call(bb, layout.add(bb, planewise.scale(shape, target), "scale"), [x, factor], [], shape, target)
+    return layout.call(bb, layout.add(bb, form.scale(shape), "scale"), [x, factor], [], shape, form)
 
 
-def _max_pool(bb: relax.BlockBuilder, call: relax.Call, target: Target) -> relax.Expr | None:
+def _max_pool(bb: relax.BlockBuilder, call: relax.Call, form: Form) -> relax.Expr | None:
     a, (n, c, h, w) = call.attrs, shape_of(call.args[0])
     if (a.layout, a.out_layout) != ("NCHW", "NCHW"):
         return None
@@ -70,6 +69,4 @@ def _max_pool(bb: relax.BlockBuilder, call: relax.Call, target: Target) -> relax
     p = Problem(n, c, h, w, c, ints["pool_size"], **where, groups=c)
     if p.out_shape != shape_of(call):
         return None  # ceil_mode with a window over the edge
-    return layout.call(
-        bb, layout.add(bb, planewise.max_pool(p, target), "max_pool"), call.args, [], p.out_shape, target
-    )
+    return layout.call(bb, layout.add(bb, form.max_pool(p), "max_pool"), call.args, [], p.out_shape, form)

@@ -18,6 +18,7 @@ from tvm.target import Target
 
 from deploy.choice import Choice
 from deploy.convert import Network
+from deploy.form import Form, form_of
 from deploy.layout import call, reshaped
 from deploy.legalize import legalize
 from deploy.passes.fuse_layers import DOMAIN, OP
@@ -35,11 +36,12 @@ def lower(
     for name, layer in network.layers.items():
         arrays = {**choices[name].pack(layer), "bias": layer.bias.astype(np.float32)}
         packed.update({f"{name}.{key}": array for key, array in arrays.items()})
-    kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
+    kinds = {np.dtype(k): getattr(TensorProto, v) for k, v in KINDS.items()}
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
     weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
-    importer = _Importer(choices, pairs, weights, target)
+    form = form_of(target, next(iter(network.layers.values())).problem.precision)
+    importer = _Importer(choices, pairs, weights, target, form)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
@@ -48,18 +50,26 @@ def lower(
         except (RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise ValueError(f"{network.path}: TVM's ONNX importer refuses it ({reason})") from error
-    return legalize(module, target), packed
+    return legalize(module, form), packed
+
+
+KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32"}  # of packed arrays
 
 
 class _Importer(ONNXGraphImporter):
     """TVM's importer plus kerf::Layer."""
 
     def __init__(
-        self, choices: dict[str, Choice], pairs: dict[str, str], weights: dict[str, list[str]], target: Target
+        self,
+        choices: dict[str, Choice],
+        pairs: dict[str, str],
+        weights: dict[str, list[str]],
+        target: Target,
+        form: Form,
     ):
         super().__init__({}, "float32")
         self._dtype = {}  # every value has the type that the file gives it
-        self._choices, self._weights, self._target = choices, weights, target
+        self._choices, self._weights, self._target, self._form = choices, weights, target, form
         self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}
 
@@ -80,7 +90,7 @@ class _Importer(ONNXGraphImporter):
         p, shape = self._choices[names[0]].problem, self._choices[name].problem.out_shape
         images = [reshaped(self.bb, v, p.in_shape if i == 0 else shape) for i, v in enumerate(inputs)]
         packed = [self._nodes[key] for n in names for key in self._weights[n]]
-        y = call(self.bb, self._function([self._choices[n] for n in names]), images, packed, shape, self._target)
+        y = call(self.bb, self._function([self._choices[n] for n in names]), images, packed, shape, self._form)
         return reshaped(self.bb, y, shape[: len(inputs[0].ty.shape)])
 
     def _function(self, choices: list[Choice]) -> relax.GlobalVar:
@@ -93,7 +103,6 @@ class _Importer(ONNXGraphImporter):
                 func, name = pair.prim_func(*args, self._target), f"{first.kernel}_depthwise"
             else:
                 func, name = first.prim_func(self._target), first.kernel
-            self._functions[key] = self.bb.add_func(
-                func.without_attr("global_symbol"), f"{name}_{len(self._functions)}"
-            )
+            func = func.without_attr("global_symbol").with_attr("tirx.is_scheduled", True)
+            self._functions[key] = self.bb.add_func(func, f"{name}_{len(self._functions)}")
         return self._functions[key]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from deploy import gpu
+
 # Instruction sets that compilers use: LLVM's name -> the name in /proc/cpuinfo.
 CHECKED = {
     **{name: name for name in ("avx", "avx2", "fma", "f16c", "bmi2", "movbe", "popcnt", "gfni", "vaes", "vpclmulqdq")},
@@ -22,9 +24,11 @@ def architecture(name: str = "") -> str:
 
 
 def missing(needs: dict) -> str | None:
-    """Why this machine cannot run code with ``needs`` = {machine, features}; None when it can."""
+    """Why this machine cannot run code with ``needs`` = {machine, features, [cuda]}; None when it can."""
     if needs["machine"] != architecture():
         return f"built for {needs['machine']}, this machine is {architecture()}"
+    if "cuda" in needs and gpu.architecture() != needs["cuda"]:
+        return f"built for a GPU {needs['cuda']}, this machine has {gpu.architecture() or 'no NVIDIA GPU'}"
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return None

@@ -28,6 +28,8 @@ NEARBY = 0.1  # of all blocks
 
 def file_of(target: Target) -> Path | None:
     """Where what is known of such targets is kept; None for those the project knows nothing of."""
+    if target.kind.name == "cuda":
+        return FOLDER / f"{target.attrs['arch']}.jsonl"
     lanes, registers = vector_unit(target)
     name = FILES.get((max(lanes), registers))
     return FOLDER / name if name else None

@@ -17,12 +17,13 @@ import numpy as np
 import tvm_ffi
 
 from deploy import bundle, gpu, machine
+from deploy.gpu_session import GpuSession
 
 CPU, POOLED = 1, 2  # DLPack's device type, the virtual machine's allocator
 ALIGNED = 64  # bytes that TVM expects tensors to start on
 
 
-def load(folder: str | Path, threads: int | None = None) -> Session:
+def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession:
     """Verify a bundle's hashes, TVM version and target, and load it.
 
     ``threads``: worker threads, by default as many as it was built for; code built for one thread runs on one only.
@@ -41,7 +42,11 @@ def load(folder: str | Path, threads: int | None = None) -> Session:
         raise bundle.BundleError(
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
-    load_runtime()
+    on_gpu = "cuda" in manifest["needs"]
+    load_runtime(on_gpu)
+    if on_gpu:
+        gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())
+        return GpuSession(tvm_ffi.load_module(str(folder / "library.so")), bundle.read_weights(folder), manifest)
     library = tvm_ffi.load_module(str(folder / "library.so"))
     return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
 

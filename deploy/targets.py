@@ -6,11 +6,18 @@ from tvm.support import cc
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_is_valid_cpu
 
+from deploy import gpu
 from deploy.machine import CHECKED, architecture, missing
+from kernels.cuda.compiler import ARCHITECTURES
 
 
 def parse(text: str, threads: int) -> Target:
-    """ "native", a CPU name such as "x86-64-v3", or "llvm -mcpu=... -mtriple=... -mattr=+a,+b". Raises ValueError."""
+    """ "native", a CPU name such as "x86-64-v3", "llvm -mcpu=... -mtriple=... -mattr=+a,+b", or "cuda -arch=sm_90".
+
+    Raises ValueError.
+    """
+    if text.split()[:1] == ["cuda"]:
+        return _cuda(text)
     if text in ("native", "llvm", "host"):
         fields = {"mcpu": llvm_get_system_cpu()}
     elif not text.startswith("llvm"):
@@ -31,9 +38,24 @@ def parse(text: str, threads: int) -> Target:
     return Target({"kind": "llvm", "num-cores": threads, **fields})
 
 
+def _cuda(text: str) -> Target:
+    """ "cuda" is this machine's GPU."""
+    words = text.split()[1:] or [f"-arch={gpu.architecture() or ''}"]
+    arch = words[0].removeprefix("-arch=")
+    if len(words) > 1 or arch not in ARCHITECTURES:
+        raise ValueError(f"--target {text!r}: expected cuda -arch= and one of {', '.join(ARCHITECTURES)}")
+    return Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
+
+
+def on_gpu(target: Target) -> bool:
+    return target.kind.name == "cuda"
+
+
 def describe(target: Target) -> str:
     """Canonical text, the key of records: everything that changes code, nothing that does not."""
     a = target.attrs
+    if on_gpu(target):
+        return f"cuda -arch={a['arch']}"
     parts = [f"-{k}={a[k] if k != 'mattr' else ','.join(a[k])}" for k in ("mtriple", "mcpu", "mattr") if k in a]
     return " ".join(["llvm", *parts, f"-num-cores={a['num-cores']}"])
 
@@ -50,6 +72,8 @@ def linking(triple: str) -> dict:
 
 def needs(target: Target) -> dict:
     """Machine and instruction sets that code for ``target`` may use."""
+    if on_gpu(target):  # the code for the host takes what every CPU of this architecture has
+        return {"machine": architecture(), "features": [], "cuda": str(target.attrs["arch"])}
     features = {CHECKED[f] for f in map(str, llvm_get_cpu_features(target)) if f in CHECKED}
     name = architecture(triple(target).split("-")[0])
     return {"machine": name, "features": sorted(features)}

@@ -3,10 +3,13 @@
 from hashlib import sha256
 from pathlib import Path
 
+from tvm.target import Target
+
 from kernels import (
     conv2d_nchw_bsr_direct,
     conv2d_nchw_dense_direct,
     conv2d_nchw_depthwise,
+    cuda,
     dense_nc_bsr_rows,
     dense_nc_dense_columns,
 )
@@ -19,7 +22,13 @@ KERNELS = (
     dense_nc_dense_columns,
     conv2d_nchw_dense_direct,
 )
-BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+BY_NAME = {kernel.name: kernel for kernel in (*KERNELS, *cuda.KERNELS)}
+
+
+def kernels_for(target: Target) -> tuple:
+    """The table that a target's kernels are chosen from."""
+    return cuda.KERNELS if target.kind.name == "cuda" else KERNELS
+
 
 # Of the code that measurements were made with: those of other code say nothing about this one.
 KERNELS_VERSION = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:12]

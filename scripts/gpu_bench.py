@@ -34,7 +34,7 @@ from gpu_problems import weights
 
 from deploy import gpu, runtime
 from kernels.bsr import BSR
-from kernels.cuda import gather, tile
+from kernels.cuda import gather, panel, tile
 from kernels.cuda.layout import out_rows, pitch
 from kernels.problem import Problem
 
@@ -73,6 +73,8 @@ def pack(kernel: str, p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarra
     if "depthwise" in kernel:
         return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps))}
     blocks = BSR.from_conv(w, p.block) if p.block else gather.dense_blocks(p, w, c["rows"])
+    if kernel.endswith("_panels"):
+        return panel.pack(p, blocks, c)
     if kernel.endswith("_simt"):
         return gather.pack(p, gather.Lists.of(blocks, 1))
     return tile.pack(p, gather.Lists.of(blocks, c["chunk"]), c)
@@ -116,14 +118,23 @@ class Layer:
         return float((from_rows(self.y, p.out_shape).to(wide) - y).norm() / y.norm().clamp_min(1e-30))
 
 
-def cudnn(p: Problem, precision: str) -> Callable:
-    """The dense convolution alone, channels_last."""
+def cudnn(p: Problem, precision: str, fused: bool = False) -> Callable:
+    """The dense convolution on channels_last, alone or ``fused`` with bias, residual and relu."""
     kind = torch.float16 if precision == "f16" else torch.float32
     x = torch.randn(p.in_shape, device="cuda").to(kind).to(memory_format=torch.channels_last)
     _, w, _ = weights(replace(p, block=0, nnzb=0), 1.0)
     w = torch.from_numpy(w).cuda().to(kind).to(memory_format=torch.channels_last)
     top, left, *_ = p.padding
-    return lambda: F.conv2d(x, w, None, p.stride, (top, left), p.dilation, p.groups)
+    padding = (top, left)
+    if not fused:
+        return lambda: F.conv2d(x, w, None, p.stride, padding, p.dilation, p.groups)
+    bias = torch.randn(p.out_channels, device="cuda").to(kind)
+    if p.residual:
+        z = torch.randn(p.out_shape, device="cuda").to(kind).to(memory_format=torch.channels_last)
+        return lambda: torch.cudnn_convolution_add_relu(x, w, z, 1.0, bias, p.stride, padding, p.dilation, p.groups)
+    if p.activation == "relu":
+        return lambda: torch.cudnn_convolution_relu(x, w, bias, p.stride, padding, p.dilation, p.groups)
+    return lambda: F.conv2d(x, w, bias, p.stride, padding, p.dilation, p.groups)
 
 
 def graph(call: Callable) -> torch.cuda.CUDAGraph:
@@ -189,9 +200,10 @@ def time_layers(items: list[dict], libraries: dict) -> list[dict]:
             error = layer.error(torch.float32)
             if not error <= TOLERANCE[layer.p.precision]:
                 print(f"WRONG {layer.item['kernel']} {p.describe()} {layer.item['config']}: {error:.1e}")
-        dense = {name: cudnn(p, name) for name in ("f16", "tf32")}
+        dense = {("cudnn", name): cudnn(p, name) for name in ("f16", "tf32")}
+        dense |= {("cudnn fused", name): cudnn(p, name, fused=True) for name in ("f16",)}
         found = race([*dense.values(), *(layer.run for layer in layers)])
-        named = [{"kernel": "cudnn", "precision": name, "density": 1.0, "config": {}} for name in dense]
+        named = [{"kernel": k, "precision": name, "density": 1.0, "config": {}} for k, name in dense]
         named += [
             {"kernel": i["kernel"], "precision": y.p.precision, "density": i["density"], "config": i["config"]}
             for i, y in zip(members, layers, strict=True)
@@ -208,7 +220,7 @@ def time_layers(items: list[dict], libraries: dict) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Per layer the fastest of each kind, and the sums over the network."""
-    kinds = [("cudnn", "f16", 1.0), ("cudnn", "tf32", 1.0)]
+    kinds = [("cudnn", "f16", 1.0), ("cudnn", "tf32", 1.0), ("cudnn fused", "f16", 1.0)]
     for row in rows:
         kind = row["kernel"], row["precision"], row["density"]
         if kind not in kinds:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tvm.target import Target
 
-from deploy import bundle, claims, compare, inspect, targets
+from deploy import bundle, claims, compare, gpu, inspect, targets
 from deploy.build import Built, record
 from deploy.convert import Network
 from deploy.environment import environment
@@ -63,7 +63,8 @@ def layers(
     return rows
 
 
-def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -> dict:
+def manifest(network: Network, args: Args, built: Built, layers: list[dict]) -> dict:
+    target = built.target
     return {
         "model": args.onnx_path.name,
         "model_sha256": bundle.sha256(args.onnx_path),
@@ -71,6 +72,7 @@ def manifest(network: Network, args: Args, target: Target, layers: list[dict]) -
         "target": targets.describe(target),
         "needs": targets.needs(target),
         "threads": args.threads,
+        **({"precision": args.precision, "cuda_source": gpu.key(built.source)} if built.source else {}),
         "tvm": environment()["versions"]["apache-tvm"],
         "versions": environment()["versions"],
         "layers": [{k: row[k] for k in MANIFEST} for row in layers],

@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,14 @@ def run(args: Args, words: list[str]) -> dict:
     print("  ".join(f"{k}={v}" for k, v in vars(args).items() if k not in ("quiet", "json")))
     place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
     bundle.refuse_foreign(args.out)
-    network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch)
     target = targets.parse(args.target, args.threads)
+    on_gpu = targets.on_gpu(target)
+    if on_gpu and (args.rpc or args.threads > 1):
+        raise ValueError(f"--target {args.target}: GPUs take neither --rpc nor --threads")
+    if not on_gpu and args.precision not in (None, "f32"):
+        raise ValueError(f"--precision {args.precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
+    args = replace(args, precision=args.precision or ("f16" if on_gpu else "f32"))
+    network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch, args.precision)
     describe_layers(network, args)
     foreign = None if args.rpc else targets.foreign(target)
     if foreign:
@@ -78,8 +85,8 @@ def run(args: Args, words: list[str]) -> dict:
     peak = None if foreign or args.rpc else args.threads * macs_per_us(target)
     layers = account.layers(network, built, book, place.provenance(), peak, min(args.bsr))
     with bundle.replacing(args.out) as folder:
-        described = account.manifest(network, args, target, layers)
-        bundle.write(folder, described, built.export, built.packed, account.used(book, network))
+        described = account.manifest(network, args, built, layers)
+        bundle.write(folder, described, built.export, built.packed, account.used(book, network), built.code)
         if not foreign:
             measured = on_devices(folder, place, network, args) if args.rpc else here(folder, network, built, args)
             result = {

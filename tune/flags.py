@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploy import output
 from deploy.flags import Parser
+from kernels.problem import PRECISIONS
 from tune.records import RECORDS
 
 SEARCHED = ("runs", "experiments")
@@ -21,6 +22,7 @@ class Args:
     bsr: tuple[int, ...]
     sparsity: float
     target: str
+    precision: str | None
     rpc: str
     rpc_key: str
     threads: int
@@ -45,7 +47,12 @@ def parse(argv: list[str], description: str) -> Args:
     )  # fmt: skip
     p.add_argument("--bsc", type=int, default=1, help="columns of a block; 1xN pruning has 1")
     p.add_argument("--sparsity", type=float, default=0.5, help="least share of zero blocks for a layer to go sparse")
-    p.add_argument("--target", default="native", help='"native", an LLVM CPU name, or "llvm -mcpu=... -mtriple=..."')
+    p.add_argument(
+        "--target",
+        default="native",
+        help='"native", an LLVM CPU name, "llvm -mcpu=... -mtriple=...", or "cuda -arch=sm_90"',
+    )
+    p.add_argument("--precision", choices=PRECISIONS, help="of a GPU's products; f16 by default, sums are f32 always")
     p.add_argument("--rpc", default="", help="HOST:PORT of a TVM RPC tracker: measure and verify on its devices")
     p.add_argument("--rpc_key", default="", help="the key these devices are registered under")
     p.add_argument("--threads", type=int, default=1, help="worker threads, of kerf and of the engines it races")

@@ -2,6 +2,7 @@
 
 from kernels.cuda import (
     conv2d_chwn_bsr_mma,
+    conv2d_chwn_bsr_panels,
     conv2d_chwn_bsr_simt,
     conv2d_chwn_dense_mma,
     conv2d_chwn_dense_simt,
@@ -10,6 +11,7 @@ from kernels.cuda import (
 
 # In order of preference.
 KERNELS = (
+    conv2d_chwn_bsr_panels,
     conv2d_chwn_bsr_mma,
     conv2d_chwn_bsr_simt,
     conv2d_chwn_depthwise,

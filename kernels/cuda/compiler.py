@@ -17,6 +17,7 @@ from tvm.target import Target
 
 from kernels.lowering import pass_context
 
+REGISTERS = 128  # of a thread at most: with more an SM holds fewer than 512 threads
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 
 
@@ -47,15 +48,22 @@ def cubin(source: str, target: Target) -> bytes:
     folder = toolkit()
     with patch.dict(os.environ, CUDA_PATH=str(folder)), target:
         try:
-            options = [f"-I{folder}/include/cccl"]
+            options = [f"-I{folder}/include/cccl", f"--maxrregcount={REGISTERS}"]
             return bytes(nvcc.compile_cuda(source, "cubin", str(target.attrs["arch"]), options, compiler="nvrtc"))
         except RuntimeError as error:
             raise ValueError(f"the CUDA compiler refuses what was generated: {error}") from error
 
 
 def source(module: tvm.runtime.Module) -> str:
-    """CUDA source of what was compiled for a GPU; "" if none was."""
-    return "".join(m.inspect_source() for m in module.imports if m.kind == "cuda")
+    """CUDA source of what was compiled for a GPU, wherever it hangs below ``module``. Raises ValueError if nothing was."""
+    found, left = [], [module]
+    while left:
+        one = left.pop()
+        left = [*left, *one.imports]
+        found += [one.inspect_source()] if one.kind == "cuda" else []
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} CUDA modules where one was expected")
+    return found[0]
 
 
 def compile_funcs(funcs: dict[str, tvm.tirx.PrimFunc], target: Target) -> tuple[tvm.runtime.Executable, bytes]:

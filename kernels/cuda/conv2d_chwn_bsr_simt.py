@@ -1,4 +1,4 @@
-"""conv2d_chwn_bsr_simt: block-sparse convolution in exact float32, blocks of 1 to 16 filters, which tensor cores cannot
+"""conv2d_chwn_bsr_simt: block-sparse convolution in exact float32, blocks of 1 to 8 filters, which tensor cores cannot
 take or would round.
 """
 
@@ -15,7 +15,7 @@ from kernels.cuda import gather, simt
 from kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_simt"
-MOST = 16  # rows of a block: VECTOR sums each in a thread's registers
+MOST = 8  # rows of a block: VECTOR sums each in a thread's registers
 
 
 def refuses(p: Problem, target: Target) -> str | None:

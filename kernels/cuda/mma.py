@@ -23,7 +23,7 @@ from tvm.tirx.script.builder import ir as T
 from kernels.cuda import gather
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
 from kernels.cuda.layout import VECTOR, in_rows, out_rows
-from kernels.cuda.store import emit_store
+from kernels.cuda.store import emit_store, ptx
 from kernels.cuda.tile import GAP, Tile, room
 from kernels.cuda.window import Window, flat
 from kernels.problem import Problem
@@ -50,7 +50,7 @@ class _Program:
     """The function being built."""
 
     def __init__(self, p: Problem, tile: Tile, block_rows: int, chunks: int):
-        self.p, self.tile, self.op = p, tile, tile.op
+        self.p, self.tile, self.op, self.chunks = p, tile, tile.op, chunks
         dtype = self.op.dtype
         self.x = T.arg("x", T.buffer(in_rows(p), dtype))
         self.data = T.arg("data", T.buffer((chunks, tile.weight), dtype))
@@ -79,50 +79,57 @@ class _Program:
         for i in range(self.down * self.across * 4):
             T.buffer_store(self.sums, T.float32(0), [i])
         self.column = T.Bind(thread % tile.columns * tile.copy)
+        copies = tile.chunk // (tile.threads // tile.columns)
+        self.places, self.valid = (T.alloc_buffer((copies,), "int32", scope="local") for _ in range(2))
         self.window = Window(self.p, T.Bind(self.first_pixel + self.column))
         begin = T.Bind(self.starts[block])
         count = T.Bind(self.starts[block + 1] - begin)
         ahead = tile.stages - 1
+        self._locate(begin)
         for stage in range(ahead):
             with T.If(count > stage), T.Then():
                 self._fetch(begin + stage, stage)
-            _ptx("cp.async.commit_group")
+            ptx("cp.async.commit_group")
+            self._locate(begin + stage + 1)
         with T.serial(0, count) as i:
-            _ptx("cp.async.wait_group", ahead - 1)
+            ptx("cp.async.wait_group", ahead - 1)
             T.evaluate(script.cuda.cta_sync())
             with T.If(i + ahead < count), T.Then():
                 self._fetch(begin + i + ahead, (i + ahead) % tile.stages)
-            _ptx("cp.async.commit_group")
+            ptx("cp.async.commit_group")
+            self._locate(begin + i + ahead + 1)  # asked for here, needed behind the product
             self._multiply(T.Bind(i % tile.stages))
-        _ptx("cp.async.wait_group", 0)
+        ptx("cp.async.wait_group", 0)
         T.evaluate(script.cuda.cta_sync())
         self._finish()
 
+    def _locate(self, chunk) -> None:
+        """Where this thread's copies of a chunk come from, and whether they exist. Chunks behind the last are harmless."""
+        tile = self.tile
+        first, at_once = self.thread // tile.columns, tile.threads // tile.columns
+        known = T.Bind(T.min(chunk, self.chunks - 1) * tile.chunk + first)
+        for i in range(tile.chunk // at_once):
+            entry = known + i * at_once
+            T.buffer_store(self.places, self.window.base + self.offsets[entry], [i])
+            T.buffer_store(self.valid, self.window.valid(self.taps[entry] if self.taps is not None else 0), [i])
+
     def _fetch(self, chunk, stage) -> None:
-        """Start the copies of a chunk into a stage."""
+        """Start the copies of the located chunk into a stage."""
         tile, op = self.tile, self.op
         image, weight = stage * tile.image, tile.stages * tile.image + stage * tile.weight
-        at_once = tile.threads // tile.columns
-        first = self.thread // tile.columns
-        # all places first: a copy must not wait for the next one's
-        count = tile.chunk // at_once
-        places = T.alloc_buffer((count,), "int32", scope="local")
-        valid = T.alloc_buffer((count,), "int32", scope="local")
-        for i in range(count):
-            entry = chunk * tile.chunk + first + i * at_once
-            T.buffer_store(places, self.window.base + self.offsets[entry], [i])
-            T.buffer_store(valid, self.window.valid(self.taps[entry] if self.taps is not None else 0), [i])
-        for i in range(count):
+        first, at_once = self.thread // tile.columns, tile.threads // tile.columns
+        for i in range(tile.chunk // at_once):
             to = image + (first + i * at_once) * tile.row + self.column
             # an address outside x is never formed
-            _copy(self.shared, to, self.flat, places[i] * valid[i], tile.copy * op.bytes, valid[i], tile.cache)
+            place, valid = self.places[i] * self.valid[i], self.valid[i]
+            _copy(self.shared, to, self.flat, place, tile.copy * op.bytes, valid, tile.cache)
         vectors = tile.weight // op.vector
         for j in range(-(-vectors // tile.threads)):
             vector = self.thread + j * tile.threads
             whole = (j + 1) * tile.threads <= vectors
             with T.If(True if whole else vector < vectors), T.Then():
                 to = self.shared.ptr_to([weight + vector * op.vector])
-                _ptx("cp.async.cg.shared.global", to, self.data.ptr_to([chunk, vector * op.vector]), 16)
+                ptx("cp.async.cg.shared.global", to, self.data.ptr_to([chunk, vector * op.vector]), 16)
 
     def _multiply(self, stage) -> None:
         tile, op = self.tile, self.op
@@ -140,7 +147,7 @@ class _Program:
             for m in range(self.down):
                 for n in range(self.across):
                     sums = [self.sums[(m * self.across + n) * 4 + k] for k in range(4)]
-                    _ptx(op.ptx, *sums, *(a[4 * m + k] for k in range(4)), b[2 * n], b[2 * n + 1], *sums)
+                    ptx(op.ptx, *sums, *(a[4 * m + k] for k in range(4)), b[2 * n], b[2 * n + 1], *sums)
 
     def _columns_f16(self, b, origin) -> None:
         """Pixels of one instruction's depth: matrices of 8 entries x 8 pixels, four at once."""
@@ -149,14 +156,14 @@ class _Program:
         for n in range(0, self.across, 2):
             registers = [b[2 * n + k] for k in range(4)]
             to = self.shared.ptr_to([place + n * COLUMNS])
-            _ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *registers, to)
+            ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *registers, to)
 
     def _columns_tf32(self, b, origin) -> None:
         place = origin + self.lane % 4 * self.tile.row + self.lane // 4
         for n in range(self.across):
             for k in range(2):
                 value = self.shared[place + 4 * k * self.tile.row + n * COLUMNS]
-                _ptx("cvt.rna.tf32.f32", b[2 * n + k], value)
+                ptx("cvt.rna.tf32.f32", b[2 * n + k], value)
 
     def _finish(self) -> None:
         """Sums, 16 filters at a time, into shared memory and from there as whole vectors to y."""
@@ -183,10 +190,6 @@ class _Program:
             T.evaluate(script.cuda.warp_sync())
 
 
-def _ptx(text: str, *operands) -> None:
-    T.evaluate(script.ptx[text](*operands))
-
-
 def _copy(shared, to, source_of, source, size: int, valid, cache: str) -> None:
     """Into shared memory, zeros where not valid; below 4 bytes there is no asynchronous copy."""
     if size < 4:
@@ -195,4 +198,4 @@ def _copy(shared, to, source_of, source, size: int, valid, cache: str) -> None:
         return
     how = cache if size == 16 else "ca"  # "cg", past the first-level cache, takes 16 bytes only
     filled = T.cast(valid * size, "uint32")
-    _ptx(f"cp.async.{how}.shared.global", shared.ptr_to([to]), source_of.ptr_to([source]), size, filled)
+    ptx(f"cp.async.{how}.shared.global", shared.ptr_to([to]), source_of.ptr_to([source]), size, filled)

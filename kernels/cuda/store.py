@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvm.script import tirx as script
 from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda.layout import VECTOR
@@ -22,6 +23,11 @@ def lanes(dtype: str) -> int:
 
 def as_float(value, count: int):
     return T.cast(value, "float32" if count == 1 else f"float32x{count}")
+
+
+def ptx(text: str, *operands) -> None:
+    """One PTX instruction."""
+    T.evaluate(script.ptx[text](*operands))
 
 
 def load(to, first: int, source, index, valid, count: int, fill: float = 0.0) -> None:

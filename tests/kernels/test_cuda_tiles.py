@@ -1,6 +1,7 @@
 """What the GPU kernels do, executed in numpy from their own packed arrays: index maps, fragments and tiles."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,8 +9,15 @@ from tvm.target import Target
 
 from kernels import reference
 from kernels.bsr import BSR
-from kernels.cuda import conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma, fragments, gather
+from kernels.cuda import (
+    conv2d_chwn_bsr_mma,
+    conv2d_chwn_bsr_panels,
+    conv2d_chwn_dense_mma,
+    fragments,
+    gather,
+)
 from kernels.cuda.layout import from_rows, in_rows, out_rows, to_rows
+from kernels.cuda.panel import Panel
 from kernels.cuda.tile import Tile, room
 from kernels.problem import Problem
 
@@ -57,6 +65,48 @@ def execute(p: Problem, tile: Tile, arrays: dict, x: np.ndarray) -> np.ndarray:
                             sums[16 * m : 16 * m + 16, n : n + 8] += a @ b
             y[block * tile.rows : (block + 1) * tile.rows, pixels] = sums
     return y[: p.out_channels, :width]
+
+
+def execute_panels(p: Problem, panel: Panel, arrays: dict, x: np.ndarray) -> np.ndarray:
+    """The same for the kernel that gathers from panels in shared memory."""
+    inner, flat, pitch = panel.plane, to_rows(x).reshape(-1), in_rows(p)[1]
+    y = np.zeros(((len(arrays["starts"]) - 1) // panel.panels * p.block, out_rows(p)[1]))
+    origins = [range(0, n, step) for n, step in zip((*inner.out, inner.batch), (panel.tall, panel.wide, panel.images))]
+    for origin in product(*origins):
+        for number in range(panel.panels):
+            image = copied(p, panel, flat, pitch, origin, number)
+            for block in range(len(y) // p.block):
+                begin, end = arrays["starts"][block * panel.panels + number :][:2]
+                for n, step in product(range(0, panel.pixels, 8), range(begin, end)):
+                    position, rest = divmod(n, panel.images)
+                    row, column = divmod(position, panel.wide)
+                    place = panel.place(row, column) + rest + arrays["offsets"][16 * step : 16 * step + 16]
+                    out_y, out_x, first = origin[0] + row, origin[1] + column, origin[2] + rest
+                    if out_y >= inner.out[0] or out_x >= inner.out[1] or first >= inner.batch:
+                        continue
+                    pixel = (out_y * inner.out[1] + out_x) * inner.batch + first
+                    depth = np.stack([image[at : at + 8] for at in place])
+                    words = arrays["data"][step].reshape(p.block // 16, 32, 8)
+                    for m in range(p.block // 16):
+                        filters = slice(block * p.block + 16 * m, block * p.block + 16 * m + 16)
+                        y[filters, pixel : pixel + 8] += matrix_a(fragments.F16, words[m], np.arange(32)) @ depth
+    return y[: p.out_channels]
+
+
+def copied(p, panel, flat, pitch, origin, number):
+    """A stage: NaN where nothing is copied to, so that nothing of it may be read."""
+    inner, image = panel.plane, np.full(panel.stage, np.nan, np.float32)
+    for channel, vector in product(range(panel.channels), range(panel.vectors)):
+        position, rest = divmod(vector, panel.images // 8)
+        row, column = divmod(position, panel.copied[1])
+        y = origin[0] * inner.stride[0] - inner.padding[0] + row * panel.source_steps[0]
+        x = origin[1] * inner.stride[1] - inner.padding[1] + column * panel.source_steps[1]
+        first, source = origin[2] + 8 * rest, number * panel.channels + channel
+        inside = 0 <= y < inner.size[0] and 0 <= x < inner.size[1] and first < inner.batch and source < p.in_channels
+        begin = source * pitch + (y * inner.size[1] + x) * inner.batch + first
+        to = channel * panel.row + vector * 8
+        image[to : to + 8] = flat[begin : begin + 8] if inside else 0
+    return image
 
 
 def fetched(p, tile, arrays, flat, chunk, pixels):
@@ -139,6 +189,27 @@ def test_tile_program_in_numpy_equals_the_reference(key, precision):
         np.testing.assert_allclose(from_rows(y, p.out_shape), truth, atol=1e-4)
 
 
+PANELS = {
+    "1x1": Problem(3, 37, 7, 9, 40, block=16),
+    "3x3": Problem(8, 12, 5, 7, 64, (3, 3), padding=SAME, block=32),
+    "1x1, stride 2": Problem(16, 20, 7, 5, 70, (1, 1), (2, 2), block=32),
+    "3x3, stride 2": Problem(16, 20, 7, 8, 130, (3, 3), (2, 2), SAME, block=64),
+    "uneven": Problem(8, 5, 11, 8, 33, (2, 3), (2, 1), (0, 2, 1, 3), (1, 2), block=32),
+}
+
+
+@pytest.mark.parametrize("key", PANELS)
+def test_panel_program_in_numpy_equals_the_reference(key):
+    p, w, x = sample(replace(PANELS[key], precision="f16"), 0.4)
+    found = conv2d_chwn_bsr_panels.configs(p, HOPPER)
+    for c in (found[0], found[len(found) // 2], found[-1]):
+        panel = Panel.of(p, c)
+        arrays = conv2d_chwn_bsr_panels.pack(p, BSR.from_conv(w, p.block), c)
+        y = execute_panels(p, panel, arrays, rounded(p, x))
+        truth = reference.conv2d(p, rounded(p, x), rounded(p, w), np.zeros(p.out_channels))
+        np.testing.assert_allclose(from_rows(y, p.out_shape), truth, atol=1e-4, err_msg=str(c))
+
+
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("n", [16, 32, 64])
 def test_lists_hold_every_block_once_and_fill_up_with_zeros(n, density):
@@ -160,6 +231,4 @@ def test_rows_and_back():
 
 def test_rounding_to_tf32_is_to_the_nearest():
     x = np.float32([1.0, 1 + 2**-10, 1 + 2**-11, 1 + 2**-12, -1 - 2**-11])
-    np.testing.assert_array_equal(
-        fragments.round_to_tf32(x), np.float32([1, 1 + 2**-10, 1 + 2**-10, 1, -1 - 2**-10])
-    )
+    np.testing.assert_array_equal(fragments.round_to_tf32(x), np.float32([1, 1 + 2**-10, 1 + 2**-10, 1, -1 - 2**-10]))

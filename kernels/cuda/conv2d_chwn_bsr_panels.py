@@ -1,0 +1,272 @@
+"""conv2d_chwn_bsr_panels: block-sparse convolution on tensor cores, gathered from shared memory (kernels.cuda.panel).
+
+for group of block rows, tile of pixels:                      # one CTA each; a warp has one of these block rows
+    for panel of channels:                                    # ``stages`` of them in flight, by cp.async
+        image = x[panel, tile and its border]                 # as it is, zeros outside
+        for 16 entries of the block row's list in this panel:
+            sums += weights.T @ image[entries' channels, shifted by their taps]     # ldmatrix gathers, mma.sync
+    y = activation(sums + bias + residual)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import tvm
+from tvm import tirx
+from tvm.script import tirx as script
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kernels.cuda import gather
+from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
+from kernels.cuda.layout import VECTOR, in_rows, out_rows
+from kernels.cuda.panel import GAP, Panel, block_rows, pack, room
+from kernels.cuda.store import emit_store, ptx
+from kernels.cuda.tiles import BUSY, shared_memory
+from kernels.cuda.window import flat
+from kernels.problem import Problem
+
+__all__ = ["configs", "name", "pack", "prim_func", "refuses"]
+
+name = "conv2d_chwn_bsr_panels"
+HEIGHTS = (16, 32, 64)
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    if not p.block:
+        return "weights are dense"
+    if p.groups > 1:
+        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+    if p.block not in HEIGHTS:
+        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
+    if p.precision != "f16":
+        return f"precision {p.precision}; ldmatrix gathers numbers of 16 bits"
+    if p.batch % VECTOR and not gather.pointwise(p):
+        return f"{p.batch} images; those of a position must fill vectors of {VECTOR}"
+    return None if configs(p, target) else gather.too_large(p) or "no tile fits into shared memory"
+
+
+def configs(p: Problem, target: Target) -> Sequence[dict]:
+    if gather.too_large(p):
+        return []
+    pointwise = gather.pointwise(p)
+    images = [VECTOR] if pointwise else [n for n in (16, 8, 32) if p.batch % n == 0]
+    most = -(-p.out_channels // p.block)
+    found = []
+    for down, across, pixels, n, channels, stages in product(
+        (8, 4, 2, 1, 16), (1, 2, 4), (64, 32), images, (256, 128, 64, 32, 16), (2, 3, 4)
+    ):
+        if down > 1 and down >= 2 * most:
+            continue
+        positions = across * pixels // n
+        for wide in [positions] if pointwise else (4, 2, 8):
+            c = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
+            c |= {"channels": min(channels, p.in_channels), "stages": stages}
+            if (channels >= 2 * p.in_channels and channels > 16) or stages > max(-(-p.in_channels // channels), 2):
+                continue  # the same as a smaller one
+            if positions % wide or not Panel.of(p, c).fits() or not 128 <= Panel.of(p, c).threads <= 512:
+                continue
+            if Panel.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
+                found.append(c)
+    found = list({str(c): c for c in found}.values())
+    return sorted(found, key=lambda c: cost(p, target, c))
+
+
+def cost(p: Problem, target: Target, c: dict) -> float:
+    """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
+    panel = Panel.of(p, c)
+    inner, groups = panel.plane, block_rows(p, panel) // panel.down
+    tiles = -(-inner.batch // panel.images) * -(-inner.out[0] // panel.tall) * -(-inner.out[1] // panel.wide)
+    numbers = inner.batch * inner.out[0] * inner.out[1]
+    waste = tiles * panel.pixels / numbers * (block_rows(p, panel) * p.block / p.out_channels)
+    resident = min(shared_memory(target) * 1024 // (panel.shared_bytes + 1024), 1024 // panel.threads * 2, 16)
+    warps = max(resident, 1) * panel.threads // LANES
+    # bytes of x and of weights that a CTA fetches, per multiply-add that it makes
+    density = p.nnzb * p.block / (p.out_channels * p.in_channels)
+    made = panel.pixels * panel.down * p.block * p.taps * max(density, 0.01)
+    fetched = panel.vectors * VECTOR / made + 1 / panel.warp_pixels / panel.across
+    filling = 1 + 8 / max(density * panel.channels * p.taps, 1)  # steps that zeros fill up
+    return waste * filling * max(BUSY / (tiles * groups), 1.0) * max(16 / warps, 1.0) * (fetched + 1 / 24)
+
+
+def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+    """(x, data, offsets, starts, bias, [residual], y)"""
+    panel = Panel.of(p, c)
+    inner = panel.plane
+    tiles = [-(-n // m) for n, m in zip((*inner.out, inner.batch), (panel.tall, panel.wide, panel.images), strict=True)]
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        build = _Program(p, panel)
+        with (
+            T.launch_thread("blockIdx.x", block_rows(p, panel) // panel.down) as group,
+            T.launch_thread("blockIdx.y", tiles[0] * tiles[1] * tiles[2]) as tile,
+            T.launch_thread("threadIdx.x", panel.threads) as thread,
+        ):
+            image = T.Bind(tile % tiles[2] * panel.images)
+            column = T.Bind(tile // tiles[2] % tiles[1] * panel.wide)
+            row = T.Bind(tile // tiles[2] // tiles[1] * panel.tall)
+            build.emit(group, (row, column, image), thread)
+    return builder.get()
+
+
+class _Program:
+    """The function being built."""
+
+    def __init__(self, p: Problem, panel: Panel):
+        self.p, self.panel, self.steps = p, panel, room(p, panel)
+        dtype, self.lists = F16.dtype, block_rows(p, panel) * panel.panels
+        self.x = T.arg("x", T.buffer(in_rows(p), dtype))
+        self.data = T.arg("data", T.buffer((self.steps, F16.depth * p.block), dtype))
+        self.offsets = T.arg("offsets", T.buffer((self.steps * F16.depth,), "int32"))
+        self.starts = T.arg("starts", T.buffer((self.lists + 1,), "int32"))
+        self.bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
+        self.residual = T.arg("residual", T.buffer(out_rows(p), dtype)) if p.residual else None
+        self.y = T.arg("y", T.buffer(out_rows(p), dtype))
+        self.flat = flat(p, self.x, dtype)
+        self.words = T.decl_buffer((self.steps * F16.depth * p.block // 2,), "uint32", data=self.data.data)
+
+    def emit(self, group, origin, thread) -> None:
+        panel, p = self.panel, self.p
+        self.origin, self.thread = origin, thread
+        self.lane, warp = T.Bind(thread % LANES), T.Bind(thread // LANES)
+        self.block = T.Bind(group * panel.down + warp % panel.down)
+        self.warp, self.number = warp, T.Bind(warp // panel.down * panel.warp_pixels)
+        shared = T.alloc_buffer((panel.shared_bytes,), "uint8", scope="shared.dyn")
+        self.shared = T.decl_buffer((panel.shared_bytes // 2,), F16.dtype, data=shared.data, scope="shared.dyn")
+        self.floats = T.decl_buffer((panel.shared_bytes // 4,), "float32", data=shared.data, scope="shared.dyn")
+        self.across, self.down = panel.warp_pixels // COLUMNS, p.block // ROWS
+        self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
+        for i in range(self.down * self.across * 4):
+            T.buffer_store(self.sums, T.float32(0), [i])
+        # where this lane's pixels begin: lanes from 16 name rows of the second 8 numbers of a pair
+        position = T.Bind(self.number // panel.images)
+        first = panel.place(position // panel.wide, position % panel.wide) + self.number % panel.images
+        self.first = T.Bind(first + self.lane // ROWS * (panel.column(1) - panel.column(0)))
+        self._copies()
+        panels, ahead = panel.panels, panel.stages - 1
+        self._registers()
+        for stage in range(ahead):
+            if stage < panels:
+                self._fetch(stage, stage)
+            ptx("cp.async.commit_group")
+        with T.serial(0, panels) as i:
+            begin, end = T.Bind(self.bounds[0]), T.Bind(self.bounds[1])
+            following = T.Bind(self.starts[T.min(self.list + i + 2, self.lists)])
+            ptx("cp.async.wait_group", ahead - 1)
+            T.evaluate(script.cuda.cta_sync())
+            if panels > ahead:
+                with T.If(i + ahead < panels), T.Then():
+                    self._fetch(i + ahead, (i + ahead) % panel.stages)
+            ptx("cp.async.commit_group")
+            self._multiply(begin, end, T.Bind(i % panel.stages * panel.stage + self.first))
+            T.buffer_store(self.bounds, end, [0])
+            T.buffer_store(self.bounds, following, [1])
+        ptx("cp.async.wait_group", 0)
+        T.evaluate(script.cuda.cta_sync())
+        self._finish()
+
+    def _copies(self) -> None:
+        """Which vectors of a channel this thread copies: their places in x (of channel 0), and whether they exist."""
+        panel, inner = self.panel, self.panel.plane
+        self.at_once = max(panel.threads // panel.vectors, 1)
+        self.mine = []
+        for i in range(-(-panel.vectors // panel.threads)):
+            vector = T.Bind(self.thread % panel.vectors if self.at_once > 1 else self.thread + i * panel.threads)
+            position, rest = vector // (panel.images // VECTOR), vector % (panel.images // VECTOR) * VECTOR
+            row, column = position // panel.copied[1], position % panel.copied[1]
+            strides = zip(self.origin, inner.stride, inner.padding, (row, column), panel.source_steps, strict=False)
+            y, x = (T.Bind(o * s - pad + n * step) for o, s, pad, n, step in strides)
+            image = self.origin[2] + rest
+            within = [y >= 0, y < inner.size[0], x >= 0, x < inner.size[1], image < inner.batch]
+            busy = self.thread < self.at_once * panel.vectors if self.at_once > 1 else vector < panel.vectors
+            valid = T.Bind(T.cast(tirx.all(*within), "int32"))
+            place = T.Bind((y * inner.size[1] + x) * inner.batch + image)
+            self.mine.append((vector, T.Bind(busy), valid, place))
+
+    def _fetch(self, panel_number, stage) -> None:
+        """Start the copies of a panel into a stage."""
+        p, panel = self.p, self.panel
+        pitch, whole = in_rows(p)[1], p.in_channels % panel.channels == 0
+        for vector, busy, valid, place in self.mine:
+            begin = self.thread // panel.vectors if self.at_once > 1 else 0
+            rounds = -(-panel.channels // self.at_once)
+            with T.If(busy), T.Then(), T.unroll(0, rounds) as i:
+                channel = begin + i * self.at_once
+                exists = [] if rounds * self.at_once == panel.channels else [channel < panel.channels]
+                number = panel_number * panel.channels + channel
+                with T.If(tirx.all(*exists) if exists else True), T.Then():
+                    ok = valid if whole else valid * T.cast(number < p.in_channels, "int32")
+                    to = self.shared.ptr_to([stage * panel.stage + channel * panel.row + vector * VECTOR])
+                    source = self.flat.ptr_to([(place + number * pitch) * ok])  # an address outside x is never formed
+                    ptx("cp.async.cg.shared.global", to, source, 16, T.cast(ok * 16, "uint32"))
+
+    def _registers(self) -> None:
+        """Weights and places of a step are asked for one step ahead, the ends of lists one panel ahead. A block row's
+        lists follow one another, so that this goes on from panel to panel.
+        """
+        words = F16.depth * self.p.block // 2 // LANES  # of a lane in a step
+        self.a, self.next_a = (T.alloc_buffer((words,), "uint32", scope="local") for _ in range(2))
+        self.next_at = T.alloc_buffer((1,), "int32", scope="local")
+        self.b = T.alloc_buffer((self.across * 2,), "uint32", scope="local")
+        self.bounds = T.alloc_buffer((2,), "int32", scope="local")
+        self.list = T.Bind(self.block * self.panel.panels)
+        for k in range(2):
+            T.buffer_store(self.bounds, self.starts[self.list + k], [k])
+        self._ask(self.bounds[0])
+
+    def _ask(self, step) -> None:
+        step = T.Bind(T.min(step, self.steps - 1))  # behind the last list nothing is used
+        for m in range(self.down):
+            source = step * (F16.depth * self.p.block // 2) + (m * LANES + self.lane) * 4
+            T.buffer_store(self.next_a, self.words[T.ramp(source, 1, 4)], [T.ramp(4 * m, 1, 4)])
+        T.buffer_store(self.next_at, self.offsets[step * F16.depth + self.lane % ROWS], [0])
+
+    def _multiply(self, begin, end, base) -> None:
+        """Steps of the block row's list, on the panel at ``base``."""
+        a, b = self.a, self.b
+        with T.serial(begin, end) as step:
+            for m in range(self.down):
+                T.buffer_store(a, self.next_a[T.ramp(4 * m, 1, 4)], [T.ramp(4 * m, 1, 4)])
+            place = T.Bind(base + self.next_at[0])
+            self._ask(step + 1)
+            for n in range(0, self.across, 2):
+                registers = [b[2 * n + k] for k in range(4)]
+                to = self.shared.ptr_to([place + self.panel.column(n)])
+                ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *registers, to)
+            for m in range(self.down):
+                for n in range(self.across):
+                    sums = [self.sums[(m * self.across + n) * 4 + k] for k in range(4)]
+                    ptx(F16.ptx, *sums, *(a[4 * m + k] for k in range(4)), b[2 * n], b[2 * n + 1], *sums)
+
+    def _finish(self) -> None:
+        """Sums, 16 filters at a time, into shared memory and from there as whole vectors to y."""
+        p, panel, inner = self.p, self.panel, self.panel.plane
+        width = panel.warp_pixels + GAP
+        mine = T.Bind(self.warp * panel.staged)
+        place = T.Bind(mine + self.lane // 4 * width + self.lane % 4 * 2)
+        vectors = panel.warp_pixels // VECTOR
+        for m in range(self.down):
+            for n in range(self.across):
+                for half in range(2):
+                    pair = self.sums[T.ramp((m * self.across + n) * 4 + 2 * half, 1, 2)]
+                    T.buffer_store(self.floats, pair, [T.ramp(place + 8 * half * width + n * COLUMNS, 1, 2)])
+            T.evaluate(script.cuda.warp_sync())
+            with T.serial(0, ROWS * vectors // LANES) as i:
+                item = T.Bind(i * LANES + self.lane)
+                row, column = item // vectors, item % vectors * VECTOR
+                channel = T.Bind(self.block * p.block + m * ROWS + row)
+                number = self.number + column
+                position = number // panel.images
+                y = T.Bind(self.origin[0] + position // panel.wide)
+                x = T.Bind(self.origin[1] + position % panel.wide)
+                image = self.origin[2] + number % panel.images
+                pixel = T.Bind((y * inner.out[1] + x) * inner.batch + image)
+                source = T.Bind(mine + row * width + column)
+                within = [channel < p.out_channels, y < inner.out[0], x < inner.out[1], image < inner.batch]
+                with T.If(tirx.all(*within)), T.Then():
+                    values = [self.floats[T.ramp(source + 4 * k, 1, 4)] for k in range(2)]
+                    emit_store(p, self.y, self.residual, channel, pixel, values, self.bias[channel])
+            T.evaluate(script.cuda.warp_sync())
