@@ -17,6 +17,8 @@ from kernels.layout import from_planes, to_planes
 from kernels.lowering import compile_func
 
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6
+# Rounded inputs of every product: random networks, which forgive least, differ by 3e-3 (tf32) and 3e-2 (f16).
+ALLOWED = {"f32": TOLERANCE, "tf32": 1e-2, "f16": 6e-2}
 
 
 class Mismatch(RuntimeError):
@@ -41,8 +43,12 @@ def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
 
 
-def verify(run: Callable, path: Path, shape: tuple[int, ...], inputs: int = 3, seed: int = 0) -> dict:
+def verify(
+    run: Callable, path: Path, shape: tuple[int, ...], inputs: int = 3, seed: int = 0, precision: str = "f32"
+) -> dict:
     """Compare on random inputs of several magnitudes. Returns {verified: True, max_abs_error, max_relative_error}.
+
+    ``precision``: of the products that ``run`` makes (kernels.problem.PRECISIONS).
 
     Raises Mismatch with the input and the error otherwise.
     """
@@ -54,8 +60,8 @@ def verify(run: Callable, path: Path, shape: tuple[int, ...], inputs: int = 3, s
         x = (rng.standard_normal(shape) * (1, 0.1, 3)[i % 3]).astype(np.float32)
         y, truth = run(x), session.run(None, {name: x})[0]
         error = relative_error(y, truth)
-        if error > TOLERANCE:
-            raise Mismatch(f"{path}: output {i} differs from ONNX Runtime by {error:.1e} (allowed {TOLERANCE:.0e})")
+        if error > (allowed := ALLOWED[precision]):
+            raise Mismatch(f"{path}: output {i} differs from ONNX Runtime by {error:.1e} (allowed {allowed:.0e})")
         worst["max_abs_error"] = max(worst["max_abs_error"], float(np.abs(y - truth).max()))
         worst["max_relative_error"] = max(worst["max_relative_error"], error)
     return {"verified": True, **worst}

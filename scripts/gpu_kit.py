@@ -50,20 +50,26 @@ def checks(target: Target) -> Iterator[Item]:
                     if p.block and not taker.problem.block:
                         continue  # its dense twin is a case of its own
                     found = taker.kernel.configs(taker.problem, target)
-                    spread = [found[0], found[len(found) // 2], found[-1]] if density == 0.3 or not p.block else found[:1]
+                    spread = (
+                        [found[0], found[len(found) // 2], found[-1]] if density == 0.3 or not p.block else found[:1]
+                    )
                     for c in {str(c): c for c in spread}.values():
                         group = f"{name} {precision} {density:g}"
                         yield Item("check", group, taker.kernel.name, taker.problem.to_json(), dict(c), density)
 
 
-def timed(target: Target, batches: list[int], block: int, densities: list[float], precisions: list[str], most: int) -> Iterator[Item]:
+def timed(
+    target: Target, batches: list[int], block: int, densities: list[float], precisions: list[str], most: int
+) -> Iterator[Item]:
     for batch in batches:
         for precision in precisions:
             for shape, count in resnet50(batch, block, precision):
                 for density in densities if shape.block else (1.0,):
                     p, _, _ = weights(shape, density)
                     for taker in candidates(KERNELS, p, target):
-                        if "mma" not in taker.kernel.name or (p.block and not taker.problem.block and density != densities[0]):
+                        if "mma" not in taker.kernel.name or (
+                            p.block and not taker.problem.block and density != densities[0]
+                        ):
                             continue
                         shown = density if taker.problem.block else 1.0
                         for c in taker.kernel.configs(taker.problem, target)[:most]:

@@ -44,7 +44,9 @@ def resnet50(batch: int, block: int = 0, precision: str = "f16") -> list[tuple[P
 
     def add(count: int, inputs: int, size: int, outputs: int, k: int = 1, stride: int = 1, **rest) -> None:
         pad = k // 2
-        p = Problem(batch, inputs, size, size, outputs, (k, k), (stride, stride), (pad,) * 4, precision=precision, **rest)
+        p = Problem(
+            batch, inputs, size, size, outputs, (k, k), (stride, stride), (pad,) * 4, precision=precision, **rest
+        )
         found.append((p, count))
 
     add(1, 3, 224, 64, 7, 2, activation="relu")

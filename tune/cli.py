@@ -121,7 +121,7 @@ def command(args: Args, words: list[str]) -> str:
 def here(folder: Path, network: Network, built: Built, args: Args) -> dict:
     """Checked and raced on this machine."""
     session = runtime.load(folder, args.threads)
-    return {**check(session, network, built), **race(session, network, args)}
+    return {**check(session, network, built, args.precision), **race(session, network, args)}
 
 
 def on_devices(folder: Path, place: Tracker, network: Network, args: Args) -> dict:
@@ -163,11 +163,13 @@ def describe_layers(network: Network, args: Args) -> None:
         print(f"  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity")
 
 
-def check(session: runtime.Session, network: Network, built: Built) -> dict:
+def check(session: runtime.Session, network: Network, built: Built, precision: str) -> dict:
     """{verified, max_abs_error, max_relative_error}. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
-        return verify(session.run, network.path, network.input_shape)
+        return verify(session.run, network.path, network.input_shape, precision=precision)
     except Mismatch as error:
+        if targets.on_gpu(built.target):
+            raise
         wrong = blame(network, built)
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
 

@@ -17,7 +17,6 @@ from tvm.target import Target
 
 from kernels.lowering import pass_context
 
-REGISTERS = 128  # of a thread at most: with more an SM holds fewer than 512 threads
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 
 
@@ -48,7 +47,7 @@ def cubin(source: str, target: Target) -> bytes:
     folder = toolkit()
     with patch.dict(os.environ, CUDA_PATH=str(folder)), target:
         try:
-            options = [f"-I{folder}/include/cccl", f"--maxrregcount={REGISTERS}"]
+            options = [f"-I{folder}/include/cccl"]
             return bytes(nvcc.compile_cuda(source, "cubin", str(target.attrs["arch"]), options, compiler="nvrtc"))
         except RuntimeError as error:
             raise ValueError(f"the CUDA compiler refuses what was generated: {error}") from error

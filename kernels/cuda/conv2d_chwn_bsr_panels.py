@@ -23,8 +23,8 @@ from tvm.tirx.script.builder import ir as T
 from kernels.cuda import gather
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
 from kernels.cuda.layout import VECTOR, in_rows, out_rows
-from kernels.cuda.panel import GAP, Panel, block_rows, pack, room
-from kernels.cuda.store import emit_store, ptx
+from kernels.cuda.panel import Panel, block_rows, pack, room
+from kernels.cuda.store import Staging, emit_store, ptx, resident
 from kernels.cuda.tiles import BUSY, shared_memory
 from kernels.cuda.window import flat
 from kernels.problem import Problem
@@ -104,6 +104,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
             T.launch_thread("blockIdx.x", block_rows(p, panel) // panel.down) as group,
             T.launch_thread("blockIdx.y", tiles[0] * tiles[1] * tiles[2]) as tile,
             T.launch_thread("threadIdx.x", panel.threads) as thread,
+            resident(panel.threads, p.block * panel.warp_pixels // LANES),
         ):
             image = T.Bind(tile % tiles[2] * panel.images)
             column = T.Bind(tile // tiles[2] % tiles[1] * panel.wide)
@@ -236,27 +237,19 @@ class _Program:
                 registers = [b[2 * n + k] for k in range(4)]
                 to = self.shared.ptr_to([place + self.panel.column(n)])
                 ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *registers, to)
-            for m in range(self.down):
-                for n in range(self.across):
+            for n in range(self.across):
+                for m in range(self.down):
                     sums = [self.sums[(m * self.across + n) * 4 + k] for k in range(4)]
                     ptx(F16.ptx, *sums, *(a[4 * m + k] for k in range(4)), b[2 * n], b[2 * n + 1], *sums)
 
     def _finish(self) -> None:
-        """Sums, 16 filters at a time, into shared memory and from there as whole vectors to y."""
+        """Sums, 16 filters at a time, to y."""
         p, panel, inner = self.p, self.panel, self.panel.plane
-        width = panel.warp_pixels + GAP
-        mine = T.Bind(self.warp * panel.staged)
-        place = T.Bind(mine + self.lane // 4 * width + self.lane % 4 * 2)
-        vectors = panel.warp_pixels // VECTOR
+        staging = Staging(panel.warp_pixels, self.floats, self.warp, self.lane)
         for m in range(self.down):
-            for n in range(self.across):
-                for half in range(2):
-                    pair = self.sums[T.ramp((m * self.across + n) * 4 + 2 * half, 1, 2)]
-                    T.buffer_store(self.floats, pair, [T.ramp(place + 8 * half * width + n * COLUMNS, 1, 2)])
+            staging.store(self.sums, m * self.across * 4)
             T.evaluate(script.cuda.warp_sync())
-            with T.serial(0, ROWS * vectors // LANES) as i:
-                item = T.Bind(i * LANES + self.lane)
-                row, column = item // vectors, item % vectors * VECTOR
+            with staging.vectors() as (row, column):
                 channel = T.Bind(self.block * p.block + m * ROWS + row)
                 number = self.number + column
                 position = number // panel.images
@@ -264,9 +257,7 @@ class _Program:
                 x = T.Bind(self.origin[1] + position % panel.wide)
                 image = self.origin[2] + number % panel.images
                 pixel = T.Bind((y * inner.out[1] + x) * inner.batch + image)
-                source = T.Bind(mine + row * width + column)
                 within = [channel < p.out_channels, y < inner.out[0], x < inner.out[1], image < inner.batch]
                 with T.If(tirx.all(*within)), T.Then():
-                    values = [self.floats[T.ramp(source + 4 * k, 1, 4)] for k in range(2)]
-                    emit_store(p, self.y, self.residual, channel, pixel, values, self.bias[channel])
+                    emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])
             T.evaluate(script.cuda.warp_sync())

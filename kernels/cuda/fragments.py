@@ -44,6 +44,19 @@ def instruction(p: Problem) -> Instruction:
     return BY_PRECISION[p.precision]
 
 
+def staged_half(pixels: int) -> int:
+    """Of 16 filters x ``pixels`` sums in shared memory (kernels.cuda.store.Staging): floats from a row's even groups of
+    4 pixels to its odd ones.
+    """
+    return pixels // 2 + 4
+
+
+def staged_row(pixels: int) -> int:
+    """Floats from one filter to the next: the least above both halves that is 8 banks behind a multiple of 32."""
+    least = staged_half(pixels) + pixels // 2
+    return least + (8 - least) % 32
+
+
 def weight_places(op: Instruction) -> tuple[np.ndarray, np.ndarray]:
     """(row, depth) of what lane l holds as its i-th number of an instruction's weights, (32, 4 * per_register) each."""
     lane, i = np.meshgrid(np.arange(LANES), np.arange(4 * op.per_register), indexing="ij")

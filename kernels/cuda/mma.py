@@ -22,9 +22,9 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda import gather
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
-from kernels.cuda.layout import VECTOR, in_rows, out_rows
-from kernels.cuda.store import emit_store, ptx
-from kernels.cuda.tile import GAP, Tile, room
+from kernels.cuda.layout import in_rows, out_rows
+from kernels.cuda.store import Staging, emit_store, ptx, resident
+from kernels.cuda.tile import Tile, room
 from kernels.cuda.window import Window, flat
 from kernels.problem import Problem
 
@@ -41,6 +41,7 @@ def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
             T.launch_thread("blockIdx.x", block_rows) as block,
             T.launch_thread("blockIdx.y", tiles) as at,
             T.launch_thread("threadIdx.x", tile.threads) as thread,
+            resident(tile.threads, tile.warp_rows * tile.warp_pixels // LANES),
         ):
             build.emit(block, at, thread)
     return builder.get()
@@ -166,27 +167,17 @@ class _Program:
                 ptx("cvt.rna.tf32.f32", b[2 * n + k], value)
 
     def _finish(self) -> None:
-        """Sums, 16 filters at a time, into shared memory and from there as whole vectors to y."""
+        """Sums, 16 filters at a time, to y."""
         p, tile = self.p, self.tile
-        width = tile.warp_pixels + GAP
-        mine = T.Bind(self.warp * tile.staged)
-        place = T.Bind(mine + self.lane // 4 * width + self.lane % 4 * 2)
-        vectors = tile.warp_pixels // VECTOR
+        staging = Staging(tile.warp_pixels, self.floats, self.warp, self.lane)
         for m in range(self.down):
-            for n in range(self.across):
-                for half in range(2):
-                    pair = self.sums[T.ramp((m * self.across + n) * 4 + 2 * half, 1, 2)]
-                    T.buffer_store(self.floats, pair, [T.ramp(place + 8 * half * width + n * COLUMNS, 1, 2)])
+            staging.store(self.sums, m * self.across * 4)
             T.evaluate(script.cuda.warp_sync())
-            with T.serial(0, ROWS * vectors // LANES) as i:
-                item = T.Bind(i * LANES + self.lane)
-                row, column = item // vectors, item % vectors * VECTOR
+            with staging.vectors() as (row, column):
                 channel = T.Bind(self.block * tile.rows + self.warp_row + m * ROWS + row)
                 pixel = T.Bind(self.first_pixel + self.warp_pixel + column)
-                source = T.Bind(mine + row * width + column)
                 with T.If(tirx.all(channel < p.out_channels, pixel < out_rows(p)[1])), T.Then():
-                    values = [self.floats[T.ramp(source + 4 * k, 1, 4)] for k in range(2)]
-                    emit_store(p, self.y, self.residual, channel, pixel, values, self.bias[channel])
+                    emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])
             T.evaluate(script.cuda.warp_sync())
 
 

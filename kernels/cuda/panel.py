@@ -13,11 +13,12 @@ import numpy as np
 
 from kernels.bsr import BSR
 from kernels.cuda import gather
-from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS, pack_weights
+from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS, pack_weights, staged_row
 from kernels.cuda.layout import VECTOR, in_rows
 from kernels.problem import Problem
 
-GAP = 4  # floats between rows of the staged sums
+
+EIGHT = 8  # rows of a matrix that ldmatrix reads at once, of 16 bytes: all 32 banks
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,9 @@ class Panel:
         return self.channels * self.row
 
     @property
-    def staged(self) -> int:
-        """Floats of a warp's staged sums."""
-        return ROWS * (self.warp_pixels + GAP)
-
-    @property
     def shared_bytes(self) -> int:
         held = min(self.stages, self.panels) * self.stage * F16.bytes
-        return max(held, self.down * self.across * self.staged * 4)
+        return max(held, self.down * self.across * ROWS * staged_row(self.warp_pixels) * 4)
 
     def place(self, row, column):
         """Of the window of the tile's position (row, column) in a channel's copied positions."""
@@ -161,11 +157,30 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     group = np.repeat(np.arange(rows), np.diff(w.indptr)) * panels + w.indices // panel.channels
     indptr = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=rows * panels))]).astype(np.int32)
     lists = gather.Lists.of(BSR(w.data, w.indices, indptr, w.shape), F16.depth)
+    places = lists.channels % panel.channels * panel.row + panel.tap(lists.taps)
+    order = spread_over_banks(places, lists.starts * F16.depth)
     steps, used = room(p, panel), int(lists.starts[-1])
     data = np.zeros((steps, F16.depth * p.block), np.float16)
     offsets = np.zeros(steps * F16.depth, np.int32)
-    data[:used] = pack_weights(F16, lists.weights).reshape(used, F16.depth * p.block)
-    offsets[: used * F16.depth] = lists.channels % panel.channels * panel.row + panel.tap(lists.taps)
+    data[:used] = pack_weights(F16, lists.weights[order]).reshape(used, F16.depth * p.block)
+    offsets[: used * F16.depth] = places[order]
     starts = np.full(block_rows(p, panel) * panels + 1, used, np.int32)
     starts[: rows * panels + 1] = lists.starts
     return {"data": data, "offsets": offsets, "starts": starts}
+
+
+def spread_over_banks(places: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """An order of every list's entries in which eight in a row, as ldmatrix reads them, lie in different banks where they
+    can: from each of the eight classes of places that share banks, the fullest first.
+    """
+    order = np.arange(len(places))
+    classes = places // VECTOR % EIGHT
+    for begin, end in zip(starts, starts[1:], strict=False):
+        left = [list(begin + np.flatnonzero(classes[begin:end] == k)) for k in range(EIGHT)]
+        taken: list[int] = []
+        while len(taken) < end - begin:
+            fullest = sorted((queue for queue in left if queue), key=len, reverse=True)
+            fitting = EIGHT - len(taken) % EIGHT
+            taken += [queue.pop() for queue in fullest[:fitting]]
+        order[begin:end] = taken
+    return order

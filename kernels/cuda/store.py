@@ -1,10 +1,14 @@
-"""Eight numbers of a channel into and out of registers, and what every kernel ends with: bias, residual, activation."""
+"""Sums on their way out: through shared memory into whole vectors of a channel, then bias, residual, activation."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tvm.script import tirx as script
 from tvm.tirx.script.builder import ir as T
 
+from kernels.cuda.fragments import COLUMNS, LANES, ROWS, staged_half, staged_row
 from kernels.cuda.layout import VECTOR
 from kernels.epilogue import ACTIVATION
 from kernels.problem import Problem
@@ -28,6 +32,14 @@ def as_float(value, count: int):
 def ptx(text: str, *operands) -> None:
     """One PTX instruction."""
     T.evaluate(script.ptx[text](*operands))
+
+
+def resident(threads: int, sums: int):
+    """Context, inside the threads: how many CTAs a multiprocessor is to hold, which bounds a thread's registers: 128 of
+    them beside 64 accumulators, 85 beside 32, 64 beside 16.
+    """
+    held = 512 if sums > 32 else 768 if sums > 16 else 1024
+    return T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", max(held // threads, 1))
 
 
 def load(to, first: int, source, index, valid, count: int, fill: float = 0.0) -> None:
@@ -57,3 +69,39 @@ def emit_store(p: Problem, y, residual, channel, pixel, values: list, bias) -> N
         T.buffer_store(out, T.cast(ACTIVATION[p.activation](value, 4), f"{y.dtype}x4"), [T.ramp(k, 1, 4)])
     for k in range(0, VECTOR, wide):
         T.buffer_store(y, out[T.ramp(k, 1, wide)], [channel, T.ramp(pixel + k, 1, wide)])
+
+
+class Staging:
+    """A warp's 16 filters x ``pixels`` sums in shared memory, between the registers of mma.sync and vectors of y.
+
+    A row holds its even groups of 4 pixels, then the odd ones: lanes that store pairs, and lanes that load 4 of their
+    vector's 8, meet in different banks.
+    """
+
+    def __init__(self, pixels: int, floats, warp, lane):
+        """``floats``: shared memory as float32; ``warp`` has its own part of it."""
+        self.pixels, self.floats, self.lane = pixels, floats, lane
+        self.origin = T.Bind(warp * ROWS * staged_row(pixels))
+        row, pair = lane // 4, lane % 4
+        self.place = T.Bind(self.origin + row * staged_row(pixels) + pair // 2 * staged_half(pixels) + pair % 2 * 2)
+
+    def store(self, sums, first: int) -> None:
+        """The accumulators of 16 filters, from register ``first`` on."""
+        for n in range(self.pixels // COLUMNS):
+            for half in range(2):
+                pair = sums[T.ramp(first + 4 * n + 2 * half, 1, 2)]
+                to = self.place + 8 * half * staged_row(self.pixels) + 4 * n
+                T.buffer_store(self.floats, pair, [T.ramp(to, 1, 2)])
+
+    def load(self, row, column) -> list:
+        """8 pixels from ``column`` on, as two vectors of 4 float32."""
+        at = T.Bind(self.origin + row * staged_row(self.pixels) + column // 2)
+        return [self.floats[T.ramp(at + k * staged_half(self.pixels), 1, 4)] for k in range(2)]
+
+    @contextmanager
+    def vectors(self) -> Iterator[tuple]:
+        """Context of a loop over this lane's (row, first pixel) of the 16 x pixels."""
+        across = self.pixels // VECTOR
+        with T.serial(0, ROWS * across // LANES) as i:
+            item = T.Bind(i * LANES + self.lane)
+            yield T.Bind(item // across), T.Bind(item % across * VECTOR)

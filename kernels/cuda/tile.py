@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.cuda import gather
-from kernels.cuda.fragments import COLUMNS, LANES, ROWS, Instruction, instruction, pack_weights
+from kernels.cuda.fragments import COLUMNS, LANES, ROWS, Instruction, instruction, pack_weights, staged_row
 from kernels.problem import Problem
-
-GAP = 4  # floats between rows of the staged sums
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,11 @@ class Tile:
         return self.chunk * self.rows
 
     @property
-    def staged(self) -> int:
-        """Floats of a warp's staged sums."""
-        return ROWS * (self.warp_pixels + GAP)
-
-    @property
     def shared_bytes(self) -> int:
-        return max(self.stages * (self.image + self.weight) * self.op.bytes, self.warps * self.staged * 4)
+        return max(
+            self.stages * (self.image + self.weight) * self.op.bytes,
+            self.warps * ROWS * staged_row(self.warp_pixels) * 4,
+        )
 
     def fits(self) -> bool:
         """Whether the work divides evenly among warps and threads."""

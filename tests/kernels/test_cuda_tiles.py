@@ -222,6 +222,15 @@ def test_lists_hold_every_block_once_and_fill_up_with_zeros(n, density):
     np.testing.assert_array_equal(rebuilt.reshape(-1, 19, 3, 3)[:100], w)
 
 
+def test_eight_rows_of_a_matrix_lie_in_different_banks_where_they_can():
+    p, w, _ = sample(Problem(16, 128, 5, 5, 32, (3, 3), padding=SAME, block=32, precision="f16"), 1.0)
+    c = {"down": 1, "across": 4, "warp_pixels": 32, "images": 16, "wide": 2, "channels": 128, "stages": 2}
+    offsets = conv2d_chwn_bsr_panels.pack(p, BSR.from_conv(w, 32), c)["offsets"]
+    banks = offsets[: 128 * 9].reshape(-1, 8) // 8 % 8
+    assert np.mean([len(set(row)) for row in banks]) > 7.9
+    assert len(set(offsets)) == 128 * 9, "every entry once"
+
+
 def test_rows_and_back():
     x = np.random.default_rng(0).standard_normal((3, 5, 7, 2)).astype(np.float32)
     rows = to_rows(x)

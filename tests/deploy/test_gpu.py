@@ -1,0 +1,111 @@
+"""Networks for NVIDIA GPUs: built here without one; run where there is one (marker gpu)."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx_networks import mobile
+from tvm import relax
+
+from deploy import bundle, gpu, runtime, targets
+from deploy.build import choose
+from deploy.convert import convert
+from deploy.form import Rows
+from deploy.lower import lower
+from deploy.record import RecordBook
+from deploy.verify import verify
+from kernels.cuda import compiler
+from tune.cli import main
+
+HOPPER = targets.parse("cuda -arch=sm_90", 1)
+compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return mobile(tmp_path_factory.mktemp("gpu") / "mobile.onnx")
+
+
+def calls(module) -> list[str]:
+    """Names of the functions that main calls, in order."""
+    bindings = [b.value for block in module["main"].body.blocks for b in block.bindings]
+    return [v.args[0].name_hint.rstrip("0123456789_") for v in bindings if isinstance(v, relax.Call) and v.args]
+
+
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
+    found = convert(network, 4, 0.5, precision=precision)
+    built = {n: replace(x, problem=replace(x.problem, block=0, nnzb=0)) for n, x in found.layers.items()}
+    found = replace(found, layers=built)
+    choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
+    module, packed = lower(found, choices, {}, HOPPER)
+    names = calls(module)
+    assert names.count("into_form") == 1 and names[0] == "into_form"
+    assert names.count("from_form") == 1
+    assert sum(name.startswith("conv2d_chwn") for name in names) == len(found.layers)
+    kinds = {a.dtype for a in packed.values()}
+    assert (np.dtype(np.float16) in kinds) == (precision == "f16")
+
+
+def test_equal_sizes_are_not_taken_for_equal_images():
+    """(8, 8) of 8 channels and 8 images of one pixel, in rows and as a matrix, are each other's transpose."""
+    form = Rows("float32")
+    assert not form.is_nchw
+    assert [int(d) for d in form.type((8, 8, 1, 1)).shape] == [8, 8]
+
+
+@compiles
+def test_a_bundle_for_a_gpu_is_built_without_one(network, tmp_path, capsys):
+    out = tmp_path / "net.kerf"
+    flags = [f"--onnx_path={network}", "--bsr=4", "--target=cuda -arch=sm_90", "--precision=f32", f"--out={out}"]
+    assert main([*flags, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    manifest = bundle.read_manifest(out)
+    assert manifest["needs"]["cuda"] == "sm_90" and manifest["precision"] == "f32"
+    assert (out / bundle.MACHINE_CODE).read_bytes()[:4] == b"\x7fELF"
+    assert any(row["kernel"] == "conv2d_chwn_bsr_simt" for row in manifest["layers"])
+    if gpu.architecture() is None:
+        assert told["verified"] is False and "no NVIDIA GPU" in told["reason"]
+        with pytest.raises(bundle.BundleError, match=r"built for a GPU sm_90, this machine has no NVIDIA GPU"):
+            runtime.load(out)
+    changed = tmp_path / "changed.kerf"
+    shutil.copytree(out, changed)
+    (changed / bundle.MACHINE_CODE).write_bytes(b"\x7fELF")
+    with pytest.raises(bundle.BundleError, match="changed since it was built"):
+        bundle.read_manifest(changed)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target=cuda -arch=sm_35"], "one of sm_80, sm_86, sm_89, sm_90"),
+        (["--target=cuda -mcpu=x"], "expected cuda -arch="),
+        (["--target=cuda -arch=sm_90", "--threads=2"], "neither --rpc nor --threads"),
+        (["--precision=f16"], "CPU kernels compute in f32"),
+    ],
+)
+def test_wrong_use_is_one_line(network, tmp_path, capsys, flags, words):
+    out = tmp_path / "net.kerf"
+    assert main([f"--onnx_path={network}", f"--out={out}", *flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line and not out.exists()
+
+
+def test_code_is_known_by_its_source(monkeypatch):
+    monkeypatch.setattr(gpu, "_compiled", {"there": b""})  # something is registered already
+    gpu.provide(gpu.key("source"), b"code")
+    assert gpu._answer("source") == b"code"
+    with pytest.raises(RuntimeError, match="without its machine code"):
+        gpu._answer("another source")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
+def test_network_on_the_gpu_equals_onnx_runtime(network, tmp_path, precision):
+    out = tmp_path / "net.kerf"
+    flags = [f"--onnx_path={network}", "--bsr=4", "--target=cuda", f"--precision={precision}", f"--out={out}"]
+    assert main(flags) == 0
+    session = runtime.load(out)
+    verify(session.run, network, session.input_shape, precision=precision)
