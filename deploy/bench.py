@@ -53,15 +53,20 @@ class Measurement:
         return {"median": self.median, "p10": self.p10, "p90": self.p90, "samples": list(self.samples)}
 
 
-def onnxruntime_engine(path: str | Path, threads: int) -> Engine:
-    """ONNX Runtime's CPU provider: all graph optimisations, `threads` intra-op threads, spinning as by default."""
+def onnxruntime_engine(path: str | Path, threads: int, provider: str = "CPUExecutionProvider") -> Engine:
+    """ONNX Runtime: all graph optimisations, `threads` intra-op threads, spinning as by default.
+
+    Raises ImportError if the installed package has no such provider.
+    """
     import onnxruntime
 
+    if provider not in onnxruntime.get_available_providers():
+        raise ImportError(f"onnxruntime is installed without {provider}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     (source,) = session.get_inputs()
 
     def run(x: np.ndarray) -> np.ndarray:

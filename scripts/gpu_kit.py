@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Item:
     config: dict
     density: float
     count: int = 0
+    densities: tuple[float, ...] = ()  # to be timed with, by the one function
     function: str = ""
     library: str = ""
 
@@ -58,23 +59,32 @@ def checks(target: Target) -> Iterator[Item]:
                         yield Item("check", group, taker.kernel.name, taker.problem.to_json(), dict(c), density)
 
 
-def timed(
-    target: Target, batches: list[int], block: int, densities: list[float], precisions: list[str], most: int
-) -> Iterator[Item]:
-    for batch in batches:
-        for precision in precisions:
-            for shape, count in resnet50(batch, block, precision):
-                for density in densities if shape.block else (1.0,):
-                    p, _, _ = weights(shape, density)
-                    for taker in candidates(KERNELS, p, target):
-                        if "mma" not in taker.kernel.name or (
-                            p.block and not taker.problem.block and density != densities[0]
-                        ):
-                            continue
-                        shown = density if taker.problem.block else 1.0
-                        for c in taker.kernel.configs(taker.problem, target)[:most]:
-                            group = f"{replace(p, block=0, nnzb=0).to_json()}"
-                            yield Item("time", group, taker.kernel.name, taker.problem.to_json(), dict(c), shown, count)
+def timed(target: Target, args: argparse.Namespace) -> Iterator[Item]:
+    """ResNet-50's convolutions with bias and relu. Kernels take any number of blocks up to that of the largest density."""
+    for batch in args.batches:
+        for precision in args.precisions:
+            layers: dict[Problem, int] = {}
+            for shape, count in resnet50(batch, args.block, precision):
+                shape = replace(shape, activation="relu", residual=False)
+                layers[shape] = layers.get(shape, 0) + count
+            for shape, count in layers.items():
+                p, _, _ = weights(shape, max(args.densities))
+                group = replace(p, block=0, nnzb=0, precision="f32").to_json()
+                for taker in candidates(KERNELS, p, target):
+                    if taker.kernel.name.endswith("_simt"):
+                        continue
+                    densities = args.densities if taker.problem.block else [1.0]
+                    for c in apart(taker.kernel.configs(taker.problem, target), args.configs):
+                        item = Item("time", group, taker.kernel.name, taker.problem.to_json(), dict(c), 0.0, count)
+                        yield replace(item, densities=tuple(densities))
+
+
+def apart(configs: Sequence[dict], most: int) -> list[dict]:
+    """The first of those that differ in more than how they are pipelined."""
+    first = {
+        tuple((k, v) for k, v in c.items() if k not in ("chunk", "stages", "channels")): c for c in reversed(configs)
+    }
+    return list(reversed(first.values()))[:most]
 
 
 def build(job: tuple[int, list[Item], str, Path]) -> list[dict]:
@@ -110,15 +120,16 @@ def main() -> int:
     args.folder.mkdir(parents=True, exist_ok=True)
     target = Target({"kind": "cuda", "arch": args.arch}, host={"kind": "llvm"})
     items = [] if args.no_checks else list(checks(target))
-    items += timed(target, args.batches, args.block, args.densities, args.precisions, args.configs)
+    items += timed(target, args)
     jobs = [(n, items[i : i + AT_ONCE], args.arch, args.folder) for n, i in enumerate(range(0, len(items), AT_ONCE))]
     print(f"{len(items)} kernels in {len(jobs)} libraries", flush=True)
     lines = []
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
         for done in pool.imap(build, jobs):
-            lines += [json.dumps(item) for item in done]
-            print(f"  {len(lines)} compiled", flush=True)
-    atomic.write(args.folder / "index.jsonl", ("\n".join(lines) + "\n").encode())
+            for item in done:
+                lines += [json.dumps({**item, "density": d}) for d in item["densities"] or [item["density"]]]
+            atomic.write(args.folder / "index.jsonl", "\n".join(lines) + "\n")
+            print(f"  {len(lines)} cases", flush=True)
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from deploy.convert import Network, convert
 from deploy.environment import environment
 from deploy.onnx_graph import write_fixed
 from deploy.record import RecordBook
-from deploy.verify import Mismatch, blame, verify
+from deploy.verify import ALLOWED, Mismatch, blame, verify
 from kernels.fma_peak import macs_per_us
 from tune import account, records
-from tune.devices import DeviceLost, Here, Tracker
+from tune.devices import DeviceLost, Gpu, Here, Place, Tracker
 from tune.flags import Args, parse
 from tune.progress import Progress
 from tune.remote import RemoteSession
@@ -55,19 +56,19 @@ def run(args: Args, words: list[str]) -> dict:
 
     What can be wrong with the input is found before anything of the bundle is written.
     """
-    print("  ".join(f"{k}={v}" for k, v in vars(args).items() if k not in ("quiet", "json")))
-    place = Tracker.parse(args.rpc, args.rpc_key) if args.rpc else Here()
-    bundle.refuse_foreign(args.out)
     target = targets.parse(args.target, args.threads)
     on_gpu = targets.on_gpu(target)
+    args = replace(args, precision=args.precision or ("f16" if on_gpu else "f32"))
+    print("  ".join(f"{k}={v}" for k, v in vars(args).items() if k not in ("quiet", "json")))
+    bundle.refuse_foreign(args.out)
     if on_gpu and (args.rpc or args.threads > 1):
         raise ValueError(f"--target {args.target}: GPUs take neither --rpc nor --threads")
-    if not on_gpu and args.precision not in (None, "f32"):
+    if not on_gpu and args.precision != "f32":
         raise ValueError(f"--precision {args.precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
-    args = replace(args, precision=args.precision or ("f16" if on_gpu else "f32"))
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch, args.precision)
     describe_layers(network, args)
     foreign = None if args.rpc else targets.foreign(target)
+    place = place_of(args, on_gpu and not foreign)
     if foreign:
         print(f"{foreign}: building without tuning, verification and race")
     book, summary = RecordBook(args.records if args.trials else None), None
@@ -77,12 +78,12 @@ def run(args: Args, words: list[str]) -> dict:
             tolerance=args.tolerance, place=place, progress=Progress(),
         )  # fmt: skip
         print(told(summary))
-    if args.trials and not foreign and not args.rpc:
+    if args.trials and not foreign and not args.rpc and not on_gpu:
         built, said = better(network, target, args.threads, book)
         print(f"  {said}")
     else:
         built = build(network, target, book, place.provenance())
-    peak = None if foreign or args.rpc else args.threads * macs_per_us(target)
+    peak = None if foreign or args.rpc or on_gpu else args.threads * macs_per_us(target)
     layers = account.layers(network, built, book, place.provenance(), peak, min(args.bsr))
     with bundle.replacing(args.out) as folder:
         described = account.manifest(network, args, built, layers)
@@ -99,7 +100,7 @@ def run(args: Args, words: list[str]) -> dict:
                 "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
                 "layers": layers,
                 **environment(),
-                **({"cpu": place.provenance()["cpu"]} if args.rpc else {}),
+                **({"cpu": place.provenance()["cpu"]} if args.rpc or on_gpu else {}),
             }
             result |= account.job(args.onnx_path, result, command(args, words))
             result["block_patterns"] = account.patterns(network, layers)
@@ -112,6 +113,13 @@ def run(args: Args, words: list[str]) -> dict:
     return account.figures(args, result, summary)
 
 
+def place_of(args: Args, on_gpu: bool) -> Place:
+    """Where candidates run."""
+    if args.rpc:
+        return Tracker.parse(args.rpc, args.rpc_key)
+    return Gpu(args.precision) if on_gpu else Here()
+
+
 def command(args: Args, words: list[str]) -> str:
     """What was typed, and which file was found where none was named."""
     named = any(word.startswith("--onnx") for word in words)
@@ -121,7 +129,10 @@ def command(args: Args, words: list[str]) -> str:
 def here(folder: Path, network: Network, built: Built, args: Args) -> dict:
     """Checked and raced on this machine."""
     session = runtime.load(folder, args.threads)
-    return {**check(session, network, built, args.precision), **race(session, network, args)}
+    return {
+        **check(session, network, built, args.precision),
+        **race(session, network, args, targets.on_gpu(built.target)),
+    }
 
 
 def on_devices(folder: Path, place: Tracker, network: Network, args: Args) -> dict:
@@ -174,22 +185,28 @@ def check(session: runtime.Session, network: Network, built: Built, precision: s
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
 
 
-def race(session: runtime.Session, network: Network, args: Args) -> dict:
-    """{latency_ms, speedup}: kerf and the dense engines, which get the same file with the same fixed shapes."""
+def race(session: runtime.Session, network: Network, args: Args, on_gpu: bool) -> dict:
+    """{latency_ms, speedup}: kerf and the dense engines, which get the same file with the same fixed shapes.
+
+    On a GPU the image comes from the host and the result goes back to it.
+    """
     makers = {"onnxruntime": bench.onnxruntime_engine, "openvino": bench.openvino_engine}
+    if on_gpu:
+        makers = {"onnxruntime": partial(bench.onnxruntime_engine, provider="CUDAExecutionProvider")}
     engines = [bench.Engine("kerf", session.run)]
     with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
         dense = Path(temporary) / "dense.onnx"
         write_fixed(args.onnx_path, args.batch, dense)
-        for name in args.against:
+        for name in (n for n in args.against if n in makers):
             try:
                 engines.append(makers[name](dense, args.threads))
             except ImportError:
-                print(f"{name} is not installed; raced without it (extra peers)")
+                print(f"{name} is not installed{' for CUDA' if on_gpu else ''}; raced without it")
             except RuntimeError as error:
                 raise ValueError(f"{name} cannot run {args.onnx_path}: {error}; leave it out of --against") from error
         x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
-        measured = bench.race(engines, x, seconds=args.seconds)
+        allowed = {} if args.precision == "f32" else {"tolerance": ALLOWED[args.precision]}
+        measured = bench.race(engines, x, seconds=args.seconds, **allowed)
     return {
         "latency_ms": {m.engine: m.to_json() for m in measured},
         "speedup": bench.speedup(measured[0], measured[1:]) if len(measured) > 1 else None,

@@ -8,13 +8,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import tvm
 from tvm import rpc
 
+from deploy import gpu
 from deploy.environment import provenance
 from deploy.runtime import use_threads
+from kernels.cuda import KERNELS_VERSION as CUDA_VERSION
+from kernels.cuda.layout import from_rows, to_rows
+from kernels.layout import from_planes, to_planes
 
 PATIENCE = 30  # seconds to wait for a tracker or a free device
 
@@ -43,9 +49,29 @@ class Place(Protocol):
     def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
         """The module of a shared library that lies on this machine."""
 
+    tolerance: float  # of the largest output, for what a kernel computes
+
+    def pack(self, image: np.ndarray) -> np.ndarray:
+        """Images (n, c, h, w) as the kernels take them."""
+
+    def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Back to (n, c, h, w)."""
+
+
+class _OnPlanes:
+    """What kernels for CPUs take and give."""
+
+    tolerance: ClassVar[float] = 1e-4
+
+    def pack(self, image: np.ndarray) -> np.ndarray:
+        return to_planes(image)
+
+    def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return from_planes(image, shape)
+
 
 @dataclass(frozen=True)
-class Here:
+class Here(_OnPlanes):
     """This machine, in the worker process itself."""
 
     patience: ClassVar[int] = 0
@@ -71,7 +97,42 @@ class Here:
 
 
 @dataclass(frozen=True)
-class Tracker:
+class Gpu:
+    """This machine's GPU. Records name it where they would name the CPU."""
+
+    precision: str
+    patience: ClassVar[int] = 0
+
+    @property
+    def tolerance(self) -> float:
+        return {"f32": 1e-4, "tf32": 5e-3, "f16": 5e-3}[self.precision]
+
+    def devices(self) -> int:
+        return 1
+
+    def provenance(self) -> dict[str, str]:
+        return {**provenance(), "kernels": CUDA_VERSION, "cpu": tvm.cuda().device_name}
+
+    @contextmanager
+    def session(self, threads: int) -> Iterator[None]:
+        yield None
+
+    def device(self, session: None) -> tvm.runtime.Device:
+        return tvm.cuda()
+
+    def load(self, session: None, path: str) -> tvm.runtime.Module:
+        gpu.provide(Path(f"{path}.key").read_text(), Path(f"{path}.cubin").read_bytes())
+        return tvm.runtime.load_module(path)
+
+    def pack(self, image: np.ndarray) -> np.ndarray:
+        return to_rows(image.astype(np.float16 if self.precision == "f16" else np.float32))
+
+    def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return from_rows(image, shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tracker(_OnPlanes):
     """The devices registered under ``key`` at a tracker: python -m tvm.exec.rpc_tracker, and rpc_server on each.
 
     A key stands for one type of device: records say "rpc:KEY" where they would name the CPU.

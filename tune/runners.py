@@ -24,8 +24,9 @@ import tvm
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, PopenWorker, StatusKind
 from tvm.target import Target
 
-from deploy.targets import linking, triple
-from kernels.layout import from_planes, to_planes
+from deploy import gpu
+from deploy.targets import linking, on_gpu, triple
+from kernels.cuda import compiler
 from kernels.lowering import compile_func
 from tune.devices import DeviceLost, Here, Place
 
@@ -34,7 +35,6 @@ BUILDS = 200  # by one process: the compiler keeps some memory of each
 ATTEMPTS = 3  # to be given a device that answers
 SETTLE_SECONDS = 0.5  # until a tracker has noticed that a device is gone
 COLD_CALLS, FLUSHED_BYTES = 3, 8 << 20  # more than second-level caches hold
-TOLERANCE = 1e-4  # of the largest output
 WRONG = "wrong result"
 ROUNDS, ROUND_SECONDS = 9, 0.0015  # nine: the second smallest and second largest ratio bound the median with 96 %
 
@@ -83,7 +83,7 @@ class Measurer:
     def race(
         self, x: np.ndarray, entrants: Sequence[Entrant], truth: np.ndarray, rounds: int = ROUNDS
     ) -> Future[list[Result]]:
-        """One result per entrant, of rounds in which each is timed once. ``x`` in planes, ``truth`` (n, c, h, w).
+        """One result per entrant, of rounds in which each is timed once. ``x`` as kernels take it, ``truth`` (n, c, h, w).
 
         Whoever brings the process down is found by letting each run alone. The future raises DeviceLost when no device
         is left.
@@ -159,6 +159,12 @@ def last_line(error: BaseException) -> str:
 def _build(func: tvm.tirx.PrimFunc, target: Target, folder: str) -> str:
     """Path of the shared library."""
     path = os.path.join(tempfile.mkdtemp(dir=folder), "kernel.so")
+    if on_gpu(target):
+        built, code = compiler.compile_funcs({"main": func}, target)
+        built.export_library(path)
+        Path(f"{path}.cubin").write_bytes(code)
+        Path(f"{path}.key").write_text(gpu.key(compiler.source(built.mod)))
+        return path
     compile_func(func, target).export_library(path, **linking(triple(target)))
     return path
 
@@ -174,12 +180,12 @@ def _run(
         errors = {}
         for i, path in libraries:
             module = place.load(session, path)
-            arrays = (x, *_arrays(file, i), to_planes(np.zeros_like(truth)))
+            arrays = (x, *_arrays(file, i), place.pack(np.zeros_like(truth)))
             args = [tvm.runtime.tensor(a, device) for a in arrays]
             module["main"](*args)
-            y = from_planes(args[-1].numpy(), truth.shape)
+            y = place.unpack(args[-1].numpy(), truth.shape)
             off = float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
-            if off <= TOLERANCE:
+            if off <= place.tolerance:
                 timers[i] = _timer(module, device, args)
             else:
                 errors[i] = f"{WRONG}: differs from the reference by {off:.1e}"

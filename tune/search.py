@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -308,7 +308,7 @@ class _Search:
 
     def _example(self, task: Task) -> tuple:
         if task.problem not in self.examples:
-            self.examples[task.problem] = example(task.layer)
+            self.examples[task.problem] = example(task.layer, self.place.pack)
         return self.examples[task.problem]
 
     def _report(self, start: float, deadline: float, trials: int) -> None:
@@ -334,10 +334,12 @@ def _first(races: list[Race], most: int) -> list[Race]:
     return cut
 
 
-def example(layer: Layer, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """(x, [residual], y) of a layer: random inputs in planes, and the output that every candidate must produce."""
+def example(layer: Layer, pack: Callable = to_planes, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """(x, [residual], y) of a layer: random inputs as kernels take them, and the output that every candidate must
+    produce.
+    """
     p, rng = layer.problem, np.random.default_rng(seed)
     x = rng.standard_normal(p.in_shape).astype(np.float32)
     residual = [rng.standard_normal(p.out_shape).astype(np.float32)] if p.residual else []
     truth = reference.conv2d(p, x, layer.weight, layer.bias, *residual)
-    return to_planes(x), [to_planes(r) for r in residual], truth
+    return pack(x), [pack(r) for r in residual], truth

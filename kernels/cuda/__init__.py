@@ -1,5 +1,8 @@
 """Kernels for NVIDIA GPUs, in the same protocol as those for CPUs: generated in TIR, on images with the batch innermost."""
 
+from hashlib import sha256
+from pathlib import Path
+
 from kernels.cuda import (
     conv2d_chwn_bsr_mma,
     conv2d_chwn_bsr_panels,
@@ -11,10 +14,13 @@ from kernels.cuda import (
 
 # In order of preference.
 KERNELS = (
-    conv2d_chwn_bsr_panels,
     conv2d_chwn_bsr_mma,
+    conv2d_chwn_bsr_panels,
     conv2d_chwn_bsr_simt,
     conv2d_chwn_depthwise,
     conv2d_chwn_dense_mma,
     conv2d_chwn_dense_simt,
 )
+
+# As kernels.KERNELS_VERSION, of the code in this folder.
+KERNELS_VERSION = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:12]

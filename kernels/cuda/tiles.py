@@ -7,7 +7,7 @@ from itertools import product
 
 from tvm.target import Target
 
-from kernels.cuda.fragments import LANES, instruction
+from kernels.cuda.fragments import LANES
 from kernels.cuda.layout import out_rows
 from kernels.cuda.tile import Tile
 from kernels.problem import Problem
@@ -15,7 +15,7 @@ from kernels.problem import Problem
 # Kilobytes of shared memory of a multiprocessor (CUDA C++ Programming Guide, compute capabilities); a CTA may have one
 # less.
 SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}
-SUMS = 64  # registers of a thread for sums, that two CTAs of four warps and more leave room for a third
+SUMS = 64  # accumulators of a thread at most, which leave an SM room for 512 threads
 BUSY = 132 * 2  # CTAs that keep a large GPU busy
 
 
@@ -26,9 +26,9 @@ def shared_memory(target: Target) -> int:
 
 def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     """For CTAs of ``rows`` filters."""
-    chunks = (32, 64) if instruction(p).bytes == 2 else (16, 32)
     found = []
-    for wide, down, across, chunk, stages in product((256, 128, 64, 32), (16, 32, 64), (16, 32, 64), chunks, (3, 4)):
+    sizes = product((256, 128, 64, 32), (64, 32, 16), (64, 32, 16), (16, 32), (4, 3))
+    for wide, down, across, chunk, stages in sizes:
         c = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "chunk": chunk, "stages": stages}
         c["cache"] = "ca" if p.taps > 1 else "cg"
         tile = Tile.of(p, c, rows)
@@ -39,13 +39,14 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
 
 
 def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
-    """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
+    """Relative; what it prefers was fastest on an H100 (docs/benchmarks): large warp tiles, short chunks, many stages."""
     tile, pixels = Tile.of(p, c, rows), out_rows(p)[1]
     tiles = -(-pixels // tile.pixels)
-    resident = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 2048 // tile.threads, 32)
+    resident = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 512 // tile.threads, 32)
     idle = max(BUSY / (-(-p.out_channels // rows) * tiles), 1.0)  # too few CTAs
     hidden = max(12 / max(resident * tile.warps, 1), 1.0)  # too few warps to cover the waiting
     waste = tiles * tile.pixels / pixels
     # numbers through shared memory per multiply-add: a warp reads its weights and pixels, a CTA writes both
     traffic = 1 / tile.warp_rows + 1 / tile.warp_pixels + 1 / rows + 1 / tile.pixels
-    return waste * idle * hidden * (traffic + 1 / 32)
+    short = 1 + tile.chunk / 256 - c["stages"] / 64
+    return waste * idle * hidden * short * (traffic + 1 / 32)

@@ -207,7 +207,7 @@ def test_what_failed_is_not_built(network):
 def test_a_network_that_is_not_verified_leaves_no_bundle(tmp_path, monkeypatch, capsys):
     path = mobile(tmp_path / "m.onnx")
 
-    def mismatch(*_):
+    def mismatch(*_, **__):
         raise verify.Mismatch("output 0 differs")
 
     monkeypatch.setattr(tune.cli, "verify", mismatch)
