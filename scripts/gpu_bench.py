@@ -34,7 +34,7 @@ from gpu_problems import weights
 
 from deploy import gpu, runtime
 from kernels.bsr import BSR
-from kernels.cuda import gather, panel, tile
+from kernels.cuda import gather, halo, panel, tile
 from kernels.cuda.layout import out_rows, pitch
 from kernels.problem import Problem
 
@@ -73,6 +73,8 @@ def pack(kernel: str, p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarra
     if "depthwise" in kernel:
         return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps))}
     blocks = BSR.from_conv(w, p.block) if p.block else gather.dense_blocks(p, w, c["rows"])
+    if kernel.endswith("_halo"):
+        return halo.pack(p, blocks)
     if kernel.endswith("_panels"):
         return panel.pack(p, blocks, c)
     if kernel.endswith("_simt"):

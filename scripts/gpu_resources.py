@@ -20,6 +20,7 @@ from pathlib import Path
 from tvm.target import Target
 
 from kernels.cuda import KERNELS, compiler
+from kernels.cuda.halo import Halo
 from kernels.cuda.panel import Panel
 from kernels.cuda.tile import Tile
 from kernels.problem import Problem
@@ -27,6 +28,7 @@ from kernels.problem import Problem
 SAME = (1, 1, 1, 1)
 # A layer that each kernel is made for, in the precisions it takes.
 LAYERS = {
+    "conv2d_chwn_bsr_halo": (Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128), ("f16",)),
     "conv2d_chwn_bsr_panels": (Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128), ("f16",)),
     "conv2d_chwn_bsr_mma": (Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128), ("f16", "tf32")),
     "conv2d_chwn_bsr_simt": (Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, block=8, nnzb=128), ("f32", "f16")),
@@ -34,7 +36,7 @@ LAYERS = {
     "conv2d_chwn_dense_mma": (Problem(16, 64, 28, 28, 128, (3, 3), padding=SAME), ("f16", "tf32")),
     "conv2d_chwn_dense_simt": (Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME), ("f32", "f16")),
 }
-TENSOR_CORES = tuple(name for name in LAYERS if name.endswith(("_mma", "_panels")))
+TENSOR_CORES = tuple(name for name in LAYERS if name.endswith(("_mma", "_panels", "_halo")))
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def usage(kernel, p: Problem, c: dict, target: Target) -> Usage:
     counted = {
         name: len(re.findall(rf"\b{name}\b", listing)) for name in ("HMMA", "LDSM", "LDGSTS", "FFMA", "LDL", "STL")
     }
-    if kernel.name.endswith("_panels"):
-        panel = Panel.of(p, c)
+    if kernel.name.endswith(("_panels", "_halo")):
+        panel = (Panel if kernel.name.endswith("_panels") else Halo).of(p, c)
         shared, threads = panel.shared_bytes, panel.threads
     elif kernel.name.endswith("_mma"):
         tile = Tile.of(p, c, p.block or c["rows"])

@@ -4,6 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from kernels.cuda import (
+    conv2d_chwn_bsr_halo,
     conv2d_chwn_bsr_mma,
     conv2d_chwn_bsr_panels,
     conv2d_chwn_bsr_simt,
@@ -14,6 +15,7 @@ from kernels.cuda import (
 
 # In order of preference.
 KERNELS = (
+    conv2d_chwn_bsr_halo,
     conv2d_chwn_bsr_mma,
     conv2d_chwn_bsr_panels,
     conv2d_chwn_bsr_simt,

@@ -21,12 +21,12 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda import gather
-from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
-from kernels.cuda.layout import VECTOR, in_rows, out_rows
+from kernels.cuda.fragments import F16, LANES, ROWS
+from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel import Panel, block_rows, pack, room
-from kernels.cuda.store import Staging, emit_store, ptx, resident
+from kernels.cuda.panel_program import PanelProgram
+from kernels.cuda.store import ptx, resident
 from kernels.cuda.tiles import BUSY, shared_memory
-from kernels.cuda.window import flat
 from kernels.problem import Problem
 
 __all__ = ["configs", "name", "pack", "prim_func", "refuses"]
@@ -95,58 +95,35 @@ def cost(p: Problem, target: Target, c: dict) -> float:
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, starts, bias, [residual], y)"""
     panel = Panel.of(p, c)
-    inner = panel.plane
-    tiles = [-(-n // m) for n, m in zip((*inner.out, inner.batch), (panel.tall, panel.wide, panel.images), strict=True)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         build = _Program(p, panel)
         with (
             T.launch_thread("blockIdx.x", block_rows(p, panel) // panel.down) as group,
-            T.launch_thread("blockIdx.y", tiles[0] * tiles[1] * tiles[2]) as tile,
+            T.launch_thread("blockIdx.y", build.tiles()) as tile,
             T.launch_thread("threadIdx.x", panel.threads) as thread,
             resident(panel.threads, p.block * panel.warp_pixels // LANES),
         ):
-            image = T.Bind(tile % tiles[2] * panel.images)
-            column = T.Bind(tile // tiles[2] % tiles[1] * panel.wide)
-            row = T.Bind(tile // tiles[2] // tiles[1] * panel.tall)
-            build.emit(group, (row, column, image), thread)
+            build.emit(group, tile, thread)
     return builder.get()
 
 
-class _Program:
+class _Program(PanelProgram):
     """The function being built."""
 
     def __init__(self, p: Problem, panel: Panel):
-        self.p, self.panel, self.steps = p, panel, room(p, panel)
-        dtype, self.lists = F16.dtype, block_rows(p, panel) * panel.panels
-        self.x = T.arg("x", T.buffer(in_rows(p), dtype))
-        self.data = T.arg("data", T.buffer((self.steps, F16.depth * p.block), dtype))
+        super().__init__(p, panel)
+        self.steps, self.lists = room(p, panel), block_rows(p, panel) * panel.panels
+        self.x = T.arg("x", T.buffer(in_rows(p), F16.dtype))
+        self.data = T.arg("data", T.buffer((self.steps, F16.depth * p.block), F16.dtype))
         self.offsets = T.arg("offsets", T.buffer((self.steps * F16.depth,), "int32"))
         self.starts = T.arg("starts", T.buffer((self.lists + 1,), "int32"))
-        self.bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        self.residual = T.arg("residual", T.buffer(out_rows(p), dtype)) if p.residual else None
-        self.y = T.arg("y", T.buffer(out_rows(p), dtype))
-        self.flat = flat(p, self.x, dtype)
+        self.end_args()
         self.words = T.decl_buffer((self.steps * F16.depth * p.block // 2,), "uint32", data=self.data.data)
 
-    def emit(self, group, origin, thread) -> None:
-        panel, p = self.panel, self.p
-        self.origin, self.thread = origin, thread
-        self.lane, warp = T.Bind(thread % LANES), T.Bind(thread // LANES)
-        self.block = T.Bind(group * panel.down + warp % panel.down)
-        self.warp, self.number = warp, T.Bind(warp // panel.down * panel.warp_pixels)
-        shared = T.alloc_buffer((panel.shared_bytes,), "uint8", scope="shared.dyn")
-        self.shared = T.decl_buffer((panel.shared_bytes // 2,), F16.dtype, data=shared.data, scope="shared.dyn")
-        self.floats = T.decl_buffer((panel.shared_bytes // 4,), "float32", data=shared.data, scope="shared.dyn")
-        self.across, self.down = panel.warp_pixels // COLUMNS, p.block // ROWS
-        self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
-        for i in range(self.down * self.across * 4):
-            T.buffer_store(self.sums, T.float32(0), [i])
-        # where this lane's pixels begin: lanes from 16 name rows of the second 8 numbers of a pair
-        position = T.Bind(self.number // panel.images)
-        first = panel.place(position // panel.wide, position % panel.wide) + self.number % panel.images
-        self.first = T.Bind(first + self.lane // ROWS * (panel.column(1) - panel.column(0)))
-        self._copies()
+    def emit(self, group, tile, thread) -> None:
+        panel = self.panel
+        self.begin(group, tile, thread)
         panels, ahead = panel.panels, panel.stages - 1
         self._registers()
         for stage in range(ahead):
@@ -167,35 +144,16 @@ class _Program:
             T.buffer_store(self.bounds, following, [1])
         ptx("cp.async.wait_group", 0)
         T.evaluate(script.cuda.cta_sync())
-        self._finish()
-
-    def _copies(self) -> None:
-        """Which vectors of a channel this thread copies: their places in x (of channel 0), and whether they exist."""
-        panel, inner = self.panel, self.panel.plane
-        self.at_once = max(panel.threads // panel.vectors, 1)
-        self.mine = []
-        for i in range(-(-panel.vectors // panel.threads)):
-            vector = T.Bind(self.thread % panel.vectors if self.at_once > 1 else self.thread + i * panel.threads)
-            position, rest = vector // (panel.images // VECTOR), vector % (panel.images // VECTOR) * VECTOR
-            row, column = position // panel.copied[1], position % panel.copied[1]
-            strides = zip(self.origin, inner.stride, inner.padding, (row, column), panel.source_steps, strict=False)
-            y, x = (T.Bind(o * s - pad + n * step) for o, s, pad, n, step in strides)
-            image = self.origin[2] + rest
-            within = [y >= 0, y < inner.size[0], x >= 0, x < inner.size[1], image < inner.batch]
-            busy = self.thread < self.at_once * panel.vectors if self.at_once > 1 else vector < panel.vectors
-            valid = T.Bind(T.cast(tirx.all(*within), "int32"))
-            place = T.Bind((y * inner.size[1] + x) * inner.batch + image)
-            self.mine.append((vector, T.Bind(busy), valid, place))
+        self.finish()
 
     def _fetch(self, panel_number, stage) -> None:
         """Start the copies of a panel into a stage."""
         p, panel = self.p, self.panel
         pitch, whole = in_rows(p)[1], p.in_channels % panel.channels == 0
         for vector, busy, valid, place in self.mine:
-            begin = self.thread // panel.vectors if self.at_once > 1 else 0
             rounds = -(-panel.channels // self.at_once)
             with T.If(busy), T.Then(), T.unroll(0, rounds) as i:
-                channel = begin + i * self.at_once
+                channel = self.turn + i * self.at_once
                 exists = [] if rounds * self.at_once == panel.channels else [channel < panel.channels]
                 number = panel_number * panel.channels + channel
                 with T.If(tirx.all(*exists) if exists else True), T.Then():
@@ -237,27 +195,4 @@ class _Program:
                 registers = [b[2 * n + k] for k in range(4)]
                 to = self.shared.ptr_to([place + self.panel.column(n)])
                 ptx("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", *registers, to)
-            for n in range(self.across):
-                for m in range(self.down):
-                    sums = [self.sums[(m * self.across + n) * 4 + k] for k in range(4)]
-                    ptx(F16.ptx, *sums, *(a[4 * m + k] for k in range(4)), b[2 * n], b[2 * n + 1], *sums)
-
-    def _finish(self) -> None:
-        """Sums, 16 filters at a time, to y."""
-        p, panel, inner = self.p, self.panel, self.panel.plane
-        staging = Staging(panel.warp_pixels, self.floats, self.warp, self.lane)
-        for m in range(self.down):
-            staging.store(self.sums, m * self.across * 4)
-            T.evaluate(script.cuda.warp_sync())
-            with staging.vectors() as (row, column):
-                channel = T.Bind(self.block * p.block + m * ROWS + row)
-                number = self.number + column
-                position = number // panel.images
-                y = T.Bind(self.origin[0] + position // panel.wide)
-                x = T.Bind(self.origin[1] + position % panel.wide)
-                image = self.origin[2] + number % panel.images
-                pixel = T.Bind((y * inner.out[1] + x) * inner.batch + image)
-                within = [channel < p.out_channels, y < inner.out[0], x < inner.out[1], image < inner.batch]
-                with T.If(tirx.all(*within)), T.Then():
-                    emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])
-            T.evaluate(script.cuda.warp_sync())
+            self.products(a, b)

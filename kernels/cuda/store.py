@@ -34,11 +34,11 @@ def ptx(text: str, *operands) -> None:
     T.evaluate(script.ptx[text](*operands))
 
 
-def resident(threads: int, sums: int):
-    """Context, inside the threads: how many CTAs a multiprocessor is to hold, which bounds a thread's registers: 128 of
-    them beside 64 accumulators, 85 beside 32, 64 beside 16.
+def resident(threads: int, sums: int, most: int = 1024):
+    """Context, inside the threads: how many threads, at most ``most``, a multiprocessor is to hold, which bounds their
+    registers: 128 of them beside 64 accumulators, 85 beside 32, 64 beside 16.
     """
-    held = 512 if sums > 32 else 768 if sums > 16 else 1024
+    held = min(512 if sums > 32 else 768 if sums > 16 else 1024, most)
     return T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", max(held // threads, 1))
 
 

@@ -58,7 +58,7 @@ def test_kernels_are_chosen_by_target_and_precision():
     p = Problem(16, 64, 14, 14, 64, block=32, nnzb=20, precision="f16")
     assert kernels_for(gpu("sm_80")) is KERNELS
     takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.block]
-    assert takers == ["conv2d_chwn_bsr_mma", "conv2d_chwn_bsr_panels"]
+    assert takers == ["conv2d_chwn_bsr_mma", "conv2d_chwn_bsr_panels"], "1x1: one tap"
     assert pick(KERNELS, replace(p, precision="tf32"), gpu("sm_80")).name == "conv2d_chwn_bsr_mma"
     assert pick(KERNELS, replace(p, block=8, precision="f32"), gpu("sm_80")).name == "conv2d_chwn_bsr_simt"
     odd = replace(p, batch=3, kernel=(3, 3), padding=(1, 1, 1, 1))

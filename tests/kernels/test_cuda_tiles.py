@@ -10,12 +10,14 @@ from tvm.target import Target
 from kernels import reference
 from kernels.bsr import BSR
 from kernels.cuda import (
+    conv2d_chwn_bsr_halo,
     conv2d_chwn_bsr_mma,
     conv2d_chwn_bsr_panels,
     conv2d_chwn_dense_mma,
     fragments,
     gather,
 )
+from kernels.cuda.halo import Halo
 from kernels.cuda.layout import from_rows, in_rows, out_rows, to_rows
 from kernels.cuda.panel import Panel
 from kernels.cuda.tile import Tile, room
@@ -74,7 +76,8 @@ def execute_panels(p: Problem, panel: Panel, arrays: dict, x: np.ndarray) -> np.
     origins = [range(0, n, step) for n, step in zip((*inner.out, inner.batch), (panel.tall, panel.wide, panel.images))]
     for origin in product(*origins):
         for number in range(panel.panels):
-            image = copied(p, panel, flat, pitch, origin, number)
+            numbers = range(number * panel.channels, (number + 1) * panel.channels)
+            image = copied(p, panel, flat, origin, [n * pitch if n < p.in_channels else None for n in numbers])
             for block in range(len(y) // p.block):
                 begin, end = arrays["starts"][block * panel.panels + number :][:2]
                 for n, step in product(range(0, panel.pixels, 8), range(begin, end)):
@@ -93,17 +96,44 @@ def execute_panels(p: Problem, panel: Panel, arrays: dict, x: np.ndarray) -> np.
     return y[: p.out_channels]
 
 
-def copied(p, panel, flat, pitch, origin, number):
-    """A stage: NaN where nothing is copied to, so that nothing of it may be read."""
+def execute_halo(p: Problem, tile: Halo, arrays: dict, x: np.ndarray) -> np.ndarray:
+    """The same for the kernel that gathers channels with their borders."""
+    inner, flat = tile.plane, to_rows(x).reshape(-1)
+    y = np.zeros(((len(arrays["starts"]) - 1) * p.block, out_rows(p)[1]))
+    origins = [range(0, n, step) for n, step in zip((*inner.out, inner.batch), (tile.tall, tile.wide, tile.images))]
+    for block, origin in product(range(len(y) // p.block), product(*origins)):
+        for chunk in range(arrays["starts"][block], arrays["starts"][block + 1]):
+            image = copied(p, tile, flat, origin, arrays["channels"][16 * chunk : 16 * chunk + 16])
+            words = arrays["data"][chunk].reshape(p.taps, p.block // 16, 32, 8)
+            for n, tap in product(range(0, tile.pixels, 8), range(p.taps)):
+                position, rest = divmod(n, tile.images)
+                row, column = divmod(position, tile.wide)
+                place = tile.place(row, column) + rest + tile.tap(tap) + np.arange(16) * tile.row
+                out_y, out_x, first = origin[0] + row, origin[1] + column, origin[2] + rest
+                if out_y >= inner.out[0] or out_x >= inner.out[1] or first >= inner.batch:
+                    continue
+                pixel = (out_y * inner.out[1] + out_x) * inner.batch + first
+                depth = np.stack([image[at : at + 8] for at in place])
+                for m in range(p.block // 16):
+                    filters = slice(block * p.block + 16 * m, block * p.block + 16 * m + 16)
+                    a = matrix_a(fragments.F16, words[tap, m], np.arange(32))
+                    y[filters, pixel : pixel + 8] += a @ depth
+    return y[: p.out_channels]
+
+
+def copied(p, panel, flat, origin, places):
+    """A stage of the channels that begin at ``places``, None for one that there is not: NaN where nothing is copied to,
+    so that nothing of it may be read.
+    """
     inner, image = panel.plane, np.full(panel.stage, np.nan, np.float32)
-    for channel, vector in product(range(panel.channels), range(panel.vectors)):
+    for (channel, place), vector in product(enumerate(places), range(panel.vectors)):
         position, rest = divmod(vector, panel.images // 8)
         row, column = divmod(position, panel.copied[1])
         y = origin[0] * inner.stride[0] - inner.padding[0] + row * panel.source_steps[0]
         x = origin[1] * inner.stride[1] - inner.padding[1] + column * panel.source_steps[1]
-        first, source = origin[2] + 8 * rest, number * panel.channels + channel
-        inside = 0 <= y < inner.size[0] and 0 <= x < inner.size[1] and first < inner.batch and source < p.in_channels
-        begin = source * pitch + (y * inner.size[1] + x) * inner.batch + first
+        first = origin[2] + 8 * rest
+        inside = 0 <= y < inner.size[0] and 0 <= x < inner.size[1] and first < inner.batch and place is not None
+        begin = (place or 0) + (y * inner.size[1] + x) * inner.batch + first
         to = channel * panel.row + vector * 8
         image[to : to + 8] = flat[begin : begin + 8] if inside else 0
     return image
@@ -206,6 +236,17 @@ def test_panel_program_in_numpy_equals_the_reference(key):
         panel = Panel.of(p, c)
         arrays = conv2d_chwn_bsr_panels.pack(p, BSR.from_conv(w, p.block), c)
         y = execute_panels(p, panel, arrays, rounded(p, x))
+        truth = reference.conv2d(p, rounded(p, x), rounded(p, w), np.zeros(p.out_channels))
+        np.testing.assert_allclose(from_rows(y, p.out_shape), truth, atol=1e-4, err_msg=str(c))
+
+
+@pytest.mark.parametrize("key", [key for key, p in PANELS.items() if p.taps > 1])
+def test_halo_program_in_numpy_equals_the_reference(key):
+    p, w, x = sample(replace(PANELS[key], precision="f16"), 0.4)
+    found = conv2d_chwn_bsr_halo.configs(p, HOPPER)
+    for c in (found[0], found[len(found) // 2], found[-1]):
+        arrays = conv2d_chwn_bsr_halo.pack(p, BSR.from_conv(w, p.block), c)
+        y = execute_halo(p, Halo.of(p, c), arrays, rounded(p, x))
         truth = reference.conv2d(p, rounded(p, x), rounded(p, w), np.zeros(p.out_channels))
         np.testing.assert_allclose(from_rows(y, p.out_shape), truth, atol=1e-4, err_msg=str(c))
 
