@@ -53,7 +53,7 @@ def _answer(source: str) -> bytes:
 
 
 def load_runtime(folder: Path) -> None:
-    """TVM's CUDA runtime, of the folder that holds its libraries, into the process. Raises ImportError without a driver."""
+    """TVM's CUDA runtime, from the folder of its libraries, into the process. Raises ImportError without a driver."""
     try:
         ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
         _load_cudart()

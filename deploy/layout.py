@@ -20,7 +20,7 @@ CALL_TIR = tvm.ir.Op.get("relax.call_tir")
 
 
 def cancel(module: tvm.IRModule, form: Form) -> tvm.IRModule:
-    """The module with "main" free of ways there and back: to the form and to NCHW again, reshaped and reshaped again."""
+    """The module with "main" free of ways there and back: into the form and out of it, reshaped and reshaped again."""
     blocks = module["main"].body.blocks
     moved = {b.var: move for block in blocks for b in block.bindings if (move := _moved(b.value)) is not None}
     same = {}

@@ -1,7 +1,7 @@
-"""What the zoo's networks were tuned to, for machines that have measured nothing yet: a file per vector unit.
+"""What the zoo's networks were tuned to, for machines that have measured nothing yet: a file per vector unit or GPU.
 
-Lines of JSON, written by scripts/pretune.py: a layer's problem, whether the dense kernels were faster, the kernel and
-its configuration, where that is not the kernel's own first. The number of blocks need not be the same: what is good for
+Lines of JSON, written by scripts/pretune.py and scripts/gpu_pretune.py: a layer's problem, whether the dense kernels
+were faster, the kernel and its configuration, where that is not the kernel's own first. The number of blocks need not be the same: what is good for
 a layer at 50 % is good at 60 %, but for whether sparse kernels win, which is taken over from nearby alone.
 """
 
@@ -40,7 +40,7 @@ def known(p: Problem, target: Target) -> Choice | None:
     path = file_of(target)
     if path is None or not path.is_file():
         return None
-    rows = _read(path).get((_without_blocks(p), threads(target)), [])
+    rows = _read(path).get((_like(p), threads(target)), [])
     blocks = -(-p.out_channels // p.block) * p.in_channels if p.block else 1
     for row in sorted(rows, key=lambda row: abs(row["nnzb"] - p.nnzb)):
         if row["dense"] and abs(row["nnzb"] - p.nnzb) > NEARBY * blocks:
@@ -57,8 +57,12 @@ def line(p: Problem, choice: Choice, target: Target) -> str:
     return json.dumps({**row, "kernel": choice.kernel, "config": dict(choice.config)}, separators=(",", ":"))
 
 
-def _without_blocks(p: Problem) -> Problem:
-    return replace(p, nnzb=0)
+def _like(p: Problem) -> Problem:
+    """What layers have in common that take the same configuration: on a GPU, where they are found to the precision of
+    its products, activation and residual do not count.
+    """
+    p = replace(p, nnzb=0)
+    return p if p.precision == "f32" else replace(p, activation="none", residual=False)
 
 
 @cache
@@ -67,5 +71,5 @@ def _read(path: Path) -> dict[tuple[Problem, int], list[dict]]:
     for text in path.read_text().splitlines():
         row = json.loads(text)
         p = Problem.from_json(json.dumps(row["problem"]))
-        found[_without_blocks(p), row["threads"]].append({**row, "nnzb": p.nnzb})
+        found[_like(p), row["threads"]].append({**row, "nnzb": p.nnzb})
     return dict(found)

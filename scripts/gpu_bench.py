@@ -3,7 +3,7 @@
 Launch:    python scripts/gpu_bench.py KIT [--out FILE.json]         (KIT: what scripts/gpu_kit.py wrote)
 Hardware:  an NVIDIA GPU of the kit's architecture; torch, numpy, TVM's runtime libraries and tvm_ffi; no compiler.
 Expected:  every kernel within 1e-3 (tf32, f16) or 1e-5 (f32) of float64, in norm; a table of milliseconds by layer:
-           cuDNN f16 and tf32 on channels_last without bias and activation, kerf's with both. Figures in docs/benchmarks.
+           cuDNN f16 and tf32 on channels_last without bias and activation, kerf's with both. Figures: docs/benchmarks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ for name in ("kernels", "kernels.cuda"):  # their __init__ imports TVM's compile
     sys.modules[name] = importlib.util.module_from_spec(spec)
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+# ruff: noqa: E402 - what follows needs the path and the packages above
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -60,7 +60,7 @@ def checks(target: Target) -> Iterator[Item]:
 
 
 def timed(target: Target, args: argparse.Namespace) -> Iterator[Item]:
-    """ResNet-50's convolutions with bias and relu. Kernels take any number of blocks up to that of the largest density."""
+    """ResNet-50's convolutions with bias and relu. A kernel takes any number of blocks up to the largest density's."""
     for batch in args.batches:
         for precision in args.precisions:
             layers: dict[Problem, int] = {}

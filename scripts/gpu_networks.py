@@ -4,8 +4,8 @@ Launch:    python scripts/gpu_networks.py BUNDLE [BUNDLE ...] [--arch resnet50] 
            (a bundle of model_tune.py --target "cuda -arch=...", with expected.npz from --expect ONNX BUNDLE)
 Hardware:  an NVIDIA GPU; torch, torchvision, numpy, TVM's runtime libraries and tvm_ffi; no compiler.
 Expected:  outputs within 1e-2 of the largest; median milliseconds of CUDA graphs, image and result on the device. The
-           dense network in torch: channels_last, f16 and TF32, batch norm folded, the faster of eager and of TorchScript
-           with cuDNN's fused convolutions. Figures in docs/benchmarks.
+           dense network in torch: channels_last, f16 and TF32, batch norm folded, eager and as TorchScript with
+           cuDNN's fused convolutions. Figures in docs/benchmarks.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Measurer:
     def race(
         self, x: np.ndarray, entrants: Sequence[Entrant], truth: np.ndarray, rounds: int = ROUNDS
     ) -> Future[list[Result]]:
-        """One result per entrant, of rounds in which each is timed once. ``x`` as kernels take it, ``truth`` (n, c, h, w).
+        """One result per entrant, of rounds in which each is timed once. ``x`` is as kernels take it, ``truth`` NCHW.
 
         Whoever brings the process down is found by letting each run alone. The future raises DeviceLost when no device
         is left.

@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs, in the same protocol as those for CPUs: generated in TIR, on images with the batch innermost."""
+"""Kernels for NVIDIA GPUs, in the protocol of those for CPUs: generated in TIR, on images with the batch innermost."""
 
 from hashlib import sha256
 from pathlib import Path

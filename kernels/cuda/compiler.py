@@ -1,4 +1,4 @@
-"""CUDA source to machine code, without a GPU: NVIDIA's run-time compiler with the headers of a toolkit or of pip packages.
+"""CUDA source to machine code, without a GPU: NVIDIA's run-time compiler, with a toolkit's or pip packages' headers.
 
 Where TVM finds no driver it puts source into a library and leaves its compilation to the machine that loads it. kerf
 compiles here, so that a device needs the driver alone.
@@ -41,7 +41,7 @@ def missing() -> str | None:
 
 
 def cubin(source: str, target: Target) -> bytes:
-    """Machine code for the target's architecture. Raises ImportError without a compiler, ValueError where it refuses."""
+    """Machine code for the target. Raises ImportError without a compiler, ValueError where it refuses."""
     if reason := missing():
         raise ImportError(reason)
     folder = toolkit()
@@ -54,7 +54,7 @@ def cubin(source: str, target: Target) -> bytes:
 
 
 def source(module: tvm.runtime.Module) -> str:
-    """CUDA source of what was compiled for a GPU, wherever it hangs below ``module``. Raises ValueError if nothing was."""
+    """CUDA source of what was compiled for a GPU, wherever it hangs below ``module``. Raises ValueError without."""
     found, left = [], [module]
     while left:
         one = left.pop()

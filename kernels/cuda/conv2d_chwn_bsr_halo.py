@@ -24,7 +24,7 @@ from kernels.bsr import BSR
 from kernels.cuda import gather, halo
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
 from kernels.cuda.halo import CHUNK, Halo, room
-from kernels.cuda.layout import VECTOR, in_rows, out_rows
+from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel_program import PanelProgram
 from kernels.cuda.store import ptx, resident
 from kernels.cuda.tiles import BUSY, shared_memory

@@ -1,4 +1,4 @@
-"""conv2d_chwn_dense_mma: dense and grouped convolution on tensor cores, the same tile program with every channel kept."""
+"""conv2d_chwn_dense_mma: dense and grouped convolution on tensor cores: bsr_mma's program, every channel kept."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""How the operands of the tensor cores' instructions lie in the registers of a warp (PTX ISA, "mma.m16n8k16", "m16n8k8").
+"""How the operands of the tensor cores' instructions lie in a warp's registers (PTX ISA, "mma.m16n8k16", "m16n8k8").
 
 Filters are the instruction's 16 rows, entries of the gathered list its depth, pixels its 8 columns. Lane l = 4 g + t
 holds of the weights, four registers each, rows g and g + 8 at depths t and t + 4 (in units of a register: one tf32 or
-two f16); of the pixels, two registers, column g at the same depths; of the sums rows g and g + 8 of columns 2 t, 2 t + 1.
+two f16); of the pixels, two registers, column g at the same depths; of the sums rows g and g + 8 of columns 2 t and
+2 t + 1.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
             sums[filters, pixels] += weight.T @ image             # mma.sync, float32
         y = activation(sums + bias + residual)                    # through shared memory: whole vectors to y
 
-A warp has ``warp_rows`` filters and ``warp_pixels`` pixels of the tile; its image fragments come by ldmatrix.trans (f16)
-or plain loads (tf32). Rows of the image in shared memory are longer than the tile by one vector (two in tf32), so that
-the eight rows of a fragment lie in different banks.
+A warp has ``warp_rows`` filters and ``warp_pixels`` pixels of the tile; its image fragments come by ldmatrix.trans
+(f16) or plain loads (tf32). Rows of the image in shared memory are longer than the tile by one vector (two in tf32), so
+that the rows of a fragment lie in different banks.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Program:
         self._finish()
 
     def _locate(self, chunk) -> None:
-        """Where this thread's copies of a chunk come from, and whether they exist. Chunks behind the last are harmless."""
+        """Where this thread's copies of a chunk come from, and whether they exist; harmless behind the last chunk."""
         tile = self.tile
         first, at_once = self.thread // tile.columns, tile.threads // tile.columns
         known = T.Bind(T.min(chunk, self.chunks - 1) * tile.chunk + first)

@@ -1,13 +1,15 @@
 """Panels: an image tile with all its channels in shared memory, from which every warp gathers what its block row kept.
 
 The geometry of a CTA of conv2d_chwn_bsr_panels, and its arrays. No TVM. Where ``tile`` gathers while it copies from
-global memory, here a panel of consecutive channels is copied as it is, once for several block rows, with the border that
-a window's taps reach into; gathering is then done by the addresses that ldmatrix takes, a row of eight pixels each.
+global memory, here a panel of consecutive channels is copied as it is, once for several block rows, with the border
+that a window's taps reach into; gathering is then done by the addresses that ldmatrix takes, each of a row of eight
+pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,7 +18,6 @@ from kernels.cuda import gather
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS, pack_weights, staged_row
 from kernels.cuda.layout import VECTOR, in_rows
 from kernels.problem import Problem
-
 
 EIGHT = 8  # rows of a matrix that ldmatrix reads at once, of 16 bytes: all 32 banks
 
@@ -170,12 +171,12 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
 
 
 def spread_over_banks(places: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """An order of every list's entries in which eight in a row, as ldmatrix reads them, lie in different banks where they
-    can: from each of the eight classes of places that share banks, the fullest first.
+    """An order of every list's entries in which eight in a row, as ldmatrix reads them, lie in different banks where
+    they can: from each of the eight classes of places that share banks, the fullest first.
     """
     order = np.arange(len(places))
     classes = places // VECTOR % EIGHT
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         left = [list(begin + np.flatnonzero(classes[begin:end] == k)) for k in range(EIGHT)]
         taken: list[int] = []
         while len(taken) < end - begin:

@@ -1,4 +1,4 @@
-"""The tile of one CTA of the tensor-core kernels: its sizes, and the weights in the order in which it reads them. No TVM."""
+"""The tile of one CTA of kernels.cuda.mma: its sizes, and the weights in the order in which it reads them. No TVM."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
 
 
 def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
-    """Relative; what it prefers was fastest on an H100 (docs/benchmarks): large warp tiles, short chunks, many stages."""
+    """Relative; as it was fastest on an H100 (docs/benchmarks): large warp tiles, short chunks, many stages."""
     tile, pixels = Tile.of(p, c, rows), out_rows(p)[1]
     tiles = -(-pixels // tile.pixels)
     resident = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 512 // tile.threads, 32)

@@ -1,4 +1,4 @@
-"""The window of input that one output pixel reads, inside a function: where it begins, and which taps lie in the image."""
+"""The window of input that an output pixel reads, inside a function: where it begins, which taps lie in the image."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
     choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
     module, packed = lower(found, choices, {}, HOPPER)
     names = calls(module)
-    assert names.count("into_form") == 1 and names[0] == "into_form"
+    assert names.count("into_form") == 1
+    assert names[0] == "into_form"
     assert names.count("from_form") == 1
     assert sum(name.startswith("conv2d_chwn") for name in names) == len(found.layers)
     kinds = {a.dtype for a in packed.values()}
@@ -63,11 +64,13 @@ def test_a_bundle_for_a_gpu_is_built_without_one(network, tmp_path, capsys):
     assert main([*flags, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     manifest = bundle.read_manifest(out)
-    assert manifest["needs"]["cuda"] == "sm_90" and manifest["precision"] == "f32"
+    assert manifest["needs"]["cuda"] == "sm_90"
+    assert manifest["precision"] == "f32"
     assert (out / bundle.MACHINE_CODE).read_bytes()[:4] == b"\x7fELF"
     assert any(row["kernel"] == "conv2d_chwn_bsr_simt" for row in manifest["layers"])
     if gpu.architecture() is None:
-        assert told["verified"] is False and "no NVIDIA GPU" in told["reason"]
+        assert told["verified"] is False
+        assert "no NVIDIA GPU" in told["reason"]
         with pytest.raises(bundle.BundleError, match=r"built for a GPU sm_90, this machine has no NVIDIA GPU"):
             runtime.load(out)
     changed = tmp_path / "changed.kerf"
@@ -90,7 +93,8 @@ def test_wrong_use_is_one_line(network, tmp_path, capsys, flags, words):
     out = tmp_path / "net.kerf"
     assert main([f"--onnx_path={network}", f"--out={out}", *flags]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert words in line and not out.exists()
+    assert words in line
+    assert not out.exists()
 
 
 def test_code_is_known_by_its_source(monkeypatch):

@@ -158,7 +158,7 @@ def fetched(p, tile, arrays, flat, chunk, pixels):
                 inside &= not gather.bounded(p) or (0 <= y + dy < p.height and 0 <= x + dx < p.width)
             if inside:
                 first = base + arrays["offsets"][entry]
-                assert 0 <= first and first + tile.copy <= flat.size, "no copy leaves the image"
+                assert 0 <= first <= flat.size - tile.copy, "no copy leaves the image"
                 assert first % tile.copy == 0, "copies are aligned"
                 image[row, column : column + tile.copy] = flat[first : first + tile.copy]
     return image
@@ -254,7 +254,7 @@ def test_halo_program_in_numpy_equals_the_reference(key):
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("n", [16, 32, 64])
 def test_lists_hold_every_block_once_and_fill_up_with_zeros(n, density):
-    p, w, _ = sample(Problem(2, 19, 5, 5, 100, (3, 3), padding=SAME, block=n, precision="f16"), density)
+    _, w, _ = sample(Problem(2, 19, 5, 5, 100, (3, 3), padding=SAME, block=n, precision="f16"), density)
     lists = gather.Lists.of(BSR.from_conv(w, n), 32)
     rebuilt = np.zeros((len(lists.starts) - 1, n, 19, 9), np.float32)
     for row, (first, last) in enumerate(zip(lists.starts, lists.starts[1:], strict=False)):
@@ -275,7 +275,8 @@ def test_eight_rows_of_a_matrix_lie_in_different_banks_where_they_can():
 def test_rows_and_back():
     x = np.random.default_rng(0).standard_normal((3, 5, 7, 2)).astype(np.float32)
     rows = to_rows(x)
-    assert rows.shape == (5, 48) and rows[2, (4 * 2 + 1) * 3 + 2] == x[2, 2, 4, 1]
+    assert rows.shape == (5, 48)
+    assert rows[2, (4 * 2 + 1) * 3 + 2] == x[2, 2, 4, 1]
     np.testing.assert_array_equal(from_rows(rows, x.shape), x)
 
 
