@@ -12,11 +12,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from gpu_problems import weights
 from tvm.target import Target
 
 from deploy import atomic, pretuned
 from deploy.choice import Choice
-from gpu_problems import weights
 from kernels.problem import Problem
 
 

@@ -2,21 +2,24 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx_networks import mobile
 from tvm import relax
 
-from deploy import bundle, gpu, runtime, targets
+from deploy import bundle, gpu, pretuned, runtime, targets
 from deploy.build import choose
 from deploy.convert import convert
 from deploy.form import Rows
 from deploy.lower import lower
 from deploy.record import RecordBook
 from deploy.verify import verify
-from kernels.cuda import compiler
+from kernels.cuda import compiler, conv2d_chwn_bsr_halo
+from kernels.problem import Problem
 from tune.cli import main
 
 HOPPER = targets.parse("cuda -arch=sm_90", 1)
@@ -103,6 +106,31 @@ def test_code_is_known_by_its_source(monkeypatch):
     assert gpu._answer("source") == b"code"
     with pytest.raises(RuntimeError, match="without its machine code"):
         gpu._answer("another source")
+
+
+def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatch):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+    import gpu_pretune
+
+    shape = Problem(64, 64, 14, 14, 64, (3, 3), padding=(1, 1, 1, 1), activation="relu")
+    sparse = replace(shape, block=32, nnzb=32, precision="f16")
+    config = dict(conv2d_chwn_bsr_halo.configs(sparse, HOPPER)[3])
+    group = {"group": shape.to_json(), "precision": "f16"}
+    rows = [
+        {**group, "kernel": conv2d_chwn_bsr_halo.name, "density": 0.25, "config": config, "us": 9.0},
+        {**group, "kernel": "conv2d_chwn_dense_mma", "density": 1.0, "config": {"rows": 64}, "us": 20.0},
+        {**group, "kernel": "cudnn", "density": 1.0, "config": {}, "us": 1.0},
+    ]
+    lines = gpu_pretune.lines({"layers": rows}, HOPPER, 32)
+    assert len(lines) == 2
+    monkeypatch.setattr(pretuned, "FOLDER", tmp_path)
+    (tmp_path / "sm_90.jsonl").write_text("\n".join(lines) + "\n")
+    pretuned._read.cache_clear()
+    found = pretuned.known(replace(sparse, nnzb=40, residual=True, activation="none"), HOPPER)
+    assert found.kernel == conv2d_chwn_bsr_halo.name
+    assert found.config == config
+    assert pretuned.known(replace(sparse, batch=8), HOPPER) is None
+    pretuned._read.cache_clear()
 
 
 @pytest.mark.gpu
