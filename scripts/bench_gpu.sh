@@ -5,10 +5,12 @@
 #   scripts/bench_gpu.sh FOLDER run                  which needs torch, numpy, TVM's runtime libraries and tvm_ffi alone
 # Compiling takes 20 minutes on two cores, running under three minutes on an H100.
 set -eu
-folder=${1:-runs/gpu_kit}
+root=$(cd "$(dirname "$0")/.." && pwd)
+folder=${1:-$root/runs/gpu_kit}
 what=${2:-all}
 arch=${ARCH:-sm_90}
-cd "$(dirname "$0")/.."
+case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
+cd "$root"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 case $what in

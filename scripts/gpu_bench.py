@@ -221,7 +221,23 @@ def time_layers(items: list[dict], libraries: dict) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
+def copy_rate() -> float:
+    """Bytes a microsecond, read and written, of a large copy on the device."""
+    source = torch.empty(1 << 29, dtype=torch.float16, device="cuda")
+    to = torch.empty_like(source)
+    (times,) = race([lambda: to.copy_(source)])
+    return 2 * source.nbytes / median(times)
+
+
+def least_bytes(p: Problem) -> int:
+    """Of f16 images that the layer has to read and write once. 1x1 windows read no pixel between their strides."""
+    read = p.batch * p.in_channels * p.height * p.width
+    if p.taps == 1:
+        read = p.batch * p.in_channels * p.out_height * p.out_width
+    return 2 * (read + int(np.prod(p.out_shape)))
+
+
+def table(rows: list[dict], rate: float) -> str:
     """Per layer the fastest of each kind, and the sums over the network."""
     kinds = [("cudnn", "f16", 1.0), ("cudnn", "tf32", 1.0), ("cudnn fused", "f16", 1.0)]
     for row in rows:
@@ -249,20 +265,21 @@ def table(rows: list[dict]) -> str:
             sums.append(f"{sum(c['us'] * c['count'] for c in cells) / 1e3:.3f} ms" if all(cells) else "")
         lines.append(f"| batch {batch} together |  | {' | '.join(sums)} |")
         for density in sorted({k[2] for k in kinds if "bsr" in k[0]}, reverse=True):
-            lines.append(summary(best, groups, density, batch))
+            lines.append(summary(best, groups, density, batch, rate))
     return "\n".join(lines)
 
 
-def summary(best: dict, groups: list, density: float, batch: int) -> str:
+def summary(best: dict, groups: list, density: float, batch: int, rate: float) -> str:
     """Sums over the layers: cuDNN's faster precision against kerf's fastest kernel of any kind."""
-    dense = fastest = sparse = 0.0
+    dense = fastest = sparse = floor = 0.0
     kept = 0
     for group in groups:
         of_group = {kind: row for (g, kind), row in best.items() if g == group}
         count = next(iter(of_group.values()))["count"]
-        wall = min(of_group[k]["us"] for k in of_group if k[0] == "cudnn")
+        wall = min(of_group[k]["us"] for k in of_group if k[0].startswith("cudnn"))
         block = [of_group[k]["us"] for k in of_group if "bsr" in k[0] and k[2] == density]
         own = [of_group[k]["us"] for k in of_group if "dense" in k[0]]
+        floor += count * least_bytes(Problem.from_json(group)) / rate
         dense += count * wall
         fastest += count * min([*block, *own, wall])
         sparse += count * min([*block, *(own if not block else [])])
@@ -270,7 +287,7 @@ def summary(best: dict, groups: list, density: float, batch: int) -> str:
     return (
         f"batch {batch}, {1 - density:.0%} zero: cuDNN's faster {dense / 1e3:.3f} ms; kerf's sparse kernels on every "
         f"sparse layer {sparse / 1e3:.3f} ms, {dense / sparse:.2f}x; with dense fallback ({kept} layers sparse) "
-        f"{fastest / 1e3:.3f} ms, {dense / fastest:.2f}x"
+        f"{fastest / 1e3:.3f} ms, {dense / fastest:.2f}x; reading and writing every image once {floor / 1e3:.3f} ms"
     )
 
 
@@ -294,7 +311,9 @@ def main() -> int:
         result.setdefault("checks", []).extend(check([i for i in items if i["use"] == "check"], libraries))
         result.setdefault("layers", []).extend(time_layers([i for i in items if i["use"] == "time"], libraries))
     if result["layers"]:
-        print(table(result["layers"]))
+        result["copy_bytes_per_us"] = copy_rate()
+        print(f"a copy moves {result['copy_bytes_per_us'] / 1e6:.2f} TB/s")
+        print(table(result["layers"], result["copy_bytes_per_us"]))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1))
     return 0

@@ -1,6 +1,6 @@
 """Implicit matrix product on tensor cores over gathered channels: the tile program of bsr_mma and dense_mma.
 
-    for block row, tile of pixels:                                # one CTA each
+    for block row, tile of pixels:                                # one CTA each, or ``repeat`` rows in turn
         for chunk of the block row's list of entries:             # ``stages`` of them in flight, by cp.async
             image[chunk, pixels]  = x[entry's channel, pixels shifted by its tap], zeros outside
             weight[chunk, filters] = data[chunk]                  # already in the order of the registers
@@ -38,7 +38,7 @@ def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
         build = _Program(p, tile, block_rows, room(p, tile.chunk, rows))
         tiles = -(-out_rows(p)[1] // tile.pixels)
         with (
-            T.launch_thread("blockIdx.x", block_rows) as block,
+            T.launch_thread("blockIdx.x", -(-block_rows // tile.repeat)) as block,
             T.launch_thread("blockIdx.y", tiles) as at,
             T.launch_thread("threadIdx.x", tile.threads) as thread,
             resident(tile.threads, tile.warp_rows * tile.warp_pixels // LANES),
@@ -51,7 +51,8 @@ class _Program:
     """The function being built."""
 
     def __init__(self, p: Problem, tile: Tile, block_rows: int, chunks: int):
-        self.p, self.tile, self.op, self.chunks = p, tile, tile.op, chunks
+        self.p, self.tile, self.op = p, tile, tile.op
+        self.block_rows, self.chunks = block_rows, chunks
         dtype = self.op.dtype
         self.x = T.arg("x", T.buffer(in_rows(p), dtype))
         self.data = T.arg("data", T.buffer((chunks, tile.weight), dtype))
@@ -65,7 +66,7 @@ class _Program:
 
     def emit(self, block, at, thread) -> None:
         tile = self.tile
-        self.thread, self.block, self.first_pixel = thread, block, at * tile.pixels
+        self.thread, self.first_pixel = thread, at * tile.pixels
         self.warp, self.lane = T.Bind(thread // LANES), T.Bind(thread % LANES)
         down = tile.rows // tile.warp_rows
         self.warp_row = self.warp % down * tile.warp_rows if down > 1 else 0
@@ -77,32 +78,39 @@ class _Program:
         self.floats = T.decl_buffer((tile.shared_bytes // 4,), "float32", data=shared.data, scope="shared.dyn")
         self.across, self.down = tile.warp_pixels // COLUMNS, tile.warp_rows // ROWS
         self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
-        for i in range(self.down * self.across * 4):
-            T.buffer_store(self.sums, T.float32(0), [i])
         self.column = T.Bind(thread % tile.columns * tile.copy)
         copies = tile.chunk // (tile.threads // tile.columns)
         self.places, self.valid = (T.alloc_buffer((copies,), "int32", scope="local") for _ in range(2))
         self.window = Window(self.p, T.Bind(self.first_pixel + self.column))
-        begin = T.Bind(self.starts[block])
-        count = T.Bind(self.starts[block + 1] - begin)
-        ahead = tile.stages - 1
+        rows, ahead = self.block_rows, tile.stages - 1
+        first = T.Bind(block * tile.repeat)
+        begin = T.Bind(self.starts[first])
+        count = T.Bind(self.starts[T.min(first + tile.repeat, rows)] - begin)
         self._locate(begin)
         for stage in range(ahead):
             with T.If(count > stage), T.Then():
                 self._fetch(begin + stage, stage)
             ptx("cp.async.commit_group")
             self._locate(begin + stage + 1)
-        with T.serial(0, count) as i:
-            ptx("cp.async.wait_group", ahead - 1)
-            T.evaluate(script.cuda.cta_sync())
-            with T.If(i + ahead < count), T.Then():
-                self._fetch(begin + i + ahead, (i + ahead) % tile.stages)
-            ptx("cp.async.commit_group")
-            self._locate(begin + i + ahead + 1)  # asked for here, needed behind the product
-            self._multiply(T.Bind(i % tile.stages))
+        with T.serial(0, tile.repeat) as turn:
+            row = T.Bind(first + turn)
+            mine = [T.Bind(self.starts[T.min(row + k, rows)] - begin) for k in range(2)]
+            for i in range(self.down * self.across * 4):
+                T.buffer_store(self.sums, T.float32(0), [i])
+            with T.serial(*mine) as i:
+                ptx("cp.async.wait_group", ahead - 1)
+                T.evaluate(script.cuda.cta_sync())
+                with T.If(i + ahead < count), T.Then():
+                    self._fetch(begin + i + ahead, (i + ahead) % tile.stages)
+                ptx("cp.async.commit_group")
+                self._locate(begin + i + ahead + 1)  # asked for here, needed behind the product
+                self._multiply(T.Bind(i % tile.stages))
+            if tile.repeat == 1:  # the sums are staged where the image was
+                ptx("cp.async.wait_group", 0)
+                T.evaluate(script.cuda.cta_sync())
+            with T.If(row < rows), T.Then():
+                self._finish(row)
         ptx("cp.async.wait_group", 0)
-        T.evaluate(script.cuda.cta_sync())
-        self._finish()
 
     def _locate(self, chunk) -> None:
         """Where this thread's copies of a chunk come from, and whether they exist; harmless behind the last chunk."""
@@ -166,15 +174,16 @@ class _Program:
                 value = self.shared[place + 4 * k * self.tile.row + n * COLUMNS]
                 ptx("cvt.rna.tf32.f32", b[2 * n + k], value)
 
-    def _finish(self) -> None:
+    def _finish(self, block_row) -> None:
         """Sums, 16 filters at a time, to y."""
         p, tile = self.p, self.tile
-        staging = Staging(tile.warp_pixels, self.floats, self.warp, self.lane)
+        behind = tile.held // 4 if tile.repeat > 1 else 0
+        staging = Staging(tile.warp_pixels, self.floats, behind, self.warp, self.lane)
         for m in range(self.down):
             staging.store(self.sums, m * self.across * 4)
             T.evaluate(script.cuda.warp_sync())
             with staging.vectors() as (row, column):
-                channel = T.Bind(self.block * tile.rows + self.warp_row + m * ROWS + row)
+                channel = T.Bind(block_row * tile.rows + self.warp_row + m * ROWS + row)
                 pixel = T.Bind(self.first_pixel + self.warp_pixel + column)
                 with T.If(tirx.all(channel < p.out_channels, pixel < out_rows(p)[1])), T.Then():
                     emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])

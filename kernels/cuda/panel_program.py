@@ -91,7 +91,7 @@ class PanelProgram:
     def finish(self) -> None:
         """Sums, 16 filters at a time, to y."""
         p, panel, inner = self.p, self.panel, self.panel.plane
-        staging = Staging(panel.warp_pixels, self.floats, self.warp, self.lane)
+        staging = Staging(panel.warp_pixels, self.floats, 0, self.warp, self.lane)
         for m in range(self.down):
             staging.store(self.sums, m * self.across * 4)
             T.evaluate(script.cuda.warp_sync())

@@ -78,10 +78,10 @@ class Staging:
     vector's 8, meet in different banks.
     """
 
-    def __init__(self, pixels: int, floats, warp, lane):
-        """``floats``: shared memory as float32; ``warp`` has its own part of it."""
+    def __init__(self, pixels: int, floats, begin: int, warp, lane):
+        """``floats``: shared memory as float32; from ``begin`` on ``warp`` has its own part of it."""
         self.pixels, self.floats, self.lane = pixels, floats, lane
-        self.origin = T.Bind(warp * ROWS * staged_row(pixels))
+        self.origin = T.Bind(begin + warp * ROWS * staged_row(pixels))
         row, pair = lane // 4, lane % 4
         self.place = T.Bind(self.origin + row * staged_row(pixels) + pair // 2 * staged_half(pixels) + pair % 2 * 2)
 

@@ -23,13 +23,14 @@ class Tile:
     chunk: int
     stages: int
     copy: int  # numbers of one copy of image
+    repeat: int  # block rows, one after the other
     cache: str  # "ca": copies of image are kept in the first-level cache, for the taps to come; "cg": they are not
 
     @classmethod
     def of(cls, p: Problem, c: dict, rows: int) -> Tile:
         op = instruction(p)
         sizes = (c["pixels"], c["warp_rows"], c["warp_pixels"], c["chunk"], c["stages"])
-        return cls(op, rows, *sizes, gather.contiguous(p, op.vector), c["cache"])
+        return cls(op, rows, *sizes, gather.contiguous(p, op.vector), c.get("repeat", 1), c["cache"])
 
     @property
     def warps(self) -> int:
@@ -59,11 +60,19 @@ class Tile:
         return self.chunk * self.rows
 
     @property
+    def held(self) -> int:
+        """Bytes of all stages."""
+        return self.stages * (self.image + self.weight) * self.op.bytes
+
+    @property
+    def staged(self) -> int:
+        """Bytes of all warps' staged sums."""
+        return self.warps * ROWS * staged_row(self.warp_pixels) * 4
+
+    @property
     def shared_bytes(self) -> int:
-        return max(
-            self.stages * (self.image + self.weight) * self.op.bytes,
-            self.warps * ROWS * staged_row(self.warp_pixels) * 4,
-        )
+        """Where several block rows follow one another, copies for the next go on while the sums of one are staged."""
+        return self.held + self.staged if self.repeat > 1 else max(self.held, self.staged)
 
     def fits(self) -> bool:
         """Whether the work divides evenly among warps and threads."""

@@ -27,10 +27,13 @@ def shared_memory(target: Target) -> int:
 def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     """For CTAs of ``rows`` filters."""
     found = []
-    sizes = product((256, 128, 64, 32), (64, 32, 16), (64, 32, 16), (16, 32), (4, 3))
-    for wide, down, across, chunk, stages in sizes:
+    block_rows = -(-p.out_channels // rows)
+    sizes = product((256, 128, 64, 32), (64, 32, 16), (64, 32, 16), (16, 32), (4, 3), (1, 2, 4))
+    for wide, down, across, chunk, stages, repeat in sizes:
+        if repeat > block_rows:
+            continue
         c = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "chunk": chunk, "stages": stages}
-        c["cache"] = "ca" if p.taps > 1 else "cg"
+        c |= {"repeat": repeat, "cache": "ca" if p.taps > 1 else "cg"}
         tile = Tile.of(p, c, rows)
         small = tile.shared_bytes <= (shared_memory(target) - 1) * 1024 and down * across // LANES <= SUMS
         if tile.fits() and small and tile.threads >= 64:
@@ -43,10 +46,13 @@ def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
     tile, pixels = Tile.of(p, c, rows), out_rows(p)[1]
     tiles = -(-pixels // tile.pixels)
     resident = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 512 // tile.threads, 32)
-    idle = max(BUSY / (-(-p.out_channels // rows) * tiles), 1.0)  # too few CTAs
+    block_rows = -(-p.out_channels // rows)
+    idle = max(BUSY / (-(-block_rows // tile.repeat) * tiles), 1.0)  # too few CTAs
     hidden = max(12 / max(resident * tile.warps, 1), 1.0)  # too few warps to cover the waiting
     waste = tiles * tile.pixels / pixels
     # numbers through shared memory per multiply-add: a warp reads its weights and pixels, a CTA writes both
     traffic = 1 / tile.warp_rows + 1 / tile.warp_pixels + 1 / rows + 1 / tile.pixels
-    short = 1 + tile.chunk / 256 - c["stages"] / 64
+    # a row's chunks, before which nothing, and behind which only stores are under way
+    chunks = (p.nnzb / block_rows if p.block else p.in_channels // p.groups) * p.taps / tile.chunk
+    short = 1 + tile.chunk / 256 - c["stages"] / 64 + 4 / (chunks * tile.repeat + 4) + tile.repeat / 64
     return waste * idle * hidden * short * (traffic + 1 / 32)
