@@ -108,8 +108,7 @@ class _Program:
             if tile.repeat == 1:  # the sums are staged where the image was
                 ptx("cp.async.wait_group", 0)
                 T.evaluate(script.cuda.cta_sync())
-            with T.If(row < rows), T.Then():
-                self._finish(row)
+            self._finish(row)
         ptx("cp.async.wait_group", 0)
 
     def _locate(self, chunk) -> None:

@@ -85,18 +85,24 @@ class Staging:
         row, pair = lane // 4, lane % 4
         self.place = T.Bind(self.origin + row * staged_row(pixels) + pair // 2 * staged_half(pixels) + pair % 2 * 2)
 
+    # By instructions that TVM does not look into: it would have all threads wait where a warp's own sums are staged.
+
     def store(self, sums, first: int) -> None:
         """The accumulators of 16 filters, from register ``first`` on."""
         for n in range(self.pixels // COLUMNS):
             for half in range(2):
-                pair = sums[T.ramp(first + 4 * n + 2 * half, 1, 2)]
-                to = self.place + 8 * half * staged_row(self.pixels) + 4 * n
-                T.buffer_store(self.floats, pair, [T.ramp(to, 1, 2)])
+                at = first + 4 * n + 2 * half
+                to = self.floats.ptr_to([self.place + 8 * half * staged_row(self.pixels) + 4 * n])
+                ptx("st.shared.v2.f32", to, sums[at], sums[at + 1])
 
     def load(self, row, column) -> list:
         """8 pixels from ``column`` on, as two vectors of 4 float32."""
         at = T.Bind(self.origin + row * staged_row(self.pixels) + column // 2)
-        return [self.floats[T.ramp(at + k * staged_half(self.pixels), 1, 4)] for k in range(2)]
+        held = T.alloc_buffer((VECTOR,), "float32", scope="local")
+        for k in range(2):
+            source = self.floats.ptr_to([at + k * staged_half(self.pixels)])
+            ptx("ld.shared.v4.f32", *(held[4 * k + i] for i in range(4)), source)
+        return [held[T.ramp(4 * k, 1, 4)] for k in range(2)]
 
     @contextmanager
     def vectors(self) -> Iterator[tuple]:
