@@ -35,14 +35,15 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
         raise bundle.BundleError(
             f"{folder}: built with TVM {manifest['tvm']}, installed is {version('apache-tvm')}; build it again"
         )
+    on_gpu = "cuda" in manifest["needs"]
     reason = machine.missing(manifest["needs"])
     if reason:
-        raise bundle.BundleError(f"{folder}: {reason}; build it with --target native on this machine")
+        remedy = "run it on such a GPU" if on_gpu else "build it with --target native on this machine"
+        raise bundle.BundleError(f"{folder}: {reason}; {remedy}")
     if threads and threads > 1 and manifest["threads"] == 1:
         raise bundle.BundleError(
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
-    on_gpu = "cuda" in manifest["needs"]
     load_runtime(on_gpu)
     if on_gpu:
         gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())

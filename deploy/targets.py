@@ -39,9 +39,11 @@ def parse(text: str, threads: int) -> Target:
 
 
 def _cuda(text: str) -> Target:
-    """ "cuda" is this machine's GPU."""
-    words = text.split()[1:] or [f"-arch={gpu.architecture() or ''}"]
+    """ "cuda" alone is this machine's GPU."""
+    words = text.split()[1:] or [f"-arch={gpu.architecture() or 'none'}"]
     arch = words[0].removeprefix("-arch=")
+    if arch == "none":
+        raise ValueError(f"--target {text!r}: this machine has no NVIDIA GPU; name one, for instance cuda -arch=sm_90")
     if len(words) > 1 or arch not in ARCHITECTURES:
         raise ValueError(f"--target {text!r}: expected cuda -arch= and one of {', '.join(ARCHITECTURES)}")
     return Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})

@@ -26,6 +26,9 @@ HOPPER = targets.parse("cuda -arch=sm_90", 1)
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
 
 
+without_gpu = pytest.mark.skipif(gpu.architecture() is not None, reason="there is a GPU")
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     return mobile(tmp_path_factory.mktemp("gpu") / "mobile.onnx")
@@ -88,6 +91,7 @@ def test_a_bundle_for_a_gpu_is_built_without_one(network, tmp_path, capsys):
     [
         (["--target=cuda -arch=sm_35"], "one of sm_80, sm_86, sm_89, sm_90"),
         (["--target=cuda -mcpu=x"], "expected cuda -arch="),
+        pytest.param(["--target=cuda"], "has no NVIDIA GPU; name one", marks=without_gpu),
         (["--target=cuda -arch=sm_90", "--threads=2"], "neither --rpc nor --threads"),
         (["--precision=f16"], "CPU kernels compute in f32"),
     ],
