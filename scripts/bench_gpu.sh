@@ -16,7 +16,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 case $what in
 all | build)
     python3 scripts/gpu_kit.py "$folder/checks" --arch "$arch" --batches
-    python3 scripts/gpu_kit.py "$folder/batch64" --arch "$arch" --no_checks --batches 64 --precisions f16 --configs 3
+    python3 scripts/gpu_kit.py "$folder/batch64" --arch "$arch" --no_checks --batches 64 --precisions f16 --configs 4
     python3 scripts/gpu_kit.py "$folder/batch64-tf32" --arch "$arch" --no_checks --batches 64 --precisions tf32 --configs 1
     python3 scripts/gpu_kit.py "$folder/batch8" --arch "$arch" --no_checks --batches 8 --precisions f16 --configs 2 \
         --densities 0.25

@@ -142,6 +142,9 @@ def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatc
 def test_network_on_the_gpu_equals_onnx_runtime(network, tmp_path, precision):
     out = tmp_path / "net.kerf"
     flags = [f"--onnx_path={network}", "--bsr=4", "--target=cuda", f"--precision={precision}", f"--out={out}"]
-    assert main(flags) == 0
+    assert main([*flags, "--trials=20", f"--records={tmp_path / 'records.jsonl'}", "--seconds=0.5"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["verified"]
+    assert any(row["kerf_us"] for row in report["layers"]), "kernels were timed on the GPU"
     session = runtime.load(out)
     verify(session.run, network, session.input_shape, precision=precision)
