@@ -23,27 +23,31 @@ def gpu(arch: str) -> Target:
     return Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
 
 
-def check(arch: str, few: bool) -> None:
+# Two seconds each: one that copies and gathers, one of the other precision, one without tensor cores.
+QUICK = (("conv2d_chwn_bsr_halo", "f16"), ("conv2d_chwn_bsr_mma", "tf32"), ("conv2d_chwn_bsr_simt", "f32"))
+
+
+def check(arch: str, quick: bool) -> None:
     target = gpu(arch)
     seen = set()
     for kernel, p, c in gpu_resources.cases(target):
-        if few and (kernel.name, p.precision) in seen:
+        if quick and ((kernel.name, p.precision) in seen or (kernel.name, p.precision) not in QUICK):
             continue
         seen.add((kernel.name, p.precision))
         used = gpu_resources.usage(kernel, p, c, target)
         assert used.spilled == used.instructions["LDL"] == used.instructions["STL"] == 0, (kernel.name, c)
-        assert used.registers <= 128, "512 threads to a multiprocessor"
+        assert used.registers * used.threads <= 65536
         tensor_cores = kernel.name in gpu_resources.TENSOR_CORES
         assert (used.instructions["HMMA"] > 0) == tensor_cores, (kernel.name, used)
         assert (used.instructions["LDGSTS"] > 0) == tensor_cores, (kernel.name, used)
         assert (used.instructions["FFMA"] > 0) or tensor_cores
-    assert {name for name, _ in seen} == {k.name for k in KERNELS} == set(gpu_resources.LAYERS)
+    assert seen == set(QUICK) if quick else {name for name, _ in seen} == {k.name for k in KERNELS}
 
 
 @compiles
 @looks_inside
 def test_no_kernel_spills_and_tensor_cores_are_used():
-    check("sm_90", few=True)
+    check("sm_90", quick=True)
 
 
 @compiles
@@ -51,7 +55,7 @@ def test_no_kernel_spills_and_tensor_cores_are_used():
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", compiler.ARCHITECTURES)
 def test_no_kernel_spills_on_any_architecture(arch):
-    check(arch, few=False)
+    check(arch, quick=False)
 
 
 def test_kernels_are_chosen_by_target_and_precision():
