@@ -69,6 +69,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
                 continue  # the same as a smaller one
             if positions % wide or not Panel.of(p, c).fits() or not 128 <= Panel.of(p, c).threads <= 512:
                 continue
+            if Panel.of(p, c).vectors > Panel.of(p, c).threads:  # places of several copies need too many registers
+                continue
             if Panel.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
                 found.append(c)
     found = list({str(c): c for c in found}.values())
@@ -102,7 +104,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
             T.launch_thread("blockIdx.x", block_rows(p, panel) // panel.down) as group,
             T.launch_thread("blockIdx.y", build.tiles()) as tile,
             T.launch_thread("threadIdx.x", panel.threads) as thread,
-            resident(panel.threads, p.block * panel.warp_pixels // LANES),
+            resident(panel.threads, p.block * panel.warp_pixels // LANES, 384 if panel.threads <= 128 else 512),
         ):
             build.emit(group, tile, thread)
     return builder.get()

@@ -7,7 +7,7 @@ from itertools import product
 
 from tvm.target import Target
 
-from kernels.cuda.fragments import LANES
+from kernels.cuda.fragments import LANES, instruction
 from kernels.cuda.layout import out_rows
 from kernels.cuda.tile import Tile
 from kernels.problem import Problem
@@ -28,7 +28,8 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     """For CTAs of ``rows`` filters."""
     found = []
     block_rows = -(-p.out_channels // rows)
-    sizes = product((256, 128, 64, 32), (64, 32, 16), (64, 32, 16), (16, 32), (4, 3), (1, 2, 4))
+    chunks = (16, 32) if instruction(p).bytes == 2 else (16,)  # longer ones need more registers than there are
+    sizes = product((256, 128, 64, 32), (64, 32, 16), (64, 32, 16), chunks, (4, 3), (1, 2, 4))
     for wide, down, across, chunk, stages, repeat in sizes:
         if repeat > block_rows:
             continue
