@@ -21,34 +21,29 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kernels.bsr import BSR
-from kernels.cuda import gather, halo
+from kernels.cuda import halo
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
 from kernels.cuda.halo import CHUNK, Halo, room
 from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel_program import PanelProgram
 from kernels.cuda.store import ptx, resident
-from kernels.cuda.tiles import BUSY, shared_memory
+from kernels.cuda.tiles import BUSY, refuses_blocks, shared_memory
 from kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_halo"
-HEIGHTS = (16, 32, 64)
 RESIDENT = 384  # threads of a multiprocessor: with all taps unrolled, 128 registers would not do
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if not p.block:
-        return "weights are dense"
-    if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.block not in HEIGHTS:
-        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
+    if reason := refuses_blocks(p):
+        return reason
     if p.precision != "f16":
         return f"precision {p.precision}; ldmatrix reads numbers of 16 bits"
     if p.taps == 1:
         return "one tap; there is nothing to read twice"
     if p.batch % VECTOR:
         return f"{p.batch} images; those of a position must fill vectors of {VECTOR}"
-    return gather.too_large(p) or (None if configs(p, target) else "no tile fits into shared memory")
+    return None if configs(p, target) else "no tile fits into shared memory"
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

@@ -13,29 +13,13 @@ from tvm.target import Target
 
 from kernels.bsr import BSR
 from kernels.cuda import gather, mma, tile, tiles
-from kernels.cuda.fragments import BY_PRECISION, ROWS
 from kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_mma"
-HEIGHTS = (16, 32, 64)
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if not p.block:
-        return "weights are dense"
-    if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.block not in HEIGHTS:
-        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
-    return refuses_size(p)
-
-
-def refuses_size(p: Problem) -> str | None:
-    if p.precision not in BY_PRECISION:
-        return f"precision {p.precision}; tensor cores take {' or '.join(BY_PRECISION)}"
-    if p.taps > 64:
-        return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
-    return gather.too_large(p)
+    return tiles.refuses_blocks(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

@@ -26,32 +26,25 @@ from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel import Panel, block_rows, pack, room
 from kernels.cuda.panel_program import PanelProgram
 from kernels.cuda.store import ptx, resident
-from kernels.cuda.tiles import BUSY, shared_memory
+from kernels.cuda.tiles import BUSY, refuses_blocks, shared_memory
 from kernels.problem import Problem
 
 __all__ = ["configs", "name", "pack", "prim_func", "refuses"]
 
 name = "conv2d_chwn_bsr_panels"
-HEIGHTS = (16, 32, 64)
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if not p.block:
-        return "weights are dense"
-    if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.block not in HEIGHTS:
-        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
+    if reason := refuses_blocks(p):
+        return reason
     if p.precision != "f16":
         return f"precision {p.precision}; ldmatrix gathers numbers of 16 bits"
     if p.batch % VECTOR and not gather.pointwise(p):
         return f"{p.batch} images; those of a position must fill vectors of {VECTOR}"
-    return None if configs(p, target) else gather.too_large(p) or "no tile fits into shared memory"
+    return None if configs(p, target) else "no tile fits into shared memory"
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
-    if gather.too_large(p):
-        return []
     pointwise = gather.pointwise(p)
     images = [VECTOR] if pointwise else [n for n in (16, 8, 32) if p.batch % n == 0]
     most = -(-p.out_channels // p.block)

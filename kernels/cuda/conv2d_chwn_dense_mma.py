@@ -9,7 +9,6 @@ import tvm
 from tvm.target import Target
 
 from kernels.cuda import gather, mma, tile, tiles
-from kernels.cuda.conv2d_chwn_bsr_mma import refuses_size
 from kernels.cuda.fragments import ROWS
 from kernels.problem import Problem
 
@@ -28,7 +27,7 @@ def refuses(p: Problem, target: Target) -> str | None:
         return "weights are sparse"
     if not heights(p):
         return f"{p.out_channels // p.groups} filters to a group; tensor cores take {ROWS} at once"
-    return refuses_size(p)
+    return tiles.refuses_size(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

@@ -1,4 +1,4 @@
-"""Tile sizes worth measuring for the tensor-core kernels, the likeliest first."""
+"""What tensor-core kernels take, and tile sizes worth measuring for kernels.cuda.mma, the likeliest first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from itertools import product
 
 from tvm.target import Target
 
-from kernels.cuda.fragments import LANES, instruction
+from kernels.cuda import gather
+from kernels.cuda.fragments import BY_PRECISION, LANES, ROWS, instruction
 from kernels.cuda.layout import out_rows
 from kernels.cuda.tile import Tile
 from kernels.problem import Problem
@@ -17,6 +18,29 @@ from kernels.problem import Problem
 SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}
 SUMS = 64  # accumulators of a thread at most, which leave an SM room for 512 threads
 BUSY = 132 * 2  # CTAs that keep a large GPU busy
+
+
+HEIGHTS = (16, 32, 64)  # of block rows
+
+
+def refuses_blocks(p: Problem) -> str | None:
+    """Why 1xN blocks do not fit tensor cores; None if they do."""
+    if not p.block:
+        return "weights are dense"
+    if p.groups > 1:
+        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+    if p.block not in HEIGHTS:
+        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
+    return refuses_size(p)
+
+
+def refuses_size(p: Problem) -> str | None:
+    """Why a layer does not fit tensor cores, whatever its weights; None if it does."""
+    if p.precision not in BY_PRECISION:
+        return f"precision {p.precision}; tensor cores take {' or '.join(BY_PRECISION)}"
+    if p.taps > 64:
+        return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
+    return gather.too_large(p)
 
 
 def shared_memory(target: Target) -> int:
