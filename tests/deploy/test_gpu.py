@@ -108,8 +108,11 @@ def test_code_is_known_by_its_source(monkeypatch):
     monkeypatch.setattr(gpu, "_compiled", {"there": b""})  # something is registered already
     gpu.provide(gpu.key("source"), b"code")
     assert gpu._answer("source") == b"code"
+    monkeypatch.setattr(gpu, "_compiler", [])
     with pytest.raises(RuntimeError, match="without its machine code"):
         gpu._answer("another source")
+    monkeypatch.setattr(gpu, "_compiler", [lambda source: source.encode()])
+    assert gpu._answer("what is being built") == b"what is being built", "a process that loads may build, too"
 
 
 def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatch):
