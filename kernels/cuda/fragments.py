@@ -68,12 +68,20 @@ def weight_places(op: Instruction) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack_weights(op: Instruction, weights: np.ndarray) -> np.ndarray:
-    """(entries, filters) -> (entries / depth, filters / 16, lanes, numbers of a lane), as a warp reads them."""
+    """(entries, filters) -> (entries / depth, filters / 16, lanes, numbers of a lane), as a warp reads them.
+
+    Raises ValueError for weights that float16 cannot hold.
+    """
     entries, filters = weights.shape
     tiles = weights.reshape(entries // op.depth, op.depth, filters // ROWS, ROWS)
     row, depth = weight_places(op)
     packed = tiles.transpose(0, 2, 3, 1)[:, :, row, depth]
-    return packed.astype(np.float16) if op is F16 else round_to_tf32(packed)
+    if op is not F16:
+        return round_to_tf32(packed)
+    largest = float(np.abs(packed).max(initial=0))
+    if largest > np.finfo(np.float16).max:
+        raise ValueError(f"a weight of {largest:.0f} is more than float16 holds; use --precision tf32")
+    return packed.astype(np.float16)
 
 
 def round_to_tf32(x: np.ndarray) -> np.ndarray:

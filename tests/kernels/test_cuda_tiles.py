@@ -283,3 +283,11 @@ def test_rows_and_back():
 def test_rounding_to_tf32_is_to_the_nearest():
     x = np.float32([1.0, 1 + 2**-10, 1 + 2**-11, 1 + 2**-12, -1 - 2**-11])
     np.testing.assert_array_equal(fragments.round_to_tf32(x), np.float32([1, 1 + 2**-10, 1 + 2**-10, 1, -1 - 2**-10]))
+
+
+def test_weights_that_float16_cannot_hold_are_refused():
+    weights = np.zeros((16, 16), np.float32)
+    weights[3, 4] = -7e4
+    with pytest.raises(ValueError, match="70000 is more than float16 holds; use --precision tf32"):
+        fragments.pack_weights(fragments.F16, weights)
+    assert fragments.pack_weights(fragments.TF32, weights).min() == fragments.round_to_tf32(weights).min()
