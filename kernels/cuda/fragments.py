@@ -79,7 +79,7 @@ def pack_weights(op: Instruction, weights: np.ndarray) -> np.ndarray:
     if op is not F16:
         return round_to_tf32(packed)
     largest = float(np.abs(packed).max(initial=0))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise ValueError(f"a weight of {largest:.0f} is more than float16 holds; use --precision tf32")
     return packed.astype(np.float16)
 
