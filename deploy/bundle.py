@@ -113,6 +113,13 @@ def read_weights(folder: Path) -> list[np.ndarray]:
         return [arrays[key] for key in sorted(arrays.files)]
 
 
+def refuse_input(x: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless ``x`` is what a bundle's network takes."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != shape:
+        came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {shape}")
+
+
 def size_bytes(folder: Path) -> int:
     """What has to be shipped: library, weights, manifest, and a GPU's machine code."""
     shipped = ("library.so", "weights.npz", "manifest.json", MACHINE_CODE)

@@ -38,9 +38,10 @@ class Form(Protocol):
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc: ...
 
 
-def form_of(target: Target, precision: str) -> Form:
+def form_of(target: Target, dtype: str) -> Form:
+    """``dtype``: of images (Problem.dtype)."""
     if target.kind.name == "cuda":
-        return Rows("float16" if precision == "f16" else "float32")
+        return Rows(dtype)
     return Planes(target)
 
 

@@ -7,6 +7,8 @@ import ctypes
 import numpy as np
 import tvm_ffi
 
+from deploy import bundle
+
 CPU, CUDA, POOLED = 1, 2, 2  # DLPack's device types, the virtual machine's allocator
 
 
@@ -27,9 +29,7 @@ class GpuSession:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
-        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
-            came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {self.input_shape}")
+        bundle.refuse_input(x, self.input_shape)
         fill(self._image, x)
         return download(self.run_on_device(self._image))
 

@@ -40,7 +40,7 @@ def lower(
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
     weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
-    form = form_of(target, next(iter(network.layers.values())).problem.precision)
+    form = form_of(target, next(iter(network.layers.values())).problem.dtype)
     importer = _Importer(choices, pairs, weights, target, form)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

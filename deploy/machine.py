@@ -27,8 +27,8 @@ def missing(needs: dict) -> str | None:
     """Why this machine cannot run code with ``needs`` = {machine, features, [cuda]}; None when it can."""
     if needs["machine"] != architecture():
         return f"built for {needs['machine']}, this machine is {architecture()}"
-    if "cuda" in needs and gpu.architecture() != needs["cuda"]:
-        return f"built for a GPU {needs['cuda']}, this machine has {gpu.architecture() or 'no NVIDIA GPU'}"
+    if "cuda" in needs and (found := gpu.architecture()) != needs["cuda"]:
+        return f"built for a GPU {needs['cuda']}, this machine has {found or 'no NVIDIA GPU'}"
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return None

@@ -107,9 +107,7 @@ class Session:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
-        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
-            came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {self.input_shape}")
+        bundle.refuse_input(x, self.input_shape)
         use_threads(self.threads)
         # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied, to memory that is
         # kept: fresh pages for every image cost more than its pixels

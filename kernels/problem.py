@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from kernels.layout import pitch
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
-# f32: exact; tf32: float32 images, products of 10-bit mantissas; f16: float16 images. Sums are float32 everywhere.
-PRECISIONS = ("f32", "tf32", "f16")
+# Of products, and the type of images: f32 is exact, tf32 has 10 bits of mantissa. Sums are float32 everywhere.
+DTYPES = {"f32": "float32", "tf32": "float32", "f16": "float16"}
+PRECISIONS = tuple(DTYPES)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Problem:
             raise ValueError(f"Problem: {self.groups} groups divide neither {self.in_channels} nor {self.out_channels}")
         if min(self.out_shape) < 1:
             raise ValueError(f"Problem: output {self.out_shape} of {self.describe()} is empty")
+
+    @property
+    def dtype(self) -> str:
+        """Of images."""
+        return DTYPES[self.precision]
 
     @property
     def out_height(self) -> int:

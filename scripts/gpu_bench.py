@@ -53,7 +53,7 @@ ACTIVATION = {
 
 
 def dtype_of(p: Problem) -> torch.dtype:
-    return torch.float16 if p.precision == "f16" else torch.float32
+    return getattr(torch, p.dtype)
 
 
 def to_rows(x: torch.Tensor) -> torch.Tensor:

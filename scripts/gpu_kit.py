@@ -98,11 +98,11 @@ def build(job: tuple[int, list[Item], str, Path]) -> list[dict]:
         item.function: by_name[item.kernel].prim_func(Problem.from_json(item.problem), item.config, target)
         for item in named
     }
-    built, code = compiler.compile_funcs(funcs, target)
+    built, source, code = compiler.compile_funcs(funcs, target)
     path = folder / f"kernels_{number:03d}"
     built.export_library(str(path.with_suffix(".so")))
     atomic.write(path.with_suffix(".cubin"), code)
-    atomic.write(path.with_suffix(".key"), gpu.key(compiler.source(built.mod)))
+    atomic.write(path.with_suffix(".key"), gpu.key(source))
     return [asdict(item) for item in named]
 
 

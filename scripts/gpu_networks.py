@@ -1,7 +1,7 @@
 """Whole networks on a GPU: bundles checked against ONNX Runtime's outputs and raced against torch with cuDNN.
 
 Launch:    python scripts/gpu_networks.py BUNDLE [BUNDLE ...] [--arch resnet50] [--out FILE.json]
-           (a bundle of model_tune.py --target "cuda -arch=...", with expected.npz from --expect ONNX BUNDLE)
+           (bundles of scripts/gpu_bundles.py, or of model_tune.py with expected.npz from BUNDLE --expect ONNX)
 Hardware:  an NVIDIA GPU; torch, torchvision, numpy, TVM's runtime libraries and tvm_ffi; no compiler.
 Expected:  outputs within 1e-2 of the largest; median milliseconds of CUDA graphs, image and result on the device. The
            dense network in torch: channels_last, f16 and TF32, batch norm folded, eager and as TorchScript with
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a GPU machine need not have kerf installed
 ROUNDS, SEED = 40, 0
 
 

@@ -60,7 +60,7 @@ def usage(kernel, p: Problem, c: dict, target: Target) -> Usage:
     tool = cuobjdump()
     if tool is None:
         raise FileNotFoundError("cuobjdump: not found; install a CUDA toolkit or triton")
-    _, code = compiler.compile_funcs({"k": kernel.prim_func(p, c, target)}, target)
+    *_, code = compiler.compile_funcs({"k": kernel.prim_func(p, c, target)}, target)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()

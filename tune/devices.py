@@ -21,6 +21,7 @@ from deploy.runtime import use_threads
 from kernels.cuda import KERNELS_VERSION as CUDA_VERSION
 from kernels.cuda.layout import from_rows, to_rows
 from kernels.layout import from_planes, to_planes
+from kernels.problem import DTYPES
 
 PATIENCE = 30  # seconds to wait for a tracker or a free device
 
@@ -125,7 +126,7 @@ class Gpu:
         return tvm.runtime.load_module(path)
 
     def pack(self, image: np.ndarray) -> np.ndarray:
-        return to_rows(image.astype(np.float16 if self.precision == "f16" else np.float32))
+        return to_rows(image.astype(DTYPES[self.precision]))
 
     def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return from_rows(image, shape).astype(np.float32)

@@ -160,10 +160,10 @@ def _build(func: tvm.tirx.PrimFunc, target: Target, folder: str) -> str:
     """Path of the shared library."""
     path = os.path.join(tempfile.mkdtemp(dir=folder), "kernel.so")
     if on_gpu(target):
-        built, code = compiler.compile_funcs({"main": func}, target)
+        built, source, code = compiler.compile_funcs({"main": func}, target)
         built.export_library(path)
         Path(f"{path}.cubin").write_bytes(code)
-        Path(f"{path}.key").write_text(gpu.key(compiler.source(built.mod)))
+        Path(f"{path}.key").write_text(gpu.key(source))
         return path
     compile_func(func, target).export_library(path, **linking(triple(target)))
     return path

@@ -65,9 +65,10 @@ def source(module: tvm.runtime.Module) -> str:
     return found[0]
 
 
-def compile_funcs(funcs: dict[str, tvm.tirx.PrimFunc], target: Target) -> tuple[tvm.runtime.Executable, bytes]:
-    """Kernels under these names in one library, and its machine code."""
+def compile_funcs(funcs: dict[str, tvm.tirx.PrimFunc], target: Target) -> tuple[tvm.runtime.Executable, str, bytes]:
+    """Kernels under these names in one library, its source and its machine code."""
     module = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in funcs.items()})
     with pass_context():
         built = tvm.compile(module, target=target)
-    return built, cubin(source(built.mod), target)
+    text = source(built.mod)
+    return built, text, cubin(text, target)

@@ -1,21 +1,23 @@
 """conv2d_chwn_bsr_halo: block-sparse k x k convolution on tensor cores; channels are gathered once for all their taps.
 
-for block row, tile of pixels:                                # one CTA each
-    for 16 of the channels that the block row kept:           # ``stages`` of them in flight, by cp.async
-        image = x[channels, tile and its border], zeros outside
-        for tap: sums += weights[tap].T @ image[:, shifted by the tap]          # ldmatrix, mma.sync
-    y = activation(sums + bias + residual)
+    for block row, tile of pixels:                                # one CTA each
+        for 16 of the channels that the block row kept:           # ``stages`` of them in flight, by cp.async
+            image = x[channels, tile and its border], zeros outside
+            for tap: sums += weights[tap].T @ image[:, shifted by the tap]          # ldmatrix, mma.sync
+        y = activation(sums + bias + residual)
+
+Between the products only addresses differ: taps, pixels and weights of a chunk lie at constant places in a stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import numpy as np
 import tvm
 from tvm import tirx
-from tvm.script import tirx as script
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
@@ -26,6 +28,7 @@ from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
 from kernels.cuda.halo import CHUNK, Halo, room
 from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel_program import PanelProgram
+from kernels.cuda.pipeline import Pipelined, drain
 from kernels.cuda.store import ptx, resident
 from kernels.cuda.tiles import BUSY, refuses_blocks, shared_memory
 from kernels.problem import Problem
@@ -62,7 +65,7 @@ def cost(p: Problem, target: Target, c: dict) -> float:
     """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
     tile = Halo.of(p, c)
     inner = tile.plane
-    tiles = -(-inner.batch // tile.images) * -(-inner.out[0] // tile.tall) * -(-inner.out[1] // tile.wide)
+    tiles = prod(tile.tiles)
     waste = tiles * tile.pixels / (inner.batch * inner.out[0] * inner.out[1])
     held = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 512 // tile.threads)
     hidden = max(12 * LANES / max(held * tile.threads, 1), 1.0)
@@ -85,7 +88,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         build = _Program(p, tile)
         with (
             T.launch_thread("blockIdx.x", -(-p.out_channels // p.block)) as block,
-            T.launch_thread("blockIdx.y", build.tiles()) as at,
+            T.launch_thread("blockIdx.y", prod(tile.tiles)) as at,
             T.launch_thread("threadIdx.x", tile.threads) as thread,
             resident(tile.threads, p.block * tile.warp_pixels // LANES, RESIDENT),
         ):
@@ -93,12 +96,12 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-class _Program(PanelProgram):
+class _Program(PanelProgram, Pipelined):
     """The function being built."""
 
     def __init__(self, p: Problem, tile: Halo):
         super().__init__(p, tile)
-        self.chunks = room(p)
+        self.chunks, self.stages = room(p), tile.stages
         self.x = T.arg("x", T.buffer(in_rows(p), F16.dtype))
         self.data = T.arg("data", T.buffer((self.chunks, tile.weight), F16.dtype))
         self.channels = T.arg("channels", T.buffer((self.chunks * CHUNK,), "int32"))
@@ -106,7 +109,7 @@ class _Program(PanelProgram):
         self.end_args()
 
     def emit(self, block, at, thread) -> None:
-        tile, ahead = self.panel, self.panel.stages - 1
+        tile = self.panel
         self.begin(block, at, thread)
         self.words = T.decl_buffer((tile.shared_bytes // 4,), "uint32", data=self.shared.data, scope="shared.dyn")
         self.a = T.alloc_buffer((self.down * 4,), "uint32", scope="local")
@@ -114,22 +117,10 @@ class _Program(PanelProgram):
         self.places = T.alloc_buffer((-(-CHUNK // self.at_once),), "int32", scope="local")
         begin = T.Bind(self.starts[block])
         count = T.Bind(self.starts[block + 1] - begin)
-        self._locate(begin)
-        for stage in range(ahead):
-            with T.If(count > stage), T.Then():
-                self._fetch(begin + stage, stage)
-            ptx("cp.async.commit_group")
-            self._locate(begin + stage + 1)
+        self.fill(begin, count)
         with T.serial(0, count) as i:
-            ptx("cp.async.wait_group", ahead - 1)
-            T.evaluate(script.cuda.cta_sync())
-            with T.If(i + ahead < count), T.Then():
-                self._fetch(begin + i + ahead, (i + ahead) % tile.stages)
-            ptx("cp.async.commit_group")
-            self._locate(begin + i + ahead + 1)  # asked for here, needed behind the product
-            self._multiply(T.Bind(i % tile.stages))
-        ptx("cp.async.wait_group", 0)
-        T.evaluate(script.cuda.cta_sync())
+            self.advance(begin, count, i)
+        drain()
         self.finish()
 
     def _locate(self, chunk) -> None:

@@ -1,17 +1,20 @@
 """conv2d_chwn_bsr_panels: block-sparse convolution on tensor cores, gathered from shared memory (kernels.cuda.panel).
 
-for group of block rows, tile of pixels:                      # one CTA each; a warp has one of these block rows
-    for panel of channels:                                    # ``stages`` of them in flight, by cp.async
-        image = x[panel, tile and its border]                 # as it is, zeros outside
-        for 16 entries of the block row's list in this panel:
-            sums += weights.T @ image[entries' channels, shifted by their taps]     # ldmatrix gathers, mma.sync
-    y = activation(sums + bias + residual)
+    for group of block rows, tile of pixels:                      # one CTA each; a warp has one of these block rows
+        for panel of channels:                                    # ``stages`` of them in flight, by cp.async
+            image = x[panel, tile and its border]                 # as it is, zeros outside
+            for 16 entries of the block row's list in this panel:
+                sums += weights.T @ image[entries' channels, shifted by their taps]     # ldmatrix gathers, mma.sync
+        y = activation(sums + bias + residual)
+
+Entries are ordered so that the eight rows of a matrix lie in different banks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import tvm
 from tvm import tirx
@@ -25,6 +28,7 @@ from kernels.cuda.fragments import F16, LANES, ROWS
 from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel import Panel, block_rows, pack, room
 from kernels.cuda.panel_program import PanelProgram
+from kernels.cuda.pipeline import drain
 from kernels.cuda.store import ptx, resident
 from kernels.cuda.tiles import BUSY, refuses_blocks, shared_memory
 from kernels.problem import Problem
@@ -74,7 +78,7 @@ def cost(p: Problem, target: Target, c: dict) -> float:
     """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
     panel = Panel.of(p, c)
     inner, groups = panel.plane, block_rows(p, panel) // panel.down
-    tiles = -(-inner.batch // panel.images) * -(-inner.out[0] // panel.tall) * -(-inner.out[1] // panel.wide)
+    tiles = prod(panel.tiles)
     numbers = inner.batch * inner.out[0] * inner.out[1]
     waste = tiles * panel.pixels / numbers * (block_rows(p, panel) * p.block / p.out_channels)
     resident = min(shared_memory(target) * 1024 // (panel.shared_bytes + 1024), 1024 // panel.threads * 2, 16)
@@ -95,7 +99,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         build = _Program(p, panel)
         with (
             T.launch_thread("blockIdx.x", block_rows(p, panel) // panel.down) as group,
-            T.launch_thread("blockIdx.y", build.tiles()) as tile,
+            T.launch_thread("blockIdx.y", prod(panel.tiles)) as tile,
             T.launch_thread("threadIdx.x", panel.threads) as thread,
             resident(panel.threads, p.block * panel.warp_pixels // LANES, 384 if panel.threads <= 128 else 512),
         ):
@@ -137,8 +141,7 @@ class _Program(PanelProgram):
             self._multiply(begin, end, T.Bind(i % panel.stages * panel.stage + self.first))
             T.buffer_store(self.bounds, end, [0])
             T.buffer_store(self.bounds, following, [1])
-        ptx("cp.async.wait_group", 0)
-        T.evaluate(script.cuda.cta_sync())
+        drain()
         self.finish()
 
     def _fetch(self, panel_number, stage) -> None:

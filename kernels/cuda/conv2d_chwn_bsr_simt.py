@@ -25,11 +25,7 @@ def refuses(p: Problem, target: Target) -> str | None:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
     if p.block > MOST:
         return f"blocks of {p.block} rows; a thread's registers hold {MOST}"
-    return refuses_size(p)
-
-
-def refuses_size(p: Problem) -> str | None:
-    return f"{p.taps} taps; at most 64 fit the mask of those inside the image" if p.taps > 64 else gather.too_large(p)
+    return gather.refuses(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

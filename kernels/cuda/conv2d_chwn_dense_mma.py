@@ -18,8 +18,7 @@ name = "conv2d_chwn_dense_mma"
 def heights(p: Problem) -> list[int]:
     """Filters of a CTA: of several groups a divisor of one's."""
     most = p.out_channels // p.groups
-    fitting = [h for h in (128, 64, 32, 16) if (most % h == 0 if p.groups > 1 else h < 2 * most or h == ROWS)]
-    return fitting
+    return [h for h in (128, 64, 32, 16) if (most % h == 0 if p.groups > 1 else h < 2 * most or h == ROWS)]
 
 
 def refuses(p: Problem, target: Target) -> str | None:

@@ -10,7 +10,6 @@ import tvm
 from tvm.target import Target
 
 from kernels.cuda import gather, simt
-from kernels.cuda.conv2d_chwn_bsr_simt import refuses_size
 from kernels.problem import Problem
 
 name = "conv2d_chwn_dense_simt"
@@ -18,7 +17,7 @@ ROWS = 8
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    return "weights are sparse" if p.block else refuses_size(p)
+    return "weights are sparse" if p.block else gather.refuses(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

@@ -13,7 +13,7 @@ from tvm.tirx.script.builder import ir as T
 from kernels.cuda import gather
 from kernels.cuda.layout import VECTOR, in_rows, out_rows
 from kernels.cuda.planewise import rows_of_vectors, window_taps
-from kernels.cuda.store import dtype_of, emit_store
+from kernels.cuda.store import emit_store
 from kernels.problem import Problem
 from kernels.vector import splat
 
@@ -26,7 +26,7 @@ def refuses(p: Problem, target: Target) -> str | None:
         return "not a depthwise convolution"
     if p.taps > TAPS:
         return f"{p.taps} taps are not unrolled, more than {TAPS}"
-    return gather.too_large(p)
+    return gather.refuses(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
@@ -39,7 +39,7 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, bias, [residual], y)"""
-    dtype = dtype_of(p)
+    dtype = p.dtype
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(in_rows(p), dtype))

@@ -90,8 +90,10 @@ def contiguous(p: Problem, most: int) -> int:
     return most if pointwise(p) else gcd(p.batch, most)
 
 
-def too_large(p: Problem) -> str | None:
-    """Why offsets do not fit 32 bits; None if they do."""
+def refuses(p: Problem) -> str | None:
+    """Why a layer's taps do not fit a mask of 64 bits, or its offsets 32 bits; None if they do."""
+    if p.taps > 64:
+        return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
     numbers = max(np.prod(in_rows(p), dtype=np.int64), p.out_channels * (p.batch * p.out_height * p.out_width + VECTOR))
     return f"{numbers:,} numbers in an image; offsets have 32 bits" if numbers >= 2**31 else None
 
@@ -105,10 +107,7 @@ def entries(p: Problem, rows: int) -> int:
 
 def pack(p: Problem, lists: Lists) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters."""
+    arrays = {"data": lists.weights, "offsets": offsets(p, lists), **({"taps": lists.taps} if bounded(p) else {})}
     if not lists.starts[-1]:
-        rows = lists.weights.shape[1]
-        empty = {"data": np.zeros((1, rows), np.float32), "offsets": np.zeros(1, np.int32)}
-        taps = {"taps": np.zeros(1, np.int32)}
-    else:
-        empty, taps = {"data": lists.weights, "offsets": offsets(p, lists)}, {"taps": lists.taps}
-    return {**empty, **(taps if bounded(p) else {}), "starts": lists.starts}
+        arrays = {key: np.zeros((1, *a.shape[1:]), a.dtype) for key, a in arrays.items()}
+    return {**arrays, "starts": lists.starts}

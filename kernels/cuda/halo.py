@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.bsr import BSR
-from kernels.cuda.fragments import F16, ROWS, pack_weights, staged_row
+from kernels.cuda.fragments import F16, pack_weights
 from kernels.cuda.layout import in_rows
 from kernels.cuda.panel import Panel, Plane
 from kernels.problem import Problem
@@ -36,9 +36,9 @@ class Halo(Panel):
         return self.taps * CHUNK * self.height
 
     @property
-    def shared_bytes(self) -> int:
-        held = self.stages * (self.stage + self.weight) * F16.bytes
-        return max(held, self.across * ROWS * staged_row(self.warp_pixels) * 4)
+    def held(self) -> int:
+        """Bytes of all stages, weights included."""
+        return self.stages * (self.stage + self.weight) * F16.bytes
 
 
 def room(p: Problem) -> int:

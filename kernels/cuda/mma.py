@@ -23,6 +23,7 @@ from tvm.tirx.script.builder import ir as T
 from kernels.cuda import gather
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
 from kernels.cuda.layout import in_rows, out_rows
+from kernels.cuda.pipeline import Pipelined, drain
 from kernels.cuda.store import Staging, emit_store, ptx, resident
 from kernels.cuda.tile import Tile, room
 from kernels.cuda.window import Window, flat
@@ -47,12 +48,12 @@ def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-class _Program:
+class _Program(Pipelined):
     """The function being built."""
 
     def __init__(self, p: Problem, tile: Tile, block_rows: int, chunks: int):
         self.p, self.tile, self.op = p, tile, tile.op
-        self.block_rows, self.chunks = block_rows, chunks
+        self.block_rows, self.chunks, self.stages = block_rows, chunks, tile.stages
         dtype = self.op.dtype
         self.x = T.arg("x", T.buffer(in_rows(p), dtype))
         self.data = T.arg("data", T.buffer((chunks, tile.weight), dtype))
@@ -82,32 +83,20 @@ class _Program:
         copies = tile.chunk // (tile.threads // tile.columns)
         self.places, self.valid = (T.alloc_buffer((copies,), "int32", scope="local") for _ in range(2))
         self.window = Window(self.p, T.Bind(self.first_pixel + self.column))
-        rows, ahead = self.block_rows, tile.stages - 1
+        rows = self.block_rows
         first = T.Bind(block * tile.repeat)
         begin = T.Bind(self.starts[first])
         count = T.Bind(self.starts[T.min(first + tile.repeat, rows)] - begin)
-        self._locate(begin)
-        for stage in range(ahead):
-            with T.If(count > stage), T.Then():
-                self._fetch(begin + stage, stage)
-            ptx("cp.async.commit_group")
-            self._locate(begin + stage + 1)
+        self.fill(begin, count)
         with T.serial(0, tile.repeat) as turn:
             row = T.Bind(first + turn)
             mine = [T.Bind(self.starts[T.min(row + k, rows)] - begin) for k in range(2)]
             for i in range(self.down * self.across * 4):
                 T.buffer_store(self.sums, T.float32(0), [i])
             with T.serial(*mine) as i:
-                ptx("cp.async.wait_group", ahead - 1)
-                T.evaluate(script.cuda.cta_sync())
-                with T.If(i + ahead < count), T.Then():
-                    self._fetch(begin + i + ahead, (i + ahead) % tile.stages)
-                ptx("cp.async.commit_group")
-                self._locate(begin + i + ahead + 1)  # asked for here, needed behind the product
-                self._multiply(T.Bind(i % tile.stages))
+                self.advance(begin, count, i)
             if tile.repeat == 1:  # the sums are staged where the image was
-                ptx("cp.async.wait_group", 0)
-                T.evaluate(script.cuda.cta_sync())
+                drain()
             self._finish(row)
         ptx("cp.async.wait_group", 0)
 

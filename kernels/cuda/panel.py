@@ -107,13 +107,24 @@ class Panel:
         return (self.vectors | 1) * VECTOR
 
     @property
+    def tiles(self) -> tuple[int, int, int]:
+        """Of rows, columns and images."""
+        sizes = zip((*self.plane.out, self.plane.batch), (self.tall, self.wide, self.images), strict=True)
+        return tuple(-(-n // m) for n, m in sizes)
+
+    @property
     def stage(self) -> int:
         return self.channels * self.row
 
     @property
+    def held(self) -> int:
+        """Bytes of all stages."""
+        return min(self.stages, self.panels) * self.stage * F16.bytes
+
+    @property
     def shared_bytes(self) -> int:
-        held = min(self.stages, self.panels) * self.stage * F16.bytes
-        return max(held, self.down * self.across * ROWS * staged_row(self.warp_pixels) * 4)
+        """Sums are staged where the image was."""
+        return max(self.held, self.down * self.across * ROWS * staged_row(self.warp_pixels) * 4)
 
     def place(self, row, column):
         """Of the window of the tile's position (row, column) in a channel's copied positions."""

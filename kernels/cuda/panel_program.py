@@ -29,20 +29,10 @@ class PanelProgram:
         self.y = T.arg("y", T.buffer(out_rows(p), F16.dtype))
         self.flat = flat(p, self.x, F16.dtype)
 
-    def counts(self) -> list[int]:
-        """Tiles of rows, columns and images."""
-        panel, inner = self.panel, self.panel.plane
-        sizes = zip((*inner.out, inner.batch), (panel.tall, panel.wide, panel.images), strict=True)
-        return [-(-n // m) for n, m in sizes]
-
-    def tiles(self) -> int:
-        rows, columns, images = self.counts()
-        return rows * columns * images
-
     def begin(self, group, tile, thread) -> None:
         """``group`` of block rows and ``tile`` of pixels: shared memory, sums, and what this thread is to do."""
         panel = self.panel
-        _, columns, images = self.counts()
+        _, columns, images = panel.tiles
         row, column = tile // images // columns, tile // images % columns
         places = (row * panel.tall, column * panel.wide, tile % images * panel.images)
         self.origin = tuple(T.Bind(place) for place in places)

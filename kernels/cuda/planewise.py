@@ -68,7 +68,7 @@ def max_pool(p: Problem, dtype: str) -> tvm.tirx.PrimFunc:
 
 
 def mean(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
-    """(x, y): the mean of every plane, (c, pitch) -> (c, pitch of 1 x 1). A warp for every channel and image."""
+    """(x, y): the mean of every plane, (c, pitch) -> (c, pitch of 1 x 1). A thread for every channel and image."""
     n, c, h, w = shape
     inner, outer = rows_of(shape), rows_of((n, c, 1, 1))
     with IRBuilder() as builder, T.prim_func():

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda import gather
 from kernels.cuda.layout import VECTOR, in_rows, out_rows
-from kernels.cuda.store import dtype_of, emit_store, load
+from kernels.cuda.store import emit_store, load
 from kernels.cuda.window import Window, flat
 from kernels.problem import Problem
 from kernels.vector import splat
@@ -24,7 +24,7 @@ from kernels.vector import splat
 
 def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, [taps], starts, bias, [residual], y)"""
-    dtype, block_rows = dtype_of(p), -(-p.out_channels // rows)
+    dtype, block_rows = p.dtype, -(-p.out_channels // rows)
     count, width = gather.entries(p, rows), out_rows(p)[1]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")

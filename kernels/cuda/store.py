@@ -15,11 +15,6 @@ from kernels.problem import Problem
 from kernels.vector import run, splat
 
 
-def dtype_of(p: Problem) -> str:
-    """Of images."""
-    return "float16" if p.precision == "f16" else "float32"
-
-
 def lanes(dtype: str) -> int:
     """Numbers in 16 bytes."""
     return 8 if dtype == "float16" else 4

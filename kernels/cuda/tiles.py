@@ -38,9 +38,7 @@ def refuses_size(p: Problem) -> str | None:
     """Why a layer does not fit tensor cores, whatever its weights; None if it does."""
     if p.precision not in BY_PRECISION:
         return f"precision {p.precision}; tensor cores take {' or '.join(BY_PRECISION)}"
-    if p.taps > 64:
-        return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
-    return gather.too_large(p)
+    return gather.refuses(p)
 
 
 def shared_memory(target: Target) -> int:
