@@ -296,6 +296,11 @@ def main() -> int:
     parser.add_argument("kits", type=Path, nargs="+")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    for kit in args.kits:
+        if not (kit / "index.jsonl").is_file():
+            parser.error(f"{kit}: no kit (no index.jsonl); write one with scripts/gpu_kit.py")
+    if not torch.cuda.is_available():
+        parser.error("no NVIDIA GPU here, or torch without CUDA; carry the kits to a machine with one")
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -119,11 +119,16 @@ def main() -> int:
     parser.add_argument("--expect", type=Path, metavar="ONNX", help="only write expected.npz")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    for bundle in args.bundles:
+        if not (bundle / "manifest.json").is_file():
+            parser.error(f"{bundle}: no bundle (no manifest.json); build one with scripts/gpu_bundles.py")
     if args.expect:
         expect(args.expect, args.bundles[0])
         return 0
     import torch
 
+    if not torch.cuda.is_available():
+        parser.error("no NVIDIA GPU here, or torch without CUDA; carry the bundles to a machine with one")
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     rows = [measure(bundle, args.arch) for bundle in args.bundles]
