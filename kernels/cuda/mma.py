@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import tvm
 from tvm import tirx
-from tvm.script import tirx as script
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -28,6 +27,8 @@ from kernels.cuda.store import Staging, emit_store, ptx, resident
 from kernels.cuda.tile import Tile, room
 from kernels.cuda.window import Window, flat
 from kernels.problem import Problem
+
+OUTSIDE = -1  # where an entry has no number for a pixel
 
 
 def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
@@ -42,7 +43,7 @@ def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
             T.launch_thread("blockIdx.x", -(-block_rows // tile.repeat)) as block,
             T.launch_thread("blockIdx.y", tiles) as at,
             T.launch_thread("threadIdx.x", tile.threads) as thread,
-            resident(tile.threads, tile.warp_rows * tile.warp_pixels // LANES),
+            resident(tile.threads, tile.registers),
         ):
             build.emit(block, at, thread)
     return builder.get()
@@ -69,9 +70,12 @@ class _Program(Pipelined):
         tile = self.tile
         self.thread, self.first_pixel = thread, at * tile.pixels
         self.warp, self.lane = T.Bind(thread // LANES), T.Bind(thread % LANES)
+        self.slice, part = 0, self.warp
+        if tile.slices > 1:
+            self.slice, part = T.Bind(self.warp // tile.slice_warps), T.Bind(self.warp % tile.slice_warps)
         down = tile.rows // tile.warp_rows
-        self.warp_row = self.warp % down * tile.warp_rows if down > 1 else 0
-        self.warp_pixel = self.warp // down * tile.warp_pixels
+        self.warp_row = part % down * tile.warp_rows if down > 1 else 0
+        self.warp_pixel = part // down * tile.warp_pixels
         shared = T.alloc_buffer((tile.shared_bytes,), "uint8", scope="shared.dyn")
         numbers = tile.shared_bytes // self.op.bytes
         self.shared = T.decl_buffer((numbers,), self.op.dtype, data=shared.data, scope="shared.dyn")
@@ -80,8 +84,8 @@ class _Program(Pipelined):
         self.across, self.down = tile.warp_pixels // COLUMNS, tile.warp_rows // ROWS
         self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
         self.column = T.Bind(thread % tile.columns * tile.copy)
-        copies = tile.chunk // (tile.threads // tile.columns)
-        self.places, self.valid = (T.alloc_buffer((copies,), "int32", scope="local") for _ in range(2))
+        self.places = T.alloc_buffer((tile.copies,), "int32", scope="local")
+        self.loaded = T.alloc_buffer((tile.copies,), self.op.dtype, scope="local") if tile.loads else None
         self.window = Window(self.p, T.Bind(self.first_pixel + self.column))
         rows = self.block_rows
         first = T.Bind(block * tile.repeat)
@@ -101,25 +105,30 @@ class _Program(Pipelined):
         ptx("cp.async.wait_group", 0)
 
     def _locate(self, chunk) -> None:
-        """Where this thread's copies of a chunk come from, and whether they exist; harmless behind the last chunk."""
+        """Where this thread's copies of a chunk come from, OUTSIDE of the image; harmless behind the last chunk."""
         tile = self.tile
-        first, at_once = self.thread // tile.columns, tile.threads // tile.columns
-        known = T.Bind(T.min(chunk, self.chunks - 1) * tile.chunk + first)
-        for i in range(tile.chunk // at_once):
-            entry = known + i * at_once
-            T.buffer_store(self.places, self.window.base + self.offsets[entry], [i])
-            T.buffer_store(self.valid, self.window.valid(self.taps[entry] if self.taps is not None else 0), [i])
+        known = T.Bind(T.min(chunk, self.chunks - 1) * tile.chunk + self.thread // tile.columns)
+        for i in range(tile.copies):
+            entry = known + i * tile.at_once
+            valid = self.window.valid(self.taps[entry] if self.taps is not None else 0)
+            place = (self.window.base + self.offsets[entry] - OUTSIDE) * valid + OUTSIDE  # a choice would be a branch
+            T.buffer_store(self.places, place, [i])
 
     def _fetch(self, chunk, stage) -> None:
         """Start the copies of the located chunk into a stage."""
         tile, op = self.tile, self.op
-        image, weight = stage * tile.image, tile.stages * tile.image + stage * tile.weight
-        first, at_once = self.thread // tile.columns, tile.threads // tile.columns
-        for i in range(tile.chunk // at_once):
-            to = image + (first + i * at_once) * tile.row + self.column
+        weight = tile.stages * tile.image + stage * tile.weight
+        for i in range(tile.copies):
+            place, valid = self.places[i], self.places[i] > OUTSIDE
+            if tile.loads:
+                T.buffer_store(self.loaded, tirx.if_then_else(valid, self.flat[place], tirx.const(0, op.dtype)), [i])
+                continue
+            size = tile.copy * op.bytes
+            how = tile.cache if size == 16 else "ca"  # "cg", past the first-level cache, takes 16 bytes only
             # an address outside x is never formed
-            place, valid = self.places[i] * self.valid[i], self.valid[i]
-            _copy(self.shared, to, self.flat, place, tile.copy * op.bytes, valid, tile.cache)
+            to, source = self.shared.ptr_to([self._copied(stage, i)]), self.flat.ptr_to([T.max(place, 0)])
+            filled = tirx.Select(valid, tirx.const(size, "uint32"), tirx.const(0, "uint32"))
+            ptx(f"cp.async.{how}.shared.global", to, source, size, filled)
         vectors = tile.weight // op.vector
         for j in range(-(-vectors // tile.threads)):
             vector = self.thread + j * tile.threads
@@ -128,13 +137,24 @@ class _Program(Pipelined):
                 to = self.shared.ptr_to([weight + vector * op.vector])
                 ptx("cp.async.cg.shared.global", to, self.data.ptr_to([chunk, vector * op.vector]), 16)
 
+    def _settle(self, stage) -> None:
+        for i in range(self.tile.copies if self.tile.loads else 0):
+            T.buffer_store(self.shared, self.loaded[i], [self._copied(stage, i)])
+
+    def _copied(self, stage, i: int):
+        """Where in shared memory this thread's i-th copy lies."""
+        tile = self.tile
+        entry = self.thread // tile.columns + i * tile.at_once
+        return stage * tile.image + entry * tile.row + self.column
+
     def _multiply(self, stage) -> None:
         tile, op = self.tile, self.op
         image = T.Bind(stage * tile.image)
         weight = T.Bind((tile.stages * tile.image + stage * tile.weight) // op.per_register)  # in words
         a = T.alloc_buffer((self.down * 4,), "uint32", scope="local")
         b = T.alloc_buffer((self.across * 2,), "uint32", scope="local")
-        for step in range(tile.chunk // op.depth):
+        for own in range(tile.steps):
+            step = self.slice * tile.steps + own
             for m in range(self.down):
                 block = step * (tile.rows // ROWS) + self.warp_row // ROWS + m
                 source = weight + (block * LANES + self.lane) * 4
@@ -166,24 +186,13 @@ class _Program(Pipelined):
         """Sums, 16 filters at a time, to y."""
         p, tile = self.p, self.tile
         behind = tile.held // 4 if tile.repeat > 1 else 0
-        staging = Staging(tile.warp_pixels, self.floats, behind, self.warp, self.lane)
+        staging = Staging(tile.warp_pixels, self.floats, behind, self.warp, self.lane, tile.slices, tile.slice_warps)
         for m in range(self.down):
             staging.store(self.sums, m * self.across * 4)
-            T.evaluate(script.cuda.warp_sync())
+            staging.wait()
             with staging.vectors() as (row, column):
                 channel = T.Bind(block_row * tile.rows + self.warp_row + m * ROWS + row)
                 pixel = T.Bind(self.first_pixel + self.warp_pixel + column)
                 with T.If(tirx.all(channel < p.out_channels, pixel < out_rows(p)[1])), T.Then():
                     emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])
-            T.evaluate(script.cuda.warp_sync())
-
-
-def _copy(shared, to, source_of, source, size: int, valid, cache: str) -> None:
-    """Into shared memory, zeros where not valid; below 4 bytes there is no asynchronous copy."""
-    if size < 4:
-        value = tirx.if_then_else(valid > 0, source_of[source], tirx.const(0, source_of.dtype))
-        T.buffer_store(shared, value, [to])
-        return
-    how = cache if size == 16 else "ca"  # "cg", past the first-level cache, takes 16 bytes only
-    filled = T.cast(valid * size, "uint32")
-    ptx(f"cp.async.{how}.shared.global", shared.ptr_to([to]), source_of.ptr_to([source]), size, filled)
+            staging.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.script import tirx as script
 from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
@@ -84,7 +83,7 @@ class PanelProgram:
         staging = Staging(panel.warp_pixels, self.floats, 0, self.warp, self.lane)
         for m in range(self.down):
             staging.store(self.sums, m * self.across * 4)
-            T.evaluate(script.cuda.warp_sync())
+            staging.wait()
             with staging.vectors() as (row, column):
                 channel = T.Bind(self.block * p.block + m * ROWS + row)
                 number = self.number + column
@@ -96,4 +95,4 @@ class PanelProgram:
                 within = [channel < p.out_channels, y < inner.out[0], x < inner.out[1], image < inner.batch]
                 with T.If(tirx.all(*within)), T.Then():
                     emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])
-            T.evaluate(script.cuda.warp_sync())
+            staging.wait()

@@ -13,6 +13,7 @@ class Pipelined:
 
     _locate(chunk): ask where the copies of a chunk come from; harmless behind the last chunk
     _fetch(chunk, stage): start the copies of the chunk that was located last
+    _settle(stage): store what _fetch could not copy asynchronously, and loaded into registers
     _multiply(stage): the product of what a stage holds
     """
 
@@ -21,9 +22,12 @@ class Pipelined:
     def fill(self, begin, count) -> None:
         """Start the copies of the first of ``count`` chunks, from chunk ``begin`` on."""
         self._locate(begin)
-        for stage in range(self.stages - 1):
+        with T.serial(
+            0, self.stages - 1, unroll=False
+        ) as stage:  # a network's kernels run once each: code is read, too
             with T.If(count > stage), T.Then():
                 self._fetch(begin + stage, stage)
+                self._settle(stage)
             ptx("cp.async.commit_group")
             self._locate(begin + stage + 1)
 
@@ -37,6 +41,10 @@ class Pipelined:
         ptx("cp.async.commit_group")
         self._locate(begin + i + ahead + 1)  # asked for here, needed behind the product
         self._multiply(T.Bind(i % self.stages))
+        self._settle((i + ahead) % self.stages)
+
+    def _settle(self, stage) -> None:
+        pass
 
 
 def drain() -> None:

@@ -73,12 +73,17 @@ class Staging:
     vector's 8, meet in different banks.
     """
 
-    def __init__(self, pixels: int, floats, begin: int, warp, lane):
-        """``floats``: shared memory as float32; from ``begin`` on ``warp`` has its own part of it."""
-        self.pixels, self.floats, self.lane = pixels, floats, lane
-        self.origin = T.Bind(begin + warp * ROWS * staged_row(pixels))
+    def __init__(self, pixels: int, floats, begin: int, warp, lane, slices: int = 1, slice_warps: int = 0):
+        """``floats``: shared memory as float32; from ``begin`` on ``warp`` has its own part of it. The sums of the
+        ``slices`` warps that are ``slice_warps`` apart are parts of the same ones.
+        """
+        self.pixels, self.floats, self.lane, self.slices = pixels, floats, lane, slices
+        size = ROWS * staged_row(pixels)
+        mine = T.Bind(begin + warp * size)
+        self.origin = T.Bind(begin + warp % slice_warps * size) if slices > 1 else mine
+        self.slice, self.apart = warp // slice_warps if slices > 1 else 0, slice_warps * size
         row, pair = lane // 4, lane % 4
-        self.place = T.Bind(self.origin + row * staged_row(pixels) + pair // 2 * staged_half(pixels) + pair % 2 * 2)
+        self.place = T.Bind(mine + row * staged_row(pixels) + pair // 2 * staged_half(pixels) + pair % 2 * 2)
 
     # By instructions that TVM does not look into: it would have all threads wait where a warp's own sums are staged.
 
@@ -90,19 +95,28 @@ class Staging:
                 to = self.floats.ptr_to([self.place + 8 * half * staged_row(self.pixels) + 4 * n])
                 ptx("st.shared.v2.f32", to, sums[at], sums[at + 1])
 
+    def wait(self) -> None:
+        """Until what was stored may be loaded, or what was loaded overwritten."""
+        T.evaluate(script.cuda.cta_sync() if self.slices > 1 else script.cuda.warp_sync())
+
     def load(self, row, column) -> list:
         """8 pixels from ``column`` on, as two vectors of 4 float32."""
         at = T.Bind(self.origin + row * staged_row(self.pixels) + column // 2)
-        held = T.alloc_buffer((VECTOR,), "float32", scope="local")
-        for k in range(2):
-            source = self.floats.ptr_to([at + k * staged_half(self.pixels)])
-            ptx("ld.shared.v4.f32", *(held[4 * k + i] for i in range(4)), source)
-        return [held[T.ramp(4 * k, 1, 4)] for k in range(2)]
+        held = T.alloc_buffer((VECTOR * self.slices,), "float32", scope="local")
+        for part in range(2 * self.slices):
+            source = self.floats.ptr_to([at + part // 2 * self.apart + part % 2 * staged_half(self.pixels)])
+            ptx("ld.shared.v4.f32", *(held[4 * part + i] for i in range(4)), source)
+        found = [held[T.ramp(4 * k, 1, 4)] for k in range(2)]
+        for part in range(2, 2 * self.slices):
+            found[part % 2] = found[part % 2] + held[T.ramp(4 * part, 1, 4)]
+        return found
 
     @contextmanager
     def vectors(self) -> Iterator[tuple]:
         """Context of a loop over this lane's (row, first pixel) of the 16 x pixels."""
         across = self.pixels // VECTOR
-        with T.serial(0, ROWS * across // LANES) as i:
-            item = T.Bind(i * LANES + self.lane)
-            yield T.Bind(item // across), T.Bind(item % across * VECTOR)
+        items, at_once = ROWS * across, LANES * self.slices
+        with T.serial(0, -(-items // at_once)) as i:
+            item = T.Bind(i * at_once + self.slice * LANES + self.lane)
+            with T.If(True if items % at_once == 0 else item < items), T.Then():
+                yield T.Bind(item // across), T.Bind(item % across * VECTOR)

@@ -20,6 +20,7 @@ class Tile:
     pixels: int
     warp_rows: int
     warp_pixels: int
+    slices: int  # sets of warps that share a chunk's entries, each with sums of its own for the whole tile
     chunk: int
     stages: int
     copy: int  # numbers of one copy of image
@@ -29,12 +30,22 @@ class Tile:
     @classmethod
     def of(cls, p: Problem, c: dict, rows: int) -> Tile:
         op = instruction(p)
-        sizes = (c["pixels"], c["warp_rows"], c["warp_pixels"], c["chunk"], c["stages"])
+        sizes = (c["pixels"], c["warp_rows"], c["warp_pixels"], c["slices"], c["chunk"], c["stages"])
         return cls(op, rows, *sizes, gather.contiguous(p, op.vector), c.get("repeat", 1), c["cache"])
 
     @property
-    def warps(self) -> int:
+    def slice_warps(self) -> int:
+        """Warps that the tile's filters and pixels are shared among."""
         return self.rows // self.warp_rows * (self.pixels // self.warp_pixels)
+
+    @property
+    def warps(self) -> int:
+        return self.slice_warps * self.slices
+
+    @property
+    def steps(self) -> int:
+        """Instructions of a warp along a chunk's entries."""
+        return self.chunk // self.op.depth // self.slices
 
     @property
     def threads(self) -> int:
@@ -44,6 +55,26 @@ class Tile:
     def columns(self) -> int:
         """Copies in a row of the image tile."""
         return self.pixels // self.copy
+
+    @property
+    def at_once(self) -> int:
+        """Entries that all threads together copy at once."""
+        return self.threads // self.columns
+
+    @property
+    def copies(self) -> int:
+        """Of a thread, in a chunk."""
+        return self.chunk // self.at_once
+
+    @property
+    def loads(self) -> bool:
+        """Whether copies go through registers: below 4 bytes there is no asynchronous one."""
+        return self.copy * self.op.bytes < 4
+
+    @property
+    def registers(self) -> int:
+        """Of a thread, which the loop over chunks cannot do without: sums, copies and where they come from."""
+        return self.warp_rows * self.warp_pixels // LANES + (2 * self.copies if self.loads else 0)
 
     @property
     def row(self) -> int:
@@ -81,10 +112,10 @@ class Tile:
             even
             and self.warp_rows % ROWS == 0
             and self.warp_pixels % (2 * COLUMNS) == 0
-            and self.chunk % self.op.depth == 0
+            and self.chunk % (self.op.depth * self.slices) == 0
             and self.threads <= 512
             and self.threads % self.columns == 0
-            and self.chunk % (self.threads // self.columns) == 0
+            and self.chunk % self.at_once == 0
         )
 
 

@@ -33,13 +33,17 @@ class Window:
         rows = _bits(y, p.kernel[0], p.dilation[0], p.height, p.kernel[1], kind)
         columns = _bits(x, p.kernel[1], p.dilation[1], p.width, 1, kind)
         # bit r * kw for row r; times the columns' bits: a copy of them for every row
-        self.inside = T.Bind(tirx.Select(exists, rows * columns, tirx.const(0, kind)))
+        bits = tirx.Select(exists, rows * columns, tirx.const(0, kind))
+        self.inside = T.alloc_buffer(
+            (1,), kind, scope="local"
+        )  # of a name alone TVM repeats the value wherever it is used
+        T.buffer_store(self.inside, bits, [0])
 
     def valid(self, tap):
         """1 where ``tap`` is inside the image, else 0 (int32). Without padding taps are not looked at."""
         inside = self.inside
         if gather.bounded(self.p):
-            kind = str(inside.ty.dtype)
+            kind, inside = inside.dtype, inside[0]
             inside = inside >> (tirx.const(tap, kind) if isinstance(tap, int) else T.cast(tap, kind))
             inside = inside & tirx.const(1, kind)
         return T.cast(inside, "int32")
