@@ -53,7 +53,7 @@ class Builder:
         return path
 
 
-def mobile(path: Path, zero_blocks: float = 0.5, batch: str | None = None) -> Path:
+def mobile(path: Path, zero_blocks: float = 0.5, batch: str | None = None, n: int = 4) -> Path:
     """Stem with batch norm, depthwise, 1xN 1x1 and 3x3 layers, a residual, squeeze-excite, pooling, a classifier."""
     b = Builder()
     x = b.conv("input", "stem", 16, 3, 3, strides=[2, 2], bias=False)
@@ -61,7 +61,7 @@ def mobile(path: Path, zero_blocks: float = 0.5, batch: str | None = None) -> Pa
     x = b.node("BatchNormalization", [x, *stats], "bn")
     low, high = b.constant("low", 0), b.constant("high", 6)
     x = skip = b.node("Clip", [x, low, high], "stem.relu6")
-    x = b.conv(x, "expand", 32, 16, zero_blocks=zero_blocks)
+    x = b.conv(x, "expand", 32, 16, zero_blocks=zero_blocks, n=n)
     x = b.node("HardSwish", [x], "expand.act")
     x = b.conv(x, "depthwise", 32, 1, 3, group=32)
     x = b.node("Relu", [x], "depthwise.act")
@@ -69,9 +69,9 @@ def mobile(path: Path, zero_blocks: float = 0.5, batch: str | None = None) -> Pa
     s = b.node("Relu", [b.conv(s, "se.reduce", 8, 32)], "se.relu")
     s = b.node("HardSigmoid", [b.conv(s, "se.expand", 32, 8)], "se.gate", alpha=1 / 6, beta=0.5)
     x = b.node("Mul", [x, s], "se.scale")
-    x = b.conv(x, "project", 16, 32, zero_blocks=zero_blocks)
+    x = b.conv(x, "project", 16, 32, zero_blocks=zero_blocks, n=n)
     x = b.node("Add", [x, skip], "sum")
-    x = b.conv(x, "spatial", 22, 16, 3, strides=[2, 2], zero_blocks=zero_blocks)
+    x = b.conv(x, "spatial", 22, 16, 3, strides=[2, 2], zero_blocks=zero_blocks, n=n)
     x = b.node("Mul", [x, b.node("Sigmoid", [x], "silu.gate")], "silu")
     x = b.node("MaxPool", [x], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     x = b.node("GlobalAveragePool", [x], "gap")

@@ -18,6 +18,7 @@ from kernels.problem import Problem
 # less.
 SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}
 SUMS = 64  # accumulators of a thread at most, which leave an SM room for 512 threads
+REGISTERS = 80  # of 128, for sums and what is on its way through registers
 PROCESSORS = 132
 BUSY = PROCESSORS * 2  # CTAs that keep a large GPU busy
 
@@ -68,7 +69,7 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
         c |= {"repeat": repeat, "cache": "ca" if p.taps > 1 else "cg"}
         tile = Tile.of(p, c, rows)
         small = tile.shared_bytes <= (shared_memory(target) - 1) * 1024 and down * across // LANES <= SUMS
-        if tile.fits() and small and tile.threads >= 64:
+        if tile.fits() and small and tile.registers <= REGISTERS and tile.threads >= 64:
             found.append(c)
     return sorted(found, key=lambda c: cost(p, target, c, rows))
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cuda_on_host
 import numpy as np
 import pytest
 from onnx_networks import mobile
@@ -61,6 +62,42 @@ def test_equal_sizes_are_not_taken_for_equal_images():
     form = Rows("float32")
     assert not form.is_nchw
     assert [int(d) for d in form.type((8, 8, 1, 1)).shape] == [8, 8]
+
+
+@pytest.mark.skipif(cuda_on_host.missing() is not None, reason=str(cuda_on_host.missing()))
+@pytest.mark.parametrize(
+    ("precision", "block", "images"),
+    [
+        ("f16", 16, 1),
+        pytest.param("f16", 16, 8, marks=pytest.mark.slow),
+        pytest.param("tf32", 16, 3, marks=pytest.mark.slow),
+        pytest.param("f32", 4, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_network_on_the_host_equals_onnx_runtime(tmp_path, precision, block, images):
+    """Every function of the network as a GPU would run it, one after the other, on the CPU (cuda_on_host)."""
+    path = mobile(tmp_path / "net.onnx", n=block, batch="n")
+    found = convert(path, block, 0.3, batch=images, precision=precision)
+    choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
+    assert any(c.problem.block for c in choices.values())
+    module, packed = lower(found, choices, {}, HOPPER)
+
+    def session(x):
+        values = dict(zip(module["main"].params, (x, *packed.values()), strict=True))
+        for binding in (b for block in module["main"].body.blocks for b in block.bindings):
+            callee, args = binding.value.args
+            shape = [int(n) for n in binding.var.ty.shape]
+            func, given = module[callee], [values[a] for a in args.fields]
+            if callee.name_hint.startswith("reshape"):
+                values[binding.var] = given[0].reshape(shape)
+                continue
+            names = [p.name for p in func.params]
+            launch = cuda_on_host.lower(func, HOPPER)
+            y = np.empty(shape, str(binding.var.ty.dtype))
+            values[binding.var] = cuda_on_host.run(launch, dict(zip(names, given, strict=False)), y, tmp_path).y
+        return values[binding.var]
+
+    verify(session, path, (images, 3, 32, 32), inputs=1, precision=precision)
 
 
 @compiles

@@ -64,6 +64,7 @@ def lower(func: tvm.tirx.PrimFunc, target: Target) -> Launch:
     types = tuple(re.findall(r"(\w+)\* __restrict__", signature))
     assert len(types) == len(arguments), (signature, arguments)
     body = source[source.rindex('extern "C" __global__') :]
+    body = re.sub(r"__shared__ (alignas\(\d+\)) ", r"\1 static ", body)  # CTAs run one after another
     body = re.sub(r"extern __shared__ .*? (\w+)\[\];", r"uchar* \1 = host::shared;", body)
     grid = sizes["blockIdx.x"], sizes.get("blockIdx.y", 1)
     return Launch(body, tuple(arguments), types, grid, sizes["threadIdx.x"], sizes.get("tirx.use_dyn_shared_memory", 0))
