@@ -12,6 +12,7 @@ from tvm.target import Target
 from kernels import planewise
 from kernels.cuda import layout as rows
 from kernels.cuda import planewise as rowwise
+from kernels.cuda import reorder
 from kernels.layout import pitch
 from kernels.problem import Problem
 
@@ -87,10 +88,10 @@ class Rows:
         return relax.TensorType(rows.rows_of(shape), self.dtype)
 
     def into(self, shape: Shape) -> tvm.tirx.PrimFunc:
-        return rowwise.to_rows(shape, self.dtype)
+        return reorder.to_rows(shape, self.dtype)
 
     def back(self, shape: Shape) -> tvm.tirx.PrimFunc:
-        return rowwise.from_rows(shape, self.dtype)
+        return reorder.from_rows(shape, self.dtype)
 
     def mean(self, shape: Shape) -> tvm.tirx.PrimFunc:
         return rowwise.mean(shape, self.dtype)

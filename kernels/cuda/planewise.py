@@ -1,10 +1,9 @@
-"""What is done channel by channel: pooling, the product that ends squeeze-excite, and the ways into rows and back."""
+"""What is done channel by channel: pooling, and the product that ends squeeze-excite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 
 import tvm
 from tvm import tirx
@@ -117,41 +116,6 @@ def scale(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
                 by = as_float(factor[channel, (pixel + k) % n], 1)
                 T.buffer_store(product, as_float(x[channel, pixel + k], 1) * by, [k])
             _write(y, channel, pixel, product)
-    return builder.get()
-
-
-def to_rows(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
-    """(x NCHW float32, y): images of ``shape`` into rows."""
-    return _reorder(shape, dtype, back=False)
-
-
-def from_rows(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
-    """(x, y NCHW float32): rows to images of ``shape``."""
-    return _reorder(shape, dtype, back=True)
-
-
-def _reorder(shape: tuple[int, int, int, int], dtype: str, back: bool) -> tvm.tirx.PrimFunc:
-    n, c, h, w = shape
-    rows = rows_of(shape)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("main")
-        x = T.arg("x", T.buffer(rows if back else shape, dtype if back else "float32"))
-        y = T.arg("y", T.buffer(shape if back else rows, "float32" if back else dtype))
-        images = T.decl_buffer((prod(shape),), "float32", data=(y if back else x).data)
-        with (
-            T.launch_thread("blockIdx.x", -(-rows[1] // THREADS)) as tile,
-            T.launch_thread("blockIdx.y", c) as channel,
-            T.launch_thread("threadIdx.x", THREADS) as thread,
-        ):
-            at = T.Bind(tile * THREADS + thread)
-            place = (at % n * c + channel) * (h * w) + at // n
-            if back:
-                with T.If(at < n * h * w), T.Then():
-                    T.buffer_store(images, as_float(x[channel, at], 1), [place])
-            else:
-                with T.If(at < rows[1]), T.Then():
-                    inside = tirx.if_then_else(at < n * h * w, images[place], T.float32(0))
-                    T.buffer_store(y, T.cast(inside, dtype), [channel, at])
     return builder.get()
 
 

@@ -11,7 +11,7 @@ from tvm.target import Target
 
 from kernels import reference
 from kernels.bsr import BSR
-from kernels.cuda import KERNELS, planewise
+from kernels.cuda import KERNELS, planewise, reorder
 from kernels.cuda.fragments import round_to_tf32
 from kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
 from kernels.problem import Problem
@@ -125,6 +125,8 @@ def planewise_cases():
         factor = rng.standard_normal((n, 5, 1, 1)).astype(dtype).astype(np.float32)
         rows = {"x": to_rows(x).astype(dtype)}
         yield f"mean {dtype} {n}", planewise.mean(shape, dtype), rows, x.mean((2, 3), keepdims=True)
+        yield f"to_rows {dtype} {n}", reorder.to_rows(shape, dtype), {"x": x}, x
+        yield f"from_rows {dtype} {n}", reorder.from_rows(shape, dtype), rows, x
         if n in (1, 40):
             continue
         pool = Problem(*shape, 5, (3, 3), (2, 2), SAME, groups=5, precision="f16" if dtype == "float16" else "f32")
@@ -133,8 +135,6 @@ def planewise_cases():
         yield f"max_pool {dtype}", planewise.max_pool(pool, dtype), rows, views.max((4, 5))
         by = {**rows, "factor": to_rows(factor).astype(dtype)}
         yield f"scale {dtype}", planewise.scale(shape, dtype), by, x * factor
-        yield f"to_rows {dtype}", planewise.to_rows(shape, dtype), {"x": x}, x
-        yield f"from_rows {dtype}", planewise.from_rows(shape, dtype), rows, x
 
 
 @pytest.mark.parametrize("case", list(planewise_cases()), ids=lambda case: case[0].replace(" ", "_"))
