@@ -10,6 +10,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda.fragments import COLUMNS, LANES, ROWS, staged_half, staged_row
 from kernels.cuda.layout import VECTOR
+from kernels.cuda.tile import threads_beside
 from kernels.epilogue import ACTIVATION
 from kernels.problem import Problem
 from kernels.vector import run, splat
@@ -30,11 +31,8 @@ def ptx(text: str, *operands) -> None:
 
 
 def resident(threads: int, sums: int, most: int = 1024):
-    """Context, inside the threads: how many threads, at most ``most``, a multiprocessor is to hold, which bounds their
-    registers: 128 of them beside 64 accumulators, 85 beside 32, 64 beside 16.
-    """
-    held = min(512 if sums > 32 else 768 if sums > 16 else 1024, most)
-    return T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", max(held // threads, 1))
+    """Context, inside the threads: how many threads, at most ``most``, a multiprocessor is to hold (threads_beside)."""
+    return T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", max(min(threads_beside(sums), most) // threads, 1))
 
 
 def load(to, first: int, source, index, valid, count: int, fill: float = 0.0) -> None:

@@ -119,6 +119,13 @@ class Tile:
         )
 
 
+def threads_beside(sums: int) -> int:
+    """Of a multiprocessor, of which each has so many sums: 64 registers beside 16 of them, 85 beside 32, 128 beside
+    64, 255 beside more.
+    """
+    return 256 if sums > 80 else 512 if sums > 32 else 768 if sums > 16 else 1024
+
+
 def room(p: Problem, chunk: int, rows: int) -> int:
     """Chunks that the lists of all block rows have at most, however the blocks are shared among the rows."""
     block_rows = -(-p.out_channels // rows)
