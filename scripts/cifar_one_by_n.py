@@ -33,21 +33,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--pretrained_model", required=True)
+    parser.add_argument("--arch", default="resnet56")
     parser.add_argument("--epochs", default="3")
+    parser.add_argument("--only", nargs="+", choices=[*VARIANTS], default=[*VARIANTS], metavar="VARIANT")
     parser.add_argument("--job_dir", type=Path, default=Path("runs/cifar_one_by_n"))
     args, passed_on = parser.parse_known_args()  # e.g. --subset 500 --seed 1
-    common = ["--data_set=cifar10", "--arch=resnet56", "--pr_target=0.5", "--train_batch_size=128", "--lr=0.02"]
+    common = ["--data_set=cifar10", f"--arch={args.arch}", "--pr_target=0.5", "--train_batch_size=128", "--lr=0.02"]
     common += ["--lr_policy=cos_step", "--warmup_length=0", f"--finetune_epochs={args.epochs}"]
     common += [f"--data_path={args.data_path}", f"--pretrained_model={args.pretrained_model}", *passed_on]
     rows = []
-    for name, flags in VARIANTS.items():
+    for name in dict.fromkeys(["dense", *args.only]):  # losses are against dense
         folder = args.job_dir / name.replace(", ", "-").replace(" ", "-")
-        if code := cifar_runs.finish(folder, [*common, *flags]):
+        if code := cifar_runs.finish(folder, [*common, *VARIANTS[name]]):
             return code
         rows.append({"variant": name} | json.loads((folder / "summary.json").read_text()))
         write_table(args.job_dir, rows)
     print((args.job_dir / "table.md").read_text())
-    return tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
+XX / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:
