@@ -49,7 +49,9 @@ def main() -> int:
         rows.append({"variant": name} | json.loads((folder / "summary.json").read_text()))
         write_table(args.job_dir, rows)
     print((args.job_dir / "table.md").read_text())
-XX / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
+    if "1x4" not in args.only:
+        return 0
+    return tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:
