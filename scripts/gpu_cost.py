@@ -3,7 +3,8 @@
 Launch:    python scripts/gpu_cost.py [RESULTS.json]      (RESULTS: what scripts/gpu_bench.py --out wrote)
 Hardware:  no GPU.
 Expected:  microseconds of the sparse and the dense kernel's first configuration, layer by layer and summed; with
-           RESULTS, cost / measured over all tiles, and how much slower than the best measured tile the first choice is.
+           RESULTS, cost / measured over all tiles, and how much slower than a layer's best measured tile its measured
+           tile with the least cost is.
 """
 
 from __future__ import annotations
@@ -57,9 +58,13 @@ def compare(results: Path, block: int, target: Target) -> None:
         ratios[row["batch"], p.precision].append(cost / row["us"])
         choices[row["batch"], p.precision, row["layer"], row["density"], row["kernel"]].append((cost, row["us"]))
     for key, found in ratios.items():
-        lost = [min(v)[1] / min(us for _, us in v) for k, v in choices.items() if k[:2] == key and len(v) > 1]
+        lost = [
+            min(v, key=lambda pair: pair[0])[1] / min(us for _, us in v)
+            for k, v in choices.items()
+            if k[:2] == key and len(v) > 1
+        ]
         quantiles = " ".join(f"{q:.2f}" for q in np.quantile(found, [0.05, 0.25, 0.5, 0.75, 0.95]))
-        first = f"; first choice / best measured {np.mean(lost):.3f}, {max(lost):.2f} at most" if lost else ""
+        first = f"; likeliest / best of the measured {np.mean(lost):.3f}, {max(lost):.2f} at most" if lost else ""
         print(f"batch {key[0]} {key[1]}, {len(found)} tiles: cost / measured {quantiles}{first}")
 
 

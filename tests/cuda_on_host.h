@@ -1,8 +1,9 @@
 // CUDA source on the host: the threads of a CTA take turns, up to where they wait for one another.
 //
 // Stands in for cuda_fp16.h, the built-in variables and the instructions that TVM wraps in functions. What a GPU would
-// leave to luck is made to fail: shared memory begins as NaN, an asynchronous copy turns its target into NaN and
-// arrives when it is waited for, instructions of a warp need all its lanes, unaligned or foreign addresses stop the
+// leave to luck is made to fail: shared memory begins as NaN in every CTA, an asynchronous copy turns its target into
+// NaN and arrives when it is waited for, threads take turns in one order in one CTA and in the other in the next,
+// barriers and instructions of a warp need all their threads at the same line, unaligned or foreign addresses stop the
 // program (and AddressSanitizer watches every plain access).
 //
 // Fragments: PTX ISA, "Matrix Fragments for mma.m16n8k16 / m16n8k8", "ldmatrix".
@@ -64,6 +65,7 @@ struct Thread {
   void* here[5];  // __builtin_setjmp
   bool begun = false;
   Wait wait = NOTHING;
+  int line = 0;             // of CTA and WARP
   uint address;             // LDMATRIX
   uint* registers[4];
   float* d[4];              // MMA_*
@@ -76,6 +78,7 @@ struct Thread {
 std::vector<Thread> threads;
 uchar* shared = nullptr;
 uint shared_bytes = 0;
+std::vector<std::pair<void*, size_t>> fixed;  // shared memory of a size that the kernel gives
 long matrices = 0, wavefronts = 0;  // of ldmatrix: 8 rows of 16 bytes, and the turns that reading them takes
 void* scheduler[5];
 void (*kernel)();
@@ -84,9 +87,10 @@ void (*kernel)();
 SWITCHES void jump(void** to) { __builtin_longjmp(to, 1); }
 SWITCHES void pause(Thread& t) { if (!__builtin_setjmp(t.here)) jump(scheduler); }
 
-void wait_for(Wait what) {
+void wait_for(Wait what, int line = 0) {
   Thread& t = threads[threadIdx.x];
   t.wait = what;
+  t.line = line;
   pause(t);
 }
 
@@ -113,9 +117,13 @@ SWITCHES void resume(uint index) {
   setcontext(&fresh);
 }
 
+void fail_at(uint address, const char* what, uint of) {
+  fail("shared address " + std::to_string(address) + " " + what + " " + std::to_string(of));
+}
+
 uchar* at(uint address, uint size, uint alignment) {
-  if (address % alignment) fail("shared address " + std::to_string(address) + " is no multiple of " + std::to_string(alignment));
-  if (address + size > shared_bytes) fail("shared address " + std::to_string(address) + " of " + std::to_string(shared_bytes));
+  if (address % alignment) fail_at(address, "is no multiple of", alignment);
+  if (address + size > shared_bytes) fail_at(address, "lies behind", shared_bytes);
   return shared + address;
 }
 
@@ -192,7 +200,7 @@ void advance(Thread* warp, uint first, bool backwards) {
     }
     Wait what = warp[0].wait;
     for (int lane = 1; lane < 32; lane++)
-      if (warp[lane].wait != what) fail("lanes of a warp wait at different places");
+      if (warp[lane].wait != what || warp[lane].line != warp[0].line) fail("lanes of a warp wait at different places");
     if (what == CTA || what == END) return;
     if (what == LDMATRIX) ldmatrix(warp);
     if (what == MMA_F16 || what == MMA_TF32) mma(warp, what == MMA_F16);
@@ -202,6 +210,7 @@ void advance(Thread* warp, uint first, bool backwards) {
 
 void run_cta(bool backwards) {
   memset(shared, 0xff, shared_bytes);
+  for (auto& [buffer, bytes] : fixed) memset(buffer, 0xff, bytes);
   for (Thread& t : threads) {
     t.wait = NOTHING;
     t.open.clear();
@@ -215,7 +224,7 @@ void run_cta(bool backwards) {
     }
     Wait what = threads[0].wait;
     for (Thread& t : threads)
-      if (t.wait != what) fail("some threads have ended where others wait for them");
+      if (t.wait != what || t.line != threads[0].line) fail("threads wait for one another at different places");
     if (what == END) return;
     for (Thread& t : threads) t.wait = NOTHING;
   }
@@ -227,7 +236,15 @@ void run(void (*f)(), uint x, uint y, uint count, uint bytes) {
   shared_bytes = bytes;
   if (posix_memalign((void**)&shared, 1024, max(bytes, 16u))) fail("no memory");
   for (blockIdx.y = 0; blockIdx.y < y; blockIdx.y++)
-    for (blockIdx.x = 0; blockIdx.x < x; blockIdx.x++) run_cta((blockIdx.x + blockIdx.y) % 2);
+    for (blockIdx.x = 0; blockIdx.x < x; blockIdx.x++) run_cta((blockIdx.x + blockIdx.y) % 2 == 0);
+}
+
+void* make_fixed(size_t bytes) {
+  void* buffer;
+  if (posix_memalign(&buffer, 64, bytes)) fail("no memory");
+  memset(buffer, 0xff, bytes);
+  fixed.emplace_back(buffer, bytes);
+  return buffer;
 }
 
 void copy_async(uint to, const void* from, uint size, uint filled) {
@@ -252,9 +269,9 @@ void wait_group(size_t left) {
 }  // namespace host
 
 inline uint tvm_builtin_cuda_cvta_generic_to_shared(void* p) { return (uchar*)p - host::shared; }
-inline void tvm_builtin_cuda_cta_sync() { host::wait_for(host::CTA); }
-inline void __syncthreads() { host::wait_for(host::CTA); }
-inline void tvm_builtin_cuda_warp_sync() { host::wait_for(host::WARP); }
+#define tvm_builtin_cuda_cta_sync() host::wait_for(host::CTA, __LINE__)
+#define __syncthreads() host::wait_for(host::CTA, __LINE__)
+#define tvm_builtin_cuda_warp_sync() host::wait_for(host::WARP, __LINE__)
 inline void tvm_builtin_ptx_cp_async_commit_group_async_commit_group() { host::commit(); }
 inline void tvm_builtin_ptx_cp_async_wait_group_async_wait_group_0() { host::wait_group(0); }
 inline void tvm_builtin_ptx_cp_async_wait_group_async_wait_group_1() { host::wait_group(1); }
@@ -273,6 +290,8 @@ COPIES(ca, 8)
 COPIES(ca, 16)
 COPIES(cg, 16)
 
+inline void tvm_builtin_ptx_st_shared_u16(uint to, unsigned short x) { memcpy(host::at(to, 2, 2), &x, 2); }
+
 inline void tvm_builtin_ptx_st_vec_shared_v2_f32(uint to, float x, float y) {
   float both[2] = {x, y};
   memcpy(host::at(to, 8, 8), both, 8);
@@ -289,7 +308,8 @@ inline void tvm_builtin_ptx_cvt_tf32_f32_rna_tf32_f32(uint& to, float x) {
   to = (to + 0x1000) & 0xffffe000;
 }
 
-inline void tvm_builtin_ptx_ldmatrix_sync_aligned_m8n8_x4_trans_shared_b16(uint& a, uint& b, uint& c, uint& d, uint from) {
+inline void tvm_builtin_ptx_ldmatrix_sync_aligned_m8n8_x4_trans_shared_b16(uint& a, uint& b, uint& c, uint& d,
+                                                                           uint from) {
   host::Thread& t = host::threads[threadIdx.x];
   t.address = from;
   t.registers[0] = &a, t.registers[1] = &b, t.registers[2] = &c, t.registers[3] = &d;

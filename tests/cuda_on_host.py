@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.target import Target
 from tvm.tirx.build import codegen_build, split_host_device_mods
 
+from kernels.cuda.tiles import shared_memory
 from kernels.lowering import pass_context
 
 HEADER = Path(__file__).with_suffix(".h")
@@ -64,10 +65,16 @@ def lower(func: tvm.tirx.PrimFunc, target: Target) -> Launch:
     types = tuple(re.findall(r"(\w+)\* __restrict__", signature))
     assert len(types) == len(arguments), (signature, arguments)
     body = source[source.rindex('extern "C" __global__') :]
-    body = re.sub(r"__shared__ (alignas\(\d+\)) ", r"\1 static ", body)  # CTAs run one after another
+    fixed = r"static \1* \2 = (\1*)host::make_fixed(\3 * sizeof(\1));"
+    body, count = re.subn(r"__shared__ alignas\(\d+\) (\w+) (\w+)\[(\d+)\];", fixed, body)
+    assert count == body.count("host::make_fixed")
     body = re.sub(r"extern __shared__ .*? (\w+)\[\];", r"uchar* \1 = host::shared;", body)
-    grid = sizes["blockIdx.x"], sizes.get("blockIdx.y", 1)
-    return Launch(body, tuple(arguments), types, grid, sizes["threadIdx.x"], sizes.get("tirx.use_dyn_shared_memory", 0))
+    grid, threads = (sizes["blockIdx.x"], sizes.get("blockIdx.y", 1)), sizes["threadIdx.x"]
+    shared = sizes.get("tirx.use_dyn_shared_memory", 0)
+    assert grid[1] <= 65535, grid
+    assert threads <= 1024, threads
+    assert shared <= (shared_memory(target) - 1) * 1024, shared
+    return Launch(body, tuple(arguments), types, grid, threads, shared)
 
 
 @dataclass(frozen=True)

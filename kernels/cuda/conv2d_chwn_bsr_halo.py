@@ -30,7 +30,7 @@ from kernels.cuda.layout import VECTOR, in_rows
 from kernels.cuda.panel_program import PanelProgram
 from kernels.cuda.pipeline import Pipelined, drain
 from kernels.cuda.store import ptx, resident
-from kernels.cuda.tiles import BUSY, refuses_blocks, shared_memory
+from kernels.cuda.tiles import BUSY, GRID, refuses_blocks, shared_memory
 from kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_halo"
@@ -55,6 +55,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     for across, pixels, n, wide, stages in product((4, 2, 1), (64, 32), images, (4, 2, 8), (2, 3)):
         c = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
         if across * pixels % (n * wide) or not Halo.of(p, c).fits() or Halo.of(p, c).threads < 64:
+            continue
+        if prod(Halo.of(p, c).tiles) > GRID:
             continue
         if Halo.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
             found.append(c)

@@ -30,7 +30,7 @@ from kernels.cuda.panel import Panel, block_rows, pack, room
 from kernels.cuda.panel_program import PanelProgram
 from kernels.cuda.pipeline import drain
 from kernels.cuda.store import ptx, resident
-from kernels.cuda.tiles import BUSY, refuses_blocks, shared_memory
+from kernels.cuda.tiles import BUSY, GRID, refuses_blocks, shared_memory
 from kernels.problem import Problem
 
 __all__ = ["configs", "name", "pack", "prim_func", "refuses"]
@@ -67,6 +67,8 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
             if positions % wide or not Panel.of(p, c).fits() or not 128 <= Panel.of(p, c).threads <= 512:
                 continue
             if Panel.of(p, c).vectors > Panel.of(p, c).threads:  # places of several copies need too many registers
+                continue
+            if prod(Panel.of(p, c).tiles) > GRID:
                 continue
             if Panel.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
                 found.append(c)

@@ -7,9 +7,11 @@
             sums[filters, pixels] += weight.T @ image             # mma.sync, float32
         y = activation(sums + bias + residual)                    # through shared memory: whole vectors to y
 
-A warp has ``warp_rows`` filters and ``warp_pixels`` pixels of the tile; its image fragments come by ldmatrix.trans
-(f16) or plain loads (tf32). Rows of the image in shared memory are longer than the tile by one vector (two in tf32), so
-that the rows of a fragment lie in different banks.
+Where lists are long and CTAs few, ``slices`` sets of warps share a chunk's entries and add their sums at the end.
+Single numbers of 2 bytes are too small for asynchronous copies and go through registers. A warp has ``warp_rows``
+filters and ``warp_pixels`` pixels of the tile; its image fragments come by ldmatrix.trans (f16) or plain loads (tf32).
+Rows of the image in shared memory are longer than the tile by one vector (two in tf32), so that the rows of a fragment
+lie in different banks.
 """
 
 from __future__ import annotations
@@ -85,7 +87,10 @@ class _Program(Pipelined):
         self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
         self.column = T.Bind(thread % tile.columns * tile.copy)
         self.places = T.alloc_buffer((tile.copies,), "int32", scope="local")
-        self.loaded = T.alloc_buffer((tile.copies,), self.op.dtype, scope="local") if tile.loads else None
+        self.bits = self.loaded = None
+        if tile.loads:  # as bits: a store of PTX takes no float16
+            self.bits = T.decl_buffer(self.flat.shape, f"uint{8 * self.op.bytes}", data=self.x.data)
+            self.loaded = T.alloc_buffer((tile.copies,), self.bits.dtype, scope="local")
         self.window = Window(self.p, T.Bind(self.first_pixel + self.column))
         rows = self.block_rows
         first = T.Bind(block * tile.repeat)
@@ -121,7 +126,8 @@ class _Program(Pipelined):
         for i in range(tile.copies):
             place, valid = self.places[i], self.places[i] > OUTSIDE
             if tile.loads:
-                T.buffer_store(self.loaded, tirx.if_then_else(valid, self.flat[place], tirx.const(0, op.dtype)), [i])
+                value = tirx.if_then_else(valid, self.bits[place], tirx.const(0, self.bits.dtype))
+                T.buffer_store(self.loaded, value, [i])
                 continue
             size = tile.copy * op.bytes
             how = tile.cache if size == 16 else "ca"  # "cg", past the first-level cache, takes 16 bytes only
@@ -138,8 +144,9 @@ class _Program(Pipelined):
                 ptx("cp.async.cg.shared.global", to, self.data.ptr_to([chunk, vector * op.vector]), 16)
 
     def _settle(self, stage) -> None:
+        # by an instruction that TVM does not look into: it would have all threads wait before and behind it
         for i in range(self.tile.copies if self.tile.loads else 0):
-            T.buffer_store(self.shared, self.loaded[i], [self._copied(stage, i)])
+            ptx(f"st.shared.u{8 * self.op.bytes}", self.shared.ptr_to([self._copied(stage, i)]), self.loaded[i])
 
     def _copied(self, stage, i: int):
         """Where in shared memory this thread's i-th copy lies."""
@@ -195,4 +202,5 @@ class _Program(Pipelined):
                 pixel = T.Bind(self.first_pixel + self.warp_pixel + column)
                 with T.If(tirx.all(channel < p.out_channels, pixel < out_rows(p)[1])), T.Then():
                     emit_store(p, self.y, self.residual, channel, pixel, staging.load(row, column), self.bias[channel])
-            staging.wait()
+            if m + 1 < self.down or tile.repeat > 1:
+                staging.wait()

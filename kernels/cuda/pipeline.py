@@ -13,7 +13,8 @@ class Pipelined:
 
     _locate(chunk): ask where the copies of a chunk come from; harmless behind the last chunk
     _fetch(chunk, stage): start the copies of the chunk that was located last
-    _settle(stage): store what _fetch could not copy asynchronously, and loaded into registers
+    _settle(stage): store what _fetch could not copy asynchronously, and loaded into registers; behind the last chunk
+        anything, into a stage that nobody reads
     _multiply(stage): the product of what a stage holds
     """
 
@@ -22,14 +23,13 @@ class Pipelined:
     def fill(self, begin, count) -> None:
         """Start the copies of the first of ``count`` chunks, from chunk ``begin`` on."""
         self._locate(begin)
-        with T.serial(
-            0, self.stages - 1, unroll=False
-        ) as stage:  # a network's kernels run once each: code is read, too
+        # not unrolled: a network's kernels run once each, and their code has to be read, too
+        with T.serial(0, self.stages - 1, unroll=False) as stage:
             with T.If(count > stage), T.Then():
                 self._fetch(begin + stage, stage)
-                self._settle(stage)
             ptx("cp.async.commit_group")
             self._locate(begin + stage + 1)
+            self._settle(stage)
 
     def advance(self, begin, count, i) -> None:
         """The i-th chunk's product, and the copies of the one that takes the stage of the one before."""

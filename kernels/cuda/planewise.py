@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import tvm
 from tvm import tirx
-from tvm.script import tirx as script
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -68,19 +67,19 @@ def max_pool(p: Problem, dtype: str) -> tvm.tirx.PrimFunc:
 
 
 def mean(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
-    """(x, y): the mean of every plane, (c, pitch) -> (c, pitch of 1 x 1). THREADS for up to 32 images of a channel."""
+    """(x, y): the mean of every plane, (c, pitch) -> (c, pitch of 1 x 1). A CTA for up to 32 images of a channel."""
     n, c, h, w = shape
     inner, outer = rows_of(shape), rows_of((n, c, 1, 1))
-    images = min(outer[1], 32)
-    parts = 1 << (THREADS // images).bit_length() - 1  # a power of two, to be added up by halves
+    images = 1 << min(n - 1, 31).bit_length()
+    parts = THREADS // images  # both powers of two: parts are added up by halves
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(inner, dtype))
         y = T.arg("y", T.buffer(outer, dtype))
         with (
-            T.launch_thread("blockIdx.x", -(-outer[1] // images)) as block,
+            T.launch_thread("blockIdx.x", -(-n // images)) as block,
             T.launch_thread("blockIdx.y", c) as channel,
-            T.launch_thread("threadIdx.x", images * parts) as thread,
+            T.launch_thread("threadIdx.x", THREADS) as thread,
         ):
             image = T.Bind(block * images + thread % images)
             part = T.Bind(thread // images)
@@ -89,16 +88,17 @@ def mean(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
             with T.If(image < n), T.Then(), T.serial(0, (h * w - part + parts - 1) // parts) as i:
                 pixel = part + i * parts
                 T.buffer_store(total, total[0] + as_float(x[channel, pixel * n + image], 1), [0])
-            sums = T.alloc_buffer((images * parts,), "float32", scope="shared")
+            sums = T.alloc_buffer((THREADS,), "float32", scope="shared")  # TVM has threads wait between its uses
             T.buffer_store(sums, total[0], [thread])
             half = parts // 2
             while half:
-                T.evaluate(script.cuda.cta_sync())
                 with T.If(part < half), T.Then():
                     T.buffer_store(sums, sums[thread] + sums[thread + half * images], [thread])
                 half //= 2
-            with T.If(tirx.all(part == 0, image < outer[1])), T.Then():
+            with T.If(tirx.all(part == 0, image < n)), T.Then():
                 T.buffer_store(y, T.cast(sums[thread] * T.float32(1 / (h * w)), dtype), [channel, image])
+            with T.If(tirx.all(block == 0, n + thread < outer[1])), T.Then():
+                T.buffer_store(y, T.cast(T.float32(0), dtype), [channel, n + thread])
     return builder.get()
 
 

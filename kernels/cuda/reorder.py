@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from math import prod
 
 import tvm
-from tvm.script import tirx as script
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from kernels.cuda.fragments import LANES
 from kernels.cuda.layout import rows_of
 from kernels.cuda.store import as_float
 
@@ -28,14 +28,12 @@ def to_rows(shape: Shape, dtype: str) -> tvm.tirx.PrimFunc:
         x = T.arg("x", T.buffer(shape, "float32"))
         y = T.arg("y", T.buffer(rows, dtype))
         images = T.decl_buffer((prod(shape),), "float32", data=x.data)
-        with _tiles(shape) as (channel, tile, thread):
-            held = T.alloc_buffer(_held(shape), "float32", scope="shared")
+        with _tiles(shape) as (channel, tile, thread, held):
             with _places(shape, tile, thread, along_pixels=True) as (image, pixel, own):
                 value = images[(image * c + channel) * (h * w) + pixel]
-                T.buffer_store(held, value, own)
-            T.evaluate(script.cuda.cta_sync())
+                T.buffer_store(held, value, [own])
             with _places(shape, tile, thread, along_pixels=False) as (image, pixel, own):
-                value = T.cast(held[own[0], own[1]], dtype)
+                value = T.cast(held[own], dtype)
                 T.buffer_store(y, value, [channel, pixel * n + image])
             behind = n * h * w + thread  # what fills the row up is finite
             with T.If(tile == 0), T.Then(), T.If(behind < rows[1]), T.Then():
@@ -51,41 +49,44 @@ def from_rows(shape: Shape, dtype: str) -> tvm.tirx.PrimFunc:
         x = T.arg("x", T.buffer(rows_of(shape), dtype))
         y = T.arg("y", T.buffer(shape, "float32"))
         images = T.decl_buffer((prod(shape),), "float32", data=y.data)
-        with _tiles(shape) as (channel, tile, thread):
-            held = T.alloc_buffer(_held(shape), "float32", scope="shared")
+        with _tiles(shape) as (channel, tile, thread, held):
             with _places(shape, tile, thread, along_pixels=False) as (image, pixel, own):
-                T.buffer_store(held, as_float(x[channel, pixel * n + image], 1), own)
-            T.evaluate(script.cuda.cta_sync())
+                T.buffer_store(held, as_float(x[channel, pixel * n + image], 1), [own])
             with _places(shape, tile, thread, along_pixels=True) as (image, pixel, own):
                 place = (image * c + channel) * (h * w) + pixel
-                T.buffer_store(images, held[own[0], own[1]], [place])
+                T.buffer_store(images, held[own], [place])
     return builder.get()
 
 
-def _held(shape: Shape) -> tuple[int, int]:
-    """(images, pixels) of a tile, a pixel more so that neither way of going through it meets in banks."""
-    images = 1 << min(shape[0] - 1, 31).bit_length()
-    return images, NUMBERS // images + 1
+def _sizes(shape: Shape) -> tuple[int, int, int]:
+    """(images, pixels) of a tile, and the numbers from one image's pixels to the next one's in shared memory: 32 lanes
+    that go along images reach 32 / images pixels of each, which are to lie in different banks.
+    """
+    images = 1 << min(shape[0] - 1, LANES - 1).bit_length()
+    pixels = NUMBERS // images
+    return images, pixels, pixels + LANES // images
 
 
 @contextmanager
 def _tiles(shape: Shape) -> Iterator[tuple]:
-    """A CTA for every channel and tile of pixels and images; yields (channel, tile, thread)."""
+    """A CTA for every channel and tile of pixels and images; yields (channel, tile, thread, shared memory). TVM has
+    threads wait between its uses.
+    """
     n, c, h, w = shape
-    images, pixels = _held(shape)
+    images, pixels, pitch = _sizes(shape)
     with (
-        T.launch_thread("blockIdx.x", -(-(h * w) // (pixels - 1)) * -(-n // images)) as tile,
+        T.launch_thread("blockIdx.x", -(-(h * w) // pixels) * -(-n // images)) as tile,
         T.launch_thread("blockIdx.y", c) as channel,
         T.launch_thread("threadIdx.x", THREADS) as thread,
     ):
-        yield channel, tile, thread
+        yield channel, tile, thread, T.alloc_buffer((images * pitch,), "float32", scope="shared")
 
 
 @contextmanager
 def _places(shape: Shape, tile, thread, along_pixels: bool) -> Iterator[tuple]:
     """Context of a loop over this thread's (image, pixel, where the tile holds them), neighbours along either."""
     n, _, h, w = shape
-    images, pixels = _held(shape)[0], NUMBERS // _held(shape)[0]
+    images, pixels, pitch = _sizes(shape)
     across = -(-n // images)
     with T.unroll(0, NUMBERS // THREADS) as turn:
         item = turn * THREADS + thread
@@ -93,4 +94,4 @@ def _places(shape: Shape, tile, thread, along_pixels: bool) -> Iterator[tuple]:
         image = T.Bind(tile % across * images + own[0])
         pixel = T.Bind(tile // across * pixels + own[1])
         with T.If(image < n), T.Then(), T.If(pixel < h * w), T.Then():
-            yield image, pixel, own
+            yield image, pixel, own[0] * pitch + own[1]

@@ -30,9 +30,9 @@ def ptx(text: str, *operands) -> None:
     T.evaluate(script.ptx[text](*operands))
 
 
-def resident(threads: int, sums: int, most: int = 1024):
+def resident(threads: int, registers: int, most: int = 1024):
     """Context, inside the threads: how many threads, at most ``most``, a multiprocessor is to hold (threads_beside)."""
-    return T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", max(min(threads_beside(sums), most) // threads, 1))
+    return T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", max(min(threads_beside(registers), most) // threads, 1))
 
 
 def load(to, first: int, source, index, valid, count: int, fill: float = 0.0) -> None:

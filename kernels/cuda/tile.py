@@ -74,7 +74,7 @@ class Tile:
     @property
     def registers(self) -> int:
         """Of a thread, which the loop over chunks cannot do without: sums, copies and where they come from."""
-        return self.warp_rows * self.warp_pixels // LANES + (2 * self.copies if self.loads else 0)
+        return self.warp_rows * self.warp_pixels // LANES + self.copies * (2 if self.loads else 1)
 
     @property
     def row(self) -> int:
@@ -119,11 +119,9 @@ class Tile:
         )
 
 
-def threads_beside(sums: int) -> int:
-    """Of a multiprocessor, of which each has so many sums: 64 registers beside 16 of them, 85 beside 32, 128 beside
-    64, 255 beside more.
-    """
-    return 256 if sums > 80 else 512 if sums > 32 else 768 if sums > 16 else 1024
+def threads_beside(registers: int) -> int:
+    """Of a multiprocessor, if each cannot do without so many registers: they get 64, 85, 128 or 255."""
+    return 1024 if registers <= 26 else 768 if registers <= 44 else 512 if registers <= 76 else 256
 
 
 def room(p: Problem, chunk: int, rows: int) -> int:

@@ -18,16 +18,18 @@ from kernels.problem import Problem
 # less.
 SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}
 REGISTERS = 128  # for sums and what is on its way through registers, of the 255 of a thread
+GRID = 65535  # CTAs along y
 PROCESSORS = 132
 BUSY = PROCESSORS * 2  # CTAs that keep a large GPU busy
 WARPS = 16  # of a multiprocessor, that cover for one another's waiting
 
-# Microseconds (see cost), but for MEMORY: bytes in one.
+# Microseconds (see cost). A chunk through registers took 0.6 where its loads were awaited at once; that it takes 0.4
+# now, and a chunk of several slices no longer than one, is a guess.
 LAUNCH, CTA = 2.2, 0.23
 COPY, COPY_WEIGHT, READ = 0.19e-3, 0.07e-3, 1.16e-3
-CHUNK, CHUNK_LOADED = 0.225, 0.4  # by asynchronous copies; through registers (not measured since they are awaited late)
-MEMORY = 7.4e6
-
+CHUNK, CHUNK_LOADED, FILL_LOADED = 0.225, 0.4, 0.27
+IMAGES = 7.4e6  # bytes of images in a microsecond: what of the memory's 2.4e6 is not hidden behind the rest
+WIDEST = 256  # pixels of a tile
 
 HEIGHTS = (16, 32, 64)  # of block rows
 
@@ -47,6 +49,8 @@ def refuses_size(p: Problem) -> str | None:
     """Why a layer does not fit tensor cores, whatever its weights; None if it does."""
     if p.precision not in BY_PRECISION:
         return f"precision {p.precision}; tensor cores take {' or '.join(BY_PRECISION)}"
+    if out_rows(p)[1] > GRID * WIDEST:
+        return f"{out_rows(p)[1]:,} pixels; a grid holds {GRID:,} tiles of {WIDEST}"
     return gather.refuses(p)
 
 
@@ -60,7 +64,7 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     found = []
     block_rows = -(-p.out_channels // rows)
     chunks = (16, 32) if instruction(p).bytes == 2 else (16,)  # longer ones need more registers than there are
-    sizes = product((256, 128, 64, 32, 16), (64, 32, 16), (64, 32, 16), (1, 2, 4, 8), chunks, (4, 3), (1, 2, 4))
+    sizes = product((WIDEST, 128, 64, 32, 16), (64, 32, 16), (64, 32, 16), (1, 2, 4, 8), chunks, (4, 3, 2), (1, 2, 4))
     for wide, down, across, slices, chunk, stages, repeat in sizes:
         if repeat > block_rows or (slices > 1 and (wide > 64 or repeat > 1 or chunk != chunks[0])):
             continue
@@ -70,9 +74,11 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
         tile = Tile.of(p, c, rows)
         if (
             tile.fits()
+            and (stages > 2 or tile.loads)
             and 64 <= tile.threads <= threads_beside(tile.registers)
             and tile.registers <= REGISTERS
             and tile.shared_bytes <= (shared_memory(target) - 1) * 1024
+            and -(-out_rows(p)[1] // tile.pixels) <= GRID
         ):
             found.append(c)
     return sorted(found, key=lambda c: cost(p, target, c, rows))
@@ -95,7 +101,7 @@ def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
     work = (copied + READ * turns * tile.op.bytes / 128) * chunks + CTA
     images = (np.prod(in_rows(p)) + np.prod(out_rows(p))) * tile.op.bytes
     hidden = max(WARPS / (resident * tile.warps), 1)
-    busy = work * max(ctas / PROCESSORS, 1) * hidden + images / MEMORY
+    busy = work * max(ctas / PROCESSORS, 1) * hidden + images / IMAGES
     # what it waits for, where there is little to do: a chunk's list, then its copies, before the next chunk's
-    waiting = -(-ctas // (PROCESSORS * resident)) * chunks * (CHUNK_LOADED if tile.loads else CHUNK)
-    return LAUNCH + max(busy, waiting)
+    waiting = chunks * (CHUNK_LOADED if tile.loads else CHUNK) + (tile.stages - 1) * (FILL_LOADED if tile.loads else 0)
+    return LAUNCH + max(busy, waiting * -(-ctas // (PROCESSORS * resident)))

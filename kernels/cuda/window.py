@@ -34,9 +34,8 @@ class Window:
         columns = _bits(x, p.kernel[1], p.dilation[1], p.width, 1, kind)
         # bit r * kw for row r; times the columns' bits: a copy of them for every row
         bits = tirx.Select(exists, rows * columns, tirx.const(0, kind))
-        self.inside = T.alloc_buffer(
-            (1,), kind, scope="local"
-        )  # of a name alone TVM repeats the value wherever it is used
+        # in memory: what only has a name TVM computes anew wherever it is used
+        self.inside = T.alloc_buffer((1,), kind, scope="local")
         T.buffer_store(self.inside, bits, [0])
 
     def valid(self, tap):

@@ -96,6 +96,36 @@ BROKEN = {
 }
 
 
+def test_no_barriers_but_those_that_kernels_on_tensor_cores_have_themselves():
+    """TVM adds some where it sees plain stores to shared memory: all threads would wait within a chunk's product."""
+    for item in quick():
+        if item.kernel in gpu_resources.TENSOR_CORES:
+            p = Problem.from_json(item.problem)
+            launch = cuda_on_host.lower(BY_NAME[item.kernel].prim_func(p, item.config, HOPPER), HOPPER)
+            assert "__syncthreads" not in launch.source, called(item)
+
+
+def test_barriers_at_different_places_are_found(tmp_path):
+    name, func, arrays, expected = next(c for c in planewise_cases() if c[0].startswith("mean"))
+    launch = cuda_on_host.lower(func, HOPPER)
+    apart = "if (threadIdx.x < 5) {\n__syncthreads();\n} else {\n__syncthreads();\n}"
+    launch = replace(launch, source=launch.source.replace("__syncthreads();", apart, 1))
+    y = np.empty(rows_of(expected.shape), name.split()[1])
+    with pytest.raises(RuntimeError, match="at different places"):
+        cuda_on_host.run(launch, arrays, y, tmp_path)
+
+
+def test_transposes_go_through_different_banks():
+    for n in (1, 2, 3, 8, 17, 64):
+        images, pixels, pitch = reorder._sizes((n, 3, 50, 50))
+        assert images * pixels == reorder.NUMBERS
+        lane = np.arange(32)
+        banks = (lane % images * pitch + lane // images) % 32
+        assert len(set(banks)) == 32, n
+        source = cuda_on_host.lower(reorder.to_rows((n, 3, 50, 50), "float16"), HOPPER).source
+        assert n == 1 or str(pitch) in source, "TVM keeps the distance"
+
+
 @pytest.mark.parametrize("defect", BROKEN)
 def test_defects_are_found(defect, tmp_path, monkeypatch):
     """Such as a GPU would let pass more often than not."""
