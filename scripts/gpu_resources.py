@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from tvm.target import Target
@@ -26,15 +27,20 @@ from kernels.cuda.tile import Tile
 from kernels.problem import Problem
 
 SAME = (1, 1, 1, 1)
-# A layer that each kernel is made for, in the precisions it takes.
+WIDE = Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128)
+ONE = Problem(1, 512, 7, 7, 512, (3, 3), padding=SAME, block=32, nnzb=2048)  # long lists, single numbers
+# Layers that each kernel is made for, in the precisions it takes.
 LAYERS = {
-    "conv2d_chwn_bsr_halo": (Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128), ("f16",)),
-    "conv2d_chwn_bsr_panels": (Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128), ("f16",)),
-    "conv2d_chwn_bsr_mma": (Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128), ("f16", "tf32")),
-    "conv2d_chwn_bsr_simt": (Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, block=8, nnzb=128), ("f32", "f16")),
-    "conv2d_chwn_depthwise": (Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, groups=64), ("f32", "f16")),
-    "conv2d_chwn_dense_mma": (Problem(16, 64, 28, 28, 128, (3, 3), padding=SAME), ("f16", "tf32")),
-    "conv2d_chwn_dense_simt": (Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME), ("f32", "f16")),
+    "conv2d_chwn_bsr_halo": ([WIDE], ("f16",)),
+    "conv2d_chwn_bsr_panels": ([WIDE], ("f16",)),
+    "conv2d_chwn_bsr_mma": ([WIDE, ONE], ("f16", "tf32")),
+    "conv2d_chwn_bsr_simt": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, block=8, nnzb=128)], ("f32", "f16")),
+    "conv2d_chwn_depthwise": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, groups=64)], ("f32", "f16")),
+    "conv2d_chwn_dense_mma": (
+        [Problem(16, 64, 28, 28, 128, (3, 3), padding=SAME), replace(ONE, block=0, nnzb=0)],
+        ("f16", "tf32"),
+    ),
+    "conv2d_chwn_dense_simt": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME)], ("f32", "f16")),
 }
 TENSOR_CORES = tuple(name for name in LAYERS if name.endswith(("_mma", "_panels", "_halo")))
 
@@ -84,10 +90,9 @@ def usage(kernel, p: Problem, c: dict, target: Target) -> Usage:
 
 
 def cases(target: Target) -> Iterator[tuple]:
-    """(kernel, problem, configuration): the first and the last of every kernel and precision."""
+    """(kernel, problem, configuration): the first and the last of every kernel, layer and precision."""
     for kernel in KERNELS:
-        shape, precisions = LAYERS[kernel.name]
-        for precision in precisions:
+        for shape, precision in product(*LAYERS[kernel.name]):
             p = replace(shape, precision=precision, activation="relu", residual=True)
             found = kernel.configs(p, target)
             for c in (found[0], found[-1]):
@@ -98,15 +103,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=compiler.ARCHITECTURES, choices=compiler.ARCHITECTURES)
     args = parser.parse_args()
-    print("| kernel | precision | GPU | threads | registers | spilled | shared, KB | HMMA | LDSM | LDGSTS | FFMA |")
-    print("|-|-|-|-|-|-|-|-|-|-|-|")
+    names = ("kernel", "images", "precision", "GPU", "threads", "registers", "spilled", "shared, KB")
+    print(f"| {' | '.join([*names, 'HMMA', 'LDSM', 'LDGSTS', 'FFMA'])} |")
+    print("|-" * 12 + "|")
     for arch in args.arch:
         target = Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
         for kernel, p, c in cases(target):
             u = usage(kernel, p, c, target)
             counts = " | ".join(str(u.instructions[name]) for name in ("HMMA", "LDSM", "LDGSTS", "FFMA"))
             sizes = f"{u.threads} | {u.registers} | {u.spilled} | {u.shared / 1024:.0f}"
-            print(f"| {kernel.name} | {p.precision} | {arch} | {sizes} | {counts} |", flush=True)
+            print(f"| {kernel.name} | {p.batch} | {p.precision} | {arch} | {sizes} | {counts} |", flush=True)
     return 0
 
 
