@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from deploy import quantised
+from deploy import quantised, refusals
 from deploy.onnx_graph import Graph, read_model
 from deploy.passes.fold_batchnorm import fold_batchnorm
 from deploy.passes.fuse_layers import Layer, fuse_layers
@@ -64,11 +64,15 @@ def convert(
     if (len(graph.inputs), len(graph.outputs)) != (1, 1):
         found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         raise ValueError(f"{path}: {found}; expected a network with one image input and one output")
+    refusals.training(path, graph)
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
     fold_batchnorm(graph)
-    layers = fuse_layers(graph)
+    try:
+        layers = fuse_layers(graph)
+    except ValueError as error:
+        raise ValueError(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
     if not layers:
-        raise ValueError(f"{path}: no convolution or dense layer with constant fp32 weights; nothing to compile")
+        raise refusals.nothing(path, graph)
     layers = {k: replace(v, problem=replace(v.problem, precision=precision)) for k, v in layers.items()}
     return Network(path, graph, {k: blocked(v, heights, sparsity) for k, v in layers.items()}, weights_bytes)
 

@@ -61,7 +61,11 @@ class _Replace(relax.PyExprMutator):
 
 
 def shape_of(value: relax.Expr) -> tuple[int, ...]:
-    return tuple(int(d) for d in value.ty.shape)
+    """Raises ValueError for a size that is known only when the network runs."""
+    try:
+        return tuple(int(d) for d in value.ty.shape)
+    except TypeError as error:  # None, or a symbol
+        raise ValueError("an operator's output has no fixed size (NonZero, Unique and the like)") from error
 
 
 def reshaped(bb: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:

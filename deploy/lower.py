@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.target import Target
 
+from deploy import refusals
 from deploy.choice import Choice
 from deploy.convert import Network
 from deploy.form import Form, form_of
@@ -46,14 +47,23 @@ def lower(
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
         try:
-            module = importer.from_onnx(model.graph, network.graph.opset)
-        except (RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{network.path}: TVM's ONNX importer refuses it ({reason})") from error
-    return legalize(module, form), packed
+            return legalize(importer.from_onnx(model.graph, network.graph.opset), form), packed
+        except _Unsupported as error:
+            raise ValueError(f"{network.path}: {error}") from error
+        except (ValueError, RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
+            importer.abandon()
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = (
+                f"{network.path}: TVM refuses the network ({lines[0] if isinstance(error, ValueError) else lines[-1]})"
+            )
+            raise ValueError(refusals.wrong_shapes(network.path, network.graph) or reason) from error
 
 
 KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32"}  # of packed arrays
+
+
+class _Unsupported(ValueError):
+    """Operators that TVM's importer does not know."""
 
 
 class _Importer(ONNXGraphImporter):
@@ -73,12 +83,19 @@ class _Importer(ONNXGraphImporter):
         self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}
 
+    def abandon(self) -> None:
+        """Ends what an error left open: TVM warns of it on its own stream."""
+        with contextlib.suppress(Exception):
+            while True:
+                self.bb._end_block()
+
     def _check_for_unsupported_ops(self, graph):
         others = [node for node in graph.node if node.domain != DOMAIN]
         try:
             super()._check_for_unsupported_ops(helper.make_graph(others, "others", [], []))
         except tvm.error.OpNotImplemented as error:
-            raise ValueError(f"{str(error).splitlines()[-1]}; replace them in the network, or split it") from error
+            reason = f"{str(error).splitlines()[-1]}; replace them in the network, or split it"
+            raise _Unsupported(reason) from error
 
     def _convert_operator(self, op_name, inputs, attrs, opset):
         if op_name != OP:

@@ -13,6 +13,7 @@ class Graph:
     """Nodes in topological order; ``constants``: name -> array; ``shapes``: name -> dims; one file's worth."""
 
     def __init__(self, model: onnx.ModelProto):
+        self.original = model
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
         graph = inferred.graph
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
@@ -87,7 +88,8 @@ def read_model(path: Path, batch: int | None) -> onnx.ModelProto:
     Raises FileNotFoundError, or ValueError for a file that is no valid model, has other symbolic sizes or NaN weights.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected an .onnx model")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}; expected an .onnx model")
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)

@@ -63,6 +63,9 @@ def load_runtime(cuda: bool = False) -> None:
     name = {"darwin": "libtvm_runtime.dylib", "win32": "tvm_runtime.dll"}.get(sys.platform, "libtvm_runtime.so")
     folder = Path(package.origin).parent / "lib"
     ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+    extra = folder / name.replace("runtime", "runtime_extra")  # what TopK and other sorting operators call
+    if extra.is_file():
+        ctypes.CDLL(str(extra), mode=ctypes.RTLD_GLOBAL)
     if cuda:
         gpu.load_runtime(folder)
 

@@ -43,7 +43,12 @@ def fuse_layers(graph: Graph) -> dict[str, Layer]:
         tensor = fused[-1].output[0]
         residual, activation, absorbed = _epilogue(graph, tensor)
         fused += absorbed
-        problem = Problem(**fields, activation=activation, residual=residual is not None)
+        try:
+            problem = Problem(**fields, activation=activation, residual=residual is not None)
+        except ValueError as error:
+            raise ValueError(
+                f"{node.op_type} {node.name or node.output[0]!r}: {str(error).removeprefix('Problem: ')}"
+            ) from error
         if bias is None:
             bias = np.zeros(problem.out_channels, np.float32)
         name = _unique(node.name or node.output[0], layers)
@@ -80,7 +85,7 @@ def _is_float(array: np.ndarray | None) -> bool:
 def _conv(graph: Graph, node: onnx.NodeProto):
     weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
     bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
-    if not _is_float(weight) or weight.ndim != 4 or x is None or (_has_bias(node) and bias is None):
+    if not _is_float(weight) or weight.ndim != 4 or x is None or len(x) != 4 or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
     kernel, stride = tuple(weight.shape[2:]), tuple(a.get("strides", (1, 1)))
@@ -90,6 +95,10 @@ def _conv(graph: Graph, node: onnx.NodeProto):
     if auto.startswith("SAME"):
         padding = _same(x[2:], kernel, stride, dilation, lower=auto == "SAME_LOWER")
     n, channels, height, width = x
+    if weight.shape[1] * a.get("group", 1) != channels:
+        called = node.name or node.output[0]
+        expected = weight.shape[1] * a.get("group", 1)
+        raise ValueError(f"Conv {called!r}: its weights take {expected} channels, its input has {channels}")
     fields = dict(batch=n, in_channels=channels, height=height, width=width, out_channels=weight.shape[0])
     fields |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=a.get("group", 1))
     return "conv", fields, weight, bias, [node]
