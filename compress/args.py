@@ -133,6 +133,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="imagenet.py",
         description="Prune a convolutional network, fine-tune it, export it.",
+        epilog="Beside it: kerf-prune methods [NAME], the table of methods; kerf-prune show CHECKPOINT, what a run "
+        "left; kerf-prune sensitivity (the flags above), what pruning costs layer by layer.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -157,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--method", help="pruning method (default one_by_n)")
     add(
         "--conv_type",
-        help="the seed's name for it: BlockL1Conv, BlockRandomConv, UnstructureConv, StructureConv, DenseConv",
+        help="the method by 1xN's name: BlockL1Conv, BlockRandomConv, UnstructureConv, StructureConv, DenseConv",
     )
     for name, values in PARTS.items():
         add(f"--{name}", choices=values, help=f"in place of a method: its {name} (default {DEFAULT_PARTS[name]})")
@@ -276,7 +278,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Args, list[str]]:
     given.pop("config", None)
     for name in [n for n in given if n.startswith("ignored_")]:
         del given[name]
-        notes.append(f"--{name.removeprefix('ignored_')} is accepted for the seed's sake and changes nothing")
+        notes.append(f"--{name.removeprefix('ignored_')} is accepted, since 1xN's scripts pass it, and changes nothing")
     if "resume" in given:
         given = _as_resumed(parser, given)
     for name in ("lr_decay_step", "gpus", "set", "skip", "N_choices"):

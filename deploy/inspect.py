@@ -148,7 +148,8 @@ def stored(path: Path) -> list[tuple[str, str, np.ndarray]]:
 def read(path: Path) -> onnx.ModelProto:
     """The parsed file. Raises FileNotFoundError or ValueError with one line."""
     if not path.is_file():
-        raise FileNotFoundError(f"no ONNX file at {path}; export one with imagenet.py --export_onnx")
+        what = "a folder without a bundle's manifest.json" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}; expected an .onnx file, a .safetensors checkpoint or a bundle")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's own error classes differ between its versions

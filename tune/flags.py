@@ -39,7 +39,9 @@ class Args:
 
 
 def parse(argv: list[str], description: str) -> Args:
-    p = Parser("kerf-tune", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    others = "kerf-tune show, export-records and import-records read and carry measurements; each has --help."
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    p = Parser("kerf-tune", description=description, epilog=others, formatter_class=formatter)
     p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
     p.add_argument(
         "--bsr", type=int, nargs="+", default=[4], metavar="N",

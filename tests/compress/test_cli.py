@@ -132,7 +132,7 @@ def test_the_seed_readme_commands_parse():
     parser = "--lr_policy exp --lr_gamma 0.2 --warmup_length 2 --nesterov --optimizer sgd --init kaiming_normal"
     args, notes = parse(parser.split())
     assert (args.lr_policy, args.lr_gamma, args.warmup_length, args.nesterov) == ("exp", 0.2, 2, True)
-    assert "--init is accepted for the seed's sake and changes nothing" in notes
+    assert "--init is accepted, since 1xN's scripts pass it, and changes nothing" in notes
 
 
 def test_without_data_path_the_digits_are_used_and_said():
