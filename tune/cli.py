@@ -143,6 +143,9 @@ def on_devices(folder: Path, place: Tracker, network: Network, args: Args) -> di
         return {**verified, "latency_ms": {"kerf": session.measure(x).to_json()}, "speedup": None}
 
 
+NOISY = 0.1  # of a gain, between a search's measurement and the last
+
+
 def told(s: Summary) -> str:
     """What a search did, and where its time went."""
     seconds = s.seconds["total"]
@@ -159,6 +162,8 @@ def told(s: Summary) -> str:
         off = sorted(abs(ratio - 1) for ratio in s.drift)
         text += f"\n  winners over their defaults, measured again: off by {off[len(off) // 2]:.1%} (median), "
         text += f"{off[-1]:.1%} at most"
+        if off[len(off) // 2] > NOISY:
+            text += "; other programs kept the machine busy: the same command on an idle one chooses better"
     return text
 
 

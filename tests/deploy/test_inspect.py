@@ -55,7 +55,7 @@ def test_depthwise_and_dense_layers_have_outputs_first(tmp_path):
 
 
 def test_bad_input_is_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file; expected an .onnx file"):
+    with pytest.raises(FileNotFoundError, match="no such file; expected an"):
         densities(tmp_path / "absent.onnx", 4)
     weight = np.ones((64, 64, 3, 3), np.float32)
     path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"])], {"w": weight})
