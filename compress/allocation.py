@@ -106,10 +106,10 @@ def by_time(
         export(model, example, folder / "dense.onnx")
         whole, dense, engine = clock.network_ms(folder / "dense.onnx")
         target = target_ms if target_ms is not None else dense / speedup
-        say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.3f} ms")
+        say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.4g} ms")
         if whole <= target * (1 + NEAR):
             raise ValueError(
-                f"the dense network takes {whole:.3f} ms here, within the {target:.3f} asked for: no need to prune"
+                f"the dense network takes {whole:.3f} ms here, within the {target:.4g} asked for: no need to prune"
             )
         layers = [path.removesuffix(".weight") for path in macs]
         times = {n: clock.layers_us(folder / "dense.onnx", layers, n) for n in sensitivities}
@@ -135,7 +135,7 @@ def by_time(
         took, made = min(tries, key=lambda t: abs(t[0] - target))
         if abs(took - target) > NEAR * target:
             raise ValueError(
-                f"{target:.3f} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
+                f"{target:.4g} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
                 f"{engine} on the dense one), with {made.removed:.0%} of the MACs removed"
             )
     return replace(made, target_ms=target, latency_ms=took, dense_ms=dense, dense_engine=engine)
