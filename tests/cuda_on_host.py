@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,14 @@ FLAGS = ("-std=c++17", "-O1", "-w", "-fsanitize=address,alignment", "--param", "
 ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
 
 
+@cache
 def missing() -> str | None:
     """Why nothing can be run here; None if it can."""
-    return None if shutil.which("g++") else "no g++"
+    if not shutil.which("g++"):
+        return "no g++"
+    command = ["g++", *FLAGS, "-x", "c++", "-", "-o", os.devnull]
+    tried = subprocess.run(command, input="int main() { _Float16 x = 0; return x; }", text=True, capture_output=True)
+    return f"g++ without _Float16 or its sanitizers: {tried.stderr.strip()[:200]}" if tried.returncode else None
 
 
 @dataclass(frozen=True)
