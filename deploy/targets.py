@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from tvm.support import cc
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_is_valid_cpu
@@ -68,8 +70,15 @@ def triple(target: Target) -> str:
 
 
 def linking(triple: str) -> dict:
-    """Arguments of export_library: libraries for another architecture are linked by its own compiler."""
-    return {"fcompile": cc.cross_compiler(f"{triple}-g++")} if triple else {}
+    """Arguments of export_library: libraries for another architecture are linked by its own compiler.
+
+    Raises ValueError where that is not installed.
+    """
+    if not triple:
+        return {}
+    if not shutil.which(f"{triple}-g++"):
+        raise ValueError(f"{triple}-g++ links libraries for {triple} and is not installed; Debian: g++-{triple}")
+    return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
 
 
 def needs(target: Target) -> dict:
