@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cuda_on_host
 import numpy as np
 import pytest
 from onnx_networks import mobile
@@ -22,6 +21,11 @@ from deploy.verify import verify
 from kernels.cuda import compiler, conv2d_chwn_bsr_halo
 from kernels.problem import Problem
 from tune.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import cuda_on_host
+import gpu_emulate
+import gpu_pretune
 
 HOPPER = targets.parse("cuda -arch=sm_90", 1)
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
@@ -82,22 +86,13 @@ def test_network_on_the_host_equals_onnx_runtime(tmp_path, precision, block, ima
     assert any(c.problem.block for c in choices.values())
     module, packed = lower(found, choices, {}, HOPPER)
 
-    def session(x):
-        values = dict(zip(module["main"].params, (x, *packed.values()), strict=True))
-        for binding in (b for block in module["main"].body.blocks for b in block.bindings):
-            callee, args = binding.value.args
-            shape = [int(n) for n in binding.var.ty.shape]
-            func, given = module[callee], [values[a] for a in args.fields]
-            if callee.name_hint.startswith("reshape"):
-                values[binding.var] = given[0].reshape(shape)
-                continue
-            names = [p.name for p in func.params]
-            launch = cuda_on_host.lower(func, HOPPER)
-            y = np.empty(shape, str(binding.var.ty.dtype))
-            values[binding.var] = cuda_on_host.run(launch, dict(zip(names, given, strict=False)), y, tmp_path).y
-        return values[binding.var]
-
-    verify(session, path, (images, 3, 32, 32), inputs=1, precision=precision)
+    verify(
+        lambda x: gpu_emulate.emulate(module, packed, x, HOPPER, tmp_path),
+        path,
+        (images, 3, 32, 32),
+        inputs=1,
+        precision=precision,
+    )
 
 
 @compiles
@@ -153,9 +148,6 @@ def test_code_is_known_by_its_source(monkeypatch):
 
 
 def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatch):
-    sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-    import gpu_pretune
-
     shape = Problem(64, 64, 14, 14, 64, (3, 3), padding=(1, 1, 1, 1), activation="relu")
     sparse = replace(shape, block=32, nnzb=32, precision="f16")
     config = dict(conv2d_chwn_bsr_halo.configs(sparse, HOPPER)[3])

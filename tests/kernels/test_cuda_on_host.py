@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cuda_on_host
 import numpy as np
 import pytest
 from tvm.target import Target
@@ -17,6 +16,7 @@ from kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
 from kernels.problem import Problem
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import cuda_on_host
 import gpu_kit
 import gpu_problems
 import gpu_resources

@@ -1,4 +1,4 @@
-"""Runs the CUDA source of a kernel on the host's CPU (cuda_on_host.h): no GPU, no CUDA compiler."""
+"""Runs the CUDA source of a kernel on the CPU (cuda_on_host.h): no GPU, no CUDA compiler. Not a script itself."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ class Result:
 
 
 def run(launch: Launch, arrays: dict[str, np.ndarray], y: np.ndarray, folder: Path) -> Result:
-    """``arrays`` by the names of the function's parameters; ``y`` is filled with NaN first and read back.
+    """``arrays`` by the names of the function's parameters; ``y`` is filled with NaN first and read back. What is
+    compiled stays in ``folder`` for the next call.
 
     Raises RuntimeError with what was printed if the program stops.
     """
@@ -118,9 +119,11 @@ int main() {{
   _exit(0);  // nothing is freed
 }}
 """
-    (folder / "main.cpp").write_text(f'#include "{HEADER}"\n{launch.source}\n{main}')
+    program, text = folder / "main.cpp", f'#include "{HEADER}"\n{launch.source}\n{main}'
+    compiled = (folder / "main").is_file() and program.read_text() == text
+    program.write_text(text)
     (folder / "in").write_bytes(b"".join(a.tobytes() for a in given))
-    for command in (["g++", *FLAGS, "main.cpp", "-o", "main"], ["./main"]):
+    for command in ([] if compiled else [["g++", *FLAGS, "main.cpp", "-o", "main"]]) + [["./main"]]:
         done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[:2000]}")
