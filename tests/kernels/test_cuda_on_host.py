@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import cuda_on_host
 import gpu_kit
 import gpu_problems
-import gpu_resources
 
 HOPPER = Target({"kind": "cuda", "arch": "sm_90"}, host={"kind": "llvm"})
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
@@ -35,17 +34,13 @@ def called(item) -> str:
 
 
 def quick() -> list:
-    """Of every kernel and precision one case, of those on tensor cores two; blocks are missing where it is sparse."""
-    groups: dict[tuple, list] = {}
+    """Of every kernel and precision one case, with blocks missing where it is sparse; one more of those in slices."""
+    found: dict[tuple, object] = {}
     for item in ITEMS:
         if item.density == 0.3 or "bsr" not in item.kernel:
-            groups.setdefault((item.kernel, Problem.from_json(item.problem).precision), []).append(item)
-    tensor_cores = gpu_resources.TENSOR_CORES
-    return [
-        item
-        for (name, _), found in groups.items()
-        for item in (found[len(found) // 2 :: len(found) // 2 - 1] if name in tensor_cores else found[:1])
-    ]
+            sliced = item.config.get("slices", 1) > 1
+            found.setdefault((item.kernel, Problem.from_json(item.problem).precision, sliced), item)
+    return [*found.values()]
 
 
 def rounded(p: Problem, a: np.ndarray) -> np.ndarray:
@@ -64,6 +59,8 @@ def measure(item, folder: Path) -> tuple[float, cuda_on_host.Result]:
     if p.residual:
         arrays["residual"] = to_rows(residual).astype(p.dtype)
     launch = cuda_on_host.lower(kernel.prim_func(p, c, HOPPER), HOPPER)
+    # TVM adds barriers where it sees plain stores to shared memory: all threads would wait within a chunk's product
+    assert "__syncthreads" not in launch.source, "no barriers but the kernel's own"
     ran = cuda_on_host.run(launch, arrays, np.empty(out_rows(p), p.dtype), folder)
     assert np.isfinite(ran.y).all(), "every number is written, those behind a row's end too"
     truth = reference.conv2d(p, rounded(p, x), w, bias, rounded(p, residual) if p.residual else None)
@@ -94,15 +91,6 @@ BROKEN = {
     "a bias lies outside its array": ("bias_ptr[", "bias_ptr[999 + ", "AddressSanitizer"),
     "a copy is not aligned": ("((int)threadIdx.x) * 8)", "((int)threadIdx.x) * 4)", "unaligned"),
 }
-
-
-def test_no_barriers_but_those_that_kernels_on_tensor_cores_have_themselves():
-    """TVM adds some where it sees plain stores to shared memory: all threads would wait within a chunk's product."""
-    for item in quick():
-        if item.kernel in gpu_resources.TENSOR_CORES:
-            p = Problem.from_json(item.problem)
-            launch = cuda_on_host.lower(BY_NAME[item.kernel].prim_func(p, item.config, HOPPER), HOPPER)
-            assert "__syncthreads" not in launch.source, called(item)
 
 
 def test_barriers_at_different_places_are_found(tmp_path):
@@ -149,7 +137,7 @@ def test_defects_are_found(defect, tmp_path, monkeypatch):
 def planewise_cases():
     """(name, function, arrays by name, expected images)"""
     rng = np.random.default_rng(0)
-    for n, dtype in ((3, "float16"), (8, "float32"), (1, "float16"), (40, "float16")):
+    for n, dtype in ((3, "float32"), (1, "float16"), (40, "float16")):
         shape = (n, 5, 7, 6)
         x = rng.standard_normal(shape).astype(dtype).astype(np.float32)
         factor = rng.standard_normal((n, 5, 1, 1)).astype(dtype).astype(np.float32)
@@ -157,7 +145,7 @@ def planewise_cases():
         yield f"mean {dtype} {n}", planewise.mean(shape, dtype), rows, x.mean((2, 3), keepdims=True)
         yield f"to_rows {dtype} {n}", reorder.to_rows(shape, dtype), {"x": x}, x
         yield f"from_rows {dtype} {n}", reorder.from_rows(shape, dtype), rows, x
-        if n in (1, 40):
+        if n != 3:
             continue
         pool = Problem(*shape, 5, (3, 3), (2, 2), SAME, groups=5, precision="f16" if dtype == "float16" else "f32")
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
