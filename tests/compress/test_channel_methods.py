@@ -104,7 +104,10 @@ def test_the_target_is_met_and_what_is_left_is_plain(name, arch):
         assert torch.allclose(model.eval()(x), fresh(x), rtol=1e-3, atol=1e-4)  # channels last or first
 
 
-@pytest.mark.parametrize("name", CHANNEL)
+SECONDS = ("drl", "dmcp")  # five each
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SECONDS else n for n in CHANNEL])
 def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
     class Stop(Exception):
         pass

@@ -196,7 +196,10 @@ def test_panels_of_input_channels_add_up(key):
             check(kernel, problem, {**c, "panel": panel}, w, bias, x, residual)
 
 
-@pytest.mark.parametrize("key", [k for k, p in (DENSE | SPARSE).items() if p.taps > 1 and p.groups == 1])
+COLUMNS = [k for k, p in (DENSE | SPARSE).items() if p.taps > 1 and p.groups == 1]
+
+
+@pytest.mark.parametrize("key", [pytest.param(k, marks=pytest.mark.slow) if k == "stem" else k for k in COLUMNS])
 def test_columns_equal_reference_with_every_grouping(key):
     p, w, bias, x, residual = layer((DENSE | SPARSE)[key], 0.5)
     kernel = pick(KERNELS, p, HOST)

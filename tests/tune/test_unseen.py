@@ -9,7 +9,7 @@ from deploy.convert import convert
 from deploy.record import RecordBook
 from tune.search import search
 
-SEEDS = [0, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 3))]  # half a minute each
+SEEDS = [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1, 3))]  # half a minute each
 
 
 @pytest.mark.parametrize("seed", SEEDS)
