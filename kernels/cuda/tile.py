@@ -121,7 +121,7 @@ class Tile:
 
 def threads_beside(registers: int) -> int:
     """Of a multiprocessor, if each cannot do without so many registers: they get 64, 85, 128 or 255."""
-    return 1024 if registers <= 26 else 768 if registers <= 44 else 512 if registers <= 76 else 256
+    return 1024 if registers <= 26 else 768 if registers <= 35 else 512 if registers <= 76 else 256
 
 
 def room(p: Problem, chunk: int, rows: int) -> int:
