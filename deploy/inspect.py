@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from deploy.convert import convert
+from deploy.onnx_graph import called
 
 BREAK_EVEN = {1: 0.59, 2: 0.82, 4: 0.92, 8: 0.97, 16: 0.96, 32: 0.95}  # N -> density
 EMPTY = 0.08  # of the dense kernel's time
@@ -176,7 +177,7 @@ def weights(model: onnx.ModelProto) -> Iterator[tuple[str, str, np.ndarray]]:
                 continue
             if not attributes.get("transB", 0):
                 weight = weight.T
-        yield node.name or node.output[0], op, weight
+        yield called(node), op, weight
 
 
 def measure(name: str, op: str, weight: np.ndarray, n: int) -> LayerDensity:

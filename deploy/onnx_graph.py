@@ -73,6 +73,11 @@ def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim)
 
 
+def called(node: onnx.NodeProto) -> str:
+    """What a node is called, by its output where the file names none."""
+    return node.name or node.output[0]
+
+
 def attributes(node: onnx.NodeProto) -> dict:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 

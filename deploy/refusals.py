@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploy.onnx_graph import Graph, attributes
+from deploy.onnx_graph import Graph, attributes, called
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -22,9 +22,8 @@ def training(path: Path, graph: Graph) -> None:
         if node.op_type == "Dropout" and len(node.input) > 2:
             on = bool(np.any(graph.constants.get(node.input[2], True)))
         if on:
-            called = node.name or node.output[0]
             raise ValueError(
-                f"{path}: {node.op_type} {called!r} is in training mode; call model.eval() and export again"
+                f"{path}: {node.op_type} {called(node)!r} is in training mode; call model.eval() and export again"
             )
 
 
@@ -39,17 +38,17 @@ def _reasons(graph: Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op_type not in WEIGHTED or len(node.input) < 2:
             continue
-        weight, called = graph.constants.get(node.input[1]), node.name or node.output[0]
+        weight, name = graph.constants.get(node.input[1]), called(node)
         if node.op_type == "ConvTranspose":
-            yield f"{called!r} is a transposed convolution"
+            yield f"{name!r} is a transposed convolution"
         elif weight is None:
-            yield f"the weights of {called!r} are computed, or an input"
+            yield f"the weights of {name!r} are computed, or an input"
         elif weight.dtype != np.float32:
-            yield f"the weights of {called!r} are {weight.dtype}"
+            yield f"the weights of {name!r} are {weight.dtype}"
         elif node.op_type == "Conv" and weight.ndim != 4:
-            yield f"{called!r} is a {weight.ndim - 2}-D convolution"
+            yield f"{name!r} is a {weight.ndim - 2}-D convolution"
         else:
-            yield f"{called!r} ({node.op_type}) has a form without a kernel"
+            yield f"{name!r} ({node.op_type}) has a form without a kernel"
 
 
 def wrong_shapes(path: Path, graph: Graph) -> str | None:

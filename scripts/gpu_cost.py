@@ -19,7 +19,7 @@ import numpy as np
 from gpu_problems import resnet50, weights
 from tvm.target import Target
 
-from kernels.cuda import conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma, tiles
+from kernels.cuda import compiler, conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma, tiles
 from kernels.problem import Problem
 
 KERNELS = {kernel.name: kernel for kernel in (conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma)}
@@ -71,11 +71,13 @@ def compare(results: Path, block: int, target: Target) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="?")
-    parser.add_argument("--arch", default="sm_90")
+    parser.add_argument("--arch", default="sm_90", choices=compiler.ARCHITECTURES)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 8, 1])
     parser.add_argument("--block", type=int, default=32)
     parser.add_argument("--density", type=float, default=0.25)
     args = parser.parse_args()
+    if args.results and not args.results.is_file():
+        parser.error(f"{args.results}: no such file; expected what scripts/gpu_bench.py --out wrote")
     target = Target({"kind": "cuda", "arch": args.arch}, host={"kind": "llvm"})
     for batch in args.batches:
         table(batch, args.block, args.density, target)

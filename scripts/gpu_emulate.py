@@ -31,6 +31,7 @@ def emulate(
 ) -> np.ndarray:
     """The output of what deploy.lower made, for the image ``x``. ``folder`` keeps what was compiled."""
     values = dict(zip(module["main"].params, (x, *packed.values()), strict=True))
+    launches: dict[str, cuda_on_host.Launch] = {}  # layers that are alike share a function
     for binding in (b for block in module["main"].body.blocks for b in block.bindings):
         callee, args = binding.value.args
         shape, func = [int(n) for n in binding.var.ty.shape], module[callee]
@@ -38,11 +39,13 @@ def emulate(
         if callee.name_hint.startswith("reshape"):  # compiled for the host
             values[binding.var] = given[0].reshape(shape)
             continue
-        own = folder / callee.name_hint
-        own.mkdir(exist_ok=True)
+        name = callee.name_hint
+        if name not in launches:
+            launches[name] = cuda_on_host.lower(func, target)
+            (folder / name).mkdir(exist_ok=True)
         arrays = dict(zip((p.name for p in func.params), given, strict=False))
         y = np.empty(shape, str(binding.var.ty.dtype))
-        values[binding.var] = cuda_on_host.run(cuda_on_host.lower(func, target), arrays, y, own).y
+        values[binding.var] = cuda_on_host.run(launches[name], arrays, y, folder / name).y
     return values[binding.var]
 
 

@@ -57,7 +57,7 @@ def run(args: Args, words: list[str]) -> dict:
     What can be wrong with the input is found before anything of the bundle is written.
     """
     target = targets.parse(args.target, args.threads)
-    targets.linking(targets.triple(target))
+    targets.linking(targets.triple(target))  # refuses before anything is built
     on_gpu = targets.on_gpu(target)
     args = replace(args, precision=args.precision or ("f16" if on_gpu else "f32"))
     print("  ".join(f"{k}={v}" for k, v in vars(args).items() if k not in ("quiet", "json")))

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from deploy.onnx_graph import Graph, attributes
+from deploy.onnx_graph import Graph, attributes, called
 from kernels.problem import Problem
 
 OP = "Layer"
@@ -32,32 +32,35 @@ class Layer:
 
 
 def fuse_layers(graph: Graph) -> dict[str, Layer]:
-    """Fuse in place; layers by name, in the graph's order."""
+    """Fuse in place; layers by name, in the graph's order. Raises ValueError with the node's name."""
     layers: dict[str, Layer] = {}
     for node in list(graph.nodes):
-        read = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}.get(node.op_type)
-        parts = read(graph, node) if read else None
-        if parts is None:
-            continue
-        op, fields, weight, bias, fused = parts
-        tensor = fused[-1].output[0]
-        residual, activation, absorbed = _epilogue(graph, tensor)
-        fused += absorbed
         try:
-            problem = Problem(**fields, activation=activation, residual=residual is not None)
+            _fuse(graph, node, layers)
         except ValueError as error:
-            raise ValueError(
-                f"{node.op_type} {node.name or node.output[0]!r}: {str(error).removeprefix('Problem: ')}"
-            ) from error
-        if bias is None:
-            bias = np.zeros(problem.out_channels, np.float32)
-        name = _unique(node.name or node.output[0], layers)
-        layers[name] = Layer(name, op, problem, weight, bias)
-        inputs = [node.input[0], *([residual] if residual else [])]
-        output = list(fused[-1].output)
-        graph.replace(fused, helper.make_node(OP, inputs, output, name=name, domain=DOMAIN))
+            raise ValueError(f"{node.op_type} {called(node)!r}: {str(error).removeprefix('Problem: ')}") from error
     order = [n.name for n in graph.nodes if n.domain == DOMAIN]
     return {name: layers[name] for name in order}
+
+
+def _fuse(graph: Graph, node: onnx.NodeProto, layers: dict[str, Layer]) -> None:
+    """Adds the layer that begins with ``node``, if one does."""
+    read = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}.get(node.op_type)
+    parts = read(graph, node) if read else None
+    if parts is None:
+        return
+    op, fields, weight, bias, fused = parts
+    tensor = fused[-1].output[0]
+    residual, activation, absorbed = _epilogue(graph, tensor)
+    fused += absorbed
+    problem = Problem(**fields, activation=activation, residual=residual is not None)
+    if bias is None:
+        bias = np.zeros(problem.out_channels, np.float32)
+    name = _unique(called(node), layers)
+    layers[name] = Layer(name, op, problem, weight, bias)
+    inputs = [node.input[0], *([residual] if residual else [])]
+    output = list(fused[-1].output)
+    graph.replace(fused, helper.make_node(OP, inputs, output, name=name, domain=DOMAIN))
 
 
 def _unique(name: str, taken: dict) -> str:
@@ -95,10 +98,8 @@ def _conv(graph: Graph, node: onnx.NodeProto):
     if auto.startswith("SAME"):
         padding = _same(x[2:], kernel, stride, dilation, lower=auto == "SAME_LOWER")
     n, channels, height, width = x
-    if weight.shape[1] * a.get("group", 1) != channels:
-        called = node.name or node.output[0]
-        expected = weight.shape[1] * a.get("group", 1)
-        raise ValueError(f"Conv {called!r}: its weights take {expected} channels, its input has {channels}")
+    if (taken := weight.shape[1] * a.get("group", 1)) != channels:
+        raise ValueError(f"its weights take {taken} channels, its input has {channels}")
     fields = dict(batch=n, in_channels=channels, height=height, width=width, out_channels=weight.shape[0])
     fields |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=a.get("group", 1))
     return "conv", fields, weight, bias, [node]

@@ -20,6 +20,11 @@ def pitch(pixels: int) -> int:
     return -(-pixels // VECTOR) * VECTOR
 
 
+def images_at_once(batch: int) -> int:
+    """Images that a warp goes along: a power of two, the batch or more, at most the lanes of a warp."""
+    return 1 << min(batch - 1, 31).bit_length()
+
+
 def rows_of(shape: tuple[int, int, int, int]) -> tuple[int, int]:
     """(channels, pitch) of images (n, c, h, w)."""
     n, c, h, w = shape

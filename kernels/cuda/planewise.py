@@ -11,7 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda import gather
-from kernels.cuda.layout import VECTOR, in_rows, out_rows, rows_of
+from kernels.cuda.layout import VECTOR, images_at_once, in_rows, out_rows, rows_of
 from kernels.cuda.store import as_float, lanes, load
 from kernels.cuda.window import Window, flat
 from kernels.problem import Problem
@@ -70,7 +70,7 @@ def mean(shape: tuple[int, int, int, int], dtype: str) -> tvm.tirx.PrimFunc:
     """(x, y): the mean of every plane, (c, pitch) -> (c, pitch of 1 x 1). A CTA for up to 32 images of a channel."""
     n, c, h, w = shape
     inner, outer = rows_of(shape), rows_of((n, c, 1, 1))
-    images = 1 << min(n - 1, 31).bit_length()
+    images = images_at_once(n)
     parts = THREADS // images  # both powers of two: parts are added up by halves
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from kernels.cuda.fragments import LANES
-from kernels.cuda.layout import rows_of
+from kernels.cuda.layout import images_at_once, rows_of
 from kernels.cuda.store import as_float
 
 NUMBERS, THREADS = 1024, 256  # of a CTA, which transposes pixels x images through shared memory
@@ -62,7 +62,7 @@ def _sizes(shape: Shape) -> tuple[int, int, int]:
     """(images, pixels) of a tile, and the numbers from one image's pixels to the next one's in shared memory: 32 lanes
     that go along images reach 32 / images pixels of each, which are to lie in different banks.
     """
-    images = 1 << min(shape[0] - 1, LANES - 1).bit_length()
+    images = images_at_once(shape[0])
     pixels = NUMBERS // images
     return images, pixels, pixels + LANES // images
 

@@ -17,16 +17,7 @@ IMAGE = (1, 3, 16, 16)
 def made(path, output, build, shape=IMAGE, rank=None):
     b = Builder()
     build(b)
-    graph = helper.make_graph(
-        b.nodes,
-        "small",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, list("abcde")[: rank or len(shape)])],
-        b.constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    path.write_bytes(model.SerializeToString())
-    return path
+    return b.save(path, output, shape, list("abcde")[: rank or len(shape)])
 
 
 def conv(b, x="input", name="conv", channels=3, size=3, dims=2):
