@@ -1,3 +1,3 @@
-from compress.cli import main
+from kerf.compress.cli import main
 
 raise SystemExit(main())

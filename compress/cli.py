@@ -14,25 +14,31 @@ from typing import Any
 
 import torch
 
-from compress import allocation, checkpoint, cost, distributed, recipe, sensitivity, show
-from compress.args import Args, continued, parse
-from compress.batches import images_of
-from compress.board import Board, writer
-from compress.data import Options, open_data
-from compress.device import device_of
-from compress.graph import DependencyGraph
-from compress.job import Job
-from compress.learning_rate import LearningRate
-from compress.loading import load_grids, load_network
-from compress.models import MODELS, create
-from compress.planning import allocates, method_of, plan, timed
-from compress.progress import Reporter
-from compress.quantise import Grids, quantised, to_json
-from compress.run import run
-from compress.summary import summarise
-from compress.train import Metrics, Optim, evaluate, skipped_images
-from compress.units import OneByN
-from deploy import output  # here, and in no other file, the two sides meet
+from kerf import (
+    console,  # here, and in no other file, the two sides meet
+    files,
+)
+from kerf.compress.command import show
+from kerf.compress.command.args import Args, continued, parse
+from kerf.compress.command.device import device_of
+from kerf.compress.command.job import Job
+from kerf.compress.command.planning import allocates, method_of, plan, timed
+from kerf.compress.command.summary import summarise
+from kerf.compress.data.batches import images_of
+from kerf.compress.data.sets import Options, open_data
+from kerf.compress.models import MODELS, create
+from kerf.compress.network import cost
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import allocation, recipe, sensitivity
+from kerf.compress.pruning.run import run
+from kerf.compress.training import checkpoint, distributed
+from kerf.compress.training.board import Board, writer
+from kerf.compress.training.learning_rate import LearningRate
+from kerf.compress.training.loading import load_grids, load_network
+from kerf.compress.training.progress import Reporter
+from kerf.compress.training.quantise import Grids, quantised, to_json
+from kerf.compress.training.train import Metrics, Optim, evaluate, skipped_images
+from kerf.compress.units.weights import OneByN
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
 WRITTEN += ("allocation.json", "sensitivity*.json", "sensitivity*.svg", "tensorboard")
@@ -52,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             distributed.start()
         args, notes = distributed.on_first(lambda: continued(*parse(argv[1:] if sensitivities else argv)))
         job_dir = args.job_dir
-        with output.speaking(args.quiet, args.json):
+        with console.speaking(args.quiet, args.json):
             reporter = Reporter(quiet=not distributed.first())
             for note in notes:
                 reporter.say(note)
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             work = sensitivities_of if sensitivities else evaluate_only if args.pruned_model else prune_and_train
             found = work(job, reporter)
         if args.json:
-            distributed.on_first(lambda: output.answer({**found, "files": written(job_dir)}))
+            distributed.on_first(lambda: console.answer({**found, "files": written(job_dir)}))
         elif sensitivities:
             distributed.on_first(lambda: show.sensitivities(sensitivity.Sensitivity(**found)))
         distributed.stop()
@@ -150,7 +156,7 @@ def open_job_dir(job: Job, reporter: Reporter) -> Path:
         for path in old:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not job.args.resume:
-        checkpoint.write_json(folder / "config.json", job.args.as_json())
+        files.write_json(folder / "config.json", job.args.as_json())
     reporter.say("  ".join(f"{k}={v}" for k, v in job.args.as_json().items()))
     return folder
 
@@ -178,8 +184,8 @@ def sensitivity_of(job: Job, reporter: Reporter, name: str = "sensitivity") -> s
         reporter.stop()
 
     def write() -> None:
-        checkpoint.write_json(folder / f"{name}.json", found.to_json())
-        checkpoint.write_text(folder / f"{name}.svg", sensitivity.picture(found))
+        files.write_json(folder / f"{name}.json", found.to_json())
+        files.write(folder / f"{name}.svg", sensitivity.picture(found))
 
     distributed.on_first(write)
     return found
@@ -207,8 +213,8 @@ def allocate(job: Job, reporter: Reporter) -> Job:
         if args.resume:
             return allocation.Allocation(**json.loads(file.read_text()))
         if timed(args):
-            from deploy.export import export
-            from tune.clock import Clock
+            from kerf.deploy.export import export
+            from kerf.tune.network_timer import Clock
 
             found = allocation.by_time(
                 job.model, job.recipe, job.graph, job.example, measured, Clock(args.heights, args.target, args.threads),
@@ -217,7 +223,7 @@ def allocate(job: Job, reporter: Reporter) -> Job:
         else:
             units = job.recipe.granularity.split(job.model, job.graph, job.example)
             found = allocation.by_macs(units, measured[args.N], job.budget.sparsity)
-        checkpoint.write_json(file, found.to_json())
+        files.write_json(file, found.to_json())
         return found
 
     found = distributed.on_first(choose)
@@ -251,7 +257,7 @@ def prune_and_train(job: Job, reporter: Reporter) -> dict[str, Any]:
     board = Board(folder) if args.tensorboard else None
 
     def keep_rows(rows: list[dict[str, Any]]) -> None:
-        checkpoint.write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        files.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         if board:
             board.write(rows, job.model)
 
@@ -317,9 +323,9 @@ def finish(
 ) -> dict[str, Any]:
     """Writes predictions.json, model.onnx if asked, and last summary.json, and returns that: now the run is whole."""
     args, folder = job.args, job.args.job_dir
-    checkpoint.write_json(folder / "predictions.json", final.by_name(job.data.test.names))
+    files.write_json(folder / "predictions.json", final.by_name(job.data.test.names))
     if args.export_onnx:
-        from deploy.export import export
+        from kerf.deploy.export import export
 
         path = folder / "model.onnx"
         export(job.model, job.example, path, grids=grids, reference=quantised(job.model, grids))
@@ -333,7 +339,7 @@ def finish(
         summary["images_skipped"] = skipped
         reporter.say(f"{skipped} images could not be read and were skipped")
     summary["seconds"] = round(time.monotonic() - began, 1)
-    checkpoint.write_json(folder / "summary.json", summary)
+    files.write_json(folder / "summary.json", summary)
     reporter.say(
         f"test top-1 {final.top1:.3f} %  top-5 {final.top5:.3f} %  ({final.images} images); results in {folder}"
     )
@@ -342,8 +348,8 @@ def finish(
 
 def latency_of(job: Job, reporter: Reporter) -> dict[str, Any]:
     """Of the final network, built and raced, against what was asked."""
-    from deploy.export import export
-    from tune.clock import LEAST_SPARSE, Clock
+    from kerf.deploy.export import export
+    from kerf.tune.network_timer import LEAST_SPARSE, Clock
 
     asked = json.loads((job.args.job_dir / "allocation.json").read_text())
     path = export(job.model, job.example, job.args.job_dir / "model.onnx")

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from deploy import atomic, compare, figures, inspect, output, runtime, tables
-from deploy.flags import Parser
+from kerf import console as output
+from kerf import files
+from kerf.console import Parser
+from kerf.deploy.report import compare, figures, inspect, tables
+from kerf.deploy.runtime import session
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +68,7 @@ def draw(args: argparse.Namespace) -> dict:
     """Writes every block of a layer as a picture."""
     found = inspect.pattern(args.file, args.layer, args.bsr, limit=sys.maxsize)
     path = args.picture or Path(args.layer.replace("/", ".").strip(".") + ".svg")  # names may hold slashes
-    atomic.write(path, figures.alone(figures.blocks(found["rows"], f"Kept blocks of {args.layer}")))
+    files.write(path, figures.alone(figures.blocks(found["rows"], f"Kept blocks of {args.layer}")))
     if not args.quiet:
         height, width = found["blocks"]
         print(f"{path}: {height}x{width} blocks of {args.bsr} output kernels, {found['kept']:.0%} kept")
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> dict:
         x = np.load(args.input, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{args.input}: not an .npy array ({error})") from error
-    y = runtime.load(args.bundle).run(x)
+    y = session.load(args.bundle).run(x)
     with args.output.open("wb") as file:
         np.save(file, y)
     print(f"{args.output}: {y.dtype} {y.shape}")

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from deploy import atomic, quantised
+from kerf import files
+from kerf.deploy.frontend import qdq
 
 OPSET = 18
 ATEN = torch.ops.aten
@@ -40,7 +41,7 @@ def export(
     path: str | Path,
     *,
     tolerance: float | None = None,
-    grids: Mapping[str, quantised.Grid] | None = None,
+    grids: Mapping[str, qdq.Grid] | None = None,
     reference: nn.Module | None = None,
 ) -> Path:
     """Writes `model` in evaluation mode as ONNX for inputs of exactly `example`'s shape; returns the path.
@@ -65,11 +66,11 @@ def export(
         file = convert(folded, example)
     check_weights(file, folded)
     if grids:
-        file = quantised.insert(file, grids)
+        file = qdq.insert(file, grids)
     content = file.SerializeToString()
     allowed = tolerance or (COARSE if grids else TOLERANCE)
     compare(content, reference.eval() if reference else plain, probes(example), allowed, fuse=not grids)
-    return atomic.write(path, content)
+    return files.write(path, content)
 
 
 def refuse_nonfinite(model: nn.Module) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from zero_blocks import zero_blocks
 
-import tune.cli
-import tune.flags
-from deploy import atomic, bundle
-from deploy.flags import Parser
-from deploy.onnx_graph import read_model
+import kerf.tune.cli
+import kerf.tune.flags
+from kerf import files
+from kerf.console import Parser
+from kerf.deploy.frontend.onnx_graph import read_model
+from kerf.deploy.runtime import bundle
 
 PASSED_ON = ("trials", "tune_minutes", "threads", "seconds", "batch", "against")
 
@@ -67,18 +68,18 @@ def run(args: argparse.Namespace) -> int:
     flags = [f"--onnx_path={network}", f"--bsr={args.N}", f"--sparsity={args.sparsity:g}", f"--out={built}"]
     flags += [f"--records={args.out / 'records.jsonl'}"]
     flags += [f"--{k}={getattr(args, k)}" for k in PASSED_ON if getattr(args, k) is not None]
-    tune.flags.parse(flags, "")
+    kerf.tune.flags.parse(flags, "")
     if not args.as_is:
         zero_blocks(model, args.N, args.sparsity, source)
     refuse_unwritable(args.out)
     bundle.refuse_foreign(built)
     if args.as_is:
-        code = tune.cli.main(flags)
+        code = kerf.tune.cli.main(flags)
     else:
-        code = with_file(network, model.SerializeToString(), lambda: tune.cli.main(flags))
+        code = with_file(network, model.SerializeToString(), lambda: kerf.tune.cli.main(flags))
     if code == 0:
         for page in ("report.json", "report.html"):
-            atomic.write(args.out / page, (built / page).read_bytes())
+            files.write(args.out / page, (built / page).read_bytes())
     return code
 
 
@@ -103,12 +104,12 @@ def refuse_unwritable(folder: Path) -> None:
 def with_file(path: Path, content: bytes, work) -> int:
     """work()'s exit code; unless it is 0, ``path`` is afterwards what it was before."""
     before, code = path.read_bytes() if path.exists() else None, None
-    atomic.write(path, content)
+    files.write(path, content)
     try:
         code = work()
     finally:
         if code != 0:
-            path.unlink() if before is None else atomic.write(path, before)
+            path.unlink() if before is None else files.write(path, before)
     return code
 
 

@@ -56,6 +56,6 @@ WORKDIR /opt/kerf
 VOLUME /out
 STOPSIGNAL SIGINT
 # light, so that it does not disturb a race: the runtime loads and results can be written
-HEALTHCHECK --interval=5m --timeout=30s CMD test -w /out && python -c "import deploy.runtime"
+HEALTHCHECK --interval=5m --timeout=30s CMD test -w /out && python -c "import kerf.deploy.runtime.session"
 ENTRYPOINT ["/opt/kerf/docker/entrypoint.sh"]
 CMD ["benchmark"]

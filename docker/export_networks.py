@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from bench_networks import CLASSES, SIZE, calibrate
 
-from compress.models import create
-from deploy.export import export
+from kerf.compress.models import create
+from kerf.deploy.export import export
 
 ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
 

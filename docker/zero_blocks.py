@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from deploy.inspect import spread
-from deploy.onnx_graph import attributes
+from kerf.deploy.frontend.onnx_graph import attributes
+from kerf.deploy.report.inspect import spread
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
 
@@ -13,8 +13,8 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: beh
 def zero_blocks(model: onnx.ModelProto, n: int, share: float, source: object) -> None:
     """In place, in every layer: the floor(blocks · share) 1xn blocks with the least mean |w| become zero.
 
-    The layers are those that compress.units.prunable names: convolutions that mix all channels, but for those that
-    read the network's input. Raises ValueError, which names ``source``, when there is none.
+    The layers are those that kerf.compress.units.weights.prunable names: convolutions that mix all channels, but for
+    those that read the network's input. Raises ValueError, which names ``source``, when there is none.
     """
     tensors = prunable(model.graph)
     if not tensors:

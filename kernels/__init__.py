@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tvm.target import Target
 
-from kernels import (
+from kerf.kernels import cuda
+from kerf.kernels.cpu import (
     conv2d_nchw_bsr_direct,
     conv2d_nchw_dense_direct,
     conv2d_nchw_depthwise,
-    cuda,
     dense_nc_bsr_rows,
     dense_nc_dense_columns,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from kernels.vector import splat
+from kerf.kernels.vector import splat
 
 
 def clip(v, low: float, high: float, lanes: int):

@@ -10,8 +10,8 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
-from kernels.bsr import BSR
-from kernels.problem import Problem
+from kerf.kernels.bsr import BSR
+from kerf.kernels.problem import Problem
 
 Config = Mapping[str, int | str]  # tile sizes, loop order: what tuning chooses
 

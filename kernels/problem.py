@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from kernels.layout import pitch
+from kerf.kernels.cpu.layout import pitch
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 # Of products, and the type of images: f32 is exact, tf32 has 10 bits of mantissa. Sums are float32 everywhere.
@@ -72,7 +72,7 @@ class Problem:
 
     @property
     def in_planes(self) -> tuple[int, int, int]:
-        """The input as kernels take it, see kernels.layout."""
+        """The input as kernels take it, see kerf.kernels.cpu.layout."""
         return (self.batch, self.in_channels, pitch(self.height * self.width))
 
     @property

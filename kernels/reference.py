@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.problem import Problem
+from kerf.kernels.problem import Problem
 
 ACTIVATION = {
     "none": lambda v: v,

@@ -21,15 +21,16 @@ import peers
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy import bench, targets
-from deploy.build import choose
-from deploy.convert import convert
-from deploy.record import RecordBook
-from deploy.runtime import use_threads
-from kernels.fma_peak import macs_per_us
-from kernels.layout import to_planes
-from kernels.lowering import compile_func
-from kernels.problem import Problem
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import choose
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure import bench
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.runtime.session import use_threads
+from kerf.kernels.cpu.fma_peak import macs_per_us
+from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels.lowering import compile_func
+from kerf.kernels.problem import Problem
 
 # channels in, side of the plane, channels out, stride; how often
 POINTWISE = Counter(

@@ -26,9 +26,9 @@ import torchvision
 from torch import Tensor
 from torchvision import datasets, transforms
 
-from compress.batches import MEAN, STD, Batches
-from compress.images import list_folder
-from compress.photographs import Folder
+from kerf.compress.data.batches import MEAN, STD, Batches
+from kerf.compress.data.images import list_folder
+from kerf.compress.data.photographs import Folder
 
 REFERENCE = "torchvision's reference transforms"
 
@@ -105,7 +105,7 @@ def main() -> int:
     try:
         import nvidia.dali
 
-        from compress.dali import Dali
+        from kerf.compress.data.dali import Dali
 
         versions += f", nvidia-dali {nvidia.dali.__version__}"
     except ImportError as error:

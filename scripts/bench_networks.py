@@ -19,16 +19,19 @@ import numpy as np
 import peers
 import torch
 
-import tune.cli
-from compress import checkpoint, recipe
-from compress.graph import DependencyGraph
-from compress.methods import METHODS
-from compress.models import create
-from deploy import bench, runtime, targets
-from deploy.convert import convert
-from deploy.environment import environment
-from deploy.export import export
-from kernels.fma_peak import macs_per_us
+import kerf.tune.cli
+from kerf.compress.methods import METHODS
+from kerf.compress.models import create
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import recipe
+from kerf.compress.training import checkpoint
+from kerf.deploy.compiler import targets
+from kerf.deploy.export import export
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure import bench
+from kerf.deploy.measure.environment import environment
+from kerf.deploy.runtime import session
+from kerf.kernels.cpu.fma_peak import macs_per_us
 
 ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "resnet50")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
@@ -71,7 +74,7 @@ def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
     least = max(sparsity, 0.01)
     build(model, out, least, a.N, a.threads, a.trials)
     image = np.random.default_rng(0).standard_normal((a.batch, 3, SIZE, SIZE)).astype(np.float32)
-    kerf = bench.Engine("kerf", runtime.load(out, a.threads).run)
+    kerf = bench.Engine("kerf", session.load(out, a.threads).run)
     peak = a.threads * macs_per_us(targets.parse("native", 1))
     measured = bench.race([kerf, *peers.engines(model, module, image, a.threads)], image, seconds=a.seconds)
     converted = convert(model, a.N, least)
@@ -101,7 +104,7 @@ def build(model: Path, out: Path, least: float, n: int, threads: int = 1, trials
     flags = [f"--bsr={n}", f"--sparsity={least:g}", f"--trials={trials}", f"--out={out}", "--against="]
     flags += [f"--threads={threads}", "--seconds=0.1", f"--onnx_path={model}"]
     with quiet() as said:
-        if tune.cli.main(flags):
+        if kerf.tune.cli.main(flags):
             raise SystemExit(f"{model}: not built\n{said.getvalue()}")
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from deploy import inspect, targets
-from kernels import KERNELS
-from kernels.bsr import BSR
-from kernels.kernel import pick
-from kernels.layout import to_planes
-from kernels.lowering import compile_func
-from kernels.problem import Problem
+from kerf.deploy.compiler import targets
+from kerf.deploy.report import inspect
+from kerf.kernels import KERNELS
+from kerf.kernels.bsr import BSR
+from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels.kernel import pick
+from kerf.kernels.lowering import compile_func
+from kerf.kernels.problem import Problem
 
 SHAPES = [(64, 56, 64, 1), (96, 56, 24, 1), (24, 56, 144, 1), (32, 28, 192, 1), (384, 14, 96, 1), (512, 14, 512, 1)]
 SHAPES += [(160, 7, 960, 1), (960, 7, 320, 1), (64, 56, 64, 3), (128, 28, 128, 3), (256, 14, 256, 3), (512, 7, 512, 3)]

@@ -19,14 +19,16 @@ import torch
 from bench_networks import build, calibrate
 from torch import nn
 
-from compress import cost, recipe
-from compress.graph import DependencyGraph
-from compress.loading import load_network
-from compress.methods import METHODS
-from compress.models import create
-from deploy import bench, runtime
-from deploy.environment import environment
-from deploy.export import export
+from kerf.compress.methods import METHODS
+from kerf.compress.models import create
+from kerf.compress.network import cost
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import recipe
+from kerf.compress.training.loading import load_network
+from kerf.deploy.export import export
+from kerf.deploy.measure import bench
+from kerf.deploy.measure.environment import environment
+from kerf.deploy.runtime import session
 
 
 def main() -> int:
@@ -88,7 +90,7 @@ def contenders(name: str, model: nn.Module, example, x: np.ndarray, a: argparse.
     path, out = folder / "model.onnx", folder / "model.kerf"
     export(model, example, path)
     build(path, out, a.sparsity, a.N, a.threads, a.trials)  # without zeros in blocks, every layer stays dense
-    found = [bench.Engine("kerf", runtime.load(out, a.threads).run)]
+    found = [bench.Engine("kerf", session.load(out, a.threads).run)]
     found += [e for e in peers.engines(path, model, x, a.threads) if e.name != "onednn"]
     bench.refuse_different_outputs(found, x, 1e-3)
     return [bench.Engine(f"{e.name}, {name}", e.run) for e in found]

@@ -15,7 +15,7 @@ from pathlib import Path
 import cifar_runs
 import torch_pruning_baseline
 
-from compress import checkpoint
+from kerf import files
 
 VARIANTS = {
     "base": ["--method=dense"],
@@ -70,8 +70,8 @@ def write_table(folder: Path) -> None:
             f"| {row['variant']} | {row['top1_pruned']:.2f} | {row['top1']:.2f} | {lost} "
             f"| {macs:.3f} | {params:.3f} | {row['seconds']:.0f} |"
         )
-    checkpoint.write_text(folder / "table.md", "\n".join(lines) + "\n")
-    checkpoint.write_json(folder / "table.json", rows)
+    files.write(folder / "table.md", "\n".join(lines) + "\n")
+    files.write_json(folder / "table.json", rows)
 
 
 if __name__ == "__main__":

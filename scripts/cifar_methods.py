@@ -19,11 +19,11 @@ import cifar_runs
 import methods_picture
 import methods_race
 
-from compress import checkpoint
-from compress.method_table import removes
-from compress.methods import METHODS
-from compress.recipe import Settings
-from compress.units import Granularity, OneByN, Patterns, Weight
+from kerf import files
+from kerf.compress.command.method_table import removes
+from kerf.compress.methods import METHODS
+from kerf.compress.pruning.recipe import Settings
+from kerf.compress.units.weights import Granularity, OneByN, Patterns, Weight
 
 RATES = (0.5, 0.7)
 BLOCK = 4  # N of 1×N
@@ -72,7 +72,7 @@ def train(folder: Path, name: str, rate: float, common: list[str]) -> None:
         raise KeyboardInterrupt
     if code:
         print(f"{name} at {rate:g}: {said.getvalue().strip()}", file=sys.stderr)
-        checkpoint.write_text(folder / "refused.txt", said.getvalue())
+        files.write(folder / "refused.txt", said.getvalue())
     else:
         (folder / "refused.txt").unlink(missing_ok=True)
 
@@ -123,11 +123,11 @@ def write_table(folder: Path) -> None:
         lines.append(f"| {' | '.join(cells)} | {row['minutes']:.1f} |")
     refused = [(p.parent.name, p.read_text().strip()) for p in sorted(folder.glob("*/refused.txt"))]
     lines += ["", *(f"Refused: {name}: {reason}" for name, reason in refused)]
-    checkpoint.write_text(folder / "table.md", "\n".join(lines).rstrip() + "\n")
-    checkpoint.write_json(folder / "table.json", rows)
+    files.write(folder / "table.md", "\n".join(lines).rstrip() + "\n")
+    files.write_json(folder / "table.json", rows)
     for rate in sorted({row["rate"] for row in rows if row["rate"]}):
         shown = [row for row in rows if row["rate"] in (rate, None)]
-        checkpoint.write_text(folder / f"methods-{100 * rate:.0f}.svg", methods_picture.picture(shown, rate))
+        files.write(folder / f"methods-{100 * rate:.0f}.svg", methods_picture.picture(shown, rate))
 
 
 def rows_for(path: Path, summary: dict, times: dict) -> dict:

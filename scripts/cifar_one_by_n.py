@@ -13,8 +13,8 @@ from pathlib import Path
 
 import cifar_runs
 
-import tune.cli
-from compress import checkpoint
+import kerf.tune.cli
+from kerf import files
 
 BLOCKS = ["--conv_type=BlockL1Conv", "--rearrange"]
 VARIANTS = {
@@ -51,7 +51,7 @@ def main() -> int:
     print((args.job_dir / "table.md").read_text())
     if "1x4" not in args.only:
         return 0
-    return tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
+    return kerf.tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:
@@ -64,8 +64,8 @@ def write_table(folder: Path, rows: list[dict]) -> None:
     for row in rows:
         lost = rows[0]["top1"] - row["top1"]
         lines.append(f"| {row['variant']} | {row['top1_pruned']:.2f} | {row['top1']:.2f} | {lost:.2f} |")
-    checkpoint.write_text(folder / "table.md", "\n".join(lines) + "\n")
-    checkpoint.write_json(folder / "table.json", rows)
+    files.write(folder / "table.md", "\n".join(lines) + "\n")
+    files.write_json(folder / "table.json", rows)
 
 
 if __name__ == "__main__":

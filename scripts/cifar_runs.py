@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from compress import cli
-from compress.args import parse
+from kerf.compress import cli
+from kerf.compress.command.args import parse
 
 
 def finish(folder: Path, flags: list[str], start: Callable[[list[str]], int] | None = None) -> int:

@@ -10,20 +10,20 @@ import shutil
 import sys
 from pathlib import Path
 
-import compress.cli
-import tune.cli
+import kerf.compress.cli
+import kerf.tune.cli
 
 
 def main(job_dir: str = "runs/demo") -> int:
     folder = Path(job_dir)
     prune = ["--data_set=digits", "--arch=mobilenet_v2_x0_5", "--conv_type=BlockL1Conv", "--N=4", "--pr_target=0.5"]
     prune += ["--rearrange", "--export_onnx", "--num_epochs=6", "--finetune_epochs=4", f"--job_dir={folder}"]
-    code = compress.cli.main(prune)
+    code = kerf.compress.cli.main(prune)
     if code:
         return code
     onnx, bundle = folder / "model.onnx", folder / "model.kerf"
     build = [f"--onnx_path={onnx}", "--bsr=4", "--sparsity=0.5", "--tune_minutes=0.75", "--seconds=5"]
-    code = tune.cli.main([*build, f"--out={bundle}", f"--records={folder / 'records.jsonl'}"])
+    code = kerf.tune.cli.main([*build, f"--out={bundle}", f"--records={folder / 'records.jsonl'}"])
     if code:
         return code
     for name in ("report.html", "report.json"):

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
-for name in ("kernels", "kernels.cuda"):  # their __init__ imports TVM's compiler, which a device does not need
+for name in ("kernels", "kerf.kernels.cuda"):  # their __init__ imports TVM's compiler, which a device does not need
     spec = importlib.machinery.ModuleSpec(name, None, origin=str(ROOT / name.replace(".", "/") / "__init__.py"))
     spec.submodule_search_locations = [str(ROOT / name.replace(".", "/"))]
     sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -33,11 +33,11 @@ import torch.nn.functional as F
 import tvm_ffi
 from gpu_problems import weights
 
-from deploy import gpu, runtime
-from kernels.bsr import BSR
-from kernels.cuda import gather, halo, panel, tile
-from kernels.cuda.layout import out_rows, pitch
-from kernels.problem import Problem
+from kerf.deploy.runtime import gpu, session
+from kerf.kernels.bsr import BSR
+from kerf.kernels.cuda.emit import gather, halo, panel, stage
+from kerf.kernels.cuda.layout import out_rows, pitch
+from kerf.kernels.problem import Problem
 
 TOLERANCE = {"f32": 1e-5, "tf32": 1e-3, "f16": 1e-3}
 REPEATS, ROUNDS = 10, 15
@@ -80,7 +80,7 @@ def pack(kernel: str, p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarra
         return panel.pack(p, blocks, c)
     if kernel.endswith("_simt"):
         return gather.pack(p, gather.Lists.of(blocks, 1))
-    return tile.pack(p, gather.Lists.of(blocks, c["chunk"]), c)
+    return stage.pack(p, gather.Lists.of(blocks, c["chunk"]), c)
 
 
 class Layer:
@@ -304,7 +304,7 @@ def main() -> int:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True
-    runtime.load_runtime(cuda=True)
+    session.load_runtime(cuda=True)
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuDNN", torch.backends.cudnn.version(), flush=True)
     result: dict = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     for kit in args.kits:

@@ -14,8 +14,8 @@ from pathlib import Path
 import gpu_networks
 from bench_networks import network
 
-import tune.cli
-from kernels.cuda.compiler import ARCHITECTURES
+import kerf.tune.cli
+from kerf.kernels.cuda.compiler import ARCHITECTURES
 
 NETWORKS = {  # architecture, N, share of zero blocks, batch
     f"{arch}-1x{n}-{share:g}-b{batch}": (arch, n, share, batch)
@@ -47,7 +47,7 @@ def main() -> int:
             f"--target=cuda -arch={args.arch}",
             "--trials=0",
         ]
-        if code := tune.cli.main([*flags, f"--out={out}"]):
+        if code := kerf.tune.cli.main([*flags, f"--out={out}"]):
             return code
         gpu_networks.expect(model, out)
     return 0

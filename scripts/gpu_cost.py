@@ -19,8 +19,9 @@ import numpy as np
 from gpu_problems import resnet50, weights
 from tvm.target import Target
 
-from kernels.cuda import compiler, conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma, tiles
-from kernels.problem import Problem
+from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma
+from kerf.kernels.cuda.emit import tile_sizes
+from kerf.kernels.problem import Problem
 
 KERNELS = {kernel.name: kernel for kernel in (conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma)}
 
@@ -29,7 +30,7 @@ def expected(p: Problem, target: Target) -> tuple[dict, float]:
     """(first configuration, its cost in microseconds)"""
     kernel = conv2d_chwn_bsr_mma if p.block else conv2d_chwn_dense_mma
     c = kernel.configs(p, target)[0]
-    return c, tiles.cost(p, target, c, p.block or c["rows"])
+    return c, tile_sizes.cost(p, target, c, p.block or c["rows"])
 
 
 def table(batch: int, block: int, density: float, target: Target) -> None:
@@ -54,7 +55,7 @@ def compare(results: Path, block: int, target: Target) -> None:
         if row["kernel"] == conv2d_chwn_bsr_mma.name:
             p, _, _ = weights(replace(p, block=block), row["density"])
         c = {"slices": 1, **row["config"]}
-        cost = tiles.cost(p, target, c, p.block or c["rows"])
+        cost = tile_sizes.cost(p, target, c, p.block or c["rows"])
         ratios[row["batch"], p.precision].append(cost / row["us"])
         choices[row["batch"], p.precision, row["layer"], row["density"], row["kernel"]].append((cost, row["us"]))
     for key, found in ratios.items():

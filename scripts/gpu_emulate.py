@@ -13,23 +13,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cuda_on_host
 import numpy as np
 import tvm
 from tvm.target import Target
 
-from deploy import targets
-from deploy.build import choose
-from deploy.convert import convert
-from deploy.lower import lower
-from deploy.record import RecordBook
-from deploy.verify import Mismatch, verify
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import choose
+from kerf.deploy.compiler.lower import lower
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.measure.verify import Mismatch, verify
+from kerf.kernels.cuda.host import cuda_on_host
 
 
 def emulate(
     module: tvm.IRModule, packed: dict[str, np.ndarray], x: np.ndarray, target: Target, folder: Path
 ) -> np.ndarray:
-    """The output of what deploy.lower made, for the image ``x``. ``folder`` keeps what was compiled."""
+    """The output of what kerf.deploy.compiler.lower made, for the image ``x``. ``folder`` keeps what was compiled."""
     values = dict(zip(module["main"].params, (x, *packed.values()), strict=True))
     launches: dict[str, cuda_on_host.Launch] = {}  # layers that are alike share a function
     for binding in (b for block in module["main"].body.blocks for b in block.bindings):

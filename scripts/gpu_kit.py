@@ -17,10 +17,11 @@ from pathlib import Path
 from gpu_problems import CHECKED, DENSITIES, resnet50, weights
 from tvm.target import Target
 
-from deploy import atomic, gpu
-from kernels.cuda import KERNELS, compiler, conv2d_chwn_bsr_mma
-from kernels.kernel import candidates
-from kernels.problem import Problem
+from kerf import files
+from kerf.deploy.runtime import gpu
+from kerf.kernels.cuda import KERNELS, compiler, conv2d_chwn_bsr_mma
+from kerf.kernels.kernel import candidates
+from kerf.kernels.problem import Problem
 
 AT_ONCE = 24  # kernels of a library
 
@@ -101,8 +102,8 @@ def build(job: tuple[int, list[Item], str, Path]) -> list[dict]:
     built, source, code = compiler.compile_funcs(funcs, target)
     path = folder / f"kernels_{number:03d}"
     built.export_library(str(path.with_suffix(".so")))
-    atomic.write(path.with_suffix(".cubin"), code)
-    atomic.write(path.with_suffix(".key"), gpu.key(source))
+    files.write(path.with_suffix(".cubin"), code)
+    files.write(path.with_suffix(".key"), gpu.key(source))
     return [asdict(item) for item in named]
 
 
@@ -129,7 +130,7 @@ def main() -> int:
         for done in pool.imap(build, jobs):
             for item in done:
                 lines += [json.dumps({**item, "density": d}) for d in item["densities"] or [item["density"]]]
-            atomic.write(args.folder / "index.jsonl", "\n".join(lines) + "\n")
+            files.write(args.folder / "index.jsonl", "\n".join(lines) + "\n")
             print(f"  {len(lines)} cases", flush=True)
     return 0
 

@@ -94,7 +94,7 @@ def race(calls: dict[str, Callable]) -> dict[str, list[float]]:
 def measure(bundle: Path, arch: str) -> dict:
     import torch
 
-    from deploy import runtime
+    from kerf.deploy.runtime import session as runtime
 
     session = runtime.load(bundle)
     x = image(session.input_shape)

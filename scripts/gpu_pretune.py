@@ -15,9 +15,10 @@ from pathlib import Path
 from gpu_problems import weights
 from tvm.target import Target
 
-from deploy import atomic, pretuned
-from deploy.choice import Choice
-from kernels.problem import Problem
+from kerf import files
+from kerf.deploy.compiler import pretuned
+from kerf.deploy.compiler.choice import Choice
+from kerf.kernels.problem import Problem
 
 
 def lines(results: dict, target: Target, block: int) -> list[str]:
@@ -52,7 +53,7 @@ def main() -> int:
     target = Target({"kind": "cuda", "arch": args.arch}, host={"kind": "llvm"})
     path = pretuned.file_of(target)
     found = lines(json.loads(args.results.read_text()), target, args.block)
-    atomic.write(path, "\n".join(found) + "\n")
+    files.write(path, "\n".join(found) + "\n")
     print(f"{path}: {len(found)} lines")
     return 0
 

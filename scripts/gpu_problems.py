@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from kernels.bsr import BSR
-from kernels.problem import Problem
+from kerf.kernels.bsr import BSR
+from kerf.kernels.problem import Problem
 
 SAME = (1, 1, 1, 1)
 

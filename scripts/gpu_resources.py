@@ -20,11 +20,11 @@ from pathlib import Path
 
 from tvm.target import Target
 
-from kernels.cuda import KERNELS, compiler
-from kernels.cuda.halo import Halo
-from kernels.cuda.panel import Panel
-from kernels.cuda.tile import Tile
-from kernels.problem import Problem
+from kerf.kernels.cuda import KERNELS, compiler
+from kerf.kernels.cuda.emit.halo import Halo
+from kerf.kernels.cuda.emit.panel import Panel
+from kerf.kernels.cuda.emit.stage import Tile
+from kerf.kernels.problem import Problem
 
 SAME = (1, 1, 1, 1)
 WIDE = Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128)

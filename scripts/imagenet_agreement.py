@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-import compress.cli
-import tune.cli
-from compress.data import Options, open_data
-from deploy import runtime
+import kerf.compress.cli
+import kerf.tune.cli
+from kerf.compress.data.sets import Options, open_data
+from kerf.deploy.runtime import session as runtime
 
 
 def main() -> int:
@@ -43,14 +43,14 @@ def main() -> int:
         source = [*photos, f"--pretrained_model={args.pretrained_model}", "--num_epochs=0"]
     else:
         source = [f"--data_path={trainable(args)}", "--num_epochs=2", "--train_batch_size=50", "--lr=0.1"]
-    code = compress.cli.main([*common, *prune, *source])
+    code = kerf.compress.cli.main([*common, *prune, *source])
     if code:
         return code
     pruned = args.job_dir / "pruned" / "checkpoint" / "best.safetensors"
     evaluate = [f"--evaluate={pruned}", "--export_onnx", f"--job_dir={args.job_dir / 'evaluated'}"]
-    code = compress.cli.main([*common, *photos, "--conv_type=DenseConv", *evaluate])
+    code = kerf.compress.cli.main([*common, *photos, "--conv_type=DenseConv", *evaluate])
     onnx, bundle = args.job_dir / "evaluated" / "model.onnx", args.job_dir / "model.kerf"
-    code = code or tune.cli.main([f"--onnx_path={onnx}", "--trials=0", f"--out={bundle}", "--seconds=5"])
+    code = code or kerf.tune.cli.main([f"--onnx_path={onnx}", "--trials=0", f"--out={bundle}", "--seconds=5"])
     if code:
         return code
     torchs = json.loads((args.job_dir / "evaluated" / "predictions.json").read_text())

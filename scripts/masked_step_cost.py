@@ -11,12 +11,12 @@ import time
 import torch
 import torch.nn.functional as F
 
-from compress import surgery
-from compress.graph import DependencyGraph
-from compress.methods import METHODS
-from compress.models import create
-from compress.recipe import Settings, prune
-from compress.train import autocast
+from kerf.compress.methods import METHODS
+from kerf.compress.models import create
+from kerf.compress.network import surgery
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.training.train import autocast
 
 STEPS = 20
 model = create("resnet56", 10, 32).eval()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from deploy.figures import padded
+from kerf.deploy.report.figures import padded
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, one for each unit
 WIDTH, HEIGHT = 1000, 460  # of a panel

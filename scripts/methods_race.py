@@ -8,9 +8,10 @@ import numpy as np
 import peers
 from bench_networks import build
 
-from compress import checkpoint
-from deploy import bench, runtime
-from deploy.environment import environment
+from kerf import files
+from kerf.deploy.measure import bench
+from kerf.deploy.measure.environment import environment
+from kerf.deploy.runtime import session
 
 
 def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
@@ -39,7 +40,7 @@ def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
     dense = [bench.onnxruntime_engine(folder / "dense" / "model.onnx", 1)]
     with contextlib.suppress(ImportError):
         dense.append(bench.openvino_engine(folder / "dense" / "model.onnx", 1))
-    engines = [bench.Engine(network.name, runtime.load(network / "model.kerf", 1).run) for network in networks]
+    engines = [bench.Engine(network.name, session.load(network / "model.kerf", 1).run) for network in networks]
     measured = {m.engine: m for m in bench.interleave([*dense, *engines], x, seconds=seconds)}
     against = [m for name, m in measured.items() if name in peers.NAMES]
     found = {}
@@ -48,4 +49,4 @@ def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
         ratio = bench.speedup(m, against)
         found[network.name] = {"ms": m.median, "speedup": ratio["median"], "ci95": ratio["ci95"]}
     yardsticks = {m.engine: {"ms": m.median, "p10": m.p10, "p90": m.p90} for m in against}
-    checkpoint.write_json(folder / "race.json", {**found, "yardsticks": yardsticks, "environment": environment()})
+    files.write_json(folder / "race.json", {**found, "yardsticks": yardsticks, "environment": environment()})

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from compress import checkpoint, fkw
+from kerf.compress.methods import fkw
+from kerf.compress.training import checkpoint
 
 
 def main() -> int:

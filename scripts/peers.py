@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy import bench
+from kerf.deploy.measure import bench
 
 NAMES = ("onnxruntime", "openvino", "onednn")
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import bench_networks
 import tuned_networks
 
-from deploy import atomic, pretuned, targets
-from deploy.choice import ways
-from deploy.convert import convert
-from deploy.record import RecordBook
-from tune.progress import Progress
-from tune.search import search
-from tune.verdict import better
+from kerf import files
+from kerf.deploy.compiler import pretuned, targets
+from kerf.deploy.compiler.choice import ways
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
+from kerf.tune.progress import Progress
+from kerf.tune.search import search
+from kerf.tune.whole_network import better
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
     target, book = targets.parse(a.target, a.threads), RecordBook(a.folder / "records.jsonl")
     path = pretuned.file_of(target)
     if path is None:
-        raise SystemExit(f"{a.target}: no file for such vector registers; see deploy.pretuned.FILES")
+        raise SystemExit(f"{a.target}: no file for such vector registers; see kerf.deploy.compiler.pretuned.FILES")
     rows = {problem_of(line): line for line in path.read_text().splitlines()} if path.exists() else {}
     for arch in a.archs:
         for sparsity in a.sparsities:
@@ -52,7 +53,7 @@ def main() -> int:
                 rows.pop(problem_of(line), None)
                 if choice != ways(q, target)[0][0]:
                     rows[problem_of(line)] = line
-    atomic.write(path, "".join(f"{line}\n" for line in sorted(rows.values())))
+    files.write(path, "".join(f"{line}\n" for line in sorted(rows.values())))
     print(f"{path}: {len(rows)} lines, {path.stat().st_size} bytes")
     return 0
 

@@ -8,9 +8,9 @@ Expected:  docs/reference.md, unchanged unless a table or the head of a file in 
 import inspect
 from pathlib import Path
 
-from compress import method_table
-from compress.methods import METHODS
-from kernels import KERNELS, cuda
+from kerf.compress.command import method_table
+from kerf.compress.methods import METHODS
+from kerf.kernels import KERNELS, cuda
 
 READING = """
 Scope: within what units compete for their place. Needs: beyond the weights, and what it costs beside fine-tuning; own

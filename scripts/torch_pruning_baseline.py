@@ -10,11 +10,14 @@ import time
 
 from torch import nn
 
-from compress import checkpoint, cli, cost
-from compress.args import parse
-from compress.learning_rate import LearningRate
-from compress.pressure import Pressure
-from compress.train import Optim, evaluate, fit
+from kerf import files
+from kerf.compress import cli
+from kerf.compress.command.args import parse
+from kerf.compress.network import cost
+from kerf.compress.training import checkpoint
+from kerf.compress.training.learning_rate import LearningRate
+from kerf.compress.training.pressure import Pressure
+from kerf.compress.training.train import Optim, evaluate, fit
 
 
 class GroupSparsity(Pressure):
@@ -35,7 +38,7 @@ def main(flags: list[str]) -> int:
 
     args, _ = parse(flags)
     job, began = cli.prepare(dataclasses.replace(args, method="dense", flops_target=None)), time.monotonic()
-    checkpoint.write_json(args.job_dir / "config.json", args.as_json())
+    files.write_json(args.job_dir / "config.json", args.as_json())
     model = job.model.to(job.device)
     example = job.example.to(job.device)
     teacher = copy.deepcopy(model).eval()
@@ -72,5 +75,5 @@ def main(flags: list[str]) -> int:
         "params_dense": original.params, "params": spent.params, "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
     checkpoint.save(args.job_dir / "checkpoint" / "best.safetensors", model.state_dict())
-    checkpoint.write_json(args.job_dir / "summary.json", summary)
+    files.write_json(args.job_dir / "summary.json", summary)
     return 0

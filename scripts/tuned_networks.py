@@ -14,8 +14,9 @@ import bench_networks
 import numpy as np
 import peers
 
-import tune.cli
-from deploy import bench, runtime
+import kerf.tune.cli
+from kerf.deploy.measure import bench
+from kerf.deploy.runtime import session
 
 ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
 
@@ -47,12 +48,12 @@ def row(arch: str, a: argparse.Namespace) -> str:
     for name, flags in {"untuned": ["--trials=0"], "tuned": [f"--tune_minutes={a.minutes:g}"]}.items():
         began = time.monotonic()
         with bench_networks.quiet() as said:
-            if tune.cli.main([*common, *flags, f"--out={folder / name}.kerf"]):
+            if kerf.tune.cli.main([*common, *flags, f"--out={folder / name}.kerf"]):
                 raise SystemExit(f"{arch}: not built\n{said.getvalue()}")
         spent[name] = time.monotonic() - began
         (folder / f"{name}.log").write_text(said.getvalue())
     x = np.random.default_rng(0).standard_normal((1, 3, bench_networks.SIZE, bench_networks.SIZE)).astype(np.float32)
-    engines = [bench.Engine(n, runtime.load(folder / f"{n}.kerf", a.threads).run) for n in ("untuned", "tuned")]
+    engines = [bench.Engine(n, session.load(folder / f"{n}.kerf", a.threads).run) for n in ("untuned", "tuned")]
     dense = [f(model, a.threads) for f in (bench.onnxruntime_engine, bench.openvino_engine)]
     untuned, tuned, *others = bench.race([*engines, *dense], x, seconds=a.seconds, tolerance=1e-3)
     gain, lead = bench.speedup(tuned, [untuned]), bench.speedup(tuned, others)

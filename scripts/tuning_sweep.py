@@ -4,7 +4,7 @@ Launch:    python scripts/tuning_sweep.py --onnx_path MODEL.onnx --minutes 5 --p
 Hardware:  2 cores, 15 minutes; as quiet as can be.
 Expected:  the search's winners within 3 % of the sweep's. The last table says what the sweep knows about estimates: how
            much the best of the first k configurations of a layer lacks of the best of all, which is what
-           tune.search.FIRST_GAIN and HALF are fitted to.
+           kerf.tune.search.FIRST_GAIN and HALF are fitted to.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy import targets
-from deploy.build import choose
-from deploy.convert import convert
-from deploy.environment import provenance
-from deploy.record import RecordBook, interval, samples
-from kernels.kernel import dense_twin
-from tune.progress import Progress
-from tune.runners import Entrant, Measurer
-from tune.search import example, search
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import choose
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.environment import provenance
+from kerf.deploy.measure.record import RecordBook, interval, samples
+from kerf.kernels.kernel import dense_twin
+from kerf.tune.progress import Progress
+from kerf.tune.runners import Entrant, Measurer
+from kerf.tune.search import example, search
 
 FIRST = (1, 2, 4, 8, 12, 16, 24, 32, 48)
 

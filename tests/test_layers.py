@@ -1,14 +1,22 @@
-"""Which package may import what: stages talk through files, so that each runs alone."""
+"""Which room may import which: no import upwards, no circle, and each stage without the other's heavy libraries."""
 
 import ast
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
-OURS = {"compress", "kernels", "deploy", "tune"}
-ALLOWED = {"compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}
+PACKAGES = ("kerf", "kernels", "deploy", "tune", "compress")
+# Rooms, the lowest first: a room imports from those before it in its own list, and from what ALLOWED names.
+ROOMS = {
+    "kerf": ["errors", "files", "console", "__init__", "api", "zoo", "cli"],
+    "kernels": ["", "cpu/emit", "cpu", "cuda/emit", "cuda", "cuda/host"],
+    "deploy": ["frontend/passes", "frontend", "compiler", "runtime", "measure", "report", "export", "cli"],
+}
+ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}
 FORBIDDEN = {
+    "kerf": {"tvm", "torch", "onnx", "onnxruntime"},
     "compress": {"tvm"},
     "kernels": {"torch", "onnx", "onnxruntime", "sklearn"},
     "deploy": {"torch", "torchvision", "safetensors"},
@@ -16,30 +24,52 @@ FORBIDDEN = {
 }
 # export is where torch ends; cli joins
 EXCEPTIONS = {("deploy/export.py", "torch"), ("compress/cli.py", "deploy"), ("compress/cli.py", "tune")}
+MOST_FILES = 15  # of a folder of the packages, methods/ apart
 
 
 def imported(path: Path) -> set[str]:
+    """Names of modules, kerf.… or another library's."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-FILES = [p for package in sorted(OURS) for p in sorted((ROOT / package).rglob("*.py"))]
+def ours(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("kerf.")} & set(PACKAGES)
+
+
+FILES = [p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_stay_within_layers(path):
+def test_imports_stay_within_packages(path):
     relative = str(path.relative_to(ROOT))
-    package = relative.split("/")[0]
-    names = {n for n in imported(path) if (relative, n) not in EXCEPTIONS}
-    assert not names & FORBIDDEN[package]
-    assert names & OURS <= ALLOWED[package] | {package}
+    package, names = relative.split("/")[0], imported(path)
+    tops = {n.split(".")[0] for n in names}
+    assert not {n for n in tops & FORBIDDEN[package] if (relative, n) not in EXCEPTIONS}
+    assert not tops & {"compress", "kernels", "deploy", "tune"}, "import kerf.…: the bare names are not installed"
+    found = {n for n in ours(names) if (relative, n) not in EXCEPTIONS}
+    if package != "kerf":
+        assert found <= ALLOWED[package] | {package}
+
+
+def test_what_is_installed_is_what_there_is():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {p.parent.relative_to(ROOT) for p in FILES if p.name == "__init__.py"}
+    names = {".".join(f.parts) if f.parts[0] == "kerf" else ".".join(("kerf", *f.parts)) for f in folders}
+    assert set(setuptools["packages"]) == names
+    assert all(p.parent.joinpath("__init__.py").is_file() for p in FILES)
 
 
 def test_files_hold_one_idea():
     long = {str(p.relative_to(ROOT)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_folders_hold_one_kind():
+    folders = {p.parent for p in FILES if p.parent.name != "methods"}
+    assert not {str(f): n for f in folders if (n := sum(p.name != "__init__.py" for p in f.glob("*.py"))) > MOST_FILES}

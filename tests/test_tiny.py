@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import compress.cli
-import tune.cli
-from deploy import inspect, runtime
-from deploy.record import RecordBook
+import kerf.compress.cli
+import kerf.tune.cli
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.report import inspect
+from kerf.deploy.runtime import session as runtime
 
 pytest.importorskip("torch")
 
@@ -18,8 +19,11 @@ pytest.importorskip("torch")
 def job(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     flags = ["--data_set=digits", "--arch=resnet20", "--N=4", "--rearrange", "--export_onnx", "--subset=160"]
-    assert compress.cli.main([*flags, "--num_epochs=1", "--conv_type=BlockL1Conv", f"--job_dir={folder / 'job'}"]) == 0
-    code = tune.cli.main(
+    assert (
+        kerf.compress.cli.main([*flags, "--num_epochs=1", "--conv_type=BlockL1Conv", f"--job_dir={folder / 'job'}"])
+        == 0
+    )
+    code = kerf.tune.cli.main(
         [
             f"--onnx_path={folder / 'job' / 'model.onnx'}",
             *("--bsr=4", "--sparsity=0.5", "--trials=4", "--seconds=0.5"),
@@ -70,7 +74,7 @@ def test_bundle_and_onnxruntime_agree_image_by_image(job):
 
 
 def test_a_second_run_measures_nothing_and_reuses_the_records(job, capsys):
-    code = tune.cli.main(
+    code = kerf.tune.cli.main(
         [
             f"--onnx_path={job / 'job' / 'model.onnx'}",
             *("--trials=4", "--tune_minutes=0.0001", "--seconds=0.2", "--against=onnxruntime"),

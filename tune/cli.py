@@ -13,35 +13,40 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy import bench, bundle, inspect, output, report, runtime, targets
-from deploy.build import Built, build
-from deploy.convert import Network, convert
-from deploy.environment import environment
-from deploy.onnx_graph import write_fixed
-from deploy.record import RecordBook
-from deploy.verify import ALLOWED, Mismatch, blame, verify
-from kernels.fma_peak import macs_per_us
-from tune import account, records
-from tune.devices import DeviceLost, Gpu, Here, Place, Tracker
-from tune.flags import Args, parse
-from tune.progress import Progress
-from tune.remote import RemoteSession
-from tune.search import Summary, search
-from tune.verdict import better
+from kerf import console
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import Built, build
+from kerf.deploy.frontend.convert import Network, convert
+from kerf.deploy.frontend.onnx_graph import write_fixed
+from kerf.deploy.measure import bench
+from kerf.deploy.measure.environment import environment
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.measure.verify import ALLOWED, Mismatch, blame, verify
+from kerf.deploy.report import inspect, report
+from kerf.deploy.runtime import bundle
+from kerf.deploy.runtime import session as runtime
+from kerf.kernels.cpu.fma_peak import macs_per_us
+from kerf.tune import bundle_contents, records_cli
+from kerf.tune.flags import Args, parse
+from kerf.tune.places import DeviceLost, Gpu, Here, Place, Tracker
+from kerf.tune.progress import Progress
+from kerf.tune.remote import RemoteSession
+from kerf.tune.search import Summary, search
+from kerf.tune.whole_network import better
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     warnings.formatwarning = lambda message, *_: f"kerf-tune: warning: {message}\n"
     try:
-        if words and words[0] in records.COMMANDS:
-            records.run(words)
+        if words and words[0] in records_cli.COMMANDS:
+            records_cli.run(words)
         else:
             args = parse(words, __doc__)
-            with output.speaking(args.quiet, args.json):
+            with console.speaking(args.quiet, args.json):
                 found = run(args, words)
             if args.json:
-                output.answer(found)
+                console.answer(found)
     except (ValueError, OSError, ImportError, Mismatch, DeviceLost) as error:
         print(f"kerf-tune: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -85,10 +90,10 @@ def run(args: Args, words: list[str]) -> dict:
     else:
         built = build(network, target, book, place.provenance())
     peak = None if foreign or args.rpc or on_gpu else args.threads * macs_per_us(target)
-    layers = account.layers(network, built, book, place.provenance(), peak, min(args.bsr))
+    layers = bundle_contents.layers(network, built, book, place.provenance(), peak, min(args.bsr))
     with bundle.replacing(args.out) as folder:
-        described = account.manifest(network, args, built, layers)
-        bundle.write(folder, described, built.export, built.packed, account.used(book, network), built.code)
+        described = bundle_contents.manifest(network, args, built, layers)
+        bundle.write(folder, described, built.export, built.packed, bundle_contents.used(book, network), built.code)
         if not foreign:
             measured = on_devices(folder, place, network, args) if args.rpc else here(folder, network, built, args)
             result = {
@@ -103,15 +108,15 @@ def run(args: Args, words: list[str]) -> dict:
                 **environment(),
                 **({"cpu": place.provenance()["cpu"]} if args.rpc or on_gpu else {}),
             }
-            result |= account.job(args.onnx_path, result, command(args, words))
-            result["block_patterns"] = account.patterns(network, layers)
+            result |= bundle_contents.job(args.onnx_path, result, command(args, words))
+            result["block_patterns"] = bundle_contents.patterns(network, layers)
             report.write(result, folder)
     if foreign:
         print(f"bundle: {args.out}, not verified: this machine cannot run it")
-        return account.unverified(args, target, foreign)
+        return bundle_contents.unverified(args, target, foreign)
     print(report.table(result))
     print(f"bundle: {args.out}\nreport: {args.out / 'report.html'}")
-    return account.figures(args, result, summary)
+    return bundle_contents.figures(args, result, summary)
 
 
 def place_of(args: Args, on_gpu: bool) -> Place:

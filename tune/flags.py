@@ -6,10 +6,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import output
-from deploy.flags import Parser
-from kernels.problem import PRECISIONS
-from tune.records import RECORDS
+from kerf import console
+from kerf.console import Parser
+from kerf.kernels.problem import PRECISIONS
+from kerf.tune.records_cli import RECORDS
 
 SEARCHED = ("runs", "experiments")
 
@@ -66,7 +66,7 @@ def parse(argv: list[str], description: str) -> Args:
     p.add_argument("--records", type=Path, default=RECORDS, help="measurements, reused and extended")
     p.add_argument("--out", type=Path, help="bundle folder; by default <onnx name>.kerf beside the file")
     p.add_argument("--seconds", type=float, default=10.0, help="how long the engines race")
-    output.add_flags(p)
+    console.add_flags(p)
     a = p.parse_args(argv)
     if a.bsc != 1:
         raise ValueError(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")

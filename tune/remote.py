@@ -1,4 +1,4 @@
-"""A bundle on a device of a tracker: what deploy.runtime.Session is on this machine."""
+"""A bundle on a device of a tracker: what kerf.deploy.runtime.session.Session is on this machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from deploy import bundle
-from deploy.bench import Measurement
-from tune.devices import Tracker
+from kerf.deploy.measure.bench import Measurement
+from kerf.deploy.runtime import bundle
+from kerf.tune.places import Tracker
 
 REPEATS, REPEAT_MS = 30, 20
 

@@ -24,11 +24,11 @@ import tvm
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, PopenWorker, StatusKind
 from tvm.target import Target
 
-from deploy import gpu
-from deploy.targets import linking, on_gpu, triple
-from kernels.cuda import compiler
-from kernels.lowering import compile_func
-from tune.devices import DeviceLost, Here, Place
+from kerf.deploy.compiler.targets import linking, on_gpu, triple
+from kerf.deploy.runtime import gpu
+from kerf.kernels.cuda import compiler
+from kerf.kernels.lowering import compile_func
+from kerf.tune.places import DeviceLost, Here, Place
 
 BUILD_SECONDS, RUN_SECONDS = 60, 30
 BUILDS = 200  # by one process: the compiler keeps some memory of each

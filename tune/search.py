@@ -18,19 +18,19 @@ from itertools import zip_longest
 import numpy as np
 from tvm.target import Target
 
-from deploy.build import choose
-from deploy.choice import Choice, ways
-from deploy.convert import Network
-from deploy.passes.fuse_layers import Layer
-from deploy.record import Record, RecordBook, race_name
-from deploy.targets import describe
-from kernels import reference
-from kernels.kernel import dense_twin
-from kernels.layout import to_planes
-from kernels.problem import Problem
-from tune.devices import Here, Place
-from tune.progress import Progress, Row
-from tune.runners import ROUNDS, WRONG, Entrant, Measurer, Result
+from kerf.deploy.compiler.build import choose
+from kerf.deploy.compiler.choice import Choice, ways
+from kerf.deploy.compiler.targets import describe
+from kerf.deploy.frontend.convert import Network
+from kerf.deploy.frontend.passes.fuse_layers import Layer
+from kerf.deploy.measure.record import Record, RecordBook, race_name
+from kerf.kernels import reference
+from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels.kernel import dense_twin
+from kerf.kernels.problem import Problem
+from kerf.tune.places import Here, Place
+from kerf.tune.progress import Progress, Row
+from kerf.tune.runners import ROUNDS, WRONG, Entrant, Measurer, Result
 
 BATCH = 16  # candidates built together: enough to keep the builders busy, few enough to stop in time
 FIELD = 4  # of them in one race
@@ -47,7 +47,7 @@ class Task:
 
     layer: Layer
     count: int  # of layers that it is of
-    ways: list[list[Choice]]  # a kernel's configurations each, see deploy.choice.ways
+    ways: list[list[Choice]]  # a kernel's configurations each, see kerf.deploy.compiler.choice.ways
 
     @property
     def problem(self) -> Problem:

@@ -5,39 +5,39 @@ To add one, write its file and its row.
 
 from collections.abc import Callable
 
-from compress.methods.bwcp import bwcp
-from compress.methods.c2s2 import c2s2
-from compress.methods.channel_similarity import channel_similarity
-from compress.methods.csgd import csgd
-from compress.methods.darb import darb
-from compress.methods.dense import dense
-from compress.methods.dmcp import dmcp
-from compress.methods.drl import drl
-from compress.methods.dsc import dsc1, dsc2
-from compress.methods.ezcrop import ezcrop
-from compress.methods.filter import filters
-from compress.methods.frs import frs
-from compress.methods.gate_decorator import gate_decorator
-from compress.methods.greg import greg1, greg2
-from compress.methods.hessian import hessian
-from compress.methods.hrank import hrank
-from compress.methods.l1 import l1
-from compress.methods.lookahead import lookahead
-from compress.methods.movement import block_movement, movement, soft_movement
-from compress.methods.one_by_n import one_by_n
-from compress.methods.pconv import pconv
-from compress.methods.play_and_prune import play_and_prune
-from compress.methods.prunenet import prunenet
-from compress.methods.random_block import random_block
-from compress.methods.resrep import resrep
-from compress.methods.rni import rni
-from compress.methods.slimming import slimming
-from compress.methods.snapshots import snapshots
-from compress.methods.ucs import ucs
-from compress.methods.uniform_scaling import uniform_scaling
-from compress.methods.weight import weight
-from compress.methods.while_training import while_training
-from compress.recipe import Recipe
+from kerf.compress.methods.bwcp import bwcp
+from kerf.compress.methods.c2s2 import c2s2
+from kerf.compress.methods.channel_similarity import channel_similarity
+from kerf.compress.methods.csgd import csgd
+from kerf.compress.methods.darb import darb
+from kerf.compress.methods.dense import dense
+from kerf.compress.methods.dmcp import dmcp
+from kerf.compress.methods.drl.drl import drl
+from kerf.compress.methods.dsc import dsc1, dsc2
+from kerf.compress.methods.ezcrop import ezcrop
+from kerf.compress.methods.filter import filters
+from kerf.compress.methods.frs import frs
+from kerf.compress.methods.gate_decorator import gate_decorator
+from kerf.compress.methods.greg import greg1, greg2
+from kerf.compress.methods.hessian import hessian
+from kerf.compress.methods.hrank import hrank
+from kerf.compress.methods.l1 import l1
+from kerf.compress.methods.lookahead import lookahead
+from kerf.compress.methods.movement import block_movement, movement, soft_movement
+from kerf.compress.methods.one_by_n import one_by_n
+from kerf.compress.methods.pconv import pconv
+from kerf.compress.methods.play_and_prune import play_and_prune
+from kerf.compress.methods.prunenet import prunenet
+from kerf.compress.methods.random_block import random_block
+from kerf.compress.methods.resrep import resrep
+from kerf.compress.methods.rni import rni
+from kerf.compress.methods.slimming import slimming
+from kerf.compress.methods.snapshots import snapshots
+from kerf.compress.methods.ucs import ucs
+from kerf.compress.methods.uniform_scaling import uniform_scaling
+from kerf.compress.methods.weight import weight
+from kerf.compress.methods.while_training import while_training
+from kerf.compress.pruning.recipe import Recipe
 
 METHODS: dict[str, Callable[..., Recipe]] = {
     "dense": dense,

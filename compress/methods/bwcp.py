@@ -19,15 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import distributed, removal, schedules, surgery
-from compress.channel_units import ChannelUnits, Foldable
-from compress.global_batch import summed
-from compress.grafts import made
-from compress.graph import DependencyGraph
-from compress.pressure import Plan, Pressure, Task
-from compress.recipe import Recipe, Settings
-from compress.removal import Images, Removal
-from compress.sample import Sample
+from kerf.compress.network import surgery
+from kerf.compress.network.grafts import made
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.training import distributed
+from kerf.compress.training.global_batch import summed
+from kerf.compress.training.pressure import Plan, Pressure, Task
+from kerf.compress.training.sample import Sample
+from kerf.compress.units.channels import ChannelUnits, Foldable
 
 RUNNING = 0.1  # share of a batch's matrix in the running one
 CERTAIN = 100.0  # z whose mask is 0 or 1 whatever the noise

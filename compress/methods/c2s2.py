@@ -19,12 +19,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, distributed, removal, schedules
-from compress.channel_units import Channel, ChannelUnits
-from compress.grafts import Grafts
-from compress.graph import DependencyGraph
-from compress.pressure import ParameterGroup, Plan, Pressure, Task
-from compress.recipe import Recipe, Settings
+from kerf.compress.network.grafts import Grafts
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training import distributed
+from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 THRESHOLD = 0.5
 RATE = 0.01  # of gates, at least

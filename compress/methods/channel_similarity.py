@@ -18,13 +18,15 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor, nn
 
-from compress import moments, removal, surgery
-from compress.channel_units import Channel, ChannelUnits, by_channel
-from compress.graph import ChannelSet, DependencyGraph
-from compress.recipe import Recipe, Settings
-from compress.removal import Images, Removal
-from compress.sample import Sample, first
-from compress.similarity import CORRELATIONS, clusters, distances
+from kerf.compress.measures import moments
+from kerf.compress.measures.clusters import CORRELATIONS, clusters, distances
+from kerf.compress.network import surgery
+from kerf.compress.network.graph import ChannelSet, DependencyGraph
+from kerf.compress.pruning import removal
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.training.sample import Sample, first
+from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 
 @dataclass(frozen=True)

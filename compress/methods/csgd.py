@@ -17,12 +17,14 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from compress import distributed, removal, schedules, surgery
-from compress.channel_units import Channel, ChannelUnits
-from compress.graph import DependencyGraph
-from compress.pressure import Plan, Pressure
-from compress.recipe import Recipe, Settings
-from compress.removal import Images, Removal
+from kerf.compress.network import surgery
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.training import distributed
+from kerf.compress.training.pressure import Plan, Pressure
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 SHRINK = 15.0  # differences are to fall by exp(-SHRINK)
 VECTOR_STRENGTH = 0.1  # of ε, on biases, γ and β

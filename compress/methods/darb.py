@@ -17,9 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from compress import criteria, scopes
-from compress.recipe import Recipe, Settings
-from compress.units import Weight, WeightUnits
+from kerf.compress.pruning import criteria, scopes
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.weights import Weight, WeightUnits
 
 
 def block_max(score: Tensor, length: int) -> Tensor:

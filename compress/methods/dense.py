@@ -5,9 +5,9 @@ Code:  github.com/lmbxmu/1xN, DenseConv
 Differs: nothing.
 """
 
-from compress import criteria, schedules
-from compress.recipe import Recipe, Settings
-from compress.units import Weight
+from kerf.compress.pruning import criteria, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.weights import Weight
 
 
 def dense(_: Settings) -> Recipe:

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import distributed, removal, schedules, scopes
-from compress.channel_units import Channel, ChannelUnits
-from compress.grafts import Grafts
-from compress.graph import DependencyGraph
-from compress.pressure import ParameterGroup, Plan, Pressure, Task
-from compress.recipe import Recipe, Settings
+from kerf.compress.network.grafts import Grafts
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training import distributed
+from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
 THOUSAND = 1000.0  # the target, in the units of the MACs loss

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules, scopes
-from compress.channel_units import Channel
-from compress.graph import DependencyGraph
-from compress.masking import ChannelMasks, Shadows
-from compress.pressure import Plan, Pressure, Task
-from compress.recipe import Criterion, Recipe, Scope, Settings
-from compress.units import Granularity, Units, Weight
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning.recipe import Criterion, Recipe, Scope, Settings
+from kerf.compress.training.masking import ChannelMasks, Shadows
+from kerf.compress.training.pressure import Plan, Pressure, Task
+from kerf.compress.units.channels import Channel
+from kerf.compress.units.weights import Granularity, Units, Weight
 
 POOLS = ("global", "layer")
 

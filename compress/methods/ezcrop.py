@@ -13,10 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from compress import removal
-from compress.channel_units import Channel
-from compress.recipe import Recipe, Settings
-from compress.stats import Activations
+from kerf.compress.measures.feature_maps import Activations
+from kerf.compress.pruning import removal
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.channels import Channel
 
 
 def spectral_tail(maps: Tensor, alpha: float = 0.25) -> Tensor:

@@ -6,9 +6,9 @@ Differs: filters are zeroed and stay in the network, as the 1xN authors do in th
     with the next layer's input channels, and skips layers it finds sensitive.
 """
 
-from compress import criteria
-from compress.recipe import Recipe, Settings
-from compress.units import Filter
+from kerf.compress.pruning import criteria
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.weights import Filter
 
 
 def filters(settings: Settings) -> Recipe:

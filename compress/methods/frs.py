@@ -16,14 +16,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import distributed, removal, schedules
-from compress.channel_units import Channel, ChannelUnits, by_channel
-from compress.graph import DependencyGraph
-from compress.masking import ChannelMasks
-from compress.pressure import Plan, Pressure
-from compress.recipe import Recipe, Scope, Settings
-from compress.relevance import relevances
-from compress.sample import Sample, evaluated, first
+from kerf.compress.measures.relevance import relevances
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.training import distributed
+from kerf.compress.training.masking import ChannelMasks
+from kerf.compress.training.pressure import Plan, Pressure
+from kerf.compress.training.sample import Sample, evaluated, first
+from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 TINY = 1e-9
 

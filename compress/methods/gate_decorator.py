@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes
-from compress.channel_units import Channel, ChannelUnits, by_channel
-from compress.grafts import affine
-from compress.graph import DependencyGraph
-from compress.masking import ChannelMasks
-from compress.pressure import Plan, Pressure, Task
-from compress.recipe import Recipe, Scope, Settings
+from kerf.compress.network.grafts import affine
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.training.masking import ChannelMasks
+from kerf.compress.training.pressure import Plan, Pressure, Task
+from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 LOWEST = 0.1  # learning rate of ticks, and at both ends of a tock, as a share of the highest
 LAST = 0.1  # the best tenth of a layer goes last

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules, scopes
-from compress.channel_units import Channel, ChannelUnits
-from compress.graph import DependencyGraph
-from compress.pressure import Plan, Pressure
-from compress.recipe import Recipe, Settings
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.pressure import Plan, Pressure
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 PICKED = 1e-2  # τ', the penalty at which greg2 chooses
 LIMIT = 1.0  # τ, at which it stops growing

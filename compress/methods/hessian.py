@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import scopes
-from compress.curvature import Numbers, covariance, fisher, hutchinson, obs
-from compress.graph import DependencyGraph
-from compress.moments import Data
-from compress.recipe import Recipe, Scope, Settings
-from compress.sample import Sample, first
-from compress.units import Weight, WeightUnits, averaged
+from kerf.compress.measures.curvature import Numbers, covariance, fisher, hutchinson, obs
+from kerf.compress.measures.moments import Data
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import scopes
+from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.training.sample import Sample, first
+from kerf.compress.units.weights import Weight, WeightUnits, averaged
 
 Estimate = Callable[[nn.Module, Sequence[str], Data, Numbers], dict[str, Tensor]]
 ESTIMATES: dict[str, tuple[Estimate, Scope]] = {  # errors of different layers' outputs do not compare

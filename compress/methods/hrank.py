@@ -10,10 +10,10 @@ Differs: all layers are pruned at once and then fine-tuned, as the authors' late
 import torch
 from torch import Tensor
 
-from compress import removal
-from compress.channel_units import Channel
-from compress.recipe import Recipe, Settings
-from compress.stats import Activations
+from kerf.compress.measures.feature_maps import Activations
+from kerf.compress.pruning import removal
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.channels import Channel
 
 
 def rank(maps: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ Differs: the same share of every layer, where the paper skips layers and stages 
     floor(width · p) goes, not width − int(width · (1 − p)).
 """
 
-from compress import criteria, removal
-from compress.channel_units import Channel
-from compress.recipe import Recipe, Settings
+from kerf.compress.pruning import criteria, removal
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.channels import Channel
 
 
 def l1(settings: Settings) -> Recipe:

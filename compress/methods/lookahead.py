@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.channel_units import by_channel
-from compress.graph import ChannelSet, DependencyGraph
-from compress.recipe import Recipe, Settings
-from compress.sample import Sample
-from compress.surgery import depthwise
-from compress.units import Weight, WeightUnits, averaged
+from kerf.compress.network.graph import ChannelSet, DependencyGraph
+from kerf.compress.network.surgery import depthwise
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.sample import Sample
+from kerf.compress.units.channels import by_channel
+from kerf.compress.units.weights import Weight, WeightUnits, averaged
 
 
 class Lookahead:

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules, scopes
-from compress.graph import DependencyGraph
-from compress.masking import Shadows
-from compress.pressure import ParameterGroup, Plan, Pressure, Task
-from compress.recipe import Recipe, Scope, Settings
-from compress.units import Granularity, OneByN, Weight, WeightUnits
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.training.masking import Shadows
+from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
+from kerf.compress.units.weights import Granularity, OneByN, Weight, WeightUnits
 
 LEAST = 0.005  # share of every layer that a threshold leaves
 BETAS = 0.9, 0.999  # of Adam

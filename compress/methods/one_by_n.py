@@ -9,9 +9,9 @@ Differs: there filters are sorted, pruned and the mask is put back in the old or
     Biases are trained; theirs are frozen.
 """
 
-from compress import criteria
-from compress.recipe import Recipe, Settings
-from compress.units import OneByN
+from kerf.compress.pruning import criteria
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.weights import OneByN
 
 
 def one_by_n(settings: Settings) -> Recipe:

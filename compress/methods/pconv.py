@@ -10,7 +10,7 @@ Differs: the share asked for is a share of each layer's weights, and exactly met
     momentum remembers; SGD takes Adam's place. Both ρ are multiplied so that a weight that nothing holds ends near a
     hundredth of itself; they come out at 1e-4 where the phase is long enough. Kernels go by their L2 norm in the layer
     (the public codes), or with --set balance=filter equally many of every filter (the paper). That the four patterns
-    are the centre and three edges was read second-hand. Phones' code generation is not here: compress/fkw.py stores
+    are the centre and three edges was read second-hand. Phones' code generation is not here: methods/fkw.py stores
     the result in the paper's order, but kernels that skip 1×N blocks compute the zeros inside a kept kernel, so
     patterns make a network smaller, not faster.
 """
@@ -23,12 +23,12 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from compress import removal, schedules
-from compress.graph import DependencyGraph
-from compress.pressure import Plan, Pressure
-from compress.recipe import Recipe, Settings
-from compress.sample import Sample
-from compress.units import Patterns, WeightUnits, nearest
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.pressure import Plan, Pressure
+from kerf.compress.training.sample import Sample
+from kerf.compress.units.weights import Patterns, WeightUnits, nearest
 
 CENTRE, EDGES = 4, (1, 3, 5, 7)  # of nine entries, row by row
 PULL = 20.0  # Σ ρ · rate / (1 − momentum) over the phase at least: what nothing holds ends near a hundredth of itself

@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, distributed, removal, schedules
-from compress.channel_units import Channel, ChannelUnits
-from compress.graph import DependencyGraph
-from compress.masking import ChannelMasks
-from compress.pressure import Plan, Pressure, Task
-from compress.recipe import Recipe, Scope, Settings
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.training import distributed
+from kerf.compress.training.masking import ChannelMasks
+from kerf.compress.training.pressure import Plan, Pressure, Task
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 HARMLESS = 0.1  # share of the tolerance that the first threshold may take
 

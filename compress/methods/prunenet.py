@@ -18,12 +18,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from compress import removal, schedules, scopes
-from compress.channel_units import Channel, ChannelUnits, by_channel
-from compress.graph import DependencyGraph
-from compress.pressure import Plan, Pressure, Task
-from compress.recipe import Recipe, Settings
-from compress.sample import Sample, first, hooked
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.pressure import Plan, Pressure, Task
+from kerf.compress.training.sample import Sample, first, hooked
+from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 LAST = 0.1  # the best tenth of a layer goes last
 TINY = 1e-12  # a share's square root has no gradient at zero

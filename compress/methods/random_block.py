@@ -7,9 +7,9 @@ Differs: blocks are drawn without replacement. The authors draw with it and so r
 
 import torch
 
-from compress import criteria
-from compress.recipe import Recipe, Settings
-from compress.units import OneByN
+from kerf.compress.pruning import criteria
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.weights import OneByN
 
 
 def random_block(settings: Settings) -> Recipe:

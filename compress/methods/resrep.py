@@ -24,13 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import distributed, removal, schedules, scopes, surgery
-from compress.channel_units import ChannelUnits, Foldable
-from compress.grafts import Grafts, made
-from compress.graph import DependencyGraph
-from compress.pressure import ParameterGroup, Plan, Pressure
-from compress.recipe import Recipe, Settings
-from compress.removal import Images, Removal
+from kerf.compress.network import surgery
+from kerf.compress.network.grafts import Grafts, made
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.training import distributed
+from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
+from kerf.compress.units.channels import ChannelUnits, Foldable
 
 CHOSEN = 0.2  # share of the steps after which all masks are there, as in the authors' ResNet-50 log
 LASSO = 1e-4

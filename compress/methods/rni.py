@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import removal, schedules
-from compress.channel_units import Channel, ChannelUnits
-from compress.grafts import affine
-from compress.graph import DependencyGraph
-from compress.pressure import ParameterGroup, Plan, Pressure, Task
-from compress.recipe import Recipe, Settings
+from kerf.compress.network.grafts import affine
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 LEAST = 3  # channels that every layer keeps
 

@@ -9,10 +9,10 @@ Differs: exactly as many channels go as were asked for (the authors' threshold t
 
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules
-from compress.channel_units import Channel
-from compress.pressure import Pressure, Task
-from compress.recipe import Recipe, Settings
+from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.pressure import Pressure, Task
+from kerf.compress.units.channels import Channel
 
 
 class ScalePenalty(Pressure):

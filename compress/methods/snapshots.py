@@ -15,13 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, removal
-from compress.channel_units import Channel, ChannelUnits
-from compress.graph import DependencyGraph
-from compress.learning_rate import LearningRate
-from compress.pressure import ParameterGroup, Plan, Pressure
-from compress.recipe import Recipe, Settings
-from compress.schedules import Budget, Lessons, Phase
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.schedules import Budget, Lessons, Phase
+from kerf.compress.training.learning_rate import LearningRate
+from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 BETAS = 0.9, 0.999  # of Adam
 TINY = 1e-8

@@ -5,9 +5,9 @@ Code:  method "ucs" of the authors' notebook (see rni.py)
 Differs: starts from trained weights as they are; the authors start γ at 0.5, train from scratch and keep 3 channels.
 """
 
-from compress import criteria, removal
-from compress.channel_units import Channel
-from compress.recipe import Recipe, Settings
+from kerf.compress.pruning import criteria, removal
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.channels import Channel
 
 
 def ucs(settings: Settings) -> Recipe:

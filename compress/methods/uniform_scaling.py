@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from compress import criteria, removal, schedules
-from compress.channel_units import Channel
-from compress.recipe import Criterion, Recipe, Schedule, Settings
-from compress.removal import Remove
-from compress.units import Units
+from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning.recipe import Criterion, Recipe, Schedule, Settings
+from kerf.compress.pruning.removal import Remove
+from kerf.compress.units.channels import Channel
+from kerf.compress.units.weights import Units
 
 
 def leading(units: Units) -> Tensor:

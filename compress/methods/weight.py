@@ -5,9 +5,9 @@ Code:  github.com/lmbxmu/1xN, UnstructureConv
 Differs: the paper prunes and retrains in rounds; here once, as the 1xN authors do in their comparison.
 """
 
-from compress import criteria
-from compress.recipe import Recipe, Settings
-from compress.units import Weight
+from kerf.compress.pruning import criteria
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.units.weights import Weight
 
 
 def weight(settings: Settings) -> Recipe:

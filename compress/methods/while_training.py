@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress import criteria, removal, schedules, stats
-from compress.channel_units import Channel, ChannelUnits
-from compress.graph import DependencyGraph
-from compress.pressure import Plan, Pressure, Task
-from compress.recipe import Recipe, Settings
+from kerf.compress.measures import feature_maps
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.training.pressure import Plan, Pressure, Task
+from kerf.compress.units.channels import Channel, ChannelUnits
 
 
 class Ramp(Pressure):
@@ -93,7 +94,9 @@ class Ramp(Pressure):
 
 
 def _activations(ramp: Ramp, model: nn.Module) -> list[Tensor]:  # on the batch that is being trained on
-    found = stats.mean(model, ramp.graph, ramp.units, lambda: iter([ramp.batch]), len(ramp.batch[0]), stats.level)
+    found = feature_maps.mean(
+        model, ramp.graph, ramp.units, lambda: iter([ramp.batch]), len(ramp.batch[0]), feature_maps.level
+    )
     return [found[u.path] for u in ramp.units]
 
 

@@ -8,10 +8,10 @@ from urllib.error import URLError
 import torchvision.models as tv
 from torch import nn
 
-from compress.models.densenet_cifar import DenseNet40
-from compress.models.mobilenet_v1 import MobileNetV1
-from compress.models.resnet_cifar import CifarResNet
-from compress.models.vgg_cifar import CifarVGG16
+from kerf.compress.models.densenet_cifar import DenseNet40
+from kerf.compress.models.mobilenet_v1 import MobileNetV1
+from kerf.compress.models.resnet_cifar import CifarResNet
+from kerf.compress.models.vgg_cifar import CifarVGG16
 
 SMALL_IMAGE = 64  # up to this many pixels a side, a network keeps its resolution longer
 

@@ -3,7 +3,7 @@
 from hashlib import sha256
 from pathlib import Path
 
-from kernels.cuda import (
+from kerf.kernels.cuda import (
     conv2d_chwn_bsr_halo,
     conv2d_chwn_bsr_mma,
     conv2d_chwn_bsr_panels,

@@ -15,7 +15,7 @@ import tvm
 from tvm.support import nvcc
 from tvm.target import Target
 
-from kernels.lowering import pass_context
+from kerf.kernels.lowering import pass_context
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 

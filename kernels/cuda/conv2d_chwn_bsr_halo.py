@@ -22,16 +22,16 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.bsr import BSR
-from kernels.cuda import halo
-from kernels.cuda.fragments import COLUMNS, F16, LANES, ROWS
-from kernels.cuda.halo import CHUNK, Halo, room
-from kernels.cuda.layout import VECTOR, in_rows
-from kernels.cuda.panel_program import PanelProgram
-from kernels.cuda.pipeline import Pipelined, drain
-from kernels.cuda.store import ptx, resident
-from kernels.cuda.tiles import BUSY, GRID, refuses_blocks, shared_memory
-from kernels.problem import Problem
+from kerf.kernels.bsr import BSR
+from kerf.kernels.cuda.emit import halo
+from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS
+from kerf.kernels.cuda.emit.halo import CHUNK, Halo, room
+from kerf.kernels.cuda.emit.panel_program import PanelProgram
+from kerf.kernels.cuda.emit.pipeline import Pipelined, drain
+from kerf.kernels.cuda.emit.store import ptx, resident
+from kerf.kernels.cuda.emit.tile_sizes import BUSY, GRID, refuses_blocks, shared_memory
+from kerf.kernels.cuda.layout import VECTOR, in_rows
+from kerf.kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_halo"
 RESIDENT = 384  # threads of a multiprocessor: with all taps unrolled, 128 registers would not do

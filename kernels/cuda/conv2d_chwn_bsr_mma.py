@@ -1,6 +1,6 @@
 """conv2d_chwn_bsr_mma: block-sparse convolution on tensor cores, blocks of 16, 32 or 64 filters.
 
-A CTA gathers the input channels that its block row kept and multiplies dense tiles (kernels.cuda.mma).
+A CTA gathers the input channels that its block row kept and multiplies dense tiles (kerf.kernels.cuda.emit.mma).
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
-from kernels.bsr import BSR
-from kernels.cuda import gather, mma, tile, tiles
-from kernels.problem import Problem
+from kerf.kernels.bsr import BSR
+from kerf.kernels.cuda.emit import gather, mma, stage, tile_sizes
+from kerf.kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_mma"
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    return tiles.refuses_blocks(p)
+    return tile_sizes.refuses_blocks(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
-    return tiles.configs(p, target, p.block)
+    return tile_sizes.configs(p, target, p.block)
 
 
 def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
-    return tile.pack(p, gather.Lists.of(w, c["chunk"]), c)
+    return stage.pack(p, gather.Lists.of(w, c["chunk"]), c)
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:

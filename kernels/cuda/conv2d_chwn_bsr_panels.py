@@ -1,4 +1,4 @@
-"""conv2d_chwn_bsr_panels: block-sparse convolution on tensor cores, gathered from shared memory (kernels.cuda.panel).
+"""conv2d_chwn_bsr_panels: block-sparse convolution on tensor cores, gathered from shared memory (emit/panel.py).
 
     for group of block rows, tile of pixels:                      # one CTA each; a warp has one of these block rows
         for panel of channels:                                    # ``stages`` of them in flight, by cp.async
@@ -23,15 +23,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.cuda import gather
-from kernels.cuda.fragments import F16, LANES, ROWS
-from kernels.cuda.layout import VECTOR, in_rows
-from kernels.cuda.panel import Panel, block_rows, pack, room
-from kernels.cuda.panel_program import PanelProgram
-from kernels.cuda.pipeline import drain
-from kernels.cuda.store import ptx, resident
-from kernels.cuda.tiles import BUSY, GRID, refuses_blocks, shared_memory
-from kernels.problem import Problem
+from kerf.kernels.cuda.emit import gather
+from kerf.kernels.cuda.emit.fragments import F16, LANES, ROWS
+from kerf.kernels.cuda.emit.panel import Panel, block_rows, pack, room
+from kerf.kernels.cuda.emit.panel_program import PanelProgram
+from kerf.kernels.cuda.emit.pipeline import drain
+from kerf.kernels.cuda.emit.store import ptx, resident
+from kerf.kernels.cuda.emit.tile_sizes import BUSY, GRID, refuses_blocks, shared_memory
+from kerf.kernels.cuda.layout import VECTOR, in_rows
+from kerf.kernels.problem import Problem
 
 __all__ = ["configs", "name", "pack", "prim_func", "refuses"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
-from kernels.bsr import BSR
-from kernels.cuda import gather, simt
-from kernels.problem import Problem
+from kerf.kernels.bsr import BSR
+from kerf.kernels.cuda.emit import gather, simt
+from kerf.kernels.problem import Problem
 
 name = "conv2d_chwn_bsr_simt"
 MOST = 8  # rows of a block: VECTOR sums each in a thread's registers

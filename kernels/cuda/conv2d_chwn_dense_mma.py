@@ -8,9 +8,9 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
-from kernels.cuda import gather, mma, tile, tiles
-from kernels.cuda.fragments import ROWS
-from kernels.problem import Problem
+from kerf.kernels.cuda.emit import gather, mma, stage, tile_sizes
+from kerf.kernels.cuda.emit.fragments import ROWS
+from kerf.kernels.problem import Problem
 
 name = "conv2d_chwn_dense_mma"
 
@@ -26,16 +26,16 @@ def refuses(p: Problem, target: Target) -> str | None:
         return "weights are sparse"
     if not heights(p):
         return f"{p.out_channels // p.groups} filters to a group; tensor cores take {ROWS} at once"
-    return tiles.refuses_size(p)
+    return tile_sizes.refuses_size(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
-    found = [{"rows": h, **c} for h in heights(p) for c in tiles.configs(p, target, h)]
-    return sorted(found, key=lambda c: tiles.cost(p, target, c, c["rows"]))
+    found = [{"rows": h, **c} for h in heights(p) for c in tile_sizes.configs(p, target, h)]
+    return sorted(found, key=lambda c: tile_sizes.cost(p, target, c, c["rows"]))
 
 
 def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
-    return tile.pack(p, gather.Lists.of(gather.dense_blocks(p, w, c["rows"]), c["chunk"]), c)
+    return stage.pack(p, gather.Lists.of(gather.dense_blocks(p, w, c["rows"]), c["chunk"]), c)
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:

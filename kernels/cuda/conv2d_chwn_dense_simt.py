@@ -9,8 +9,8 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
-from kernels.cuda import gather, simt
-from kernels.problem import Problem
+from kerf.kernels.cuda.emit import gather, simt
+from kerf.kernels.problem import Problem
 
 name = "conv2d_chwn_dense_simt"
 ROWS = 8

@@ -10,12 +10,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kernels.cuda import gather
-from kernels.cuda.layout import VECTOR, in_rows, out_rows
-from kernels.cuda.planewise import rows_of_vectors, window_taps
-from kernels.cuda.store import emit_store
-from kernels.problem import Problem
-from kernels.vector import splat
+from kerf.kernels.cuda.emit import gather
+from kerf.kernels.cuda.emit.store import emit_store
+from kerf.kernels.cuda.layout import VECTOR, in_rows, out_rows
+from kerf.kernels.cuda.planewise import rows_of_vectors, window_taps
+from kerf.kernels.problem import Problem
+from kerf.kernels.vector import splat
 
 name = "conv2d_chwn_depthwise"
 TAPS = 25

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.problem import Problem
+from kerf.kernels.problem import Problem
 
 VECTOR = 8  # numbers that rows are filled up to: 16 bytes of float16
 

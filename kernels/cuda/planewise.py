@@ -10,12 +10,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from kernels.cuda import gather
-from kernels.cuda.layout import VECTOR, images_at_once, in_rows, out_rows, rows_of
-from kernels.cuda.store import as_float, lanes, load
-from kernels.cuda.window import Window, flat
-from kernels.problem import Problem
-from kernels.vector import splat
+from kerf.kernels.cuda.emit import gather
+from kerf.kernels.cuda.emit.store import as_float, lanes, load
+from kerf.kernels.cuda.emit.window import Window, flat
+from kerf.kernels.cuda.layout import VECTOR, images_at_once, in_rows, out_rows, rows_of
+from kerf.kernels.problem import Problem
+from kerf.kernels.vector import splat
 
 THREADS = 128
 LOWEST = -65504.0  # of float16; no pooled image is lower

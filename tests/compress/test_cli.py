@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_files import killed_after, read, rows
 
-from compress import checkpoint, cli
-from compress.args import Args, build_parser, config_flags, parse
-from compress.models import create
+from kerf import files
+from kerf.compress import cli
+from kerf.compress.command.args import Args, build_parser, config_flags, parse
+from kerf.compress.models import create
+from kerf.compress.training import checkpoint
+from tests.helpers.run_files import killed_after, read, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]
@@ -154,7 +156,7 @@ def test_config_gives_defaults_that_flags_override(tmp_path):
 
 def test_a_saved_config_is_the_run(tmp_path):
     args, _ = parse(["--N=2", "--full", "--lr_decay_step", "1", "2", f"--job_dir={tmp_path}", "--nesterov"])
-    checkpoint.write_json(tmp_path / "config.json", args.as_json())
+    files.write_json(tmp_path / "config.json", args.as_json())
     assert parse([f"--config={tmp_path / 'config.json'}"])[0] == args
 
 

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from attaching import quickly
-from run_files import killed_after, read, rows
 
-from compress import checkpoint, cli
-from compress.args import parse
-from compress.methods import METHODS
-from compress.models import create
-from compress.planning import own_numbers
+from kerf.compress import cli
+from kerf.compress.command.args import parse
+from kerf.compress.command.planning import own_numbers
+from kerf.compress.methods import METHODS
+from kerf.compress.models import create
+from kerf.compress.training import checkpoint
+from tests.helpers.attaching import quickly
+from tests.helpers.run_files import killed_after, read, rows
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]

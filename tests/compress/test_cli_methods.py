@@ -1,14 +1,14 @@
 """The whole table of methods from the command line: a new row is tested by being there."""
 
 import pytest
-from attaching import quickly
-from run_files import read
-from test_cli_channels import SMALL
 
-from compress import cli
-from compress.channel_units import Channel
-from compress.methods import METHODS
-from compress.recipe import Settings
+from kerf.compress import cli
+from kerf.compress.methods import METHODS
+from kerf.compress.pruning.recipe import Settings
+from kerf.compress.units.channels import Channel
+from tests.compress.test_cli_channels import SMALL
+from tests.helpers.attaching import quickly
+from tests.helpers.run_files import read
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ import json
 
 import pytest
 from rich.console import Console
-from run_files import read
 
-from compress import cli, progress
-from compress.args import parse
+from kerf.compress import cli
+from kerf.compress.command.args import parse
+from kerf.compress.training import progress
+from tests.helpers.run_files import read
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]
 

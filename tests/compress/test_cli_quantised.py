@@ -2,13 +2,14 @@
 
 import numpy as np
 import onnxruntime
-from attaching import quickly
-from run_files import read, rows
-from test_cli_channels import SMALL
 
-from compress import checkpoint, cli
-from compress.data import Options, open_data
-from compress.models import create
+from kerf.compress import cli
+from kerf.compress.data.sets import Options, open_data
+from kerf.compress.models import create
+from kerf.compress.training import checkpoint
+from tests.compress.test_cli_channels import SMALL
+from tests.helpers.attaching import quickly
+from tests.helpers.run_files import read, rows
 
 METHOD = ["--method=drl", "--flops_target=0.6", "--num_epochs=1", "--finetune_epochs=2", *quickly("drl")]
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from onnx_networks import mobile
 
-import tune.cli
-from deploy.cli import main
+import kerf.tune.cli
+from kerf.deploy.cli import main
+from tests.helpers.onnx_networks import mobile
 
 
 def test_inspect_shows_zero_blocks(tmp_path, capsys):
@@ -19,7 +19,7 @@ def test_inspect_shows_zero_blocks(tmp_path, capsys):
 
 def test_inspect_shows_what_computes_a_bundle(tmp_path, capsys):
     path = mobile(tmp_path / "m.onnx")
-    assert tune.cli.main([f"--onnx_path={path}", "--trials=0", "--seconds=0.2", "--against=onnxruntime"]) == 0
+    assert kerf.tune.cli.main([f"--onnx_path={path}", "--trials=0", "--seconds=0.2", "--against=onnxruntime"]) == 0
     capsys.readouterr()
     assert main(["inspect", str(tmp_path / "m.kerf")]) == 0
     assert "conv2d_nchw_bsr_direct" in capsys.readouterr().out
@@ -28,7 +28,7 @@ def test_inspect_shows_what_computes_a_bundle(tmp_path, capsys):
 def test_run_maps_array_to_array(tmp_path):
     path = mobile(tmp_path / "m.onnx")
     flags = ["--trials=0", "--seconds=0.2", "--against=onnxruntime"]
-    assert tune.cli.main([f"--onnx_path={path}", *flags]) == 0
+    assert kerf.tune.cli.main([f"--onnx_path={path}", *flags]) == 0
     np.save(tmp_path / "x.npy", np.ones((1, 3, 32, 32), np.float32))
     assert main(["run", str(tmp_path / "m.kerf"), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]) == 0
     assert np.load(tmp_path / "y.npy").shape == (1, 10)

@@ -13,8 +13,8 @@ torchvision = pytest.importorskip("torchvision")
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-from deploy import export as export_stage  # noqa: E402
-from deploy.export import export  # noqa: E402
+from kerf.deploy import export as export_stage  # noqa: E402
+from kerf.deploy.export import export  # noqa: E402
 
 
 class OptionA(nn.Module):

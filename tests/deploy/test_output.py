@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from onnx_networks import mobile
-from test_compare import job
 
-import deploy.cli
-import tune.cli
-from deploy import output
+import kerf.deploy.cli
+import kerf.tune.cli
+from kerf import console
+from tests.deploy.report.test_compare import job
+from tests.helpers.onnx_networks import mobile
 
 FAST = ["--trials=0", "--seconds=0.2", "--against=onnxruntime"]
 
@@ -28,7 +28,7 @@ def network(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(network):
     out = network.with_suffix(".kerf")
-    assert tune.cli.main([f"--onnx_path={network}", *FAST, f"--out={out}", "--quiet"]) == 0
+    assert kerf.tune.cli.main([f"--onnx_path={network}", *FAST, f"--out={out}", "--quiet"]) == 0
     return out
 
 
@@ -39,20 +39,20 @@ def test_words_go_where_they_are_asked_to(capsys):
         (False, True, "b\n", "a\n"),
         (True, True, "b\n", ""),
     ):
-        with output.speaking(quiet, as_json):
+        with console.speaking(quiet, as_json):
             print("a")
         print("b")
         assert tuple(capsys.readouterr()) == (out, err)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        output.answer({"ms": float("inf")})
+        console.answer({"ms": float("inf")})
 
 
 def test_tuning_quietly_says_nothing_and_writes_all(network, tmp_path, capfd):
     flags = [f"--onnx_path={network}", "--trials=2", *FAST[1:], f"--records={tmp_path}/r", f"--out={tmp_path}/b"]
-    assert tune.cli.main([*flags, "--quiet"]) == 0
+    assert kerf.tune.cli.main([*flags, "--quiet"]) == 0
     assert tuple(capfd.readouterr()) == ("", "")
     assert (tmp_path / "b" / "report.html").is_file()
-    assert tune.cli.main([f"--onnx_path={tmp_path}/none.onnx", "--quiet"]) == 2
+    assert kerf.tune.cli.main([f"--onnx_path={tmp_path}/none.onnx", "--quiet"]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -60,7 +60,7 @@ def test_tuning_quietly_says_nothing_and_writes_all(network, tmp_path, capfd):
 
 def test_tuning_in_json_has_the_figures_of_the_table(network, tmp_path, capfd):
     flags = [f"--onnx_path={network}", "--trials=2", *FAST[1:], f"--records={tmp_path}/r", f"--out={tmp_path}/b"]
-    assert tune.cli.main([*flags, "--json"]) == 0
+    assert kerf.tune.cli.main([*flags, "--json"]) == 0
     found, words = said(capfd)
     report = json.loads((tmp_path / "b" / "report.json").read_text())
     assert found["latency_ms"]["kerf"]["median"] == report["latency_ms"]["kerf"]["median"]
@@ -79,67 +79,67 @@ def test_tuning_in_json_has_the_figures_of_the_table(network, tmp_path, capfd):
 def test_records_in_json(network, tmp_path, capfd):
     book = tmp_path / "r.jsonl"
     flags = [f"--onnx_path={network}", "--trials=2", *FAST[1:], f"--records={book}", f"--out={tmp_path}/b", "--quiet"]
-    assert tune.cli.main(flags) == 0
-    assert tune.cli.main(["show", f"--records={book}", "--json"]) == 0
+    assert kerf.tune.cli.main(flags) == 0
+    assert kerf.tune.cli.main(["show", f"--records={book}", "--json"]) == 0
     (group,) = said(capfd)[0]["groups"]
     assert sum(row["tried"] for row in group["layers"]) == 2
     assert all(row["best_us"] > 0 for row in group["layers"])
-    assert tune.cli.main(["export-records", f"{tmp_path}/e", f"--records={book}", "--json"]) == 0
+    assert kerf.tune.cli.main(["export-records", f"{tmp_path}/e", f"--records={book}", "--json"]) == 0
     exported = said(capfd)[0]
     assert exported["files"] == [f"{tmp_path}/e"]
-    assert tune.cli.main(["import-records", f"{tmp_path}/e", f"--records={tmp_path}/new", "--json"]) == 0
+    assert kerf.tune.cli.main(["import-records", f"{tmp_path}/e", f"--records={tmp_path}/new", "--json"]) == 0
     assert said(capfd)[0] == {"files": [f"{tmp_path}/new"], "added": exported["records"], "left_out": {}}
-    assert tune.cli.main(["import-records", f"{tmp_path}/e", f"--records={tmp_path}/new", "--quiet"]) == 0
+    assert kerf.tune.cli.main(["import-records", f"{tmp_path}/e", f"--records={tmp_path}/new", "--quiet"]) == 0
     assert capfd.readouterr().out == ""
-    assert tune.cli.main(["show", f"--records={book}", "--quiet"]) == 0
+    assert kerf.tune.cli.main(["show", f"--records={book}", "--quiet"]) == 0
     assert "best µs" in capfd.readouterr().out, "the table is what was asked for"
 
 
 def test_inspect_in_json_is_its_table(network, built, capsys):
-    assert deploy.cli.main(["inspect", str(network), "--json"]) == 0
+    assert kerf.deploy.cli.main(["inspect", str(network), "--json"]) == 0
     found, words = said(capsys)
     layers = {layer["name"]: layer for layer in found["layers"]}
     assert layers["expand"]["zero_blocks"]["4"] == pytest.approx(0.5, abs=0.01)
     assert layers["expand"]["expected_gain"] > 1
     assert layers["stem"]["expected_gain"] is None
     assert words == ""
-    assert deploy.cli.main(["inspect", str(built), "--json"]) == 0
+    assert kerf.deploy.cli.main(["inspect", str(built), "--json"]) == 0
     kernels = {layer["name"]: layer["kernel"] for layer in said(capsys)[0]["layers"]}
     assert "bsr" in kernels["expand"]
-    assert deploy.cli.main(["inspect", str(network), "--quiet"]) == 0
+    assert kerf.deploy.cli.main(["inspect", str(network), "--quiet"]) == 0
     assert "expand" in capsys.readouterr().out
 
 
 def test_any_layers_blocks_are_drawn(network, built, tmp_path, capsys):
     picture = tmp_path / "blocks.svg"
     words = ["inspect", str(network), "--layer=expand", f"--picture={picture}"]
-    assert deploy.cli.main([*words, "--json"]) == 0
+    assert kerf.deploy.cli.main([*words, "--json"]) == 0
     found = said(capsys)[0]
     assert (found["blocks"], found["kept"], found["files"]) == ([8, 16], 0.5, [str(picture)])
     drawn = picture.read_text()
     assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert 'viewBox="0 0 16 8"' in drawn
     assert drawn.count("<svg") == drawn.count("<style") == 1
-    assert deploy.cli.main(words) == 0
+    assert kerf.deploy.cli.main(words) == 0
     assert "8x16 blocks of 4 output kernels, 50% kept" in capsys.readouterr().out
     for wrong, message in (
         (["inspect", str(network), "--layer=other"], "has no layer other"),
         (["inspect", str(built), "--layer=expand"], "packed weights"),
         (["inspect", str(network), f"--picture={picture}"], "give --layer"),
     ):
-        assert deploy.cli.main(wrong) == 2
+        assert kerf.deploy.cli.main(wrong) == 2
         assert message in capsys.readouterr().err
 
 
 def test_run_and_compare_in_json_and_quietly(built, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.ones((1, 3, 32, 32), np.float32))
     words = ["run", str(built), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
-    assert deploy.cli.main([*words, "--json"]) == 0
+    assert kerf.deploy.cli.main([*words, "--json"]) == 0
     assert said(capsys)[0] == {"dtype": "float32", "shape": [1, 10], "files": [str(tmp_path / "y.npy")]}
     job(tmp_path, "half", 89.5, 5.0)
-    assert deploy.cli.main(["compare", str(tmp_path), "--json"]) == 0
+    assert kerf.deploy.cli.main(["compare", str(tmp_path), "--json"]) == 0
     (run,) = said(capsys)[0]["runs"]
     assert (run["name"], run["top1"], run["ms"], run["not_beaten"], run["notes"]) == ("half", 89.5, 5.0, True, [])
     for quiet in (words, ["compare", str(tmp_path)]):
-        assert deploy.cli.main([*quiet, "--quiet"]) == 0
+        assert kerf.deploy.cli.main([*quiet, "--quiet"]) == 0
         assert tuple(capsys.readouterr()) == ("", "")

@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from onnx_networks import Builder, mobile
+
+from tests.helpers.onnx_networks import Builder, mobile
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docker"))
 import benchmark
 from zero_blocks import prunable, without_least, zero_blocks
 
-from deploy.inspect import densities
+from kerf.deploy.report.inspect import densities
 
 
 @pytest.fixture
@@ -64,12 +65,13 @@ def test_every_layer_but_stem_grouped_and_dense_loses_that_share_of_its_blocks(f
 @pytest.mark.parametrize(("o", "n", "share"), [(10, 4, 0.5), (8, 4, 0.75), (3, 16, 0.3), (6, 1, 0.29)])
 def test_the_blocks_are_those_that_training_would_prune(o, n, share):
     torch = pytest.importorskip("torch")
-    from compress import criteria, scopes, units
+    from kerf.compress.pruning import criteria, scopes
+    from kerf.compress.units import weights
 
     weight = torch.randn(o, 6, 3, 3)
     model, example = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 1), torch.nn.Conv2d(6, o, 3)), torch.zeros(1, 3, 8, 8)
     model[1].weight.data.copy_(weight)
-    split = units.OneByN(n).split(model, units.DependencyGraph.trace(model, example), example)
+    split = weights.OneByN(n).split(model, weights.DependencyGraph.trace(model, example), example)
     (unit,) = split
     (kept,) = scopes.local([criteria.l1(unit)], split, share)
     expected = (weight * unit.mask(kept)).numpy()

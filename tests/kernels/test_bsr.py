@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.bsr import BSR
+from kerf.kernels.bsr import BSR
 
 
 @settings(deadline=None, max_examples=40)

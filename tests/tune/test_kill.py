@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 
 import pytest
-from onnx_networks import mobile
 
-from deploy.record import RecordBook
+from kerf.deploy.measure.record import RecordBook
+from tests.helpers.onnx_networks import mobile
 
 ROOT = Path(__file__).parents[2]
 

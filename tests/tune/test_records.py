@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx_networks import mobile
 
-from deploy import pretuned, targets
-from deploy.choice import Choice
-from deploy.convert import convert
-from deploy.environment import provenance
-from deploy.record import Record, RecordBook, interval
-from kernels import BY_NAME, KERNELS
-from kernels.kernel import pick
-from kernels.problem import Problem
-from tune.cli import main
+from kerf.deploy.compiler import pretuned, targets
+from kerf.deploy.compiler.choice import Choice
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.environment import provenance
+from kerf.deploy.measure.record import Record, RecordBook, interval
+from kerf.kernels import BY_NAME, KERNELS
+from kerf.kernels.kernel import pick
+from kerf.kernels.problem import Problem
+from kerf.tune.cli import main
+from tests.helpers.onnx_networks import mobile
 
 TARGET = targets.parse("native", 1)
 P = Problem(1, 16, 8, 8, 16, block=4, nnzb=32)

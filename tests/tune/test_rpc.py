@@ -12,14 +12,14 @@ import time
 import numpy as np
 import pytest
 import tvm
-from onnx_networks import mobile
 
-from deploy import targets
-from deploy.convert import convert
-from deploy.record import RecordBook
-from tune.cli import main
-from tune.devices import DeviceLost, Tracker
-from tune.search import search
+from kerf.deploy.compiler import targets
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
+from kerf.tune.cli import main
+from kerf.tune.places import DeviceLost, Tracker
+from kerf.tune.search import search
+from tests.helpers.onnx_networks import mobile
 
 pytest.importorskip("tornado")  # of the extra rpc
 TARGET = targets.parse("native", 1)

@@ -3,20 +3,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx_networks import mobile
 
-import tune.cli
-from deploy import targets, verify
-from deploy.build import choose
-from deploy.convert import convert
-from deploy.environment import provenance
-from deploy.record import Record, RecordBook
-from kernels import KERNELS
-from kernels.bsr import BSR
-from kernels.kernel import dense_twin, pick
-from tune.cli import main
-from tune.runners import Entrant, Measurer
-from tune.search import example, search
+import kerf.tune.cli
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import choose
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure import verify
+from kerf.deploy.measure.environment import provenance
+from kerf.deploy.measure.record import Record, RecordBook
+from kerf.kernels import KERNELS
+from kerf.kernels.bsr import BSR
+from kerf.kernels.kernel import dense_twin, pick
+from kerf.tune.cli import main
+from kerf.tune.runners import Entrant, Measurer
+from kerf.tune.search import example, search
+from tests.helpers.onnx_networks import mobile
 
 TARGET = targets.parse("native", 1)
 
@@ -210,7 +211,7 @@ def test_a_network_that_is_not_verified_leaves_no_bundle(tmp_path, monkeypatch, 
     def mismatch(*_, **__):
         raise verify.Mismatch("output 0 differs")
 
-    monkeypatch.setattr(tune.cli, "verify", mismatch)
+    monkeypatch.setattr(kerf.tune.cli, "verify", mismatch)
     assert main(["--onnx_path", str(path), "--trials=0"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "output 0 differs; wrong layers: none on its own" in line
@@ -223,7 +224,7 @@ def test_a_race_that_fails_leaves_no_bundle(tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise RuntimeError("engine\nbroke")
 
-    monkeypatch.setattr(tune.cli.bench, "openvino_engine", broken)
+    monkeypatch.setattr(kerf.tune.cli.bench, "openvino_engine", broken)
     assert main(["--onnx_path", str(path), "--trials=0", "--against=openvino"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "leave it out of --against" in line

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from onnx_networks import Builder
 
-from deploy import targets
-from deploy.convert import convert
-from deploy.record import RecordBook
-from tune.search import search
+from kerf.deploy.compiler import targets
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
+from kerf.tune.search import search
+from tests.helpers.onnx_networks import Builder
 
 SEEDS = [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1, 3))]  # half a minute each
 

@@ -1,0 +1,1 @@
+"""What `kerf prune` is made of: flags, what they ask for, and what is printed of it."""

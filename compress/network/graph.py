@@ -1,0 +1,247 @@
+"""DependencyGraph: which channels of which parameters move together.
+
+Every tensor of the network is read as a sequence of channels. A group is a run of channels that appears whole and in
+one order wherever it appears: in every parameter and every activation. One permutation of a group, applied at all its
+places, therefore leaves the network's function as it was. Channels that no such run joins are groups of one.
+
+Differs from Torch-Pruning's DepGraph (Fang et al., CVPR 2023, arXiv 2301.12900), which groups whole axes: runs of
+channels make concatenation, chunks and zero-padded shortcuts cases of one rule.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from kerf.compress.network.channel_sets import ChannelSet, channel_sets
+from kerf.compress.network.operators import (
+    READS_PARAMETERS,
+    RULES,
+    Call,
+    Channels,
+    Parameter,
+    UnsupportedOperator,
+    spread,
+)
+
+__all__ = ["ChannelSet", "DependencyGraph", "Group", "Member", "UnsupportedOperator"]
+
+Path = str
+
+
+@dataclass(frozen=True)
+class Member:
+    """Entries offset … offset + width · repeat - 1 on one axis of one parameter or buffer."""
+
+    path: Path  # "layer1.0.conv1.weight"
+    axis: int  # 0 holds the channels that go out, 1 those that come in
+    offset: int = 0  # start on that axis (concatenation)
+    repeat: int = 1  # consecutive entries per channel (H·W after a flatten)
+    produces: bool = False  # rows are the filters that make the channels; a batch norm only follows them
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are kept, removed or moved together."""
+
+    name: str  # of the layer that makes them first, with their range if it makes others too
+    width: int
+    members: tuple[Member, ...]
+    fixed: bool = False  # order is visible from outside (network input or output) or in a way no Member can express
+
+
+@dataclass(frozen=True)
+class DependencyGraph:
+    groups: tuple[Group, ...]
+    stems: tuple[Path, ...]  # weights that read the network input
+    sets: tuple[ChannelSet, ...] = ()  # what may be cut, in the model's order
+    norms: Mapping[Path, Path] = field(default_factory=dict)  # weight -> the batch norm module that alone reads it
+    reused: frozenset[Path] = frozenset()  # weights that are applied more than once
+
+    @classmethod
+    def trace(cls, model: nn.Module, example: Tensor) -> "DependencyGraph":
+        """Reads the groups off the model's ATen graph in evaluation mode; the model is left as it was.
+
+        ``example`` is an input (B, C, H, W). Raises UnsupportedOperator, which names the operator and its module, and
+        ValueError for a model that torch.export cannot read.
+        """
+        channels = Channels()
+        _follow(_export(model, example), _canonical_paths(model), channels)
+        once = {path for path, times in channels.calls.items() if times == 1}
+        norms = {weight: path.rpartition(".")[0] for weight, path in channels.norms.items() if {weight, path} <= once}
+        reused = frozenset(channels.calls) - once
+        sets = channel_sets(model, channels)
+        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused)
+
+    def narrowed(self, keep: Mapping[str, Tensor]) -> "DependencyGraph":
+        """The graph of the network that is left when of some sets only the channels in `keep`, bool (width,), are.
+
+        It has no groups: which channels may still change places, only a new trace can tell.
+        """
+        left = {id(s): keep[s.name] for s in self.sets if s.name in keep}
+        gone: dict[tuple[Path, int], Tensor] = {}  # entries of an axis that leave
+        for s in self.sets:
+            for place, owner in s.places.items():
+                if id(s) in left:
+                    gone[place] = gone.get(place, torch.zeros(len(owner), dtype=torch.bool)) | s.entries(
+                        place, ~left[id(s)]
+                    )
+        sets = tuple(s.narrowed(left.get(id(s)), gone) for s in self.sets)
+        return replace(self, groups=(), sets=sets)
+
+
+def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        return torch.export.export(model, (example,))
+    except Exception as error:  # of many types, most of them private
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shape = tuple(example.shape)
+        raise ValueError(f"{type(model).__name__} cannot be traced on an input of shape {shape}: {reason}") from error
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _canonical_paths(model: nn.Module) -> dict[Path, Path]:
+    """A tensor with two names (tied weights) is one parameter: its first name."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    first: dict[int, Path] = {}
+    return {path: first.setdefault(id(tensor), path) for path, tensor in named}
+
+
+def _follow(program: torch.export.ExportedProgram, canonical: dict[Path, Path], channels: Channels) -> None:
+    """Walks the graph in order, labelling every activation, and tells `channels` what it learns."""
+    stored = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    values: dict[torch.fx.Node, Tensor | Parameter | list | tuple] = {}
+    for node in program.graph.nodes:
+        result = node.meta.get("val")
+        if node.op == "output":
+            for outcome in torch.fx.node.map_arg(node.args[0], values.__getitem__):
+                if isinstance(outcome, Tensor):
+                    channels.fix(outcome)
+        elif node.op != "placeholder":
+            values[node] = _apply_rule(node, values, channels)
+        elif node.name in stored:
+            path = stored[node.name]
+            values[node] = Parameter(canonical.get(path, path), result.shape)
+        elif node.name in constants:
+            values[node] = channels.immovable(result.shape)
+        else:
+            labels = channels.fresh(result.shape[1])
+            channels.inputs.update(labels.tolist())
+            channels.fix(labels)
+            values[node] = spread(labels, 1, result.shape)
+        if isinstance(values.get(node), Tensor):
+            channels.sequences.append(_in_order(values[node]))
+
+
+def _apply_rule(node: torch.fx.Node, values: dict, channels: Channels) -> Tensor | list | tuple:
+    rule, result = RULES.get(node.target), node.meta.get("val")
+
+    def argument(source: torch.fx.Node) -> Tensor | Parameter | list | tuple:
+        value = values[source]
+        if isinstance(value, Parameter) and rule not in READS_PARAMETERS:
+            return channels.immovable(value.shape)
+        return value
+
+    args = list(torch.fx.node.map_arg(node.args, argument))
+    call = Call(node, args, result.shape if isinstance(result, Tensor) else None)
+    if rule is None:
+        raise call.refuse("there is no rule for how channels pass through this operator")
+    return rule(call, channels)
+
+
+def _in_order(labels: Tensor) -> Tensor:
+    """The labels in memory order, without the axes that only repeat them."""
+    for axis, stride in enumerate(labels.stride()):
+        if stride == 0:
+            labels = labels.narrow(axis, 0, 1)
+    return labels.flatten()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One channel's consecutive entries in a tensor."""
+
+    channel: int
+    start: int
+    labels: tuple[int, ...]
+
+
+def _runs(labels: Tensor, channels: Channels) -> list[_Run]:
+    runs, start = [], 0
+    for channel, entries in groupby(labels.tolist(), channels.find):
+        entries = tuple(entries)
+        runs.append(_Run(channel, start, entries))
+        start += len(entries)
+    return runs
+
+
+def _following(everywhere: list[list[_Run]], channels: Channels) -> dict[int, int]:
+    """x -> y where y continues x's group: everywhere x is followed by y, and y preceded by x, part by part the same.
+
+    An exchange of x and y sends each label of x to its `image`, a label of y: a run of n entries is not enough, since
+    two tensors may hold different parts of x and y. Every tensor has to agree on one map.
+    """
+    after, before = defaultdict(set), defaultdict(set)  # of channels
+    image, origin = defaultdict(set), defaultdict(set)  # of labels
+    for runs in everywhere:
+        for left, right in pairwise([None, *runs, None]):
+            joined = left and right and len(left.labels) == len(right.labels)
+            if left:
+                after[left.channel].add(right.channel if joined else None)
+            if right:
+                before[right.channel].add(left.channel if joined else None)
+            if joined:
+                for x, y in zip(left.labels, right.labels, strict=True):
+                    image[x].add(y)
+                    origin[y].add(x)
+
+    following = {x: y for x in after if (y := _only(after[x])) is not None and _only(before[y]) == x}
+    for x, ys in image.items():
+        if len(ys) > 1 or any(len(origin[y]) > 1 for y in ys):
+            following.pop(channels.find(x), None)
+    return following
+
+
+def _only(things: set[int | None]) -> int | None:
+    return next(iter(things)) if len(things) == 1 else None
+
+
+def _groups(channels: Channels) -> tuple[Group, ...]:
+    fixed = {channels.find(label) for label in channels.fixed | channels.ordered}
+    axes = {place: _runs(labels, channels) for place, labels in channels.axes.items()}
+    distinct = {tuple(labels.tolist()): labels for labels in channels.sequences}
+    following = _following([*axes.values(), *(_runs(s, channels) for s in distinct.values())], channels)
+
+    begins = dict.fromkeys(run.channel for runs in axes.values() for run in runs)
+    for channel in following.values():
+        begins.pop(channel, None)
+    places = defaultdict(list)
+    for (path, axis), runs in axes.items():
+        for run in runs:
+            if run.channel in begins:
+                produces = axis == 0 and path in channels.producers
+                places[run.channel].append(Member(path, axis, run.start, len(run.labels), produces))
+    groups = []
+    for channel in begins:
+        members, run = tuple(places[channel]), [channel]
+        while run[-1] in following:
+            run.append(following[run[-1]])
+        groups.append(Group(_name(members, len(run), channels), len(run), members, not fixed.isdisjoint(run)))
+    return tuple(groups)
+
+
+def _name(members: tuple[Member, ...], width: int, channels: Channels) -> str:
+    maker = next((m for m in members if m.produces), members[0])
+    layer = maker.path.rpartition(".")[0] or maker.path
+    if maker.axis == 1:
+        layer = f"input of {layer}"
+    whole = width * maker.repeat == len(channels.axes[maker.path, maker.axis])
+    return layer if whole else f"{layer}[{maker.offset}:{maker.offset + width * maker.repeat}]"

@@ -1,0 +1,299 @@
+"""The one file that changes parameters: permutes, merges and cuts channels, folds and zeroes weights, in place."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kerf.compress.network.graph import ChannelSet, DependencyGraph, Group
+from kerf.compress.training.sample import inputs
+
+
+@torch.no_grad()
+def permute(model: nn.Module, graph: DependencyGraph, orders: Mapping[str, Tensor]) -> None:
+    """Put each named group's channels in a new order: position i receives the channel that was at order[i].
+
+    ``orders`` maps group names to (width,) index tensors. Every parameter and buffer that carries the group follows, so
+    the network computes the same function up to the order of summation. Raises ValueError, before anything is
+    changed, for an unknown or fixed group and for what is not a permutation.
+    """
+    groups = {group.name: group for group in graph.groups}
+    indices: dict[tuple[str, int], Tensor] = {}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, order in orders.items():
+        _check(name, groups.get(name), order)
+        for m in groups[name].members:
+            index = indices.setdefault((m.path, m.axis), torch.arange(tensors[m.path].shape[m.axis]))
+            start, stop = m.offset, m.offset + len(order) * m.repeat
+            index[start:stop] = index[start:stop].view(len(order), m.repeat)[order.cpu()].flatten()
+    for (path, axis), index in indices.items():
+        tensor = tensors[path]
+        tensor.copy_(tensor.index_select(axis, index.to(tensor.device)))
+
+
+def _check(name: str, group: Group | None, order: Tensor) -> None:
+    if group is None:
+        raise ValueError(f"no group {name!r} in this network")
+    if group.fixed:
+        raise ValueError(f"group {name!r} is fixed: the order of its channels is visible outside the network")
+    if order.shape != (group.width,) or not torch.equal(order.cpu().sort().values, torch.arange(group.width)):
+        raise ValueError(f"group {name!r}: expected a permutation of {group.width} channels, got {tuple(order.shape)}")
+
+
+@torch.no_grad()
+def l1_orders(model: nn.Module, graph: DependencyGraph) -> dict[str, Tensor]:
+    """For every group that may move: its channels by falling Σ|w| of the filters that make them.
+
+    Filter rearrangement of Lin et al., arXiv 2105.14713, section 3.3. Differs: filters that are added or multiplied
+    together share one order, by the sum over all of them, where the authors sort some of them and leave the others.
+    """
+    parameters = dict(model.named_parameters())
+    orders = {}
+    for group in graph.groups:
+        makers = [m for m in group.members if m.produces]
+        if group.fixed or not makers:
+            continue
+        score = torch.zeros(group.width)
+        for m in makers:
+            filters = parameters[m.path].abs().flatten(1).sum(1).cpu()  # (O,)
+            score += filters[m.offset : m.offset + group.width * m.repeat].view(group.width, m.repeat).sum(1)
+        orders[group.name] = score.argsort(descending=True, stable=True)
+    return orders
+
+
+@torch.no_grad()
+def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """w ← w · mask for every masked parameter; masks are bool of the parameter's shape, True = keep."""
+    if masks:
+        torch._foreach_mul_([model.get_parameter(path) for path in masks], list(masks.values()))
+
+
+Keep = Mapping[str, Tensor]  # name of a ChannelSet -> bool (width,), True = keep; sets that are not named stay whole
+
+
+@torch.no_grad()
+def cut(model: nn.Module, graph: DependencyGraph, keep: Keep) -> DependencyGraph:
+    """Removes the channels that `keep` drops from all parameters, in place; the graph of what is left.
+
+    Parameters become new ones, so an optimiser has to be made again. Raises ValueError, before anything is changed, for
+    an unknown or fixed set and for one that would keep no channel.
+    """
+    leaving = _leaving(graph, keep)
+    parameters = dict(model.named_parameters())
+    changed = {path.rpartition(".")[0] for path, _ in leaving}
+    for (path, axis), gone in leaving.items():
+        narrow = tensor_at(model, path).detach()
+        narrow = narrow.index_select(axis, (~gone).nonzero().flatten().to(narrow.device))
+        old = parameters.get(path)
+        if old is None:
+            owner, _, name = path.rpartition(".")
+            model.get_submodule(owner).register_buffer(name, narrow)
+            continue
+        new = parameters[path] = nn.Parameter(narrow, old.requires_grad)
+        for owner, module in model.named_modules():
+            for name, parameter in module._parameters.items():
+                if parameter is old:  # under each of its names
+                    module._parameters[name] = new
+                    changed.add(owner)
+    for path in changed:
+        _restate_widths(model.get_submodule(path))
+    for channels in graph.sets:
+        for (path, side), owner in channels.pads.items():
+            if channels.name in keep:
+                module = model.get_submodule(path)
+                removed = int((~keep[channels.name].cpu())[owner[owner >= 0]].sum())
+                setattr(module, side, getattr(module, side) - removed)
+    return graph.narrowed(keep)
+
+
+def narrow(model: nn.Module, graph: DependencyGraph, kept: Mapping[str, Tensor]) -> DependencyGraph:
+    """Cuts a dense network to the channels of an earlier run's outcome; its weights are loaded after that."""
+    widths = {s.name: s.width for s in graph.sets}
+    if unknown := next((name for name in kept if name not in widths), None):
+        raise ValueError(f"a network with channels {unknown!r} was pruned; this architecture has none of that name")
+    keep = {name: torch.zeros(widths[name], dtype=torch.bool) for name in kept}
+    for name, index in kept.items():
+        if len(index) and int(index.max()) >= widths[name]:
+            raise ValueError(f"{name} kept channel {int(index.max())}, but has {widths[name]} in this architecture")
+        keep[name][index] = True
+    return cut(model, graph, keep)
+
+
+def _leaving(graph: DependencyGraph, keep: Keep) -> dict[tuple[str, int], Tensor]:
+    """(path, axis) -> bool (length,), True where an entry goes; only axes that lose any."""
+    sets = {channels.name: channels for channels in graph.sets}
+    leaving: dict[tuple[str, int], Tensor] = {}
+    for name, kept in keep.items():
+        channels = sets.get(name)
+        if channels is None:
+            raise ValueError(f"no channels {name!r} in this network")
+        if kept.shape != (channels.width,) or kept.dtype != torch.bool:
+            raise ValueError(f"{name}: expected {channels.width} truth values, got {tuple(kept.shape)} {kept.dtype}")
+        if bool(kept.all()):
+            continue
+        if channels.fixed:
+            raise ValueError(f"{name}: the number of its channels is visible outside the network, or fixed in its code")
+        if not bool(kept.any()):
+            raise ValueError(f"{name}: none of {channels.width} channels would be left")
+        for place in channels.places:
+            gone = channels.entries(place, ~kept)
+            leaving[place] = leaving[place] | gone if place in leaving else gone
+    return leaving
+
+
+def tensor_at(model: nn.Module, path: str) -> Tensor:
+    """The parameter or buffer of that path."""
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
+
+
+def depthwise(model: nn.Module, channels: ChannelSet) -> list[str]:
+    """Paths of the depthwise filters that the channels pass."""
+    aside = (*channels.makers, *channels.gates)
+    paths = [path for path, axis in channels.places if axis == 0 and path not in aside]
+    return [path for path in paths if tensor_at(model, path).ndim == 4]
+
+
+def _restate_widths(module: nn.Module) -> None:
+    """The numbers a layer keeps beside its weights, from their new shapes."""
+    if isinstance(module, nn.Conv2d):
+        outputs, inputs = module.weight.shape[:2]
+        if module.groups == module.in_channels > 1:  # depthwise
+            module.groups = outputs * module.groups // module.out_channels
+        module.out_channels, module.in_channels = outputs, inputs * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = len(module.running_mean if module.weight is None else module.weight)
+
+
+@torch.no_grad()
+def merge(
+    model: nn.Module, graph: DependencyGraph, into: Mapping[str, Tensor], shares: Mapping[str, Tensor] | None = None
+) -> DependencyGraph:
+    """Adds the columns that read channel i to those that read channel into[i], then cuts every channel but those.
+
+    `into` maps set names to (width,) indices with into[into[i]] = into[i]. Where merged channels are equal the function
+    is kept: sum_i W_i x_i = (sum_i W_i) x. Source: Ding et al., CVPR 2019, arXiv 1904.03837, section 3.2. With
+    `shares`, (width,) by set, it adds shares[i] times those columns, for x_i = shares[i] x.
+    """
+    for channels in graph.sets:
+        target = into.get(channels.name)
+        if target is None:
+            continue
+        if not torch.equal(target[target], target):
+            raise ValueError(f"{channels.name}: a channel is merged into one that is merged itself")
+        for path, axis in channels.places:
+            if axis == 1:
+                weight, positions = tensor_at(model, path), channels.positions((path, axis))
+                for i, j in enumerate(target.tolist()):
+                    if i != j:
+                        share = 1.0 if shares is None else float(shares[channels.name][i])
+                        weight[:, positions[j]] += share * weight[:, positions[i]]
+    keep = {name: target == torch.arange(len(target)) for name, target in into.items()}
+    return cut(model, graph, keep)
+
+
+@torch.no_grad()
+def absorb_constants(
+    model: nn.Module, graph: DependencyGraph, keep: Keep, images: Tensor, tolerance: float = 1e-5
+) -> dict[str, float]:
+    """Moves what dropped channels still contribute into the layers that read them, where that is a constant.
+
+    A channel that is zero is a constant behind a depthwise filter and its batch norm, c = f(β − μγ/σ); then W[:, i] c
+    goes to the bias of the reading layer, or off the running mean behind it. Through a kernel with zero-padded borders,
+    or where c is not constant, or where the reading layer adds nothing, that is impossible.
+
+    ``images`` (B, C, H, W) shows which values are constant. Returns, for sets where it was impossible, the largest
+    |c| that is lost.
+    """
+    sets = {s.name: s for s in graph.sets}
+    readers: dict[str, list[tuple[ChannelSet, Tensor]]] = {}
+    for name, kept in keep.items():
+        for path, axis in sets[name].places:
+            if axis == 1 and not bool(kept.all()):
+                readers.setdefault(path, []).append((sets[name], sets[name].entries((path, 1), ~kept)))
+
+    def channelwise(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.flatten(0, -2).T if isinstance(layer, nn.Linear) else x.transpose(0, 1).flatten(1)  # (I, n)
+        return x.mean(1), x.amax(1) - x.amin(1), x.abs().amax(1)
+
+    owners = {path: path.rpartition(".")[0] for path in readers}
+    seen = _observe(model, owners.values(), images, channelwise)
+    lost: dict[str, float] = {}
+    for path, sources in readers.items():
+        module, weight = model.get_submodule(owners[path]), tensor_at(model, path)
+        for channels, gone in sources:
+            index = gone.nonzero().flatten().to(weight.device)
+            value, spread, largest = (measured[index] for measured in seen[owners[path]])
+            if float(value.abs().max()) <= tolerance and float(spread.max()) <= tolerance:
+                continue
+            unpadded = weight.ndim == 2 or module.padding in ((0, 0), "valid")
+            takes = module.bias is not None or path in graph.norms
+            if not takes or not unpadded or getattr(module, "groups", 1) > 1 or float(spread.max()) > tolerance:
+                lost[channels.name] = max(lost.get(channels.name, 0.0), float(largest.max()))
+                continue
+            moved = (weight[:, index].flatten(2).sum(2) if weight.ndim == 4 else weight[:, index]) @ value
+            if module.bias is not None:
+                module.bias += moved
+            else:
+                model.get_submodule(graph.norms[path]).running_mean -= moved
+    return lost
+
+
+@torch.no_grad()
+def fold_matrix(model: nn.Module, graph: DependencyGraph, path: str, matrix: Tensor) -> None:
+    """Replaces a layer and the batch norm behind it by matrix (O, O) times both; the outputs are exactly that.
+
+    K' = M diag(γ/σ) K and b' = M (β + (b − μ)γ/σ): the layer gets K', and the batch norm takes off the mean that its
+    outputs have, scales by one and adds M β. Source: Ding et al., ICCV 2021, arXiv 2007.03260, section 3.2. The layer
+    must not be grouped, the batch norm has to have γ and β.
+    """
+    layer = model.get_submodule(path.rpartition(".")[0])
+    norm = model.get_submodule(graph.norms[path]) if path in graph.norms else None
+    kernel = layer.weight.double()
+    bias = layer.bias.double() if layer.bias is not None else kernel.new_zeros(len(kernel))
+    if norm is not None:
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        kernel = kernel * scale.view(-1, *[1] * (kernel.ndim - 1))
+        mean = (norm.running_mean.double() - bias) * scale
+    layer.weight.copy_((matrix @ kernel.flatten(1)).view_as(kernel))
+    if norm is None:
+        if layer.bias is not None:
+            layer.bias.copy_(matrix @ bias)
+        return
+    # the layer's outputs keep the statistics they have: training that goes on sees the same function
+    if layer.bias is not None:
+        layer.bias.zero_()
+    norm.running_mean.copy_(matrix @ mean)
+    norm.running_var.copy_(matrix.square() @ norm.weight.double().square())  # exact for rows with one entry
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(matrix @ norm.bias.double())
+
+
+@torch.no_grad()
+def renormalise(model: nn.Module, norms: Iterable[str], images: Tensor) -> None:
+    """Gives batch norms the variances that their inputs really have, with γ to match: the same outputs.
+
+    σ²' = Var x on ``images`` (B, C, H, W), γ' = γ √((σ²' + ε) / (σ² + ε)). After `fold_matrix`, which has to guess σ².
+    """
+    seen = _observe(model, norms, images, lambda _, x: x.transpose(0, 1).flatten(1).var(1, unbiased=False))
+    for path, variance in seen.items():
+        norm = model.get_submodule(path)
+        variance = variance.clamp(min=1e-8)  # of a channel that is zero
+        norm.weight.mul_(((variance + norm.eps) / (norm.running_var + norm.eps)).sqrt())
+        norm.running_var.copy_(variance)
+
+
+def _observe(
+    model: nn.Module, paths: Iterable[str], images: Tensor, measure: Callable[[nn.Module, Tensor], Any]
+) -> dict[str, Any]:
+    """What `measure` says of each of these modules and its input, when the model evaluates ``images`` (B, C, H, W)."""
+    seen: dict[str, Any] = {}
+
+    def see(path: str, module: nn.Module, x: Tensor) -> None:
+        seen[path] = measure(module, x)
+
+    inputs(model.eval(), paths, [images], see)
+    return seen

@@ -1,0 +1,148 @@
+"""What each layer loses, when not all lose the same: as little harm as a target of MACs or milliseconds allows."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import scopes
+from kerf.compress.pruning.recipe import Recipe, prune
+from kerf.compress.pruning.sensitivity import GRID, Sensitivity, interpolate, share_out
+
+CLOSE, NEAR = 0.02, 0.05  # of the target: good enough, and the most that is accepted
+ATTEMPTS = 5
+
+
+class Clock(Protocol):
+    """Times .onnx files on the machine that the network is for (kerf.tune.network_timer)."""
+
+    shares: Sequence[float]
+
+    def network_ms(self, path: Path) -> tuple[float, float, str]:
+        """(kerf's latency, the fastest dense engine's, its name)."""
+
+    def layers_us(self, path: Path, layers: Sequence[str], n: int) -> dict[str, tuple[float, ...]]:
+        """Layer -> dense, and with each of `shares` of its n×1 blocks zero."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """``shares``: weight -> share of its units that goes. Of all MACs in these layers, ``removed`` go.
+
+    ``heights``: weight -> N of its blocks, where it is not the recipe's.
+    """
+
+    shares: dict[str, float]
+    removed: float
+    target_ms: float | None = None
+    latency_ms: float | None = None  # as built before fine-tuning, at the machine's speed when the dense one was timed
+    dense_ms: float | None = None  # of the unpruned network in `dense_engine`
+    dense_engine: str | None = None
+    heights: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """`recipe` with these shares, and heights of blocks, in place of one for all."""
+        units = replace(recipe.granularity, heights=self.heights) if self.heights else recipe.granularity
+        return replace(recipe, granularity=units, scope=scopes.allotted(self.shares, self.removed))
+
+
+def by_macs(units: Sequence, sensitivity: Sensitivity, share: float) -> Allocation:
+    """Remove `share` of the MACs of all prunable layers together. Raises ValueError if no choice does."""
+    macs = {u.path: float(u.macs.sum()) for u in units}
+    harm = {path: sensitivity.harm(path) for path in macs}
+    saved = {path: torch.tensor(GRID, dtype=torch.float64) * value for path, value in macs.items()}
+    chosen = share_out(harm, saved, share * sum(macs.values()))
+    return _made({path: GRID[i] for path, i in chosen.items()}, macs)
+
+
+def _made(shares: dict[str, float], macs: dict[str, float]) -> Allocation:
+    removed = sum(shares[path] * macs[path] for path in shares) / sum(macs.values())
+    return Allocation(shares, removed)
+
+
+def by_time(
+    model: nn.Module,
+    recipe: Recipe,
+    graph: DependencyGraph,
+    example: Tensor,
+    sensitivities: Mapping[int, Sensitivity],
+    clock: Clock,
+    export: Callable[[nn.Module, Tensor, Path], Any],
+    *,
+    target_ms: float | None,
+    speedup: float | None,
+    say: Callable[[str], None],
+) -> Allocation:
+    """Remove what makes the built network run in `target_ms`, or `speedup` times as fast as the fastest dense engine.
+
+    `sensitivities`: N -> harm of 1×N blocks; every layer takes one N of them. Shares come from layers timed alone; the
+    network that they make is built, timed and corrected. Raises ValueError with what is reachable when that is not
+    within 5 % of the target.
+    """
+    units = recipe.granularity.split(model, graph, example)
+    macs = {u.path: float(u.macs.sum()) for u in units}
+    with tempfile.TemporaryDirectory(prefix="kerf-prune-") as name:
+        folder = Path(name)
+
+        def time_with(made: Allocation, number: int) -> float:
+            pruned = copy.deepcopy(model)
+            if made.removed:
+                prune(pruned, made.recipe(recipe), graph, example, made.removed)
+            path = folder / f"{number}.onnx"
+            export(pruned, example, path)
+            kerf, rival, _ = clock.network_ms(path)
+            # a machine's clock drifts by more than is asked for: the dense engine, which zeros do not help, tells
+            return kerf * dense / rival
+
+        export(model, example, folder / "dense.onnx")
+        whole, dense, engine = clock.network_ms(folder / "dense.onnx")
+        target = target_ms if target_ms is not None else dense / speedup
+        say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.4g} ms")
+        if whole <= target * (1 + NEAR):
+            raise ValueError(
+                f"the dense network takes {whole:.3f} ms here, within the {target:.4g} asked for: no need to prune"
+            )
+        layers = [path.removesuffix(".weight") for path in macs]
+        times = {n: clock.layers_us(folder / "dense.onnx", layers, n) for n in sensitivities}
+        options = [(n, share) for n in sensitivities for share in GRID]  # of every layer
+        harm = {path: torch.cat([s.harm(path) for s in sensitivities.values()]) for path in macs}
+        saved = {
+            p: torch.cat([_saved(clock.shares, us.get(p.removesuffix(".weight"))) for us in times.values()])
+            for p in macs
+        }
+        need, tries = whole - target, []
+        for attempt in range(ATTEMPTS):
+            most = float(sum(s.max() for s in saved.values()))
+            chosen = {path: options[i] for path, i in share_out(harm, saved, min(need, most)).items()}
+            made = _made({path: share for path, (_, share) in chosen.items()}, macs)
+            if list(sensitivities) != [recipe.granularity.n]:
+                made = replace(made, heights={path: n for path, (n, _) in chosen.items()})
+            took = time_with(made, attempt)
+            tries.append((took, made))
+            say(f"  {made.removed:.1%} of the MACs removed: {took:.3f} ms")
+            if abs(took - target) <= CLOSE * target or (need >= most and took > target):
+                break
+            need += took - target
+        took, made = min(tries, key=lambda t: abs(t[0] - target))
+        if abs(took - target) > NEAR * target:
+            raise ValueError(
+                f"{target:.4g} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
+                f"{engine} on the dense one), with {made.removed:.0%} of the MACs removed"
+            )
+    return replace(made, target_ms=target, latency_ms=took, dense_ms=dense, dense_engine=engine)
+
+
+def _saved(shares: Sequence[float], us: Sequence[float] | None) -> Tensor:
+    """(len(GRID),) milliseconds, never falling; none for a layer that was not timed, being fused away."""
+    if us is None:
+        return torch.zeros(len(GRID), dtype=torch.float64)
+    return interpolate((0.0, *shares), [(us[0] - t) / 1e3 for t in us]).clamp(min=0).cummax(0).values

@@ -1,0 +1,131 @@
+"""Recipe: a pruning method as a value, and the one way to carry out its choice.
+
+A method fills the slots; nothing here asks which method it is.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from kerf.compress.network import surgery
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning.removal import Removal, Remove
+from kerf.compress.pruning.schedules import Budget, Phase
+from kerf.compress.training import distributed
+from kerf.compress.training.pressure import NOTHING, Pressure
+from kerf.compress.training.sample import Sample, evaluated
+from kerf.compress.units.channels import ChannelUnits
+from kerf.compress.units.weights import Granularity, Units
+
+Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
+Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
+Schedule = Callable[[Budget], Iterator[Phase]]
+Observe = Callable[[nn.Module, DependencyGraph, Sequence[Units], Sample], None]
+
+SAMPLE = 64  # images that show a removal what activations look like
+
+
+def nothing(model: nn.Module, graph: DependencyGraph, units: Sequence[Units], sample: Sample) -> None:
+    """For criteria to which a unit says enough."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose about a method; each method takes what it needs."""
+
+    n: int = 16  # consecutive output kernels in a block
+    full: bool = False  # prune the classifier too
+    rearrange: bool = False
+    seed: int = 0
+    by_macs: bool = False  # the budget's sparsity is a share of the MACs, not of the channels
+    residual: bool | None = None  # prune channels that are sums of several layers too; None: as the method has it
+    skip: tuple[str, ...] = ()  # patterns of layers whose channels stay
+    min_width: int = 1  # channels that every layer keeps
+    round_to: int = 1  # widths are multiples of it
+
+    @property
+    def floors(self) -> dict[str, int]:
+        return {"least": self.min_width, "multiple": self.round_to}
+
+    @property
+    def uniform(self) -> Scope:
+        """The same share of every layer, such that channels, or MACs, fall by what is asked for."""
+        return partial(scopes.uniform_macs if self.by_macs else scopes.local, **self.floors)
+
+    @property
+    def pooled(self) -> Scope:
+        """The smallest scores of all layers together, until as many channels, or MACs, are gone."""
+        return partial(scopes.greedy_macs if self.by_macs else scopes.overall, **self.floors)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    granularity: Granularity
+    criterion: Criterion
+    scope: Scope = scopes.local
+    schedule: Schedule = schedules.one_shot
+    rearrange: bool = False  # order channels by L1 before the units are formed
+    pressure: Pressure = NOTHING
+    remove: Remove = removal.zero
+    observe: Observe = nothing  # what the criterion has to see of the network and of data, before it scores any unit
+
+
+@torch.no_grad()
+def scores(
+    model: nn.Module, recipe: Recipe, graph: DependencyGraph, units: Sequence[Units], sample: Sample
+) -> list[Tensor]:
+    """(count,) for each of `units`, all on the same weights. Criteria see the network as it is evaluated."""
+    with evaluated(model):
+        recipe.observe(model, graph, units, sample)
+    return [recipe.criterion(u) for u in units]
+
+
+def prune(
+    model: nn.Module,
+    recipe: Recipe,
+    graph: DependencyGraph,
+    example: Tensor,
+    sparsity: float,
+    sample: Sample | None = None,
+) -> Removal:
+    """Rearranges if asked, scores, selects and removes, in place. ``example`` is an input (1, C, H, W).
+
+    `sample` is asked by methods that have to see activations or gradients; without it, it is the example, of class 0.
+    Of several processes all remove what rank 0 chooses.
+    """
+    if sample is None:
+        label = torch.zeros(len(example), dtype=torch.long, device=example.device)
+        sample = lambda: iter([(example, label)])  # noqa: E731
+    if recipe.rearrange:
+        orders = surgery.l1_orders(model, graph)
+        surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
+    units = recipe.granularity.split(model, graph, example)
+    keep = distributed.from_first(recipe.scope(scores(model, recipe, graph, units, sample), units, sparsity))
+    return recipe.remove(model, graph, units, keep, lambda: next(sample())[0][:SAMPLE])
+
+
+def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Tensor, sparsity: float) -> None:
+    """Raises ValueError, before anything is trained, for what would fail after it.
+
+    That is a network without units, a target beyond its floors, and one whose code counts channels in a way that the
+    trace does not show: it does not run with fewer.
+    """
+    units = recipe.granularity.split(model, graph, example)
+    if not units:
+        raise ValueError(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
+    keep = recipe.scope([u.sizes.float() for u in units], units, sparsity)
+    if not all(isinstance(unit, ChannelUnits) for unit in units):
+        return
+    narrow = copy.deepcopy(model)
+    surgery.cut(narrow, graph, removal.by_set(units, keep))
+    try:
+        with torch.no_grad():
+            narrow.eval()(example)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{type(model).__name__} does not run with fewer channels: {reason}") from None

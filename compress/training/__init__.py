@@ -1,0 +1,1 @@
+"""Training: the loop, what presses on it, processes, checkpoints."""

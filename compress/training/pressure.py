@@ -1,0 +1,119 @@
+"""Pressure: what a method adds to training, from a penalty to parameters of its own. Knows no method and no loop."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.training.quantise import Grids
+from kerf.compress.training.sample import Sample
+from kerf.compress.units.weights import Units
+
+Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
+
+
+def unseen() -> Iterator[tuple[Tensor, Tensor]]:
+    raise ValueError("there are no images here to look at")
+
+
+def unmeasured(model: nn.Module) -> float:
+    raise ValueError("there are no images here to measure accuracy on")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The phase that is about to be trained."""
+
+    steps: int
+    rate: Callable[[int], float]  # step -> learning rate
+    sparsity: float  # what is to be removed in the end, in the recipe's own measure
+    momentum: float = 0.9  # of the optimiser
+    each: int = 1  # steps of an epoch
+    sample: Sample = unseen  # the training images, whole on every process
+    accuracy: Callable[[nn.Module], float] = unmeasured  # top-1 on the validation part, 0 to 1
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate, warm-up over."""
+        return max(self.rate(step) for step in range(0, self.steps, max(1, self.steps // 100)))
+
+    def travel(self, start: int = 0) -> float:
+        """Sum of the learning rates from that step on: how far a gradient of one moves a weight."""
+        return sum(self.rate(step) for step in range(start, self.steps))
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are optimised in another way than the rest; None means: as the rest."""
+
+    names: Sequence[str]
+    scale: float = 1.0  # of the learning rate
+    momentum: float | None = None
+    nesterov: bool | None = None
+    weight_decay: float | None = None
+
+
+class Pressure:
+    """Does nothing. A method overrides what it needs, in one small object that its recipe shares.
+
+    Order of calls: attach, begin (of a resumed run: restore), then per step loss, edit_gradients and after_step; fold
+    ends it.
+    """
+
+    attached = False
+
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
+        """Adds parameters or hooks; the outputs stay as they were unless the method's header says otherwise."""
+        self.attached = True
+
+    def begin(self, model: nn.Module) -> None:
+        """Before the first step of the phase, unless the run is resumed: for what is searched only once."""
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return []
+
+    def rate_factor(self, step: int) -> float:
+        """Factor of the learning rate at that step of the phase."""
+        return 1.0
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        return task(model, x, y)
+
+    def edit_gradients(self, model: nn.Module, step: int) -> None:
+        """After backward, before the optimiser's step. `step` counts from the start of the phase."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """After the optimiser's step, for what momentum must not move."""
+
+    def fold(self, model: nn.Module) -> None:
+        """Takes everything out again; the outputs stay as they were, and the modules are plain ones."""
+        self.attached = False
+
+    @property
+    def grids(self) -> Grids:
+        """Of layers that stay quantised after fold: what they compute on; their weights already lie there."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the model's own tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None: ...
+
+    def report(self, model: nn.Module) -> str:
+        """One line on how far the pressure has got, for the log."""
+        return ""
+
+
+class AtRest(Pressure):
+    """A pressure that is off while its parameters are still in the model: they keep their own options."""
+
+    def __init__(self, of: Pressure):
+        self.of = of
+
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return self.of.parameter_groups(model)
+
+
+NOTHING = Pressure()

@@ -1,0 +1,48 @@
+"""What computes a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from kerf.deploy.frontend.passes.fuse_layers import Layer
+from kerf.kernels import BY_NAME, kernels_for
+from kerf.kernels.bsr import BSR
+from kerf.kernels.kernel import Config, candidates
+from kerf.kernels.problem import Problem
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel, its configuration, and the problem it solves for the layer."""
+
+    problem: Problem  # the layer's own, or its dense twin
+    kernel: str
+    config: Config
+
+    @cached_property
+    def key(self) -> tuple:
+        """Hashable; but for the problem what Record.what is."""
+        return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
+
+    def pack(self, layer: Layer) -> dict[str, np.ndarray]:
+        weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight
+        return BY_NAME[self.kernel].pack(self.problem, weight, self.config)
+
+    def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
+        return BY_NAME[self.kernel].prim_func(self.problem, self.config, target)
+
+
+def ways(p: Problem, target: Target) -> list[list[Choice]]:
+    """Per kernel that takes the problem or its dense twin, its configurations, the likeliest first.
+
+    The first of the first is what is built when nothing is known.
+    """
+    return [
+        [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
+        for c in candidates(kernels_for(target), p, target)
+    ]

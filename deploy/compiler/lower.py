@@ -1,0 +1,125 @@
+"""Network + a kernel for every layer -> one Relax function (x, packed weights ...) -> y, and those packed weights.
+
+Layers become calls of their TIR functions; every other operator goes through TVM's own ONNX importer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+import tvm
+from onnx import TensorProto, helper
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+from tvm.target import Target
+
+from kerf.deploy.compiler.choice import Choice
+from kerf.deploy.compiler.form import Form, form_of
+from kerf.deploy.compiler.layout_changes import call, reshaped
+from kerf.deploy.compiler.legalize import legalize
+from kerf.deploy.frontend import refusals
+from kerf.deploy.frontend.convert import Network
+from kerf.deploy.frontend.passes.fuse_layers import DOMAIN, OP
+from kerf.kernels.cpu import expand_depthwise
+
+
+def lower(
+    network: Network, choices: dict[str, Choice], pairs: dict[str, str], target: Target
+) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
+    """The module with the function "main", and the arrays that follow the image in its parameters, in order.
+
+    ``pairs``: layers that are computed together with the one behind them (kerf.deploy.compiler.pairs).
+    """
+    packed: dict[str, np.ndarray] = {}
+    for name, layer in network.layers.items():
+        arrays = {**choices[name].pack(layer), "bias": layer.bias.astype(np.float32)}
+        packed.update({f"{name}.{key}": array for key, array in arrays.items()})
+    kinds = {np.dtype(k): getattr(TensorProto, v) for k, v in KINDS.items()}
+    inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
+    model = network.graph.model(inputs)
+    weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
+    form = form_of(target, next(iter(network.layers.values())).problem.dtype)
+    importer = _Importer(choices, pairs, weights, target, form)
+    # the importer prints what it is about to raise
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", message="Renaming name")
+        try:
+            return legalize(importer.from_onnx(model.graph, network.graph.opset), form), packed
+        except _Unsupported as error:
+            raise ValueError(f"{network.path}: {error}") from error
+        except (ValueError, RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
+            importer.abandon()
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = (
+                f"{network.path}: TVM refuses the network ({lines[0] if isinstance(error, ValueError) else lines[-1]})"
+            )
+            raise ValueError(refusals.wrong_shapes(network.path, network.graph) or reason) from error
+
+
+KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32"}  # of packed arrays
+
+
+class _Unsupported(ValueError):
+    """Operators that TVM's importer does not know."""
+
+
+class _Importer(ONNXGraphImporter):
+    """TVM's importer plus kerf::Layer."""
+
+    def __init__(
+        self,
+        choices: dict[str, Choice],
+        pairs: dict[str, str],
+        weights: dict[str, list[str]],
+        target: Target,
+        form: Form,
+    ):
+        super().__init__({}, "float32")
+        self._dtype = {}  # every value has the type that the file gives it
+        self._choices, self._weights, self._target, self._form = choices, weights, target, form
+        self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
+        self._functions: dict[str, relax.GlobalVar] = {}
+
+    def abandon(self) -> None:
+        """Ends what an error left open: TVM warns of it on its own stream."""
+        with contextlib.suppress(Exception):
+            while True:
+                self.bb._end_block()
+
+    def _check_for_unsupported_ops(self, graph):
+        others = [node for node in graph.node if node.domain != DOMAIN]
+        try:
+            super()._check_for_unsupported_ops(helper.make_graph(others, "others", [], []))
+        except tvm.error.OpNotImplemented as error:
+            reason = f"{str(error).splitlines()[-1]}; replace them in the network, or split it"
+            raise _Unsupported(reason) from error
+
+    def _convert_operator(self, op_name, inputs, attrs, opset):
+        if op_name != OP:
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        name = attrs["tvm_custom"]["name"]
+        if name in self._pairs:
+            return inputs[0]  # the layer behind it computes both
+        names = [self._firsts[name], name] if name in self._firsts else [name]
+        p, shape = self._choices[names[0]].problem, self._choices[name].problem.out_shape
+        images = [reshaped(self.bb, v, p.in_shape if i == 0 else shape) for i, v in enumerate(inputs)]
+        packed = [self._nodes[key] for n in names for key in self._weights[n]]
+        y = call(self.bb, self._function([self._choices[n] for n in names]), images, packed, shape, self._form)
+        return reshaped(self.bb, y, shape[: len(inputs[0].ty.shape)])
+
+    def _function(self, choices: list[Choice]) -> relax.GlobalVar:
+        """One function for all layers, or pairs of them, of equal problem, kernel and configuration."""
+        key = " ".join(f"{c.problem.to_json()} {c.kernel} {sorted(c.config.items())}" for c in choices)
+        if key not in self._functions:
+            first, *second = choices
+            if second:
+                args = first.problem, first.kernel, first.config, second[0].problem, second[0].config
+                func, name = expand_depthwise.prim_func(*args, self._target), f"{first.kernel}_depthwise"
+            else:
+                func, name = first.prim_func(self._target), first.kernel
+            func = func.without_attr("global_symbol").with_attr("tirx.is_scheduled", True)
+            self._functions[key] = self.bb.add_func(func, f"{name}_{len(self._functions)}")
+        return self._functions[key]

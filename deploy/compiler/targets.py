@@ -1,0 +1,95 @@
+"""Target strings of the command line -> TVM targets, their canonical text, and what their code asks of a machine."""
+
+from __future__ import annotations
+
+import shutil
+
+from tvm.support import cc
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_is_valid_cpu
+
+from kerf.deploy.runtime import gpu
+from kerf.deploy.runtime.machine import CHECKED, architecture, missing
+from kerf.kernels.cuda.compiler import ARCHITECTURES
+
+
+def parse(text: str, threads: int) -> Target:
+    """ "native", a CPU name such as "x86-64-v3", "llvm -mcpu=... -mtriple=... -mattr=+a,+b", or "cuda -arch=sm_90".
+
+    Raises ValueError.
+    """
+    if text.split()[:1] == ["cuda"]:
+        return _cuda(text)
+    if text in ("native", "llvm", "host"):
+        fields = {"mcpu": llvm_get_system_cpu()}
+    elif not text.startswith("llvm"):
+        fields = {"mcpu": text}
+    else:
+        fields = {}
+        for word in text.split()[1:]:
+            key, _, value = word.lstrip("-").partition("=")
+            if not word.startswith("-") or key not in ("mcpu", "mtriple", "mattr") or not value:
+                raise ValueError(
+                    f"--target {text!r}: {word!r} is not understood; expected -mcpu=, -mtriple= or -mattr="
+                )
+            fields[key] = value.split(",") if key == "mattr" else value
+    if "mcpu" not in fields and "mtriple" not in fields:
+        raise ValueError(f"--target {text!r}: says no CPU; add -mcpu=, or -mtriple= for another architecture")
+    if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
+        raise ValueError(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
+    return Target({"kind": "llvm", "num-cores": threads, **fields})
+
+
+def _cuda(text: str) -> Target:
+    """ "cuda" alone is this machine's GPU."""
+    words = text.split()[1:] or [f"-arch={gpu.architecture() or 'none'}"]
+    arch = words[0].removeprefix("-arch=")
+    if arch == "none":
+        raise ValueError(f"--target {text!r}: this machine has no NVIDIA GPU; name one, for instance cuda -arch=sm_90")
+    if len(words) > 1 or arch not in ARCHITECTURES:
+        raise ValueError(f"--target {text!r}: expected cuda -arch= and one of {', '.join(ARCHITECTURES)}")
+    return Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
+
+
+def on_gpu(target: Target) -> bool:
+    return target.kind.name == "cuda"
+
+
+def describe(target: Target) -> str:
+    """Canonical text, the key of records: everything that changes code, nothing that does not."""
+    a = target.attrs
+    if on_gpu(target):
+        return f"cuda -arch={a['arch']}"
+    parts = [f"-{k}={a[k] if k != 'mattr' else ','.join(a[k])}" for k in ("mtriple", "mcpu", "mattr") if k in a]
+    return " ".join(["llvm", *parts, f"-num-cores={a['num-cores']}"])
+
+
+def triple(target: Target) -> str:
+    """Of the architecture it is cross-compiled for; "" for this one's."""
+    return str(target.attrs.get("mtriple", ""))
+
+
+def linking(triple: str) -> dict:
+    """Arguments of export_library: libraries for another architecture are linked by its own compiler.
+
+    Raises ValueError where that is not installed.
+    """
+    if not triple:
+        return {}
+    if not shutil.which(f"{triple}-g++"):
+        raise ValueError(f"{triple}-g++ links libraries for {triple} and is not installed; Debian: g++-{triple}")
+    return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
+
+
+def needs(target: Target) -> dict:
+    """Machine and instruction sets that code for ``target`` may use."""
+    if on_gpu(target):  # the code for the host takes what every CPU of this architecture has
+        return {"machine": architecture(), "features": [], "cuda": str(target.attrs["arch"])}
+    features = {CHECKED[f] for f in map(str, llvm_get_cpu_features(target)) if f in CHECKED}
+    name = architecture(triple(target).split("-")[0])
+    return {"machine": name, "features": sorted(features)}
+
+
+def foreign(target: Target) -> str | None:
+    """Why this machine cannot run code for ``target``; None when it can."""
+    return missing(needs(target))

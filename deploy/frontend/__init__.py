@@ -1,0 +1,1 @@
+"""An .onnx file to layers: read, refused with a reason, rewritten, fused."""

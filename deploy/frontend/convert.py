@@ -1,0 +1,99 @@
+"""An .onnx file -> Network: fused layers with their weights, block-sparse where enough blocks are zero. No TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from kerf.deploy.frontend import qdq, refusals
+from kerf.deploy.frontend.onnx_graph import Graph, read_model
+from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
+from kerf.deploy.frontend.passes.fuse_layers import Layer, fuse_layers
+from kerf.kernels.bsr import BSR
+
+NEARLY = 0.03  # share of blocks that taller ones may miss
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph whose layers are kerf::Layer nodes, and those layers by node name, in order of execution."""
+
+    path: Path
+    graph: Graph
+    layers: dict[str, Layer]
+    weights_bytes: int  # of the file's constants
+
+    @property
+    def input(self) -> onnx.ValueInfoProto:
+        return self.graph.inputs[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.graph.shapes[self.input.name])
+
+    @property
+    def sparse_layers(self) -> list[str]:
+        return [name for name, layer in self.layers.items() if layer.problem.block]
+
+
+def convert(
+    path: Path,
+    n: int | Sequence[int] = 4,
+    sparsity: float = 0.5,
+    batch: int | None = None,
+    precision: str = "f32",
+) -> Network:
+    """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
+
+    Of several N each layer takes the largest that finds nearly all zero blocks. One block of tolerance: a layer pruned
+    to floor(share * blocks) counts. Raises ValueError for n < 1, a share outside [0, 1], a file that cannot be read, is
+    quantised or has several inputs.
+    """
+    heights = sorted((n,) if isinstance(n, int) else n, reverse=True)
+    if not heights or heights[-1] < 1:
+        given = " ".join(map(str, heights))
+        raise ValueError(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
+    model = read_model(path, batch)
+    qdq.refuse(path, model)
+    graph = Graph(model)
+    if (len(graph.inputs), len(graph.outputs)) != (1, 1):
+        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        raise ValueError(f"{path}: {found}; expected a network with one image input and one output")
+    refusals.training(path, graph)
+    weights_bytes = sum(a.nbytes for a in graph.constants.values())
+    fold_batchnorm(graph)
+    try:
+        layers = fuse_layers(graph)
+    except ValueError as error:
+        raise ValueError(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
+    if not layers:
+        raise refusals.nothing(path, graph)
+    layers = {k: replace(v, problem=replace(v.problem, precision=precision)) for k, v in layers.items()}
+    return Network(path, graph, {k: blocked(v, heights, sparsity) for k, v in layers.items()}, weights_bytes)
+
+
+def blocked(layer: Layer, heights: Sequence[int], sparsity: float) -> Layer:
+    """The layer as 1xN blocks if enough of them are zero, else unchanged.
+
+    N is the first of ``heights`` that loses no more than NEARLY of the zero blocks that another finds: random blocks of
+    4 rows make some of 8, too, and kernels of 8 would compute most of what the 4 leave out.
+    """
+    if layer.problem.groups > 1:
+        return layer
+    fitting = []  # (share of zero blocks, N, blocks kept)
+    for n in heights:
+        bsr = BSR.from_conv(layer.weight, n)
+        blocks = (len(bsr.indptr) - 1) * layer.weight.shape[1]
+        zero = blocks - bsr.nnzb
+        if zero and zero + 1 >= sparsity * blocks:
+            fitting.append((zero / blocks, n, bsr.nnzb))
+    most = max((share for share, _, _ in fitting), default=0.0)
+    for share, n, kept in fitting:
+        if share >= most - NEARLY:
+            return replace(layer, problem=replace(layer.problem, block=n, nnzb=kept))
+    return layer

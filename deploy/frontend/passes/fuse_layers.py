@@ -1,0 +1,186 @@
+"""Convolutions and dense layers with what follows them.
+
+Given: Conv, Gemm or MatMul with constant fp32 weights, then optionally an Add of a tensor of the same shape, then
+optionally an activation, each read by the next one only.
+Result: one node kerf::Layer (inputs: x, [residual]) and a Layer that holds the Problem, the weight and the bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
+from kerf.kernels.problem import Problem
+
+OP = "Layer"
+DOMAIN = "kerf"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One fused layer. weight: (O, I / groups, kh, kw) float32, bias: (O,) float32; ``problem`` has dense weights."""
+
+    name: str
+    op: str  # "conv" or "dense"
+    problem: Problem
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+def fuse_layers(graph: Graph) -> dict[str, Layer]:
+    """Fuse in place; layers by name, in the graph's order. Raises ValueError with the node's name."""
+    layers: dict[str, Layer] = {}
+    for node in list(graph.nodes):
+        try:
+            _fuse(graph, node, layers)
+        except ValueError as error:
+            raise ValueError(f"{node.op_type} {called(node)!r}: {str(error).removeprefix('Problem: ')}") from error
+    order = [n.name for n in graph.nodes if n.domain == DOMAIN]
+    return {name: layers[name] for name in order}
+
+
+def _fuse(graph: Graph, node: onnx.NodeProto, layers: dict[str, Layer]) -> None:
+    """Adds the layer that begins with ``node``, if one does."""
+    read = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}.get(node.op_type)
+    parts = read(graph, node) if read else None
+    if parts is None:
+        return
+    op, fields, weight, bias, fused = parts
+    tensor = fused[-1].output[0]
+    residual, activation, absorbed = _epilogue(graph, tensor)
+    fused += absorbed
+    problem = Problem(**fields, activation=activation, residual=residual is not None)
+    if bias is None:
+        bias = np.zeros(problem.out_channels, np.float32)
+    name = _unique(called(node), layers)
+    layers[name] = Layer(name, op, problem, weight, bias)
+    inputs = [node.input[0], *([residual] if residual else [])]
+    output = list(fused[-1].output)
+    graph.replace(fused, helper.make_node(OP, inputs, output, name=name, domain=DOMAIN))
+
+
+def _unique(name: str, taken: dict) -> str:
+    return name if name not in taken else next(f"{name}_{i}" for i in range(2, 10**6) if f"{name}_{i}" not in taken)
+
+
+def _has_bias(node: onnx.NodeProto) -> bool:
+    return len(node.input) > 2 and bool(node.input[2])  # an empty name is an input left out
+
+
+def _fixed_shape(graph: Graph, tensor: str) -> tuple[int, ...] | None:
+    shape = graph.shapes.get(tensor)
+    return shape if shape is not None and all(isinstance(d, int) and d > 0 for d in shape) else None
+
+
+def _row_bias(array: np.ndarray | None, size: int) -> bool:
+    """Whether this is one number per output column: (O,) or (1, O), not a column that broadcasts the other way."""
+    return _is_float(array) and array.shape in ((size,), (1, size))
+
+
+def _is_float(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype == np.float32
+
+
+def _conv(graph: Graph, node: onnx.NodeProto):
+    weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+    bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
+    if not _is_float(weight) or weight.ndim != 4 or x is None or len(x) != 4 or (_has_bias(node) and bias is None):
+        return None
+    a = attributes(node)
+    kernel, stride = tuple(weight.shape[2:]), tuple(a.get("strides", (1, 1)))
+    dilation = tuple(a.get("dilations", (1, 1)))
+    padding = tuple(a.get("pads", (0, 0, 0, 0)))
+    auto = a.get("auto_pad", b"NOTSET").decode()
+    if auto.startswith("SAME"):
+        padding = _same(x[2:], kernel, stride, dilation, lower=auto == "SAME_LOWER")
+    n, channels, height, width = x
+    if (taken := weight.shape[1] * a.get("group", 1)) != channels:
+        raise ValueError(f"its weights take {taken} channels, its input has {channels}")
+    fields = dict(batch=n, in_channels=channels, height=height, width=width, out_channels=weight.shape[0])
+    fields |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=a.get("group", 1))
+    return "conv", fields, weight, bias, [node]
+
+
+def _same(size, kernel, stride, dilation, lower: bool) -> tuple[int, int, int, int]:
+    """ONNX auto_pad: output = ceil(size / stride), the odd element at the end (or at the start, SAME_LOWER)."""
+    begin, end = [], []
+    for s, k, t, d in zip(size, kernel, stride, dilation):
+        total = max((-(-s // t) - 1) * t + d * (k - 1) + 1 - s, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(large if lower else small)
+        end.append(small if lower else large)
+    return (*begin, *end)
+
+
+def _dense_fields(x, weight: np.ndarray) -> dict:
+    return dict(batch=x[0], in_channels=weight.shape[1], height=1, width=1, out_channels=weight.shape[0])
+
+
+def _gemm(graph: Graph, node: onnx.NodeProto):
+    a, weight, x = attributes(node), graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+    if not _is_float(weight) or x is None or a.get("transA", 0) or (a.get("alpha", 1.0), a.get("beta", 1.0)) != (1, 1):
+        return None
+    weight = weight if a.get("transB", 0) else weight.T
+    bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
+    if _has_bias(node) and not _row_bias(bias, weight.shape[0]):
+        return None
+    bias = bias.reshape(-1) if bias is not None else None
+    return "dense", _dense_fields(x, weight), np.ascontiguousarray(weight)[:, :, None, None], bias, [node]
+
+
+def _matmul(graph: Graph, node: onnx.NodeProto):
+    weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+    if not _is_float(weight) or weight.ndim != 2 or x is None or len(x) != 2:
+        return None
+    fused, bias = [node], None
+    add = graph.sole_consumer(node.output[0])
+    if add is not None and add.op_type == "Add" and add.input[0] != add.input[1]:
+        other = graph.constants.get(next(i for i in add.input if i != node.output[0]))
+        if _row_bias(other, weight.shape[1]):
+            bias, fused = other.reshape(-1), [node, add]
+    return "dense", _dense_fields(x, weight.T), np.ascontiguousarray(weight.T)[:, :, None, None], bias, fused
+
+
+def _epilogue(graph: Graph, tensor: str) -> tuple[str | None, str, list[onnx.NodeProto]]:
+    """(residual tensor, activation, nodes absorbed) after ``tensor``."""
+    residual, absorbed = None, []
+    node = graph.sole_consumer(tensor)
+    if node is not None and node.op_type == "Add" and node.input[0] != node.input[1]:
+        other = next(i for i in node.input if i != tensor)
+        if other not in graph.constants and graph.shapes.get(other) == graph.shapes.get(tensor) is not None:
+            residual, tensor = other, node.output[0]
+            absorbed.append(node)
+    activation, nodes = _activation(graph, tensor)
+    return residual, activation, absorbed + nodes
+
+
+def _activation(graph: Graph, tensor: str) -> tuple[str, list[onnx.NodeProto]]:
+    readers = graph.consumers(tensor)
+    if len(readers) == 2 and graph.sole_consumer(tensor) is None and tensor not in {o.name for o in graph.outputs}:
+        gate = next((n for n in readers if n.op_type in ("Sigmoid", "HardSigmoid")), None)
+        product = graph.sole_consumer(gate.output[0]) if gate is not None else None
+        if product is not None and product.op_type == "Mul" and product in readers:
+            name = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(_named(graph, gate))
+            if name:
+                return name, [gate, product]
+    node = graph.sole_consumer(tensor)
+    name = _named(graph, node) if node is not None else None
+    return (name, [node]) if name else ("none", [])
+
+
+def _named(graph: Graph, node: onnx.NodeProto) -> str | None:
+    """The activation that a node computes, None for anything else."""
+    if node.op_type == "Clip":
+        if any(name and name not in graph.constants for name in node.input[1:]):
+            return None  # a computed bound
+        values = [float(graph.constants[name]) if name else None for name in node.input[1:]]
+        return {(0.0, 6.0): "relu6", (0.0, None): "relu", (0.0,): "relu"}.get(tuple(values))
+    if node.op_type == "HardSigmoid":
+        a = attributes(node)
+        exact = abs(a.get("alpha", 0.2) - 1 / 6) < 1e-6 and abs(a.get("beta", 0.5) - 0.5) < 1e-6
+        return "hardsigmoid" if exact else None
+    return {"Relu": "relu", "HardSwish": "hardswish", "Sigmoid": "sigmoid"}.get(node.op_type)

@@ -1,0 +1,1 @@
+"""Proof: outputs against ONNX Runtime, times against the dense engines, records of both."""

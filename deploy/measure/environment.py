@@ -1,0 +1,58 @@
+"""What a latency depends on besides the network: machine, its state, versions. Reads, never changes."""
+
+import datetime
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kerf.kernels import KERNELS_VERSION
+
+DISTRIBUTIONS = ("kerf", "apache-tvm", "onnx", "onnxruntime", "openvino", "numpy")
+VECTOR_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve")
+
+
+def cpu() -> str:
+    """The processor's name as its system reports it."""
+    for line in read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment() -> dict:
+    """The keys of report.json that describe where it was measured: date, cpu, machine {...}, versions {...}."""
+    flags = next(
+        (line.split() for line in read("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))), []
+    )
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu(),
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "vector_sets": [name for name in VECTOR_SETS if name in flags],
+            "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or "not reported",
+            "load_average": round(os.getloadavg()[0], 2),
+            "system": f"{platform.system()} {platform.release()}",
+        },
+        "versions": {"python": platform.python_version()} | {n: v for n in DISTRIBUTIONS if (v := installed(n))},
+    }
+
+
+def provenance() -> dict[str, str]:
+    """What a measurement of a kernel depends on besides problem and target: records of others are not comparable."""
+    return {"tvm": version("apache-tvm"), "kernels": KERNELS_VERSION, "cpu": cpu()}
+
+
+def installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,190 @@
+"""Record: one measured configuration. RecordBook: a file of them that outlives crashes and is shared by tuners.
+
+The file is JSON lines, only ever appended to, under a lock, each line in one write with a checksum of itself. A process
+killed while writing leaves at most one torn line, which every reader skips with a warning.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import uuid
+import warnings
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kerf.kernels.kernel import Config
+
+Key = tuple[str, str, tuple[tuple[str, str], ...]]  # problem, target, versions
+
+
+@dataclass(frozen=True)
+class Record:
+    """``problem``: Problem.to_json(); ``latency_us``: a sample per round, none when it failed for ``error``.
+
+    ``cold_us``: the same with flushed caches, if it was measured. ``race``: records of one race were measured in the
+    same rounds, interleaved, so their samples pair up.
+    """
+
+    problem: str
+    kernel: str
+    config: Config
+    target: str
+    latency_us: tuple[float, ...]
+    versions: dict[str, str]
+    error: str = ""
+    race: str = ""
+    cold_us: tuple[float, ...] = ()
+
+    @property
+    def samples(self) -> np.ndarray:
+        return samples(self.latency_us, self.cold_us)
+
+    @property
+    def us(self) -> float:
+        return float(np.median(self.samples)) if self.latency_us else math.inf
+
+    @property
+    def what(self) -> tuple:
+        """Kernel and configuration, hashable."""
+        return self.kernel, tuple(sorted(self.config.items()))
+
+    @property
+    def key(self) -> Key:
+        return key(self.problem, self.target, self.versions)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def to_line(self) -> str:
+        body = self.to_json()
+        return f'{{"crc32": "{zlib.crc32(body.encode()):08x}", {body[1:]}'
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """Raises ValueError if the line is none of ``to_line``, whole and unchanged."""
+        try:
+            fields = json.loads(line)
+            checksum = fields.pop("crc32")
+            fields |= {name: tuple(fields[name]) for name in ("latency_us", "cold_us")}
+            record = cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a record: {error}") from error
+        if checksum != f"{zlib.crc32(record.to_json().encode()):08x}":
+            raise ValueError("its checksum is another's")
+        return record
+
+
+def key(problem: str, target: str, versions: dict[str, str]) -> Key:
+    return problem, target, tuple(sorted(versions.items()))
+
+
+def race_name() -> str:
+    """For Record.race: no other race, on any machine, has it."""
+    return uuid.uuid4().hex[:12]
+
+
+def samples(latency_us: Sequence[float], cold_us: Sequence[float] = ()) -> np.ndarray:
+    """Microseconds by which measurements are compared: in a network a layer finds its image in the caches, but not its
+    weights, so it is halfway between a call after another and one after a flush, where that was measured.
+    """
+    return np.mean([latency_us, cold_us or latency_us], axis=0)
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """At least 95 % confidence for the median, from order statistics; (-inf, inf) for fewer than six samples."""
+    ordered, n = np.sort(samples), len(samples)
+    below, tail = 0, 0.5**n  # tail: chance that at most `below` samples are under the median
+    if tail > 0.025:
+        return -math.inf, math.inf
+    while tail + math.comb(n, below + 1) * 0.5**n <= 0.025:
+        below += 1
+        tail += math.comb(n, below) * 0.5**n
+    return float(ordered[below]), float(ordered[n - 1 - below])
+
+
+def faster(a: Record, b: Record) -> bool:
+    """Whether a is faster than b beyond noise: by the ratios within rounds if they raced, else by their own medians."""
+    if a.race and a.race == b.race:
+        return interval(a.samples / b.samples)[1] < 1
+    return interval(a.samples)[1] < interval(b.samples)[0]
+
+
+class RecordBook:
+    """Records of one file, or of memory without a path. Several processes may read and extend the file at once."""
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self.records: list[Record] = []
+        self._by_key: dict[Key, list[Record]] = defaultdict(list)
+        self._best: dict[Key, Record] = {}
+        self._read = 0  # bytes
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what others appended since. Lines that are no records are skipped with one warning."""
+        if self.path is None or not self.path.exists():
+            return
+        with self.path.open("rb") as file, _locked(file, fcntl.LOCK_SH):
+            file.seek(self._read)
+            text = file.read()
+        self._read += len(text)
+        bad = 0
+        for line in text.decode(errors="replace").splitlines():
+            if line.strip():
+                try:
+                    self._keep(Record.from_line(line))
+                except ValueError:
+                    bad += 1
+        if bad:
+            warnings.warn(f"{self.path}: {bad} lines are no records (torn or changed), skipped", stacklevel=3)
+
+    def add(self, *records: Record) -> None:
+        """Append, all or nothing but for the last line's end."""
+        if self.path is None:
+            for record in records:
+                self._keep(record)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(record.to_line() + "\n" for record in records)
+        with self.path.open("ab+") as file, _locked(file, fcntl.LOCK_EX):
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                text = text if file.read(1) == b"\n" else "\n" + text  # a torn line before stays alone
+            os.write(file.fileno(), text.encode())
+        self.refresh()
+
+    def of(self, problem: str, target: str, versions: dict[str, str]) -> list[Record]:
+        """All records of a problem on this target by these versions, as they came; failures among them."""
+        return self._by_key.get(key(problem, target, versions), [])
+
+    def best(self, problem: str, target: str, versions: dict[str, str]) -> Record | None:
+        """The one that no later measurement beat beyond noise."""
+        return self._best.get(key(problem, target, versions))
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        self._by_key[record.key].append(record)
+        if record.latency_us:
+            best = self._best.get(record.key)
+            # a new measurement of the same takes the place of the old: what raced with it is compared with it
+            if best is None or record.what == best.what or faster(record, best):
+                self._best[record.key] = record
+
+
+@contextmanager
+def _locked(file, how: int) -> Iterator[None]:
+    fcntl.flock(file, how)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)

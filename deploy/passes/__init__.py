@@ -1,1 +1,0 @@
-"""Rewrites of an ONNX graph, one to a file, each a function Graph -> None. deploy.convert lists their order."""

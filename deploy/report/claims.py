@@ -1,0 +1,55 @@
+"""What a report says in words, and when it may not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kerf.deploy.report.page import percent
+
+ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+WORTH_SAYING = 0.05  # share of the weights
+
+
+def verdict(report: Mapping) -> tuple[str, str]:
+    """(headline, evidence). A ratio whose interval contains 1.0 is not called a speedup."""
+    ratio = report.get("speedup")
+    if not ratio:
+        return "Not compared", "no dense engine was raced"
+    engine, (low, high) = ENGINES.get(ratio["against"], ratio["against"]), ratio["ci95"]
+    interval = f"95 % interval {low:.2f}–{high:.2f}"
+    if low <= 1.0 <= high:
+        return f"No measurable difference from {engine}", f"{interval} of the ratio contains 1"
+    if high < 1.0:
+        return f"Slower than {engine}", f"{ratio['median']:.2f}× its speed, {interval}"
+    return f"{ratio['median']:.2f}× faster than {engine}", interval
+
+
+def notes(report: Mapping) -> list[str]:
+    """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
+    rows, said = report["layers"], []
+    bsr = report.get("bsr", "N")  # one number in older reports
+    heights = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
+    known = [row for row in rows if row.get("zero_blocks") is not None and row.get("weights")]
+    total = sum(row["weights"] for row in known)
+    zeros, blocks = (sum(row[key] * row["weights"] for row in known) for key in ("zeros", "zero_blocks"))
+    if total and zeros > WORTH_SAYING * total and blocks < zeros / 2:
+        said.append(
+            f"{percent(zeros / total)} of the weights are zero, but only {percent(blocks / total)} are in whole zero "
+            f"blocks of {heights} output kernels. No kernel can skip the others: they bring no speed."
+        )
+    dense = [row["name"] for row in known if row["zero_blocks"] > WORTH_SAYING and not row["block"]]
+    if dense:
+        layers = f"{len(dense)} layers with zero blocks" if len(dense) > 1 else "A layer with zero blocks"
+        said.append(
+            f"{layers} ran dense ({', '.join(dense[:3])}{', …' if len(dense) > 3 else ''}): the dense kernel was "
+            "faster, or fewer blocks are zero than --sparsity asks for."
+        )
+    if total and zeros > WORTH_SAYING * total and not any(row["block"] for row in rows):
+        said.append("No layer ran sparse: the times are those of dense kernels.")
+    return said
+
+
+def work(report: Mapping) -> float | None:
+    """Multiply-accumulates of an image that the kernels do, zeros that are not skipped included; None if not known."""
+    counts = [row.get("macs") for row in report["layers"]]
+    return None if None in counts or not counts else sum(counts) / report["batch"]

@@ -1,0 +1,175 @@
+"""All runs of a folder on one page: accuracy against latency, speedup against sparsity, sensitivities. Times nothing.
+
+Only runs on the same data, processor, threads and batch share a figure: top-1 of different images do not compare, nor
+do milliseconds of different machines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from kerf import files
+from kerf.deploy.report import claims, page, tradeoff
+from kerf.deploy.report.tradeoff import Point
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a folder of imagenet.py says, and the report of a bundle in it, if one was built."""
+
+    name: str
+    summary: dict
+    report: dict | None
+
+    @property
+    def latency_ms(self) -> float | None:
+        return self.report["latency_ms"]["kerf"]["median"] if self.report else None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the multiply-accumulates that went, or have a zero weight."""
+        return 1 - self.summary["macs"] / self.summary["macs_dense"]
+
+    @property
+    def point(self) -> Point:
+        ratio = self.report.get("speedup") or {}
+        style = "dense" if self.notes else "kerf"
+        return Point(self.name, self.summary["top1"], self.latency_ms, self.sparsity, ratio.get("median"), style)
+
+    @property
+    def notes(self) -> list[str]:
+        return claims.notes(self.report) if self.report else []
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return conditions(self.summary, self.report)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that compare, and their figures."""
+
+    title: str
+    runs: list[Run]
+    accuracy: Markup | None
+    speedup: Markup | None
+
+
+def conditions(summary: Mapping, report: Mapping) -> tuple[str, ...]:
+    """What two runs must have in common for their top-1 and milliseconds to compare, as words."""
+    said = [summary.get("data_set"), f"batch {report['batch']}"]
+    said += [f"threads {report['threads']}", report["cpu"]]
+    return tuple(str(word) for word in said if word is not None)
+
+
+def runs(folder: Path) -> list[Run]:
+    """Every finished run in or below `folder`, by name, once for each of its bundles. Raises ValueError."""
+    return [run for path in sorted(folder.glob("**/summary.json")) for run in read(path, folder)]
+
+
+def read(path: Path, folder: Path) -> list[Run]:
+    """The run of a summary.json, and of each bundle beside it. Raises ValueError for what cannot be read."""
+    name = str(path.parent.relative_to(folder))
+    reports = sorted(path.parent.glob("*/report.json"))
+    try:
+        summary = json.loads(path.read_text())
+        built = {report.parent.name: json.loads(report.read_text()) for report in reports} or {"": None}
+        found = [Run(f"{name}/{key}" if len(built) > 1 else name, summary, value) for key, value in built.items()]
+        for run in found:
+            _ = run.sparsity, summary["top1"], summary["method"], run.report and (run.point, run.conditions)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} or its report cannot be read ({error}); run it again") from error
+    return found
+
+
+def others(job: Path, summary: Mapping, report: Mapping) -> list[dict]:
+    """Fields of a Point for each built run in a folder beside `job` that compares with it, if it can be read."""
+    points = []
+    for path in sorted(job.resolve().parent.glob("*/summary.json")):
+        if path.parent == job.resolve():
+            continue
+        try:
+            found = [run for run in read(path, path.parents[1]) if run.report]
+        except (ValueError, OSError):
+            continue  # a neighbour's torn file is no reason to fail; kerf-deploy compare names it
+        points += [run.point for run in found if run.conditions == conditions(summary, report)]
+    return [{"name": p.name, "top1": p.top1, "ms": p.ms, "sparsity": p.sparsity, "speedup": p.speedup} for p in points]
+
+
+def sensitivities(folder: Path) -> list[dict]:
+    """{name, levels, rows, dense_top1, images} of every sensitivity file in or below `folder`. Raises ValueError.
+
+    `rows`: (layer, [(top-1 in percent, share of the worst loss of top-1), …] by level), the most delicate layer first.
+    """
+    found = []
+    for path in sorted(folder.glob("**/sensitivity*.json")):
+        try:
+            content = json.loads(path.read_text())
+            dense, top1 = content["dense_top1"], content["top1"]
+            worst = max(1.0, *(dense - value for row in top1.values() for value in row))
+            rows = [
+                (layer.removesuffix(".weight"), [(v, min(1.0, max(0.0, (dense - v) / worst))) for v in row])
+                for layer, row in sorted(top1.items(), key=lambda item: sum(item[1]))
+            ]
+            found.append(
+                {
+                    "name": str(path.parent.relative_to(folder))
+                    + path.stem.removeprefix("sensitivity").replace("-", ", N = "),
+                    "levels": [float(level) for level in content["levels"]],
+                    "rows": rows,
+                    "dense_top1": float(dense),
+                    "images": int(content["images"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); run kerf-prune sensitivity again") from error
+    return found
+
+
+def groups(found: Sequence[Run]) -> list[Group]:
+    """Built runs by their conditions, the largest group first."""
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in found:
+        if run.report:
+            alike[run.conditions].append(run)
+    made = []
+    for said, members in sorted(alike.items(), key=lambda item: (-len(item[1]), item[0])):
+        points = [run.point for run in members]
+        made.append(Group(", ".join(said), members, tradeoff.accuracy(points), tradeoff.speedup(points)))
+    return made
+
+
+def write(folder: Path) -> Path:
+    """Writes `folder`/compare.html. Raises ValueError, or FileNotFoundError if there is nothing in it to compare."""
+    found, delicate = runs(folder), sensitivities(folder)
+    if not found and not delicate:
+        raise FileNotFoundError(f"{folder}: no finished runs (summary.json) in it; prune something with imagenet.py")
+    return files.write(folder / "compare.html", render(found, folder.resolve().name, delicate))
+
+
+def render(found: Sequence[Run], title: str, delicate: Sequence[dict] = ()) -> str:
+    """The page as text."""
+    made = groups(found)
+    return (
+        page.environment()
+        .get_template("compare.html.j2")
+        .render(
+            title=title,
+            runs=sorted(found, key=lambda run: -run.summary["top1"]),
+            groups=made,
+            front=unbeaten(found),
+            work=claims.work,
+            sensitivities=delicate,
+        )
+    )
+
+
+def unbeaten(found: Sequence[Run]) -> set[str]:
+    """Names of the runs that no other under their conditions beats in both accuracy and latency."""
+    return {name for group in groups(found) for name in tradeoff.unbeaten([run.point for run in group.runs])}

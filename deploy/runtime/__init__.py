@@ -1,0 +1,1 @@
+"""Bundles on the machine that runs them. No compiler, no torch."""

@@ -1,0 +1,66 @@
+"""A network on an NVIDIA GPU: numpy in, numpy out, or tensors that stay on the device. TVM's runtime alone."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import tvm_ffi
+
+from kerf.deploy.runtime import bundle
+
+CPU, CUDA, POOLED = 1, 2, 2  # DLPack's device types, the virtual machine's allocator
+
+
+class GpuSession:
+    """One network ready to run. Not safe for calls from several threads at once."""
+
+    def __init__(self, library, weights: list[np.ndarray], manifest: dict):
+        """``library``: module of a compiled network, its machine code provided (kerf.deploy.runtime.gpu)."""
+        self.manifest = manifest
+        self.input_shape = tuple(manifest["input"])
+        self.threads = manifest["threads"]
+        self._machine = library["vm_load_executable"]()
+        # the host's memory is the second device: shapes are computed there
+        self._machine["vm_initialization"](CUDA, 0, POOLED, CPU, 0, POOLED)
+        self._run = self._machine["run"]
+        self._kept = [*(upload(w) for w in weights), *self._machine["buffers"]()]
+        self._image = allocate(self.input_shape, "float32")
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
+        bundle.refuse_input(x, self.input_shape)
+        fill(self._image, x)
+        return download(self.run_on_device(self._image))
+
+    def run_on_device(self, x):
+        """The same for a tensor that lies on the GPU (anything that speaks DLPack); the result stays there, and may not
+        be computed yet.
+        """
+        return self._run(x, *self._kept)
+
+
+def allocate(shape: tuple[int, ...], dtype: str):
+    """A tensor on the first GPU."""
+    make = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+    return make(tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), tvm_ffi.device("cuda:0"), None)
+
+
+def upload(array: np.ndarray):
+    tensor = allocate(array.shape, str(array.dtype))
+    fill(tensor, array)
+    return tensor
+
+
+def fill(tensor, array: np.ndarray) -> None:
+    array = np.ascontiguousarray(array)
+    copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyFromBytes")
+    copy(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
+
+
+def download(tensor) -> np.ndarray:
+    """A copy in the host's memory; waits for the device."""
+    array = np.empty(tuple(tensor.shape), str(tensor.dtype))
+    copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
+    copy(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
+    return array

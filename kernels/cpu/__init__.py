@@ -1,0 +1,1 @@
+"""Kernels for CPUs, on images that lie plane by plane."""

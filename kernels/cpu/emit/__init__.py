@@ -1,0 +1,1 @@
+"""The loops that CPU kernels are made of."""

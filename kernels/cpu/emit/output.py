@@ -1,0 +1,50 @@
+"""The output planes of a function, and the epilogue on the way into them."""
+
+from __future__ import annotations
+
+import math
+
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.cpu.layout import LINE
+from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.problem import Problem
+from kerf.kernels.vector import run, splat
+
+
+class Output:
+    """The output planes of one function, and the epilogue on the way into them."""
+
+    def __init__(self, p: Problem, y, residual=None):
+        """``y`` and ``residual`` are flat."""
+        self.p, self.pitch, self.y, self.residual = p, p.out_planes[2], y, residual
+
+    @classmethod
+    def of(cls, p: Problem, y, residual) -> Output:
+        """Of the function's parameters y and residual."""
+        flat = [
+            T.decl_buffer((math.prod(p.out_planes),), "float32", data=b.data) for b in (y, residual) if b is not None
+        ]
+        return cls(p, *flat)
+
+    def plane(self, image, channel):
+        return (image * self.p.out_channels + channel) * self.pitch
+
+    def store(self, value, at, lanes: int) -> None:
+        """activation(value + residual)"""
+        index = run(at, lanes)
+        if self.residual is not None:
+            value = value + self.residual[index]
+        T.buffer_store(self.y, ACTIVATION[self.p.activation](value, lanes), [index])
+
+    def blank_lines(self, image, lanes: int) -> None:
+        """Zeros into the last line of every plane, before pixels are stored that do not fill it."""
+        with T.serial(0, self.p.out_channels) as channel:
+            self.blank(self.plane(image, channel), self.pitch - LINE, lanes)
+
+    def blank(self, plane, begin: int, lanes: int) -> None:
+        """Zeros from float ``begin`` of a plane to its end."""
+        while begin < self.pitch:
+            lanes = min(lanes, 1 << ((self.pitch - begin).bit_length() - 1))
+            T.buffer_store(self.y, splat(0, lanes), [run(plane + begin, lanes)])
+            begin += lanes

@@ -1,0 +1,137 @@
+"""Operators without weights that work plane by plane: mean, scale by channel, max pooling. One pass over memory each,
+nothing to tune; left to TVM's unscheduled code they took a tenth of MobileNet-V3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.cpu.emit.direct import REGISTERS
+from kerf.kernels.cpu.emit.output import Output
+from kerf.kernels.cpu.emit.planes import Planes
+from kerf.kernels.cpu.isa import parallel_loop, vector_unit
+from kerf.kernels.cpu.layout import LINE, pitch
+from kerf.kernels.problem import Problem
+from kerf.kernels.vector import run, spans, splat
+
+CHAINS = 4  # sums in flight: one alone would wait for itself
+LOWEST = float(np.finfo(np.float32).min)  # what max pooling pads with
+
+
+def mean(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x (n, c, pitch), y (n, c, 1)): the mean of every plane's pixels, of images of ``shape``."""
+    planes, pixels = shape[0] * shape[1], shape[2] * shape[3]
+    lanes = next((n for n in (*vector_unit(target)[0], 4, 2) if n <= pixels), 1)
+    vectors = pixels // lanes
+    chains = min(CHAINS, vectors)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        images = T.arg("x", T.buffer((*shape[:2], pitch(pixels)), "float32"))
+        means = T.arg("y", T.buffer((*shape[:2], 1), "float32"))
+        x = T.decl_buffer((planes, pitch(pixels)), "float32", data=images.data)
+        y = T.decl_buffer((planes,), "float32", data=means.data)
+        with parallel_loop(target)(0, planes) as c:
+            acc = T.alloc_buffer((chains * lanes,), "float32", scope="local", annotations=REGISTERS)
+            at = [run(i * lanes, lanes) for i in range(chains)]
+            for i in range(chains):
+                T.buffer_store(acc, x[c, run(i * lanes, lanes)], [at[i]])
+            with T.serial(1, vectors // chains) as step:
+                for i in range(chains):
+                    T.buffer_store(acc, acc[at[i]] + x[c, run((step * chains + i) * lanes, lanes)], [at[i]])
+            for v in range(vectors // chains * chains, vectors):
+                T.buffer_store(acc, acc[at[0]] + x[c, run(v * lanes, lanes)], [at[0]])
+            for i in range(1, chains):
+                T.buffer_store(acc, acc[at[0]] + acc[at[i]], [at[0]])
+            half = lanes
+            while half > 1:
+                half //= 2
+                T.buffer_store(acc, acc[run(0, half)] + acc[run(half, half)], [run(0, half)])
+            for i in range(vectors * lanes, pixels):
+                T.buffer_store(acc, acc[0] + x[c, i], [0])
+            T.buffer_store(y, acc[0] * T.float32(1 / pixels), [c])
+    return builder.get()
+
+
+def scale(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x (n, c, pitch), factor (n, c, 1), y) -> y = x * factor of its plane: what squeeze-excite ends with."""
+    planes, width = shape[0] * shape[1], pitch(shape[2] * shape[3])
+    lanes, offsets = spans(width, vector_unit(target)[0][0])
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        images = T.arg("x", T.buffer((*shape[:2], width), "float32"))
+        factors = T.arg("factor", T.buffer((*shape[:2], 1), "float32"))
+        products = T.arg("y", T.buffer((*shape[:2], width), "float32"))
+        x, y = (T.decl_buffer((planes, width), "float32", data=a.data) for a in (images, products))
+        factor = T.decl_buffer((planes,), "float32", data=factors.data)
+        with parallel_loop(target)(0, planes) as c:
+            f = T.Bind(splat(factor[c], lanes))
+            with T.serial(0, len(offsets)) as i:
+                at = run(T.min(i * lanes, width - lanes), lanes)
+                T.buffer_store(y, x[c, at] * f, [c, at])
+    return builder.get()
+
+
+def to_planes(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x NCHW, y): an image of ``shape`` into padded planes (kerf.kernels.cpu.layout)."""
+    return _repitch(shape, target, packed=False)
+
+
+def from_planes(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(x, y NCHW): padded planes to an image of ``shape``."""
+    return _repitch(shape, target, packed=True)
+
+
+def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> tvm.tirx.PrimFunc:
+    n, c, h, w = shape
+    pixels = h * w
+    padded = (n, c, pitch(pixels))
+    lanes, offsets = spans(pixels, vector_unit(target)[0][0])
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer(padded if packed else shape, "float32"))
+        y = T.arg("y", T.buffer(shape if packed else padded, "float32"))
+        step, skip = (padded[2], pixels) if packed else (pixels, padded[2])
+        source = T.decl_buffer((n * c * step,), "float32", data=x.data)
+        to = T.decl_buffer((n * c * skip,), "float32", data=y.data)
+        with parallel_loop(target)(0, n * c) as plane:
+            if not packed and padded[2] > pixels:
+                for i in range(padded[2] - LINE, padded[2], lanes):
+                    T.buffer_store(to, splat(0, lanes), [run(plane * skip + i, lanes)])
+            with T.serial(0, len(offsets)) as i:
+                at = T.min(i * lanes, pixels - lanes)
+                T.buffer_store(to, source[run(plane * step + at, lanes)], [run(plane * skip + at, lanes)])
+    return builder.get()
+
+
+def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
+    """(x, y), images as in layout.py. Of ``p`` count the shapes, the kernel, its stride, padding and dilation."""
+    planes = Planes.of(p)
+    lanes, offsets = spans(p.out_width, vector_unit(target)[0][0])
+    taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer(p.in_planes, "float32"))
+        y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        out = Output.of(p, y, None)
+        with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
+            image, channel = plane // p.in_channels, plane % p.in_channels
+            source, origin = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data), plane * p.in_planes[2]
+            if planes.copied:
+                copy = T.alloc_buffer((planes.scratch(1),), "float32")
+                planes.emit_copy(source, origin, copy, 1, lanes, T.serial, fill=LOWEST)
+                source, origin = copy, 0
+            if out.pitch > p.out_height * p.out_width:
+                out.blank(plane * out.pitch, out.pitch - LINE, lanes)
+            with T.serial(0, p.out_height) as row:
+                for at in offsets:
+                    value = source[run(origin + row * planes.pitch + at + taps[0], lanes)]
+                    for tap in taps[1:]:
+                        value = T.max(value, source[run(origin + row * planes.pitch + at + tap, lanes)])
+                    T.buffer_store(y, value, [image, channel, run(row * p.out_width + at, lanes)])
+    return builder.get()

@@ -1,0 +1,1 @@
+"""The parts that CUDA kernels are made of."""

@@ -1,0 +1,1 @@
+"""Generated CUDA source on the CPU, to be checked without a GPU."""

@@ -1,0 +1,55 @@
+"""What `kerf-prune methods` says of every method."""
+
+import inspect
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from kerf.compress import cli
+from kerf.compress.command import show
+from kerf.compress.command.method_table import row, rows
+from kerf.compress.methods import METHODS
+
+
+def printed(*name: str, width: int = 120) -> str:
+    file = io.StringIO()
+    show.methods(*(name or [None]), Console(file=file, width=width))
+    return file.getvalue()
+
+
+def test_a_line_for_each():
+    text = printed(width=160)
+    names = [line.split()[0] for line in text.splitlines() if re.match(r"\w", line)][1:]
+    assert [name for name in names if name != "kerf-prune"] == list(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_with_its_numbers(name):
+    text = printed(name, width=4000)
+    for parameter in inspect.signature(METHODS[name]).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            assert f"{parameter.name}=" in text
+    assert "Differs:" in text or name in ("dense", "one_by_n", "random_block", "weight", "filter", "uniform_scaling")
+
+
+def test_words_are_those_of_the_recipes():
+    assert {r.when for r in rows()} == {"never", "before training", "while training", "mid-training", "after training"}
+    resrep, hrank, darb = row("resrep"), row("hrank"), row("darb")
+    assert (resrep.removes, resrep.when, resrep.needs) == ("channels", "while training", "own training")
+    assert (hrank.scope, hrank.needs, hrank.status) == ("each layer", "640 images", "faithful")
+    assert (darb.removes, darb.scope, darb.status) == ("weights", "its own rule", "style")
+    assert (row("pconv").removes, row("pconv").scope) == ("kernels' entries", "each layer")
+    assert row("snapshots").paper == "Le et al., arXiv 2006.11487"
+    assert row("slimming").when == "mid-training"
+    assert row("soft_movement").scope == "all layers"
+    assert row("resrep").numbers["lasso"] is None
+    assert row("resrep").paper == "Ding et al., arXiv 2007.03260"
+
+
+def test_wrong_use_is_refused(capsys):
+    assert cli.main(["methods", "odd"]) == 2
+    assert "no method odd: expected one of dense, one_by_n" in capsys.readouterr().err
+    assert cli.main(["methods", "l1", "l1"]) == 2
+    assert "unrecognized arguments: l1" in capsys.readouterr().err

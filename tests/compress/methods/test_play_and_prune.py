@@ -1,0 +1,161 @@
+"""Play-and-Prune-style: the numbers of its method card, and what the tolerance allows."""
+
+import pytest
+import torch
+
+from kerf.compress.methods import METHODS
+from kerf.compress.methods.play_and_prune import candidates, controller, most, norms
+from kerf.compress.pruning.recipe import Settings
+from kerf.compress.training.pressure import Plan
+from tests.helpers.attaching import SLOW_DENSENET, attached_and_folded, traced
+from tests.helpers.random_networks import difference
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "wanted"),
+    [(0.93, (0.01, 2, 1e-5)), (0.925, (0.005, 1, 5e-6)), (0.92, (0, 0, 0)), (0.9, (0, 0, 0))],
+)
+def test_threshold_and_penalty_follow_the_slack(accuracy, wanted):
+    assert controller(accuracy, 0.93, 0.01, 2.0, 1e-3, 100) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_smallest_share_of_what_is_left_are_candidates():
+    norm, alive = torch.tensor([5.0, 1, 2, 2, 4, 3, 6, 7, 8, 9]), torch.ones(10, dtype=torch.bool)
+    assert candidates(norm, alive, 0.3).nonzero().flatten().tolist() == [1, 2, 3]
+    alive[1] = False
+    assert candidates(norm, alive, 0.3).nonzero().flatten().tolist() == [2, 3]
+    assert candidates(norm, alive, 0.01).nonzero().flatten().tolist() == [2]
+
+
+def test_the_largest_that_holds():
+    for limit in range(12):
+        assert most(11, lambda k, limit=limit: k <= limit) == min(limit, 11)
+    assert most(0, lambda k: False) == 0
+
+
+def game(accuracy, sparsity: float = 0.5, epochs: int = 10, settings: Settings = Settings(), **own):  # noqa: B008
+    model, graph, x = traced("resnet20")
+    chosen = METHODS["play_and_prune"](settings, **own)
+    units = chosen.granularity.split(model, graph, x[:1])
+    plan = Plan(2 * epochs, lambda _: 0.1, sparsity, each=2, accuracy=lambda _: accuracy(chosen.pressure))
+    chosen.pressure.attach(model, graph, units, plan)
+    return model, graph, units, x, chosen
+
+
+def left(pressure) -> int:
+    return sum(int(k.sum()) for k in pressure.masks.kept)
+
+
+def rounds(model, pressure, epochs: int):
+    """Channels left and the candidates that were there, round by round."""
+    for step in range(2 * epochs):
+        if step % 2 == 0:
+            before, chosen = [k.clone() for k in pressure.masks.kept], [c.clone() for c in pressure.chosen]
+        pressure.loss(model, None, None, lambda *_: (torch.zeros(()), None))
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        pressure.edit_gradients(model, step)
+        pressure.after_step(model)
+        if step % 2:
+            gone = [b & ~k for b, k in zip(before, pressure.masks.kept)]
+            assert not any(bool((g & ~c).any()) for g, c in zip(gone, chosen))  # only candidates go
+            assert not any(bool((k & ~b).any()) for b, k in zip(before, pressure.masks.kept))  # none comes back
+            yield left(pressure)
+
+
+def test_only_candidates_feel_the_penalty():
+    model, _, units, _, chosen = game(lambda _: 0.9, penalty=3e-2)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    chosen.pressure.edit_gradients(model, 0)
+    made = {u.channels.makers[0] for u in units}
+    for unit, candidate in zip(units, chosen.pressure.chosen):
+        weight = model.get_parameter(unit.channels.makers[0])
+        assert int(candidate.sum()) == max(1, unit.count // 10)
+        wanted = torch.where(candidate.view(-1, 1, 1, 1), 3e-2 * weight.detach().sign(), 0.0)
+        assert torch.allclose(weight.grad, wanted.double())
+    assert not any(bool(p.grad.any()) for n, p in model.named_parameters() if n not in made)
+
+
+def test_candidates_below_the_threshold_go_while_nothing_is_lost():
+    model, _, units, _, chosen = game(lambda _: 0.9)
+    pressure = chosen.pressure
+    seen = list(rounds(model, pressure, 10))
+    first = sum(max(1, u.count // 10) for u in units)
+    assert seen[0] == 336 - first  # harmless: all candidates
+    assert seen == sorted(seen, reverse=True)
+    assert pressure.threshold == pytest.approx(pressure.first)  # full slack
+
+
+def test_candidates_at_the_threshold_stay():
+    model, _, units, _, chosen = game(lambda _: 0.9)
+    pressure = chosen.pressure
+    assert len(list(rounds(model, pressure, 1))) == 1
+    found = sorted(n for u, c in zip(units, pressure.chosen) for n in norms(u)[c].tolist())
+    pressure.threshold = found[3]
+    before = left(pressure)
+    list(rounds(model, pressure, 1))
+    assert before - left(pressure) == 3
+    pressure.threshold = 0.0
+    list(rounds(model, pressure, 1))
+    assert before - left(pressure) == 3
+
+
+def test_the_tolerance_is_not_broken():
+    """Each channel costs a thousandth: of a hundredth, a tenth goes in the first round, and ten channels in all."""
+    model, _, _, _, chosen = game(lambda p: 0.9 - 0.001 * (336 - left(p)), share=0.5)
+    pressure = chosen.pressure
+    seen = list(rounds(model, pressure, 8))
+    assert seen[0] == 335
+    assert all(336 - n <= 10 for n in seen)
+    assert pressure.baseline == pytest.approx(0.9)
+    assert pressure.accuracy >= 0.89 - 1e-9
+
+
+def test_a_bad_first_round_waits_for_a_better_one():
+    """Accuracy is lost to a high rate at first, and comes back: the threshold is looked for then, not before."""
+    model, _, _, _, chosen = game(lambda p: 0.85 if p.plan.steps and p.step == 2 else 0.9)
+    seen = list(rounds(model, chosen.pressure, 8))
+    _, _, _, _, undisturbed = steady = game(lambda _: 0.9)
+    wanted = list(rounds(steady[0], undisturbed.pressure, 7))
+    assert seen == [336, *wanted]
+
+
+def test_at_the_tolerance_nothing_goes_and_nothing_is_penalised():
+    worse = iter([0.9, *[0.85] * 1000])
+    model, _, _, _, chosen = game(lambda _: next(worse))
+    assert list(rounds(model, chosen.pressure, 3)) == [336, 336, 336]
+    assert chosen.pressure.penalty == chosen.pressure.threshold == 0
+    assert not any(bool(s.any()) for s in chosen.pressure.strength.values())
+
+
+def test_pruning_stops_at_the_target():
+    model, graph, units, x, chosen = game(lambda _: 0.9, sparsity=0.1, share=0.5)
+    pressure = chosen.pressure
+    assert list(rounds(model, pressure, 3)) == [336 - 33] * 3
+    keep = chosen.scope([chosen.criterion(u) for u in units], units, 0.1)
+    assert all(torch.equal(k, m) for k, m in zip(keep, pressure.masks.kept))
+    with torch.no_grad():
+        masked = model(x)
+        chosen.remove(model, graph, units, keep, lambda: x)
+        assert difference(masked, model(x)) < 1e-9
+
+
+def test_what_the_tolerance_has_not_given_goes_at_the_end():
+    model, _, units, _, chosen = game(lambda p: 0.9 - 0.001 * (336 - left(p)))
+    list(rounds(model, chosen.pressure, 4))
+    keep = chosen.scope([chosen.criterion(u) for u in units], units, 0.5)
+    assert sum(int(k.sum()) for k in keep) == 168
+    assert not any(bool((k & ~m).any()) for k, m in zip(keep, chosen.pressure.masks.kept))
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", SLOW_DENSENET])
+def test_attaching_and_folding_keep_the_function(arch):
+    model, _ = attached_and_folded("play_and_prune", arch)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("own", [{"tolerance": 0.0}, {"share": 0.0}, {"share": 1.5}, {"epochs": 0}])
+def test_numbers_that_make_no_sense_are_refused(own):
+    with pytest.raises(ValueError, match="expected > 0"):
+        METHODS["play_and_prune"](Settings(), **own)

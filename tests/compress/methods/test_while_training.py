@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from kerf.compress.measures import feature_maps
+from kerf.compress.methods import METHODS
+from kerf.compress.pruning import removal
+from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.scopes import local
+from kerf.compress.training.pressure import Plan
+from tests.helpers.attaching import plan, traced
+from tests.helpers.random_networks import difference
+
+
+def ramp(arch: str = "resnet20", steps: int = 8, each: int = 1, sparsity: float = 0.5, **own):
+    model, graph, x = traced(arch)
+    recipe = METHODS["while_training"](Settings(residual=True), **own)
+    units = recipe.granularity.split(model, graph, x[:1])
+    recipe.pressure.attach(model, graph, units, Plan(steps, lambda _: 0.1, sparsity, each=each))
+    return model, graph, units, x, recipe
+
+
+def stepped(pressure, model, x, steps: int):
+    """Counts of removed filters of the widest layer after each step."""
+    for step in range(steps):
+        pressure.loss(model, x, torch.arange(len(x)), lambda m, x, y: (m(x).sum(), None))[0].backward()
+        pressure.edit_gradients(model, step)
+        pressure.after_step(model)
+        model.zero_grad()
+        yield max(int((~mask).sum()) for mask in pressure.masks)
+
+
+def test_filters_go_in_equal_steps():
+    model, _, _, x, recipe = ramp(start=0.0, over=1.0)
+    assert list(stepped(recipe.pressure, model, x, 8)) == [4, 8, 12, 16, 20, 24, 28, 32]  # of 64
+
+
+def test_they_go_at_the_ends_of_epochs_between_the_first_and_the_last():
+    model, _, _, x, recipe = ramp(steps=16, each=2, start=0.25, over=0.5)
+    assert list(stepped(recipe.pressure, model, x, 16)) == [0, 0, 0, 0, 0, 8, 8, 16, 16, 24, 24, 32, 32, 32, 32, 32]
+
+
+def test_the_smallest_go():
+    assert local([torch.tensor([3.0, 1.0, 2.0, 4.0])], [Count(4)], 0.5)[0].tolist() == [True, False, False, True]
+    maps = torch.tensor([[[1.0, 0], [0, 1]], [[2, 2], [2, 2]]])
+    assert feature_maps.level(maps[None]).tolist() == [[0.5, 2.0]]
+
+
+class Count:
+    def __init__(self, count: int):
+        self.count, self.path, self.gone = count, "layer", 0
+
+
+@pytest.mark.parametrize("by", ["l1", "activation", "random"])
+def test_what_is_gone_stays_at_zero_while_momentum_goes_on(by):
+    model, _, units, x, recipe = ramp(by=by, start=0.0, over=0.5)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    before: dict[str, torch.Tensor] = {}
+    for step in range(6):
+        loss, _ = recipe.pressure.loss(model.train(), x, torch.zeros(2), lambda m, x, _: (m(x).square().mean(), None))
+        sgd.zero_grad()
+        loss.backward()
+        recipe.pressure.edit_gradients(model, step)
+        sgd.step()
+        recipe.pressure.after_step(model)
+        for unit, mask in zip(units, recipe.pressure.masks):
+            rows = unit.rows()
+            assert not rows[~mask].any()
+            assert bool(rows[mask].any(1).all())
+            assert not (mask & ~before.get(unit.path, mask)).any()  # none comes back
+            before[unit.path] = mask
+    assert all(int(mask.sum()) == len(mask) // 2 for mask in recipe.pressure.masks)
+
+
+@pytest.mark.parametrize(
+    "arch", ["mobilenet_v3_small", "densenet40", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
+)
+def test_held_at_zero_is_cut(arch):
+    """Behind depthwise filters, gates and concatenations too."""
+    model, graph, units, x, recipe = ramp(arch, start=0.0, over=0.5)
+    for _ in stepped(recipe.pressure, model, x, 4):
+        pass
+    model.eval()
+    with torch.no_grad():
+        held = model(x)
+        keep = recipe.scope([recipe.criterion(u) for u in units], units, 0.5)
+        removal.cut(model, graph, units, keep, lambda: x)
+        assert difference(held, model(x)) < 1e-9
+
+
+def test_lots_follow_from_the_seed():
+    first, again = (ramp(by="random")[4].pressure.lots for _ in range(2))
+    assert all(torch.equal(first[path], again[path]) for path in first)
+    with pytest.raises(ValueError, match="by is 'odd': expected one of l1, activation, random"):
+        METHODS["while_training"](Settings(), by="odd")
+    assert plan().each == 1

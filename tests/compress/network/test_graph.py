@@ -1,0 +1,380 @@
+"""The dependency graph, operator by operator: every rule in the table is run, and every group keeps the function."""
+
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kerf.compress.network import surgery
+from kerf.compress.network.graph import DependencyGraph, Member, UnsupportedOperator
+from kerf.compress.network.operators import RULES
+from tests.helpers.random_networks import difference, images, randomise
+
+
+class Between(nn.Module):
+    """conv 3->8, something on (B, 8, 6, 6), and a convolution that reads the result."""
+
+    def __init__(self, function, channels: int = 8):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.function = function
+        self.last = nn.Conv2d(channels, 5, 1)
+
+    def forward(self, x):
+        return self.last(self.function(self.norm(self.first(x))))
+
+
+def shuffle(x):
+    b, c, h, w = x.shape
+    return x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+# name -> (function of an activation with 8 channels, channels after it)
+ON_CHANNELS = {
+    **{
+        f.__name__: (f, 8)
+        for f in (
+            torch.relu, torch.relu_, F.hardtanh, F.hardtanh_, F.relu6, F.leaky_relu, F.leaky_relu_, F.hardswish,
+            F.hardsigmoid, torch.sigmoid, torch.sigmoid_, F.silu, F.gelu, torch.tanh, torch.clone, shuffle,
+        )
+    },
+    "hardswish_": (lambda x: F.hardswish(x, inplace=True), 8),
+    "hardsigmoid_": (lambda x: F.hardsigmoid(x, inplace=True), 8),
+    "silu_": (lambda x: F.silu(x, inplace=True), 8),
+    "dropout": (lambda x: F.dropout(F.dropout(x, 0.5, False, inplace=True), 0.5, False), 8),
+    "contiguous": (lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 8),
+    "detach": (lambda x: x.detach(), 8),
+    "alias": (lambda x: torch.ops.aten.alias(x), 8),
+    "add": (lambda x: (x + torch.tanh(x)).add_(x), 8),
+    "sub": (lambda x: (x - torch.tanh(x)).sub_(0.5), 8),
+    "mul": (lambda x: (x * torch.tanh(x)).mul_(x), 8),
+    "div": (lambda x: (x / (3 + torch.tanh(x))).div_(2), 8),
+    "squeeze-excite": (lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)), 8),
+    "spatial attention": (lambda x: x * torch.sigmoid(x[:, :1]), 8),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 2), 8),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 1, 1), 8),
+    "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, 2), 8),
+    "nearest": (lambda x: F.interpolate(x, scale_factor=2.0), 8),
+    "bilinear": (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), 8),
+    "pad space": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), 8),
+    "pad channels": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 3)), 13),
+    "crop channels": (lambda x: F.pad(x, (0, 0, 0, 0, -1, -2)), 5),
+    "concat": (lambda x: torch.cat([torch.relu(x), x], 1), 16),
+    "concat in space": (lambda x: torch.cat([torch.relu(x), x], 3), 8),
+    "slice": (lambda x: x[:, 2:6], 4),
+    "slice and add": (lambda x: x[:, 2:6] + x[:, 4:8], 4),
+    "flip by concat": (lambda x: x + torch.cat([x[:, 4:], x[:, :4]], 1), 8),
+    "select": (lambda x: x.select(1, 3).unsqueeze(1) * x, 8),
+    "chunk": (lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), 8),
+    "split": (lambda x: torch.relu(x.split(4, 1)[1]), 4),
+    "split_with_sizes": (lambda x: x.split([3, 5], 1)[1], 5),
+    "squeeze": (lambda x: x.unsqueeze(2).squeeze(2).unsqueeze(2).unsqueeze(2).squeeze((2, 3)), 8),
+    "expand": (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4), 8),
+    "view": (lambda x: x.view(x.shape[0], 8, 36).view(x.shape[0], 8, 6, 6), 8),
+    "flatten": (lambda x: x.flatten(2).unsqueeze(-1), 8),
+    "transpose": (lambda x: x.transpose(2, 3), 8),
+}  # fmt: skip
+
+LAYERS = {
+    "depthwise": (lambda: nn.Conv2d(8, 8, 3, groups=8), 8),
+    "depthwise, two filters a channel": (lambda: nn.Conv2d(8, 16, 3, groups=8), 16),
+    "grouped": (lambda: nn.Conv2d(8, 12, 3, groups=2), 12),
+    "padding='same'": (lambda: nn.Conv2d(8, 6, 3, padding="same"), 6),
+    "no affine": (lambda: nn.BatchNorm2d(8, affine=False), 8),
+    "no statistics": (lambda: nn.BatchNorm2d(8, track_running_stats=False), 8),
+}
+
+
+def rotations(graph: DependencyGraph) -> dict[str, torch.Tensor]:
+    """A rotation for every group that may move, in which no channel stays where it was."""
+    return {g.name: torch.arange(g.width).roll(1) for g in graph.groups if not g.fixed}
+
+
+def check_function_is_kept(model: nn.Module, x: torch.Tensor) -> DependencyGraph:
+    randomise(model, *x.shape[1:])
+    graph = DependencyGraph.trace(model, x)
+    with torch.no_grad():
+        before = model(x)
+        surgery.permute(model, graph, rotations(graph))
+        assert difference(before, model(x)) < 1e-9
+    assert len({g.name for g in graph.groups}) == len(graph.groups)
+    return graph
+
+
+@pytest.mark.parametrize("name", ON_CHANNELS)
+def test_function_is_kept(name):
+    function, channels = ON_CHANNELS[name]
+    check_function_is_kept(Between(function, channels), images(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_function_is_kept_through_layer(name):
+    layer, channels = LAYERS[name]
+    check_function_is_kept(Between(layer(), channels), images(1, 3, 6, 6))
+
+
+def test_every_rule_is_exercised_above():
+    models = [Between(f, n) for f, n in ON_CHANNELS.values()] + [Between(f(), n) for f, n in LAYERS.values()]
+    models.append(Flattened())
+    seen = set()
+    for model in models:
+        program = torch.export.export(model.double().eval(), (images(1, 3, 6, 6),))
+        seen |= {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert set(RULES) - seen == set(), "rules without a test"
+    assert operator.getitem in seen
+
+
+class Flattened(nn.Module):
+    """flatten -> linear with H·W = 36 columns a channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.hidden = nn.Linear(4 * 36, 6)
+        self.out = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.hidden(torch.flatten(self.conv(x), 1))))
+
+
+def members(graph: DependencyGraph, name: str) -> set[Member]:
+    return set(next(g for g in graph.groups if g.name == name).members)
+
+
+def test_flatten_repeats_columns():
+    graph = check_function_is_kept(Flattened(), images(2, 3, 6, 6))
+    assert Member("hidden.weight", 1, 0, 36) in members(graph, "conv")
+    assert members(graph, "conv") == {
+        Member("conv.weight", 0, produces=True), Member("conv.bias", 0), Member("hidden.weight", 1, 0, 36)
+    }  # fmt: skip
+
+
+def test_flatten_of_channels_last_tiles_columns():
+    """(B, H, W, C) flattened: channel c is at every column c + C·position."""
+
+    class Tiled(Flattened):
+        def forward(self, x):
+            return self.out(self.hidden(self.conv(x).permute(0, 2, 3, 1).reshape(len(x), -1)))
+
+    graph = check_function_is_kept(Tiled(), images(2, 3, 6, 6))
+    assert {m.offset for m in members(graph, "conv") if m.path == "hidden.weight"} == set(range(0, 144, 4))
+
+
+class Rearranged(nn.Module):
+    """conv 3->4 on (B, 3, 6, 6), then `function`, then a linear layer on whatever comes out."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3, padding=1), function
+        columns = function(torch.zeros(2, 4, 6, 6)).flatten(1).shape[1]
+        self.out = nn.Linear(columns, 5)
+
+    def forward(self, x):
+        return self.out(self.function(self.conv(x)).flatten(1))
+
+
+def test_channels_with_unequal_columns_are_not_exchanged():
+    """The first channel has 6 of its 36 columns left: it moves with nobody."""
+    graph = check_function_is_kept(Rearranged(lambda x: x.flatten(1)[:, 30:]), images(2, 3, 6, 6))
+    assert {(g.name, g.width) for g in graph.groups} >= {("conv[0:1]", 1), ("conv[1:4]", 3)}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.flatten(1)[:, 18:54],  # the lower half of the first channel, the upper half of the second
+        lambda x: torch.cat([(x[:, ::2] + x[:, 1::2]).flatten(1), x[:, 1:3].flatten(1)], 1),  # pairs, and two halves
+        lambda x: x.flatten(1).view(-1, 9, 16).transpose(1, 2),  # cut across channels
+        lambda x: x.flatten(1)[:, 18:90] + x.flatten(1)[:, 54:126],
+    ],
+)
+def test_parts_of_channels_are_not_exchanged(function):
+    """As many entries, but not the same part of the channel."""
+    check_function_is_kept(Rearranged(function), images(2, 3, 6, 6))
+
+
+def test_filters_of_one_depthwise_channel_are_not_mixed_up():
+    """Of two filters a channel, the slice holds the second of channel 0 and the first of channel 1."""
+
+    class Sliced(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x)[:, 1:3]
+
+    check_function_is_kept(Between(Sliced(8, 16, 3, groups=8), 2), images(1, 3, 6, 6))
+
+
+class Dense(nn.Module):
+    """Two layers of a DenseNet: each reads the concatenation of all before it, through its own batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm1, self.conv1 = nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3, padding=1)
+        self.norm2, self.conv2 = nn.BatchNorm2d(10), nn.Conv2d(10, 4, 3, padding=1)
+        self.norm3, self.linear = nn.BatchNorm2d(14), nn.Linear(14, 5)
+
+    def forward(self, x):
+        a = self.stem(x)
+        b = self.conv1(torch.relu(self.norm1(a)))
+        c = self.conv2(torch.relu(self.norm2(torch.cat([a, b], 1))))
+        d = torch.relu(self.norm3(torch.cat([a, b, c], 1)))
+        return self.linear(d.mean((2, 3)))
+
+
+def test_concatenation_gives_offsets():
+    graph = check_function_is_kept(Dense(), images(2, 3, 6, 6))
+    assert {g.name: g.width for g in graph.groups if not g.fixed} == {"stem": 6, "conv1": 4, "conv2": 4}
+    assert {(m.path, m.axis, m.offset) for m in members(graph, "conv1")} >= {
+        ("conv1.weight", 0, 0), ("norm2.running_var", 0, 6), ("conv2.weight", 1, 6), ("linear.weight", 1, 6)
+    }  # fmt: skip
+
+
+def test_residual_branches_share_a_group():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+            self.out = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.out(x + self.b(self.a(x)))
+
+    graph = check_function_is_kept(Residual(), images(1, 3, 4, 4))
+    assert {m.path for m in members(graph, "stem") if m.produces} == {"stem.weight", "b.weight"}
+    assert {m.path for m in members(graph, "a") if m.produces} == {"a.weight"}
+
+
+def test_squeeze_excite_shares_the_group_it_gates():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+            self.fc1, self.fc2 = nn.Conv2d(8, 3, 1), nn.Conv2d(3, 8, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.out(x * torch.sigmoid(self.fc2(torch.relu(self.fc1(F.adaptive_avg_pool2d(x, 1))))))
+
+    graph = check_function_is_kept(Gated(), images(1, 3, 4, 4))
+    assert {(m.path, m.axis) for m in members(graph, "conv")} == {
+        ("conv.weight", 0), ("conv.bias", 0), ("fc2.weight", 0), ("fc2.bias", 0), ("fc1.weight", 1), ("out.weight", 1)
+    }  # fmt: skip
+
+
+def test_grouped_convolution_moves_filters_within_their_group_only():
+    graph = check_function_is_kept(Between(nn.Conv2d(8, 12, 3, groups=2), 12), images(1, 3, 6, 6))
+    groups = {g.name: g for g in graph.groups}
+    assert groups["first"].fixed
+    assert not groups["function[0:6]"].fixed
+    assert groups["function[6:12]"].width == 6
+
+
+def test_depthwise_filters_follow_in_pairs():
+    graph = check_function_is_kept(Between(nn.Conv2d(8, 16, 3, groups=8), 16), images(1, 3, 6, 6))
+    assert Member("function.weight", 0, 0, 2) in members(graph, "first")
+    assert Member("last.weight", 1, 0, 2) in members(graph, "first")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_shared_module_ties_its_channels(tied):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.again = nn.Conv2d(8, 8, 3, padding=1)
+            if tied:
+                self.again.weight = self.conv.weight
+            self.out = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = torch.relu(self.norm(self.conv(self.stem(x))))
+            return self.out(self.again(x) if tied else self.norm(self.conv(x)))
+
+    graph = check_function_is_kept(Shared(), images(1, 3, 6, 6))
+    # conv reads stem's channels and its own, so both are the same channels
+    assert {m.path for m in members(graph, "stem") if m.produces} == {"stem.weight", "conv.weight"}
+
+
+def test_outputs_and_inputs_keep_their_order():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            features = self.b(self.a(x))
+            return {"features": features, "scores": self.c(features)}
+
+    graph = DependencyGraph.trace(TwoHeads().double(), images(1, 3, 4, 4))
+    assert {g.name: g.fixed for g in graph.groups} == {"input of a": True, "a": False, "b": True, "c": True}
+    assert graph.stems == ("a.weight",)
+
+
+def test_learned_maps_keep_the_channels_they_meet():
+    class Scaled(Between):
+        def __init__(self):
+            super().__init__(self.scale)
+            self.gamma = nn.Parameter(torch.rand(8, 1, 1))
+
+        def scale(self, x):
+            return x * self.gamma
+
+    graph = check_function_is_kept(Scaled(), images(1, 3, 6, 6))
+    assert next(g for g in graph.groups if g.name == "first").fixed
+
+
+def test_padding_never_mixes_old_and_new_channels():
+    """Option A: the narrow stage has one order, which the wide stage repeats in its middle."""
+
+    class Widened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.c(torch.relu(self.b(x) + F.pad(x, (0, 0, 0, 0, 2, 2))))
+
+    graph = check_function_is_kept(Widened(), images(1, 3, 4, 4))
+    assert {g.name: g.width for g in graph.groups if not g.fixed} == {"a": 4, "b[0:2]": 2, "b[6:8]": 2}
+    assert Member("b.weight", 0, 2, 1, True) in members(graph, "a")
+
+
+CONSTANT = torch.ones(8, 8, 1, 1, dtype=torch.double)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x: torch.softmax(x, 1), "aten.softmax.int"),
+        (lambda x: F.layer_norm(x, x.shape[1:]), "aten.layer_norm.default"),
+        (lambda x: torch.cumsum(x, 1), "aten.cumsum.default"),
+        (lambda x: x.mean(1, keepdim=True).expand(-1, 8, -1, -1), "averages over channels"),
+        (lambda x: x.transpose(1, 2).reshape(1, 8, 6, 6), "aten.conv2d.default in last: reads axis 1 as channels"),
+        (lambda x: F.conv2d(x, CONSTANT), "its weight is computed, not stored"),
+        (lambda x: x.mean((2, 3), True) * x.mean((2, 3)).view(1, 1, 8, 1), "vary along different axes"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_name(function, named):
+    with pytest.raises(UnsupportedOperator, match=named) as caught:
+        DependencyGraph.trace(Between(function).double(), images(1, 3, 6, 6))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_does_not_fit_its_input_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"Between cannot be traced on an input of shape \(1, 4, 6, 6\)") as caught:
+        DependencyGraph.trace(Between(torch.relu).double(), images(1, 4, 6, 6))
+    assert "\n" not in str(caught.value)
+
+
+def test_tracing_leaves_the_model_as_it_was():
+    model = Between(torch.relu).double().train()
+    model.norm.eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    DependencyGraph.trace(model, images(1, 3, 6, 6))
+    assert [model.training, model.first.training, model.norm.training] == [True, True, False]
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())

@@ -1,0 +1,81 @@
+"""Pooling and squeeze-excite products run kerf's functions; what those do not take still runs, TVM's way."""
+
+import numpy as np
+import pytest
+
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import build, choose
+from kerf.deploy.compiler.lower import lower
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.measure.verify import verify
+from kerf.deploy.runtime import session as runtime
+from tests.helpers.onnx_networks import Builder
+
+TARGET = targets.parse("native", 2)
+
+
+def global_pool(b, x):
+    return b.node("GlobalAveragePool", [x], "y"), (2, 8, 1, 1)
+
+
+def mean(b, x):
+    return b.node("ReduceMean", [x, b.integers("axes", [2, 3])], "y", keepdims=0), (2, 8)
+
+
+def mean_of_rows(b, x):
+    return b.node("ReduceMean", [x, b.integers("axes", [3])], "y", keepdims=1), (2, 8, 15, 1)
+
+
+def gate(b, x):
+    g = b.node("GlobalAveragePool", [x], "g")
+    return b.node("Mul", [g, x], "y"), (2, 8, 15, 15)  # the factor may come first
+
+
+def constant_factor(b, x):
+    return b.node("Mul", [x, b.constant("two", 2.0)], "y"), (2, 8, 15, 15)
+
+
+def square(b, x):
+    return b.node("Mul", [x, x], "y"), (2, 8, 15, 15)
+
+
+def pool(b, x):
+    return b.node("MaxPool", [x], "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), (2, 8, 8, 8)
+
+
+def pool_over_the_edge(b, x):
+    return b.node("MaxPool", [x], "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), (2, 8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("tail", "functions"),
+    [
+        (global_pool, {"mean"}),
+        (mean, {"mean"}),
+        (mean_of_rows, set()),
+        (gate, {"mean", "scale"}),
+        (constant_factor, set()),
+        (square, set()),
+        (pool, {"max_pool"}),
+        (pool_over_the_edge, set()),
+    ],
+)
+def test_operator(tmp_path, tail, functions):
+    b = Builder()
+    y, shape = tail(b, b.conv("input", "conv", 8, 3, 3))
+    network = convert(b.save(tmp_path / "m.onnx", y, (2, 3, 15, 15), shape))
+    choices = {name: choose(layer.problem, TARGET, RecordBook()) for name, layer in network.layers.items()}
+    module, _ = lower(network, choices, {}, TARGET)
+    names = {v.name_hint for v in module.get_global_vars() if "root" not in v.name_hint}
+    ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
+    assert ours == functions
+    built = build(network, TARGET, RecordBook())
+    session = runtime.Session(built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, 2)
+    verify(session.run, network.path, network.input_shape)
+    assert np.isfinite(session.run(np.zeros(network.input_shape, np.float32))).all()
+
+
+def is_ours(func) -> bool:
+    """TVM's own functions are written over blocks of loops; kerf's have nothing but the block around them."""
+    return str(func).count("T.sblock(") <= 1 and "T.parallel" in str(func)

@@ -1,0 +1,135 @@
+"""Q/DQ: the file computes what the quantised network does; kerf, which computes f32, refuses it."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from kerf.deploy import cli as deploy_cli
+from kerf.deploy.frontend import qdq
+from tests.helpers.onnx_networks import mobile
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+from torch import nn  # noqa: E402
+
+from kerf.compress.models import create  # noqa: E402
+from kerf.compress.training import quantise  # noqa: E402
+from kerf.compress.training.quantise import Grid  # noqa: E402
+from kerf.deploy.export import export  # noqa: E402
+from tests.deploy.test_export import OptionA, randomised  # noqa: E402
+
+SIZE = (1, 3, 32, 32)
+
+
+class Twice(nn.Module):
+    """One layer called twice, two layers on one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.linear = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.shared(self.shared(self.stem(x).relu()).relu()).relu()
+        x = self.left(x) + self.right(x)
+        return self.linear(x.mean((2, 3)))
+
+
+def network(model: nn.Module, bits: dict[int, int]) -> tuple[nn.Module, dict[str, Grid], torch.Tensor]:
+    """Weights on grids; bits by index of layer, else 8."""
+    torch.manual_seed(0)
+    model = randomised(model).eval()
+    x = torch.randn(4, *SIZE[1:])
+    found = quantise.calibrate(model, [x])
+    grids = {path: Grid(bits.get(i, 8), *numbers) for i, (path, numbers) in enumerate(found.items())}
+    quantise.Quantisers(grids).settle(model)
+    return model, grids, x
+
+
+MODELS = {"option_a": OptionA, "twice": Twice, "mobilenet_v3_small": lambda: create("mobilenet_v3_small", 10, 32)}
+
+
+NAMES = ["option_a", "twice", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_runtime_computes_what_torch_does(name, tmp_path):
+    model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
+    reference = quantise.quantised(model, grids)
+    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=reference)  # checks within 1 %
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    with torch.no_grad():
+        wanted, plain = reference(x[:1]).numpy(), model(x[:1]).numpy()
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"input": x[:1].numpy()})  # fused, as users run it
+    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert error < 0.01
+    assert error < np.abs(plain - wanted).max() / np.abs(wanted).max()  # nearer than without quantised inputs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_reads_integers_of_its_bits(name, tmp_path):
+    model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
+    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
+    file = onnx.load(path)
+    made = {output: node for node in file.graph.node for output in node.output}
+    stored = {i.name: numpy_helper.to_array(i) for i in file.graph.initializer}
+    layers = [n for n in file.graph.node if n.op_type in ("Conv", "Gemm")]
+    assert {n.name.partition("#")[0] for n in layers} == set(grids)
+    for node in layers:
+        grid = grids[node.name.partition("#")[0]]
+        of_input, of_weight = (made[name] for name in node.input[:2])
+        assert of_input.op_type == of_weight.op_type == "DequantizeLinear"
+        assert made[of_input.input[0]].op_type == "QuantizeLinear"
+        assert stored[of_input.input[1]] == np.float32(grid.scale)
+        assert stored[of_input.input[2]].dtype == np.uint8
+        integers = stored[of_weight.input[0]]
+        assert integers.dtype == np.int8
+        assert np.abs(integers).max() == 2 ** (grid.bits - 1) - 1
+    plain = export(model, x[:1], tmp_path / "f.onnx")
+    assert path.stat().st_size < plain.stat().st_size
+
+
+def test_reads_of_one_tensor_share_its_integers(tmp_path):
+    model, grids, x = network(Twice(), {})
+    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert operators.count("QuantizeLinear") == 5  # stem, shared twice, left and right together, linear
+    assert operators.count("DequantizeLinear") == 5 + 5
+
+
+def test_what_is_not_on_its_grid_or_not_there_is_refused(tmp_path):
+    model, grids, x = network(OptionA(), {})
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] *= 1.01
+    with pytest.raises(ValueError, match=r"conv1.weight is .* steps away from a grid of 8 bits"):
+        export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=model)
+    model, grids, x = network(OptionA(), {})
+    with pytest.raises(ValueError, match="nowhere is quantised, but is no layer"):
+        export(model, x[:1], tmp_path / "q.onnx", grids={"nowhere": Grid(8, 0.1, 0)}, reference=model)
+    wrong = {path: Grid(8, grid.scale * 10, grid.zero) for path, grid in grids.items()}
+    with pytest.raises(ValueError, match="more than the 1e-02 allowed"):
+        export(model, x[:1], tmp_path / "q.onnx", grids=wrong, reference=quantise.quantised(model, grids))
+    assert not list(tmp_path.iterdir())
+
+
+def test_kerf_refuses_in_one_line(tmp_path, capsys):
+    from kerf.tune import cli as tune_cli
+
+    model, grids, x = network(OptionA(), {})
+    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
+    commands = {
+        tune_cli.main: [f"--onnx_path={path}", "--trials=0", f"--out={tmp_path / 'q.kerf'}"],
+        deploy_cli.main: ["inspect", str(path)],
+    }
+    for main, words in commands.items():
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "is quantised (DequantizeLinear, QuantizeLinear), and kerf compiles f32: run it in ONNX Runtime" in error
+        assert "--set size=1" in error
+    assert not (tmp_path / "q.kerf").exists()
+    qdq.refuse(path, onnx.load(mobile(tmp_path / "m.onnx")))  # f32 passes

@@ -1,0 +1,106 @@
+"""Densities counted by hand, from files written with onnx alone."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kerf.deploy.report.inspect import densities, expected_gain, measure, pattern, scattered, survey
+
+
+def write(path, nodes, weights):
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [tensor("input", TensorProto.FLOAT, None)],
+        [tensor("output", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(w, name) for name, w in weights.items()],
+    )
+    onnx.save(helper.make_model(graph), path)
+    return path
+
+
+def test_block_and_element_density_with_a_short_last_row(tmp_path):
+    weight = np.zeros((6, 2, 1, 1), np.float32)
+    weight[1, 0] = 1  # block row 0, input 0
+    weight[5, 1] = -1  # the short block row 1, input 1
+    path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"], "layer")], {"w": weight})
+    (layer,) = densities(path, 4)
+    assert (layer.name, layer.op, layer.shape) == ("layer", "conv", (6, 2, 1, 1))
+    assert (layer.blocks, layer.zero_blocks, layer.block) == (4, 2, 0.5)
+    assert layer.element == pytest.approx(2 / 12)
+    found = {"layer": "layer", "n": 4, "shape": [6, 2, 1, 1], "blocks": [2, 2], "kept": 0.5, "rows": ["10", "01"]}
+    assert pattern(path, "layer", 4) == found
+    assert pattern(path, "layer", 4, limit=1) == found | {"rows": ["1"]}
+    with pytest.raises(ValueError, match="no layer other; its layers are layer"):
+        pattern(path, "other", 4)
+
+
+def test_depthwise_and_dense_layers_have_outputs_first(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["input", "dw"], ["a"], "dw", group=8),
+        helper.make_node("Gemm", ["a", "fc"], ["b"], "fc", transB=1),
+        helper.make_node("MatMul", ["b", "mm"], ["output"], "mm"),
+    ]
+    weights = {"dw": np.ones((8, 1, 3, 3)), "fc": np.ones((10, 8)), "mm": np.ones((10, 3))}
+    path = write(tmp_path / "m.onnx", nodes, {k: v.astype(np.float32) for k, v in weights.items()})
+    assert [(layer.op, layer.shape) for layer in densities(path, 4)] == [
+        ("depthwise", (8, 1, 3, 3)),
+        ("dense", (10, 8)),
+        ("dense", (3, 10)),
+    ]
+
+
+def test_bad_input_is_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file; expected an"):
+        densities(tmp_path / "absent.onnx", 4)
+    weight = np.ones((64, 64, 3, 3), np.float32)
+    path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"])], {"w": weight})
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="not readable as ONNX"):
+        densities(path, 4)
+    with pytest.raises(ValueError, match="block size is 0"):
+        densities(path, 0)
+
+
+def test_a_survey_says_what_every_block_size_would_find(tmp_path):
+    weight = np.ones((8, 4, 1, 1), np.float32)
+    weight[:4, 0] = 0  # a block of four, two of two
+    weight[6:, 1] = 0  # a block of two
+    path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"], "layer")], {"w": weight})
+    model = onnx.load(path)
+    for value, shape in ((model.graph.input[0], (1, 4, 5, 5)), (model.graph.output[0], (1, 8, 5, 5))):
+        for size in shape:
+            value.type.tensor_type.shape.dim.add().dim_value = size
+    onnx.save(model, path)
+    ((layer, kept),) = survey(path, (4, 1, 2))
+    assert (layer.macs, layer.parameters, layer.blocks, layer.zero_blocks) == (8 * 4 * 25, 32, 8, 1)
+    assert kept == {4: 7 / 8, 1: 26 / 32, 2: 13 / 16}
+
+
+def test_a_checkpoint_is_surveyed_without_torch(tmp_path):
+    weight = np.zeros((4, 2, 3, 3), "<f4")
+    weight[0, 0] = 1
+    header = json.dumps({"a.weight": {"dtype": "F32", "shape": weight.shape, "data_offsets": [0, weight.nbytes]}})
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + weight.tobytes())
+    ((layer, kept),) = survey(path, (4,))
+    assert (layer.name, layer.op, layer.macs, kept[4]) == ("a", "conv", None, 0.5)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="cut short"):
+        survey(path, (4,))
+
+
+def test_sparser_is_faster_and_scattered_zeros_are_told_from_blocks(tmp_path):
+    gains = [expected_gain(d, 4) for d in (1.0, 0.9, 0.5, 0.25, 0.1)]
+    assert gains == sorted(gains)
+    assert gains[0] < 1 < 1.5 < gains[2] < 2
+    assert expected_gain(0.5, 1) < expected_gain(0.5, 3) <= gains[2]
+    loose = (np.random.default_rng(0).random((64, 64, 1, 1)) < 0.5).astype(np.float32)
+    blocks = np.repeat(loose[:16], 4, axis=0)
+    assert scattered(measure("a", "conv", loose, 4))
+    assert not scattered(measure("a", "conv", loose, 1))
+    assert not scattered(measure("a", "conv", blocks, 4))

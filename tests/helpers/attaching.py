@@ -1,0 +1,61 @@
+"""A network under a method's pressure, before any training."""
+
+import pytest
+import torch
+from torch import nn
+
+from kerf.compress.methods import METHODS
+from kerf.compress.models import MODELS, create
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.recipe import Settings
+from kerf.compress.training.pressure import Plan
+from tests.helpers.random_networks import difference, images, randomise
+
+BY_MACS = Settings(by_macs=True)
+
+# methods' own numbers with which a test is quick
+FEW = {name: {"images": 16} for name in ("hrank", "ezcrop", "channel_similarity", "hessian")}
+FEW["drl"] = {"images": 16, "tuned": 16, "episodes": 4, "bit_episodes": 3, "size": 0.15}
+
+
+def quickly(name: str) -> list[str]:
+    """Flags that give a method such numbers."""
+    return ["--set", *(f"{key}={value}" for key, value in FEW[name].items())] if name in FEW else []
+
+
+LARGE = {"resnet50", "resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
+
+
+SLOW_DENSENET = pytest.param("densenet40", marks=pytest.mark.slow)
+ARCHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
+
+
+def traced(arch: str) -> tuple[nn.Module, DependencyGraph, torch.Tensor]:
+    model = randomise(create(arch, 10, 32), 3, 32, 32)
+    x = images(2, 3, 32, 32)
+    return model, DependencyGraph.trace(model, x[:1]), x
+
+
+def plan(sparsity: float = 0.5, steps: int = 100) -> Plan:
+    return Plan(steps, lambda _: 0.01, sparsity)
+
+
+def attached_and_folded(name: str, arch: str):
+    """The model and the recipe, both computing in the end, as in between, what the plain network does."""
+    model, _, _, chosen, x, before = attached(name, arch)
+    with torch.no_grad():
+        assert difference(before, model(x)) < 1e-9
+        chosen.pressure.fold(model)
+        assert difference(before, model(x)) < 1e-9
+    return model, chosen
+
+
+def attached(name: str, arch: str, **own):
+    model, graph, x = traced(arch)
+    chosen = METHODS[name](Settings(by_macs=True, residual=True), **own)
+    units = chosen.granularity.split(model, graph, x[:1])
+    with torch.no_grad():
+        before = model(x)
+    chosen.pressure.attach(model, graph, units, plan())
+    model.double().eval()
+    return model, graph, units, chosen, x, before

@@ -1,0 +1,78 @@
+"""Operators without weights, against numpy, on planes smaller and larger than a vector."""
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_system_cpu
+
+from kerf.kernels.cpu import planewise
+from kerf.kernels.cpu.layout import from_planes, to_planes
+from kerf.kernels.lowering import compile_func
+from kerf.kernels.problem import Problem
+
+TARGETS = {
+    "host": Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()}),
+    "plain x86-64": Target({"kind": "llvm", "mcpu": "x86-64"}),
+}
+SIZES = (1, 2, 3, 15, 16, 17, 49, 64, 65, 131, 196, 784)
+
+
+def run(func, target, *arrays, out):
+    y = tvm.runtime.tensor(np.full(out, np.nan, np.float32))
+    with tvm.transform.PassContext(config={"tirx.instrument_bound_checkers": True}):
+        compile_func(func, target)["main"](*[tvm.runtime.tensor(a) for a in arrays], y)
+    return y.numpy()
+
+
+def padded(x):
+    """(planes, pixels) as one image in planes."""
+    return to_planes(x[None, :, None])
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("pixels", SIZES)
+def test_mean(pixels, target):
+    x = np.random.default_rng(pixels).standard_normal((5, pixels)).astype(np.float32)
+    y = run(planewise.mean((1, 5, pixels, 1), target), target, padded(x), out=(1, 5, 1))[0, :, 0]
+    np.testing.assert_allclose(y, x.astype(np.float64).mean(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("pixels", SIZES)
+def test_scale(pixels, target):
+    rng = np.random.default_rng(pixels)
+    x, factor = rng.standard_normal((7, pixels)).astype(np.float32), rng.standard_normal(7).astype(np.float32)
+    func = planewise.scale((1, 7, 1, pixels), target)
+    y = run(func, target, padded(x), factor.reshape(1, 7, 1), out=padded(x).shape)
+    np.testing.assert_array_equal(y, padded(x * factor[:, None]))
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("pixels", SIZES)
+def test_planes_are_padded_and_unpadded(pixels, target):
+    x = np.random.default_rng(0).standard_normal((2, 3, pixels, 1)).astype(np.float32)
+    y = run(planewise.to_planes(x.shape, target), target, x, out=to_planes(x).shape)
+    np.testing.assert_array_equal(y, to_planes(x))
+    np.testing.assert_array_equal(run(planewise.from_planes(x.shape, target), target, y, out=x.shape), x)
+
+
+POOLS = {
+    "resnet": Problem(2, 5, 20, 23, 5, (3, 3), (2, 2), (1, 1, 1, 1), groups=5),
+    "plain": Problem(1, 3, 12, 40, 3, (2, 2), (2, 2), groups=3),
+    "neither padded nor strided": Problem(2, 3, 9, 33, 3, (3, 2), groups=3),
+    "dilated": Problem(1, 2, 11, 13, 2, (2, 3), (1, 1), (1, 1, 1, 1), (2, 2), groups=2),
+    "one pixel": Problem(1, 4, 2, 2, 4, (2, 2), groups=4),
+    "even, stride 3": Problem(1, 3, 17, 50, 3, (4, 4), (3, 3), (2, 2, 2, 2), groups=3),
+}
+
+
+@pytest.mark.parametrize("p", POOLS.values(), ids=POOLS)
+def test_max_pool_of_negative_numbers(p):
+    x = -np.random.default_rng(0).random(p.in_shape, np.float32) - 1  # padding with zeros would win
+    planes = run(planewise.max_pool(p, TARGETS["host"]), TARGETS["host"], to_planes(x), out=p.out_planes)
+    assert np.isfinite(planes).all()
+    y = from_planes(planes, p.out_shape)
+    truth = torch.nn.functional.max_pool2d(torch.from_numpy(x), p.kernel, p.stride, p.padding[:2], p.dilation)
+    np.testing.assert_array_equal(y, truth.numpy())

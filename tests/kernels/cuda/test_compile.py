@@ -1,0 +1,83 @@
+"""GPU kernels as the CUDA compiler makes them, without a GPU."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tvm.target import Target
+
+from kerf.kernels import kernels_for
+from kerf.kernels.cuda import KERNELS, compiler
+from kerf.kernels.kernel import candidates, pick
+from kerf.kernels.problem import Problem
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
+import gpu_resources
+
+compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
+looks_inside = pytest.mark.skipif(gpu_resources.cuobjdump() is None, reason="no cuobjdump")
+
+
+def gpu(arch: str) -> Target:
+    return Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
+
+
+# Two seconds each: one that copies and gathers, one of the other precision, one without tensor cores.
+QUICK = (("conv2d_chwn_bsr_halo", "f16"), ("conv2d_chwn_bsr_mma", "tf32"), ("conv2d_chwn_bsr_simt", "f32"))
+
+
+def check(arch: str, quick: bool) -> None:
+    target = gpu(arch)
+    seen = set()
+    for kernel, p, c in gpu_resources.cases(target):
+        if quick and ((kernel.name, p.precision) in seen or (kernel.name, p.precision) not in QUICK):
+            continue
+        seen.add((kernel.name, p.precision))
+        used = gpu_resources.usage(kernel, p, c, target)
+        assert used.spilled == used.instructions["LDL"] == used.instructions["STL"] == 0, (kernel.name, c)
+        assert used.registers * used.threads <= 65536
+        tensor_cores = kernel.name in gpu_resources.TENSOR_CORES
+        assert (used.instructions["HMMA"] > 0) == tensor_cores, (kernel.name, used)
+        assert (used.instructions["LDGSTS"] > 0) == tensor_cores, (kernel.name, used)
+        assert (used.instructions["FFMA"] > 0) or tensor_cores
+    assert seen == set(QUICK) if quick else {name for name, _ in seen} == {k.name for k in KERNELS}
+
+
+@compiles
+@looks_inside
+def test_no_kernel_spills_and_tensor_cores_are_used():
+    check("sm_90", quick=True)
+
+
+@compiles
+@looks_inside
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", compiler.ARCHITECTURES)
+def test_no_kernel_spills_on_any_architecture(arch):
+    check(arch, quick=False)
+
+
+def test_kernels_are_chosen_by_target_and_precision():
+    p = Problem(16, 64, 14, 14, 64, block=32, nnzb=20, precision="f16")
+    assert kernels_for(gpu("sm_80")) is KERNELS
+    takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.block]
+    assert takers == ["conv2d_chwn_bsr_mma", "conv2d_chwn_bsr_panels"], "1x1: one tap"
+    assert pick(KERNELS, replace(p, precision="tf32"), gpu("sm_80")).name == "conv2d_chwn_bsr_mma"
+    assert pick(KERNELS, replace(p, block=8, precision="f32"), gpu("sm_80")).name == "conv2d_chwn_bsr_simt"
+    odd = replace(p, batch=3, kernel=(3, 3), padding=(1, 1, 1, 1))
+    takers = [c.kernel.name for c in candidates(KERNELS, odd, gpu("sm_80")) if c.problem.block]
+    assert takers == ["conv2d_chwn_bsr_mma"], "three images fill no vector"
+    with pytest.raises(ValueError, match="registers hold 8"):
+        pick(KERNELS, replace(p, block=32, precision="f32"), gpu("sm_80"))
+    assert [c.problem.block for c in candidates(KERNELS, replace(p, block=32, precision="f32"), gpu("sm_80"))] == [0]
+
+
+def test_precision_is_in_the_key_of_records_where_it_is_not_f32():
+    p = Problem(1, 4, 4, 4, 4)
+    assert "precision" not in p.to_json()
+    assert Problem.from_json(p.to_json()) == p
+    half = replace(p, precision="f16")
+    assert Problem.from_json(half.to_json()) == half
+    with pytest.raises(ValueError, match="f32, tf32, f16"):
+        replace(p, precision="bf16")

@@ -1,0 +1,159 @@
+"""What a manifest and a report say of a network: its layers, their blocks, and the run of imagenet.py that made it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from tvm.target import Target
+
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import Built, record
+from kerf.deploy.frontend.convert import Network
+from kerf.deploy.measure.environment import environment
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.report import claims, compare, inspect
+from kerf.deploy.runtime import bundle, gpu
+from kerf.kernels.kernel import dense_twin
+from kerf.tune.flags import Args
+from kerf.tune.search import Summary
+
+MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
+SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and of the others
+
+
+def layers(
+    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None, least: int
+) -> list[dict]:
+    """A row per layer: what computes it, and how long that and the dense kernel took when they were measured.
+
+    "block", "density" and "macs" are those of the kernel that runs: a layer with zero blocks that a dense kernel
+    computes has no block and density 1. "zeros" and "zero_blocks" are what its weights hold, in blocks of those that
+    were found in it, else of `least` output kernels.
+    """
+    rows = []
+    for name, layer in network.layers.items():
+        choice, p = built.choices[name], layer.problem
+        chosen = choice.problem
+        dense = record(dense_twin(p), built.target, book, versions)
+        # not the best record of the problem: the untuned network may have won, and runs another configuration
+        timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
+        own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
+        kept = inspect.kept_blocks(layer.weight, p.block or least) if p.groups == 1 else None
+        rows.append(
+            {
+                "name": name,
+                "op": "depthwise" if p.depthwise else layer.op,
+                "shape": p.describe(),
+                "block": f"{chosen.block}x1" if chosen.block else None,
+                "density": chosen.nnzb / kept.size if chosen.block else 1.0,
+                "weights": layer.weight.size,
+                "zeros": 1 - np.count_nonzero(layer.weight) / layer.weight.size,
+                "zero_blocks": None if kept is None else 1 - float(kept.mean()),
+                "macs": chosen.macs,
+                "macs_dense": dense_twin(p).macs,
+                "kernel": choice.kernel,
+                "together_with": built.pairs.get(name),
+                "config": dict(choice.config),
+                "kerf_us": own.us if own else None,
+                "dense_us": dense.us if dense else None,
+                "peak_share": chosen.macs / (own.us * peak) if own and peak else None,
+            }
+        )
+    return rows
+
+
+def manifest(network: Network, args: Args, built: Built, layers: list[dict]) -> dict:
+    target = built.target
+    return {
+        "model": args.onnx_path.name,
+        "model_sha256": bundle.sha256(args.onnx_path),
+        "input": list(network.input_shape),
+        "target": targets.describe(target),
+        "needs": targets.needs(target),
+        "threads": args.threads,
+        **({"precision": args.precision, "cuda_source": gpu.key(built.source)} if built.source else {}),
+        "tvm": environment()["versions"]["apache-tvm"],
+        "versions": environment()["versions"],
+        "layers": [{k: row[k] for k in MANIFEST} for row in layers],
+    }
+
+
+def used(book: RecordBook, network: Network) -> str:
+    """The records of this network's problems, as lines."""
+    wanted = {q.to_json() for layer in network.layers.values() for q in (layer.problem, dense_twin(layer.problem))}
+    return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
+
+
+def patterns(network: Network, layers: list[dict]) -> list[dict]:
+    """The block pattern of every layer that runs sparse, the largest first."""
+    sparse = sorted((row for row in layers if row["block"]), key=lambda row: -row["weights"])
+    limits = [SHOWN[0], *[SHOWN[1]] * len(sparse)]
+    return [
+        inspect.picture(row["name"], network.layers[row["name"]].weight, int(row["block"].removesuffix("x1")), limit)
+        for row, limit in zip(sparse, limits, strict=False)
+    ]
+
+
+def job(onnx_path: Path, report: dict, command: str) -> dict:
+    """What the folder of imagenet.py's run adds to a report: accuracy, training, other runs; and all commands."""
+    folder, found = onnx_path.parent, {"commands": [command]}
+    if onnx_path.name != "model.onnx" or not (folder / "summary.json").exists():
+        return found
+    summary = strict_json((folder / "summary.json").read_text())
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    found["training"] = [row for row in map(strict_json, lines) if row is not None]
+    if summary is not None:
+        found["accuracy"] = summary
+        found["commands"] = [*([summary["command"]] if summary.get("command") else []), command]
+        found["runs"] = compare.others(folder, summary, report)
+    return found
+
+
+def figures(args: Args, report: dict, search: Summary | None) -> dict:
+    """What --json says of a network that was built and raced: the figures of the table, without samples and layers."""
+    latency = {
+        engine: {key: found[key] for key in ("median", "p10", "p90")} for engine, found in report["latency_ms"].items()
+    }
+    same = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "speedup", "bytes")
+    accuracy = report.get("accuracy") or {}
+    return {
+        **{key: report[key] for key in same},
+        "latency_ms": latency,
+        "verdict": ": ".join(claims.verdict(report)),
+        "notes": claims.notes(report),
+        "accuracy": {key: accuracy.get(key) for key in ("top1_dense", "top1_pruned", "top1")},
+        "layers": len(report["layers"]),
+        "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
+        "tuning": tuning(search) if search else None,
+        "files": [str(args.out), *(str(args.out / f"report.{name}") for name in ("html", "json"))]
+        + ([str(args.records)] if args.trials else []),
+    }
+
+
+def tuning(s: Summary) -> dict:
+    """A search as plain values; times None where they were not measured."""
+    times = {"untuned_us": s.before_us, "tuned_us": s.after_us}
+    return {
+        **{key: getattr(s, key) for key in ("problems", "measured", "reused", "failed", "stopped")},
+        "seconds": s.seconds["total"],
+        **{key: value if math.isfinite(value) else None for key, value in times.items()},
+    }
+
+
+def unverified(args: Args, target: Target, reason: str) -> dict:
+    """What --json says of a bundle for a machine that this one is not."""
+    described = {"model": args.onnx_path.name, "target": targets.describe(target), "threads": args.threads}
+    return described | {"verified": False, "reason": reason, "files": [str(args.out)]}
+
+
+def strict_json(text: str) -> dict | None:
+    """None for a torn line, a row with NaN or no object: decoration of the report is no reason to fail."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

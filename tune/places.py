@@ -1,0 +1,204 @@
+"""Where candidates run: this machine, or the devices that a TVM RPC tracker knows under a key."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import tvm
+from tvm import rpc
+
+from kerf.deploy.measure.environment import provenance
+from kerf.deploy.runtime import gpu
+from kerf.deploy.runtime.session import use_threads
+from kerf.kernels.cpu.layout import from_planes, to_planes
+from kerf.kernels.cuda import KERNELS_VERSION as CUDA_VERSION
+from kerf.kernels.cuda.layout import from_rows, to_rows
+from kerf.kernels.problem import DTYPES
+
+PATIENCE = 30  # seconds to wait for a tracker or a free device
+
+
+class DeviceLost(RuntimeError):
+    """No device is left, or none becomes free."""
+
+
+class Place(Protocol):
+    """Pickled to the workers, which open sessions."""
+
+    patience: int  # seconds that opening one may take
+
+    def devices(self) -> int:
+        """How many races can run at once; 0 when there is nothing left to run on."""
+
+    def provenance(self) -> dict[str, str]:
+        """What records of this place are valid for, besides problem and target."""
+
+    def session(self, threads: int):
+        """Context: a session whose kernels run on ``threads`` threads."""
+
+    def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
+        """Where arrays of the session live."""
+
+    def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
+        """The module of a shared library that lies on this machine."""
+
+    tolerance: float  # of the largest output, for what a kernel computes
+
+    def pack(self, image: np.ndarray) -> np.ndarray:
+        """Images (n, c, h, w) as the kernels take them."""
+
+    def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Back to (n, c, h, w)."""
+
+
+class _OnPlanes:
+    """What kernels for CPUs take and give."""
+
+    tolerance: ClassVar[float] = 1e-4
+
+    def pack(self, image: np.ndarray) -> np.ndarray:
+        return to_planes(image)
+
+    def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return from_planes(image, shape)
+
+
+@dataclass(frozen=True)
+class Here(_OnPlanes):
+    """This machine, in the worker process itself."""
+
+    patience: ClassVar[int] = 0
+
+    def devices(self) -> int:
+        return 1
+
+    def provenance(self) -> dict[str, str]:
+        return provenance()
+
+    @contextmanager
+    def session(self, threads: int) -> Iterator[None]:
+        if threads == 1:  # one core for all samples of a race; several threads are the system's to place
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        use_threads(threads)
+        yield None
+
+    def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
+        return tvm.cpu()
+
+    def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
+        return tvm.runtime.load_module(path)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """This machine's GPU. Records name it where they would name the CPU."""
+
+    precision: str
+    patience: ClassVar[int] = 0
+
+    @property
+    def tolerance(self) -> float:
+        return {"f32": 1e-4, "tf32": 5e-3, "f16": 5e-3}[self.precision]
+
+    def devices(self) -> int:
+        return 1
+
+    def provenance(self) -> dict[str, str]:
+        return {**provenance(), "kernels": CUDA_VERSION, "cpu": tvm.cuda().device_name}
+
+    @contextmanager
+    def session(self, threads: int) -> Iterator[None]:
+        yield None
+
+    def device(self, session: None) -> tvm.runtime.Device:
+        return tvm.cuda()
+
+    def load(self, session: None, path: str) -> tvm.runtime.Module:
+        gpu.provide(Path(f"{path}.key").read_text(), Path(f"{path}.cubin").read_bytes())
+        return tvm.runtime.load_module(path)
+
+    def pack(self, image: np.ndarray) -> np.ndarray:
+        return to_rows(image.astype(DTYPES[self.precision]))
+
+    def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return from_rows(image, shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tracker(_OnPlanes):
+    """The devices registered under ``key`` at a tracker: python -m tvm.exec.rpc_tracker, and rpc_server on each.
+
+    A key stands for one type of device: records say "rpc:KEY" where they would name the CPU.
+    """
+
+    host: str
+    port: int
+    key: str
+    patience: ClassVar[int] = PATIENCE
+
+    @classmethod
+    def parse(cls, text: str, key: str) -> Tracker:
+        """HOST:PORT. Raises ValueError."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"--rpc {text!r}: expected HOST:PORT of a TVM RPC tracker")
+        if not key:
+            raise ValueError(f"--rpc {text}: which devices? Give the key they are registered under with --rpc_key")
+        return cls(host, int(port), key)
+
+    def devices(self) -> int:
+        """Registered under the key, busy or free. Raises DeviceLost when the tracker does not answer."""
+        servers = self._ask(lambda tracker: tracker.summary()["server_info"])
+        return sum(info["key"] == f"server:{self.key}" for info in servers)
+
+    def provenance(self) -> dict[str, str]:
+        return {**provenance(), "cpu": f"rpc:{self.key}"}
+
+    @contextmanager
+    def session(self, threads: int) -> Iterator[rpc.RPCSession]:
+        session = self._ask(lambda tracker: tracker.request(self.key))
+        try:
+            session.get_function("runtime.config_threadpool")(1, threads)
+            yield session
+        finally:
+            # not left to the last reference: after a retry TVM's request is a cycle that keeps the session, and with it
+            # the device, for which this process would wait in vain
+            with suppress(RuntimeError):  # the device has gone
+                session.get_function("CloseRPCConnection")()
+
+    def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
+        return session.cpu()
+
+    def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
+        # under a name of its own: a file that is loaded already must not be written over
+        name = path.strip(os.sep).replace(os.sep, ".")
+        session.upload(path, name)
+        return session.load_module(name)
+
+    def _ask(self, question: Callable[[rpc.TrackerSession], Any]) -> Any:
+        """The answer, within PATIENCE: TVM itself would wait for ever, and knocks for a minute where nobody listens."""
+        answer: list = []
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                socket.create_connection((self.host, self.port), timeout=5).close()
+                answer.append(question(rpc.connect_tracker(self.host, self.port)))
+            except Exception as error:
+                errors.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(PATIENCE)
+        if answer:
+            return answer[0]
+        reason = " ".join(str(errors[0]).split()) if errors else f"no device is free within {PATIENCE} s"
+        raise DeviceLost(f"tracker {self.host}:{self.port}, key {self.key}: {reason}")
