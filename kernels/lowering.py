@@ -10,6 +10,9 @@ from __future__ import annotations
 import tvm
 from tvm.target import Target
 
+# Keeps a local buffer on the stack, where LLVM turns it into registers.
+REGISTERS = {"disable_lower_builtin": True}
+
 
 def pass_context() -> tvm.transform.PassContext:
     """On top of the caller's own configuration, e.g. bound checks."""

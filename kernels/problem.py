@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from kerf.kernels.cpu.layout import pitch
-
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 # Of products, and the type of images: f32 is exact, tf32 has 10 bits of mantissa. Sums are float32 everywhere.
 DTYPES = {"f32": "float32", "tf32": "float32", "f16": "float16"}
@@ -69,16 +67,6 @@ class Problem:
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
         return (self.batch, self.out_channels, self.out_height, self.out_width)
-
-    @property
-    def in_planes(self) -> tuple[int, int, int]:
-        """The input as kernels take it, see kerf.kernels.cpu.layout."""
-        return (self.batch, self.in_channels, pitch(self.height * self.width))
-
-    @property
-    def out_planes(self) -> tuple[int, int, int]:
-        """The output (and the residual) as kernels write it."""
-        return (self.batch, self.out_channels, pitch(self.out_height * self.out_width))
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:

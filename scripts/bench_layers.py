@@ -28,7 +28,7 @@ from kerf.deploy.measure import bench
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.runtime.session import use_threads
 from kerf.kernels.cpu.fma_peak import macs_per_us
-from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels.cpu.layout import out_planes, to_planes
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
 
@@ -132,7 +132,7 @@ def kerf(layer, image: np.ndarray, target, threads: int) -> bench.Engine:
     choice = choose(layer.problem, target, RecordBook())
     p: Problem = choice.problem
     function = compile_func(choice.prim_func(target), target)["main"]
-    out = tvm.runtime.tensor(np.zeros(p.out_planes, np.float32))
+    out = tvm.runtime.tensor(np.zeros(out_planes(p), np.float32))
     arrays = [to_planes(image), *choice.pack(layer).values(), layer.bias]
     arguments = [*[tvm.runtime.tensor(a) for a in arrays], out]
     pixels = np.from_dlpack(out)[:, :, : p.out_height * p.out_width].reshape(p.out_shape)

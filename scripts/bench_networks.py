@@ -24,6 +24,7 @@ from kerf.compress.methods import METHODS
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import checkpoint
 from kerf.deploy.compiler import targets
 from kerf.deploy.export import export
@@ -118,7 +119,7 @@ def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:
     torch.manual_seed(0)
     model, example = create(arch, CLASSES, SIZE).eval(), torch.zeros(1, 3, SIZE, SIZE)
     if sparsity:
-        method = METHODS["one_by_n"](recipe.Settings(n, rearrange=True))
+        method = METHODS["one_by_n"](Settings(n, rearrange=True))
         recipe.prune(model, method, DependencyGraph.trace(model, example), example, sparsity)
     calibrate(model, SIZE)
     folder.mkdir(parents=True, exist_ok=True)

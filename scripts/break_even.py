@@ -20,7 +20,7 @@ from kerf.deploy.compiler import targets
 from kerf.deploy.report import inspect
 from kerf.kernels import KERNELS
 from kerf.kernels.bsr import BSR
-from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels.cpu.layout import out_planes, to_planes
 from kerf.kernels.kernel import pick
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
@@ -72,7 +72,7 @@ def timer(p: Problem, density: float):
     c = kernel.configs(p, target)[0]
     image = to_planes(rng.standard_normal(p.in_shape).astype(np.float32))
     arrays = [image, *kernel.pack(p, weights, c).values(), np.zeros(p.out_channels, np.float32)]
-    arguments = [tvm.runtime.tensor(array) for array in (*arrays, np.zeros(p.out_planes, np.float32))]
+    arguments = [tvm.runtime.tensor(array) for array in (*arrays, np.zeros(out_planes(p), np.float32))]
     module = compile_func(kernel.prim_func(p, c, target), target)
     evaluate = module.time_evaluator("main", tvm.cpu(), number=1, repeat=1, min_repeat_ms=2)
     return lambda: 1e6 * evaluate(*arguments).results[0]

@@ -24,6 +24,7 @@ from kerf.compress.models import create
 from kerf.compress.network import cost
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.loading import load_network
 from kerf.deploy.export import export
 from kerf.deploy.measure import bench
@@ -52,12 +53,12 @@ def main() -> int:
     dense = network(a.arch, a.classes, a.image_size, a.dense)
     narrow = network(a.arch, a.classes, a.image_size, a.narrow)
     if not a.narrow:
-        settings = recipe.Settings(by_macs=True, round_to=a.round_to)
+        settings = Settings(by_macs=True, round_to=a.round_to)
         prune(narrow, "l1", settings, example, 1 - a.flops_target)
     for model, given in ((dense, a.dense), (narrow, a.narrow)):
         if not given:
             calibrate(model, a.image_size)
-    blocks = recipe.Settings(a.N, rearrange=True)
+    blocks = Settings(a.N, rearrange=True)
     both, sparse = copy.deepcopy(narrow), copy.deepcopy(dense)
     for model in (both, sparse):
         prune(model, "one_by_n", blocks, example, a.sparsity)
@@ -80,7 +81,7 @@ def network(arch: str, classes: int, size: int, weights: Path | None) -> nn.Modu
     return model
 
 
-def prune(model: nn.Module, method: str, settings: recipe.Settings, example: torch.Tensor, sparsity: float) -> None:
+def prune(model: nn.Module, method: str, settings: Settings, example: torch.Tensor, sparsity: float) -> None:
     recipe.prune(model, METHODS[method](settings), DependencyGraph.trace(model, example), example, sparsity)
 
 

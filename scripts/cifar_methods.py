@@ -22,7 +22,7 @@ import methods_race
 from kerf import files
 from kerf.compress.command.method_table import removes
 from kerf.compress.methods import METHODS
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Granularity, OneByN, Patterns, Weight
 
 RATES = (0.5, 0.7)

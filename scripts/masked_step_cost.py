@@ -15,7 +15,8 @@ from kerf.compress.methods import METHODS
 from kerf.compress.models import create
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.train import autocast
 
 STEPS = 20

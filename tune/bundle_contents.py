@@ -11,7 +11,7 @@ from tvm.target import Target
 
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import Built, record
-from kerf.deploy.frontend.convert import Network
+from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import claims, compare, inspect

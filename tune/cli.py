@@ -15,13 +15,15 @@ import numpy as np
 
 from kerf import console
 from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built, build
-from kerf.deploy.frontend.convert import Network, convert
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.frontend.network import Network
 from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.measure.verify import ALLOWED, Mismatch, blame, verify
+from kerf.deploy.measure.verify import ALLOWED, Mismatch, verify
 from kerf.deploy.report import inspect, report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime import session as runtime

@@ -16,7 +16,7 @@ import numpy as np
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import record
 from kerf.deploy.frontend.convert import convert
-from kerf.deploy.frontend.passes.fuse_layers import Layer
+from kerf.deploy.frontend.network import Layer
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import Mismatch
 from kerf.deploy.report import inspect

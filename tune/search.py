@@ -21,8 +21,7 @@ from tvm.target import Target
 from kerf.deploy.compiler.build import choose
 from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.targets import describe
-from kerf.deploy.frontend.convert import Network
-from kerf.deploy.frontend.passes.fuse_layers import Layer
+from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.measure.record import Record, RecordBook, race_name
 from kerf.kernels import reference
 from kerf.kernels.cpu.layout import to_planes

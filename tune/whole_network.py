@@ -12,7 +12,7 @@ from tvm.target import Target
 
 from kerf.deploy.compiler.build import Built, Plan, compiled, plan
 from kerf.deploy.compiler.targets import describe
-from kerf.deploy.frontend.convert import Network
+from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, faster, race_name

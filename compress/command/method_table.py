@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kerf.compress.methods import METHODS
-from kerf.compress.pruning.recipe import Recipe, Schedule, Scope, Settings
+from kerf.compress.pruning.recipe import Recipe, Schedule
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import NOTHING
 from kerf.compress.units import weights
 from kerf.compress.units.channels import Channel

@@ -10,8 +10,9 @@ from kerf.compress.command.args import Args
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.composed import COMPOSED, PARTS, composed
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import OneByN
 

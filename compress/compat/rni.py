@@ -27,8 +27,9 @@ from kerf.compress.methods.slimming import slimming
 from kerf.compress.methods.ucs import ucs
 from kerf.compress.models import MODELS, create
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Recipe, Settings, check, prune
+from kerf.compress.pruning.recipe import Recipe, check, prune
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.train import Optim, State, evaluate, fit, plan_of

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import ChannelSet, DependencyGraph
 from kerf.compress.network.surgery import depthwise, tensor_at
-from kerf.compress.training.sample import Sample, evaluated, first, hooked
+from kerf.compress.network.watching import evaluated, hooked
+from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import ChannelUnits
 
 Measure = Callable[[Tensor], Tensor]  # maps (B, width, H, W) -> (B, width)

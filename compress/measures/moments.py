@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kerf.compress.training.sample import inputs
+from kerf.compress.network.watching import inputs
 
 Data = Iterable[tuple[Tensor, Tensor]]
 

@@ -23,8 +23,9 @@ from kerf.compress.network import surgery
 from kerf.compress.network.grafts import made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.global_batch import summed
 from kerf.compress.training.pressure import Plan, Pressure, Task

@@ -23,8 +23,9 @@ from kerf.compress.measures.clusters import CORRELATIONS, clusters, distances
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import ChannelSet, DependencyGraph
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 

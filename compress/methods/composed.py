@@ -19,7 +19,9 @@ from kerf.compress.methods.hessian import Curvature, Estimate
 from kerf.compress.methods.hrank import rank
 from kerf.compress.methods.lookahead import Lookahead
 from kerf.compress.pruning import criteria, removal, schedules, scopes
-from kerf.compress.pruning.recipe import Criterion, Observe, Recipe, Scope, Settings, nothing
+from kerf.compress.pruning.recipe import Criterion, Observe, Recipe, nothing
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Filter, Granularity, OneByN, Weight
 

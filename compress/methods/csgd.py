@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.units.channels import Channel, ChannelUnits

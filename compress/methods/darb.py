@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from kerf.compress.pruning import criteria, scopes
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Weight, WeightUnits
 
 

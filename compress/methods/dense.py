@@ -6,7 +6,8 @@ Differs: nothing.
 """
 
 from kerf.compress.pruning import criteria, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Weight
 
 

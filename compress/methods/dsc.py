@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, removal, schedules, scopes
-from kerf.compress.pruning.recipe import Criterion, Recipe, Scope, Settings
+from kerf.compress.pruning.recipe import Criterion, Recipe
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks, Shadows
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import Channel

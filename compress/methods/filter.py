@@ -7,7 +7,8 @@ Differs: filters are zeroed and stay in the network, as the 1xN authors do in th
 """
 
 from kerf.compress.pruning import criteria
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Filter
 
 

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from kerf.compress.measures.relevance import relevances
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure
-from kerf.compress.training.sample import Sample, evaluated, first
+from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 TINY = 1e-9

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from kerf.compress.network.grafts import affine
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules, scopes
-from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel

@@ -17,7 +17,9 @@ from kerf.compress.measures.curvature import Numbers, covariance, fisher, hutchi
 from kerf.compress.measures.moments import Data
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
-from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.weights import Weight, WeightUnits, averaged
 

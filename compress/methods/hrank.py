@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kerf.compress.measures.feature_maps import Activations
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 
 

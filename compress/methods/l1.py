@@ -7,7 +7,8 @@ Differs: the same share of every layer, where the paper skips layers and stages 
 """
 
 from kerf.compress.pruning import criteria, removal
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import ChannelSet, DependencyGraph
 from kerf.compress.network.surgery import depthwise
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.sample import Sample
 from kerf.compress.units.channels import by_channel
 from kerf.compress.units.weights import Weight, WeightUnits, averaged

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, removal, schedules, scopes
-from kerf.compress.pruning.recipe import Recipe, Scope, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.scopes import Scope
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import Shadows
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.weights import Granularity, OneByN, Weight, WeightUnits

@@ -10,7 +10,8 @@ Differs: there filters are sorted, pruned and the mask is put back in the old or
 """
 
 from kerf.compress.pruning import criteria
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN
 
 

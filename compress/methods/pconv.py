@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.sample import Sample
 from kerf.compress.units.weights import Patterns, WeightUnits, nearest

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.network.watching import hooked
 from kerf.compress.pruning import removal, schedules, scopes
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure, Task
-from kerf.compress.training.sample import Sample, first, hooked
+from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 LAST = 0.1  # the best tenth of a layer goes last

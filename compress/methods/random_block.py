@@ -8,7 +8,8 @@ Differs: blocks are drawn without replacement. The authors draw with it and so r
 import torch
 
 from kerf.compress.pruning import criteria
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN
 
 

@@ -28,8 +28,9 @@ from kerf.compress.network import surgery
 from kerf.compress.network.grafts import Grafts, made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules, scopes
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
 from kerf.compress.units.channels import ChannelUnits, Foldable

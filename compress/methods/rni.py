@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from kerf.compress.network.grafts import affine
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits
 

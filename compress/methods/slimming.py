@@ -10,7 +10,8 @@ Differs: exactly as many channels go as were asked for (the authors' threshold t
 from torch import Tensor, nn
 
 from kerf.compress.pruning import criteria, removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Pressure, Task
 from kerf.compress.units.channels import Channel
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, removal
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.schedules import Budget, Lessons, Phase
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
 from kerf.compress.units.channels import Channel, ChannelUnits

@@ -6,7 +6,8 @@ Differs: starts from trained weights as they are; the authors start γ at 0.5, t
 """
 
 from kerf.compress.pruning import criteria, removal
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 
 

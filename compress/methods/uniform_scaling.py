@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from kerf.compress.pruning import criteria, removal, schedules
-from kerf.compress.pruning.recipe import Criterion, Recipe, Schedule, Settings
+from kerf.compress.pruning.recipe import Criterion, Recipe, Schedule
 from kerf.compress.pruning.removal import Remove
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Units
 

@@ -6,7 +6,8 @@ Differs: the paper prunes and retrains in rounds; here once, as the 1xN authors 
 """
 
 from kerf.compress.pruning import criteria
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Weight
 
 

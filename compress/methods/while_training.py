@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from kerf.compress.measures import feature_maps
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits
 

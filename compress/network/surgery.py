@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import ChannelSet, DependencyGraph, Group
-from kerf.compress.training.sample import inputs
+from kerf.compress.network.watching import inputs
 
 
 @torch.no_grad()

@@ -6,24 +6,24 @@ A method fills the slots; nothing here asks which method it is.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import removal, schedules, scopes
 from kerf.compress.pruning.removal import Removal, Remove
 from kerf.compress.pruning.schedules import Budget, Phase
+from kerf.compress.pruning.scopes import Scope
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, Pressure
-from kerf.compress.training.sample import Sample, evaluated
+from kerf.compress.training.sample import Sample
 from kerf.compress.units.channels import ChannelUnits
 from kerf.compress.units.weights import Granularity, Units
 
 Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
-Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
 Observe = Callable[[nn.Module, DependencyGraph, Sequence[Units], Sample], None]
 
@@ -32,35 +32,6 @@ SAMPLE = 64  # images that show a removal what activations look like
 
 def nothing(model: nn.Module, graph: DependencyGraph, units: Sequence[Units], sample: Sample) -> None:
     """For criteria to which a unit says enough."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may choose about a method; each method takes what it needs."""
-
-    n: int = 16  # consecutive output kernels in a block
-    full: bool = False  # prune the classifier too
-    rearrange: bool = False
-    seed: int = 0
-    by_macs: bool = False  # the budget's sparsity is a share of the MACs, not of the channels
-    residual: bool | None = None  # prune channels that are sums of several layers too; None: as the method has it
-    skip: tuple[str, ...] = ()  # patterns of layers whose channels stay
-    min_width: int = 1  # channels that every layer keeps
-    round_to: int = 1  # widths are multiples of it
-
-    @property
-    def floors(self) -> dict[str, int]:
-        return {"least": self.min_width, "multiple": self.round_to}
-
-    @property
-    def uniform(self) -> Scope:
-        """The same share of every layer, such that channels, or MACs, fall by what is asked for."""
-        return partial(scopes.uniform_macs if self.by_macs else scopes.local, **self.floors)
-
-    @property
-    def pooled(self) -> Scope:
-        """The smallest scores of all layers together, until as many channels, or MACs, are gone."""
-        return partial(scopes.greedy_macs if self.by_macs else scopes.overall, **self.floors)
 
 
 @dataclass(frozen=True)

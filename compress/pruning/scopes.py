@@ -11,6 +11,8 @@ from torch import Tensor
 from kerf.compress.units.channels import ChannelUnits
 from kerf.compress.units.weights import Units
 
+Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
+
 
 def of_the_whole(scope: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
     """A scope whose ratio is a share of the network as it was traced: channels cut since then are the first to go.

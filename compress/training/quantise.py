@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from kerf.compress.network.watching import inputs
 from kerf.compress.training.masking import Shadows
-from kerf.compress.training.sample import inputs
 
 LEAST, MOST = 2, 8  # bits of a weight; of one bit, zero is the only value between −q and q
 LEVELS = 255  # of inputs

@@ -1,13 +1,12 @@
 """What data a criterion or a removal is shown, and the state in which it sees the network."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+
+from kerf.compress.network.watching import evaluated
 
 Sample = Callable[[], Iterator[tuple[Tensor, Tensor]]]  # batches of training images (B, C, H, W) and their labels (B,)
 
@@ -37,44 +36,9 @@ def first(sample: Sample, images: int) -> Iterator[tuple[Tensor, Tensor]]:
         images -= len(x)
 
 
-@contextlib.contextmanager
-def evaluated(model: nn.Module) -> Iterator[None]:
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Share of these images that are classified right."""
     with evaluated(model):
         hits = sum((model(x).argmax(1) == y).sum() for x, y in batches)
     return int(hits) / sum(len(y) for _, y in batches)
-
-
-@contextlib.contextmanager
-def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Removes the hooks when the block ends."""
-    handles = list(handles)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def inputs(
-    model: nn.Module, paths: Iterable[str], batches: Iterable[Tensor], see: Callable[[str, nn.Module, Tensor], None]
-) -> None:
-    """Shows `see` these modules and their inputs, batch by batch of images (B, C, H, W)."""
-
-    def hook(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        see(path, module, args[0])
-
-    with hooked(model.get_submodule(path).register_forward_pre_hook(partial(hook, path)) for path in paths):
-        for x in batches:
-            model(x)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from kerf.compress.data.batches import Batches, images_of
 from kerf.compress.data.sets import Data
+from kerf.compress.network.watching import evaluated
 from kerf.compress.training import distributed
 from kerf.compress.training.global_batch import global_batch
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import NOTHING, Plan, Pressure, Task
 from kerf.compress.training.progress import Reporter
-from kerf.compress.training.sample import Sample, Shown, evaluated
+from kerf.compress.training.sample import Sample, Shown
 
 
 @dataclass(frozen=True)

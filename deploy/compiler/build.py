@@ -18,7 +18,7 @@ from kerf.deploy.compiler.lower import lower
 from kerf.deploy.compiler.pairs import join
 from kerf.deploy.compiler.static_buffers import keep_buffers
 from kerf.deploy.compiler.targets import describe, linking, on_gpu, triple
-from kerf.deploy.frontend.convert import Network
+from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.kernels import BY_NAME, kernels_for

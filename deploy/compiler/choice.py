@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
-from kerf.deploy.frontend.passes.fuse_layers import Layer
+from kerf.deploy.frontend.network import Layer
 from kerf.kernels import BY_NAME, kernels_for
 from kerf.kernels.bsr import BSR
 from kerf.kernels.kernel import Config, candidates

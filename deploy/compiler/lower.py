@@ -21,8 +21,7 @@ from kerf.deploy.compiler.form import Form, form_of
 from kerf.deploy.compiler.layout_changes import call, reshaped
 from kerf.deploy.compiler.legalize import legalize
 from kerf.deploy.frontend import refusals
-from kerf.deploy.frontend.convert import Network
-from kerf.deploy.frontend.passes.fuse_layers import DOMAIN, OP
+from kerf.deploy.frontend.network import DOMAIN, OP, Network
 from kerf.kernels.cpu import expand_depthwise
 
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.deploy.frontend.convert import Network
-from kerf.deploy.frontend.passes.fuse_layers import DOMAIN
+from kerf.deploy.frontend.network import DOMAIN, Network
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
 
 

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
 from kerf.deploy.frontend import qdq, refusals
+from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph, read_model
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
-from kerf.deploy.frontend.passes.fuse_layers import Layer, fuse_layers
+from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.kernels.bsr import BSR
 
 NEARLY = 0.03  # share of blocks that taller ones may miss
-
-
-@dataclass(frozen=True)
-class Network:
-    """A graph whose layers are kerf::Layer nodes, and those layers by node name, in order of execution."""
-
-    path: Path
-    graph: Graph
-    layers: dict[str, Layer]
-    weights_bytes: int  # of the file's constants
-
-    @property
-    def input(self) -> onnx.ValueInfoProto:
-        return self.graph.inputs[0]
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.graph.shapes[self.input.name])
-
-    @property
-    def sparse_layers(self) -> list[str]:
-        return [name for name, layer in self.layers.items() if layer.problem.block]
 
 
 def convert(

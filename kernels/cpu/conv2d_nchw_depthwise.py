@@ -15,12 +15,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.emit.direct import REGISTERS
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.tiling import L1_FLOATS
 from kerf.kernels.cpu.isa import parallel_loop, vector_unit
-from kerf.kernels.cpu.layout import LINE
+from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import even_tiles, overrun, run, spans, splat
 
@@ -59,15 +59,15 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     chunk = -(-p.in_channels // CHUNKS)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_planes, "float32"))
+        x = T.arg("x", T.buffer(in_planes(p), "float32"))
         data, bias = declare(p)
-        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_planes, "float32"))
-        flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
+        residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(out_planes(p), "float32"))
+        flat = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data)
         emit = Channels(p, c, data, bias, Output.of(p, y, residual))
         with T.serial(0, p.batch) as image, parallel_loop(target)(0, CHUNKS) as k:
             first = T.Bind(k * chunk)
-            origin = (image * p.in_channels + first) * p.in_planes[2]
+            origin = (image * p.in_channels + first) * in_planes(p)[2]
             emit.channels(flat, origin, image, first, T.max(T.min(chunk, p.in_channels - first), 0))
     return builder.get()
 
@@ -75,7 +75,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
 def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
     """Vectors over an output row: (lanes, offsets)."""
     one = overrun(p.out_width, wide)
-    if one and p.out_height * p.out_width + one - p.out_width <= p.out_planes[2]:
+    if one and p.out_height * p.out_width + one - p.out_width <= out_planes(p)[2]:
         return one, [0]  # what is too much is in the next row, which is stored later, or in the padding
     return spans(p.out_width, wide)
 
@@ -94,7 +94,7 @@ class Channels:
 
     def channels(self, src, origin, image, first, count) -> None:
         """``count`` channels from ``first``, whose planes start at float ``origin`` of ``src``, a few at a time."""
-        planes, step = self.planes, self.p.in_planes[2]
+        planes, step = self.planes, in_planes(self.p)[2]
         if not planes.copied:
             with T.serial(0, count) as i:
                 self._channel(src, origin + i * step, image, T.Bind(first + i))

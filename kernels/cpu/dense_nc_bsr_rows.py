@@ -15,9 +15,10 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
-from kerf.kernels.cpu.emit.direct import REGISTERS
 from kerf.kernels.cpu.isa import parallel_loop, vector_unit
+from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, splat
 
@@ -50,13 +51,13 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     rows = -(-p.out_channels // p.block)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_planes, "float32"))
+        x = T.arg("x", T.buffer(in_planes(p), "float32"))
         data = T.arg("data", T.buffer((max(p.nnzb, 1), p.block), "float32"))
         indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
         indptr = T.arg("indptr", T.buffer((rows + 1,), "int32"))
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(out_planes(p), "float32"))
 
         with T.serial(0, p.batch) as n, parallel_loop(target)(0, rows) as b:
             acc = T.alloc_buffer((chains * p.block,), "float32", scope="local", annotations=REGISTERS)

@@ -13,9 +13,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.emit.direct import REGISTERS
 from kerf.kernels.cpu.isa import parallel_loop, vector_unit
+from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, splat
 
@@ -53,11 +54,11 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
     blocks = -(-p.out_channels // columns)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_planes, "float32"))
+        x = T.arg("x", T.buffer(in_planes(p), "float32"))
         data = T.arg("data", T.buffer((blocks, p.in_channels, columns), "float32"))
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-        residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
-        y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
+        y = T.arg("y", T.buffer(out_planes(p), "float32"))
         with T.serial(0, p.batch) as n, parallel_loop(target)(0, blocks) as b:
             acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
             runs = [run(v * lanes, lanes) for v in range(vectors)]

@@ -20,6 +20,7 @@ from kerf.kernels.cpu.emit.direct import Emit
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.tiling import L2_FLOATS
+from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.problem import Problem
 
 # A tile's channels read all their inputs' planes, where tiles of pixels would read a few pixels of them: so many planes
@@ -37,7 +38,7 @@ def refuses(first: Problem, second: Problem) -> str | None:
         return f"{second.describe()} is no depthwise convolution of {first.describe()}"
     if first.residual or second.residual:
         return "a residual sum in between"
-    size = 4 * math.prod(first.out_planes[1:])
+    size = 4 * math.prod(out_planes(first)[1:])
     if size < LEAST_BYTES:
         return f"{size} bytes between them, fewer than {LEAST_BYTES}"
     sweeps = (first.nnzb if first.block else first.in_channels * first.out_channels / 8) / first.out_channels
@@ -56,15 +57,15 @@ def prim_func(
     weights, planes = FIRST[kernel].weights(first, c), Planes.of(first)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(first.in_planes, "float32"))
+        x = T.arg("x", T.buffer(in_planes(first), "float32"))
         weights.declare()
         bias = T.arg("bias", T.buffer((first.out_channels,), "float32"))
         filters, filter_bias = conv2d_nchw_depthwise.declare(second, "filter")
-        y = T.arg("y", T.buffer(second.out_planes, "float32"))
+        y = T.arg("y", T.buffer(out_planes(second), "float32"))
         after = conv2d_nchw_depthwise.Channels(second, depthwise, filters, filter_bias, Output.of(second, y, None))
-        flat = T.decl_buffer((math.prod(first.in_planes),), "float32", data=x.data)
+        flat = T.decl_buffer((math.prod(in_planes(first)),), "float32", data=x.data)
         with T.serial(0, first.batch) as image:
-            origin = image * math.prod(first.in_planes[1:])
+            origin = image * math.prod(in_planes(first)[1:])
 
             def both(b, first_row, rows, image=image, origin=origin):
                 channel = T.Bind(b * weights.height + first_row)
@@ -80,7 +81,7 @@ class _Between(Output):
     """The planes of ``rows`` channels from ``channel``, in memory of their own."""
 
     def __init__(self, p: Problem, rows: int, channel):
-        super().__init__(p, T.alloc_buffer((rows * p.out_planes[2],), "float32"))
+        super().__init__(p, T.alloc_buffer((rows * out_planes(p)[2],), "float32"))
         self.channel = channel
 
     def plane(self, image, channel):

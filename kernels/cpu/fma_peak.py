@@ -8,9 +8,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.emit.direct import REGISTERS
 from kerf.kernels.cpu.isa import vector_unit
-from kerf.kernels.lowering import compile_func
+from kerf.kernels.lowering import REGISTERS, compile_func
 
 CHAINS = 12  # enough independent chains to hide the latency of two multiply-add pipes
 STEPS = 1 << 16

@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from kerf.kernels.problem import Problem
+
 LINE = 16  # floats of a cache line, and the widest vector
 
 
 def pitch(pixels: int) -> int:
     """Floats from one plane of ``pixels`` to the next."""
     return pixels if pixels < LINE else -(-pixels // LINE) * LINE
+
+
+def in_planes(p: Problem) -> tuple[int, int, int]:
+    """The shape of the input as kernels take it: (n, c, pitch)."""
+    return (p.batch, p.in_channels, pitch(p.height * p.width))
+
+
+def out_planes(p: Problem) -> tuple[int, int, int]:
+    """The shape of the output, and of the residual, as kernels write it."""
+    return (p.batch, p.out_channels, pitch(p.out_height * p.out_width))
 
 
 def to_planes(x: np.ndarray) -> np.ndarray:

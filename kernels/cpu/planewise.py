@@ -12,11 +12,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.emit.direct import REGISTERS
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.isa import parallel_loop, vector_unit
-from kerf.kernels.cpu.layout import LINE, pitch
+from kerf.kernels.cpu.layout import LINE, in_planes, out_planes, pitch
+from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, spans, splat
 
@@ -116,12 +116,12 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(p.in_planes, "float32"))
-        y = T.arg("y", T.buffer(p.out_planes, "float32"))
+        x = T.arg("x", T.buffer(in_planes(p), "float32"))
+        y = T.arg("y", T.buffer(out_planes(p), "float32"))
         out = Output.of(p, y, None)
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
-            source, origin = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data), plane * p.in_planes[2]
+            source, origin = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data), plane * in_planes(p)[2]
             if planes.copied:
                 copy = T.alloc_buffer((planes.scratch(1),), "float32")
                 planes.emit_copy(source, origin, copy, 1, lanes, T.serial, fill=LOWEST)

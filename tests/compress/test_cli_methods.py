@@ -4,7 +4,7 @@ import pytest
 
 from kerf.compress import cli
 from kerf.compress.methods import METHODS
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from tests.compress.test_cli_channels import SMALL
 from tests.helpers.attaching import quickly

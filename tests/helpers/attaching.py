@@ -7,7 +7,7 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.models import MODELS, create
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.random_networks import difference, images, randomise
 

@@ -28,12 +28,14 @@ from kerf.compress.methods.drl.bit_widths import WHOLE, BitWidths, Numbers
 from kerf.compress.methods.drl.layer_features import constant, state
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import removal, schedules
-from kerf.compress.pruning.recipe import Recipe, Settings
+from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import NOTHING
 from kerf.compress.training.quantise import LEAST
-from kerf.compress.training.sample import Sample, accuracy, evaluated, first, held_out
+from kerf.compress.training.sample import Sample, accuracy, first, held_out
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
 
 LOWEST = 0.2  # share of a layer's channels that an action keeps

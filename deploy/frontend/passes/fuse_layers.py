@@ -7,28 +7,13 @@ Result: one node kerf::Layer (inputs: x, [residual]) and a Layer that holds the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 from onnx import helper
 
+from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
 from kerf.kernels.problem import Problem
-
-OP = "Layer"
-DOMAIN = "kerf"
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One fused layer. weight: (O, I / groups, kh, kw) float32, bias: (O,) float32; ``problem`` has dense weights."""
-
-    name: str
-    op: str  # "conv" or "dense"
-    problem: Problem
-    weight: np.ndarray
-    bias: np.ndarray
 
 
 def fuse_layers(graph: Graph) -> dict[str, Layer]:

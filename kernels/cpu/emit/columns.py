@@ -29,11 +29,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.emit.direct import REGISTERS, Weights, parameters
+from kerf.kernels.cpu.emit.direct import parameters
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.sharing import busiest, in_parts, in_turn, splits, sub_rows, waits
 from kerf.kernels.cpu.emit.tiling import VISIT_CYCLES
+from kerf.kernels.cpu.emit.weight_format import Weights
 from kerf.kernels.cpu.isa import vector_unit
+from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import even_tiles, every, run, splat
 

@@ -15,9 +15,8 @@ stored blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
@@ -28,36 +27,15 @@ from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.sharing import busiest, in_parts, in_turn, splits, sub_rows, waits
 from kerf.kernels.cpu.emit.tiling import L1_FLOATS, L2_FLOATS, MAX_TAIL, Tiling
+from kerf.kernels.cpu.emit.weight_format import Weights
 from kerf.kernels.cpu.isa import parallel_loop, vector_unit
-from kerf.kernels.cpu.layout import LINE
+from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import prefetch, run, spans, splat
 
-# Keeps a local buffer on the stack, where LLVM turns it into registers; see kerf.kernels.lowering.
-REGISTERS = {"disable_lower_builtin": True}
 LEAST_USES = 4  # of what is fetched ahead; less work would not cover the asking
 MAX_UNROLLED_TAPS = 9  # larger kernels loop over their rows, to bound code size
-
-
-class Weights(Protocol):
-    """A weight format inside the function being built."""
-
-    height: int  # output channels of a block row
-    rows: int  # full block rows; out_channels - rows * height channels make one more, short
-    parts: int  # threads that share the work
-
-    def declare(self) -> None:
-        """Add the format's arrays to the function's parameters."""
-
-    def share(self, k) -> tuple:
-        """(begin, end) of thread k's block rows, the short one counted."""
-
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[object, Callable]]:
-        """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, r or ramp)), r
-        of the ``rows`` channels from ``first_row``.
-
-        Offsets are in floats, in steps of what the format was told a channel takes.
-        """
 
 
 def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float) -> list[tuple[float, dict]]:
@@ -87,7 +65,7 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
                         reach = per_group * planes.channel if order == "blocks" else panel * largest
                         panels = -(-per_group // panel)
                         cost = sweeps * tiling.cycles(height, inputs, panels, reach)
-                        cost += math.prod(p.out_planes[1:]) / LINE * _store_cycles(p, tiling, order)
+                        cost += math.prod(out_planes(p)[1:]) / LINE * _store_cycles(p, tiling, order)
                         cost += _copy_cycles(p, planes)
                         for split in splits(target, tiling.total if order == "tiles" else 0):
                             shared = p.batch * (cost * busiest(p, {**c, **split}, tiling.runs) + waits(p, split))
@@ -117,7 +95,7 @@ def _store_cycles(p: Problem, tiling: Tiling, order: str) -> float:
     """A line, beyond what the tile's own stores cost: images past the second-level cache wait for lines they replace,
     and the longer the further apart these are.
     """
-    if math.prod(p.out_planes[1:]) > L2_FLOATS:
+    if math.prod(out_planes(p)[1:]) > L2_FLOATS:
         return 10 if order == "tiles" else 3
     return 3 if tiling.needs_scratch else 0
 
@@ -129,10 +107,10 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
         T.func_name("main")
         x, bias, out = parameters(p, weights)
         emit = Emit(p, c, planes, weights, bias, out)
-        flat = T.decl_buffer((math.prod(p.in_planes),), "float32", data=x.data)
+        flat = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data)
         padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
         with T.serial(0, p.batch) as image:
-            origin = image * math.prod(p.in_planes[1:])
+            origin = image * math.prod(in_planes(p)[1:])
             if padded is None:
                 emit.image(flat, origin, image)
             else:
@@ -143,11 +121,11 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
 
 def parameters(p: Problem, weights: Weights) -> tuple:
     """Declare (x, *weights, bias, [residual], y) of the function being built: (x, bias, where results go)."""
-    x = T.arg("x", T.buffer(p.in_planes, "float32"))
+    x = T.arg("x", T.buffer(in_planes(p), "float32"))
     weights.declare()
     bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
-    residual = T.arg("residual", T.buffer(p.out_planes, "float32")) if p.residual else None
-    y = T.arg("y", T.buffer(p.out_planes, "float32"))
+    residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
+    y = T.arg("y", T.buffer(out_planes(p), "float32"))
     return x, bias, Output.of(p, y, residual)
 
 

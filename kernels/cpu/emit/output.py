@@ -6,7 +6,7 @@ import math
 
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.layout import LINE
+from kerf.kernels.cpu.layout import LINE, out_planes
 from kerf.kernels.epilogue import ACTIVATION
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, splat
@@ -17,13 +17,13 @@ class Output:
 
     def __init__(self, p: Problem, y, residual=None):
         """``y`` and ``residual`` are flat."""
-        self.p, self.pitch, self.y, self.residual = p, p.out_planes[2], y, residual
+        self.p, self.pitch, self.y, self.residual = p, out_planes(p)[2], y, residual
 
     @classmethod
     def of(cls, p: Problem, y, residual) -> Output:
         """Of the function's parameters y and residual."""
         flat = [
-            T.decl_buffer((math.prod(p.out_planes),), "float32", data=b.data) for b in (y, residual) if b is not None
+            T.decl_buffer((math.prod(out_planes(p)),), "float32", data=b.data) for b in (y, residual) if b is not None
         ]
         return cls(p, *flat)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.layout import LINE, pitch
+from kerf.kernels.cpu.layout import LINE, in_planes, pitch
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import every, overrun, run, spans
 
@@ -76,7 +76,7 @@ class Planes:
         # columns that are pixels in every phase are split from whole vectors, the one or two others float by float
         common = max(begin for begin, _ in runs), min(stop for _, stop in runs)
         with loop(0, count) as c:
-            image = T.Bind(origin + c * p.in_planes[2])
+            image = T.Bind(origin + c * in_planes(p)[2])
             for a in range(used[0]):
                 # rows first_row .. last_row-1 of this phase are rows of the image, the others zero padding
                 first_row = max(0, -((a - top) // sh))
@@ -126,7 +126,7 @@ class Planes:
         step, offsets = spans(stop - begin, lanes)
         one = overrun(stop - begin, lanes)
         more = one - (stop - begin)
-        inside = self.p.height * self.p.width + more <= self.p.in_planes[2] and begin + one <= 2 * self.pitch
+        inside = self.p.height * self.p.width + more <= in_planes(self.p)[2] and begin + one <= 2 * self.pitch
         if one and inside and self.p.padding[2]:
             step, offsets = one, [0]  # what is too much is in the next row, which is written later
         for o in offsets:

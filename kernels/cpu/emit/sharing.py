@@ -6,17 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.cpu.emit.weight_format import Weights
 from kerf.kernels.cpu.isa import threads
-from kerf.kernels.cpu.layout import LINE
+from kerf.kernels.cpu.layout import LINE, in_planes
 from kerf.kernels.problem import Problem
-
-if TYPE_CHECKING:
-    from kerf.kernels.cpu.emit.direct import Weights
 
 REMOTE_CYCLES, WEIGHT_CYCLES = 8, 4  # a line: out of another core's cache; of weights, which are asked for ahead
 
@@ -59,7 +56,7 @@ def waits(p: Problem, c: dict) -> float:
     if c.get("split") == "pixels":
         floats = p.taps * (p.nnzb * p.block if p.block else p.in_channels // p.groups * p.out_channels)
         return (1 - 1 / parts) * floats / LINE * WEIGHT_CYCLES
-    return (1 - 1 / parts) * math.prod(p.in_planes[1:]) / LINE * REMOTE_CYCLES
+    return (1 - 1 / parts) * math.prod(in_planes(p)[1:]) / LINE * REMOTE_CYCLES
 
 
 def sub_rows(height: int, most: int, body: Callable) -> None:

@@ -9,7 +9,7 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.ezcrop import spectral_tail
 from kerf.compress.methods.hrank import rank
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from tests.helpers.attaching import traced
 

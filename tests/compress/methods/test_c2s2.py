@@ -6,7 +6,7 @@ from torch import nn
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.c2s2 import binary, cost_aware
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import ARCHS, BY_MACS, attached, plan, traced
 from tests.helpers.random_networks import difference

@@ -12,9 +12,9 @@ from kerf.compress.models import create
 from kerf.compress.network import cost, surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe, removal
-from kerf.compress.pruning.recipe import Settings
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Pressure
 from kerf.compress.training.train import Optim, make_task

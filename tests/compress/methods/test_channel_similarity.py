@@ -10,7 +10,8 @@ from kerf.compress.measures import moments
 from kerf.compress.measures.clusters import CORRELATIONS, clusters, distances
 from kerf.compress.methods import METHODS
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.random_networks import difference, images
 
 BETA, GAMMA = torch.tensor([0.1, 0.2], dtype=torch.double), torch.tensor([1.0, 0.9], dtype=torch.double)

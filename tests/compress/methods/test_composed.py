@@ -14,9 +14,10 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.composed import PARTS, composed
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from kerf.compress.units.channels import Channel

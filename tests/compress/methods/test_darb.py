@@ -7,7 +7,8 @@ import torch
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.darb import block_max, lengths
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.attaching import traced
 
 ROW = torch.tensor([0.1, -0.9, 0.3, 0.2, 0.5, 0.4, -0.6, 0.05]).abs()

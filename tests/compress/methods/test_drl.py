@@ -9,10 +9,11 @@ from kerf.compress.measures import least_squares
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.drl import ddpg
 from kerf.compress.methods.drl.drl import REWARDS, WidthWalk, accuracy, kept_width, wall
+from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import recipe, removal
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks
-from kerf.compress.training.sample import Shown, evaluated
+from kerf.compress.training.sample import Shown
 from tests.helpers.attaching import BY_MACS, FEW, traced
 from tests.helpers.random_networks import difference
 

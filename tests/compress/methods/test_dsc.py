@@ -5,7 +5,7 @@ import torch
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.dsc import left
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.attaching import plan, traced
 
 

@@ -9,8 +9,8 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.frs import class_weights, events, scored
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.recipe import Settings
 from kerf.compress.pruning.scopes import overall
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from kerf.compress.units.channels import Channel
 from tests.helpers.attaching import BY_MACS, SLOW_DENSENET, attached_and_folded, traced

@@ -7,7 +7,7 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.gate_decorator import GatedBatchNorm2d, gate, ungate
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.attaching import BY_MACS, plan, traced
 from tests.helpers.random_networks import difference
 

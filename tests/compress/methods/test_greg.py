@@ -9,7 +9,7 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.greg import going
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.attaching import BY_MACS, plan, traced
 
 AUTHORS = 10**8  # steps: enough for the authors' own pace

@@ -9,7 +9,8 @@ from kerf.compress.measures.curvature import Numbers
 from kerf.compress.methods import METHODS
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria
-from kerf.compress.pruning.recipe import Settings, prune, scores
+from kerf.compress.pruning.recipe import prune, scores
+from kerf.compress.pruning.settings import Settings
 
 NUMBERS = Numbers(images=64, probes=64, damping=0.0, seed=0)
 

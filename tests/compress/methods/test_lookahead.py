@@ -5,7 +5,8 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.lookahead import Lookahead
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Weight
 
 

@@ -10,9 +10,10 @@ from kerf.compress.methods import METHODS
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from kerf.compress.units.channels import Channel

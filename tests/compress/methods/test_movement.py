@@ -7,7 +7,7 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.movement import cubic, straight
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN, Weight
 from tests.helpers.attaching import plan, traced
 

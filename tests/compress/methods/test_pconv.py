@@ -21,9 +21,10 @@ from kerf.compress.methods.pconv import (
 )
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from kerf.compress.units.weights import Patterns, nearest

@@ -5,7 +5,7 @@ import torch
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.play_and_prune import candidates, controller, most, norms
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import SLOW_DENSENET, attached_and_folded, traced
 from tests.helpers.random_networks import difference

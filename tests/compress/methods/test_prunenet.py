@@ -7,7 +7,7 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.prunenet import carried, contributions, shares
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from tests.helpers.attaching import BY_MACS, SLOW_DENSENET, attached_and_folded, plan, traced
 from tests.helpers.random_networks import images

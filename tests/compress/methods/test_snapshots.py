@@ -10,9 +10,9 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.snapshots import Adam
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.attaching import attached_and_folded, plan
 
 

@@ -5,8 +5,9 @@ from kerf.compress.methods import METHODS
 from kerf.compress.models import create
 from kerf.compress.network import cost
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 
 
 def test_half_the_widths_of_resnet18():

@@ -4,8 +4,8 @@ import torch
 from kerf.compress.measures import feature_maps
 from kerf.compress.methods import METHODS
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.recipe import Settings
 from kerf.compress.pruning.scopes import local
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import plan, traced
 from tests.helpers.random_networks import difference

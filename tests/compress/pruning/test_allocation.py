@@ -15,8 +15,9 @@ from kerf.compress.methods import METHODS
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import allocation, scopes, sensitivity
-from kerf.compress.pruning.recipe import Settings, prune
+from kerf.compress.pruning.recipe import prune
 from kerf.compress.pruning.sensitivity import GRID, share_out
+from kerf.compress.pruning.settings import Settings
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 

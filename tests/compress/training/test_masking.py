@@ -11,9 +11,10 @@ from kerf.compress.models import MODELS, create
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.recipe import Settings, check
+from kerf.compress.pruning.recipe import check
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
+from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import NOTHING

@@ -14,11 +14,12 @@ import tvm
 from tvm import relax
 
 from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Plan, build, compiled
 from kerf.deploy.compiler.choice import Choice
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.measure.verify import Mismatch, blame, relative_error, verify
+from kerf.deploy.measure.verify import Mismatch, relative_error, verify
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime import session as runtime
 from kerf.kernels import KERNELS

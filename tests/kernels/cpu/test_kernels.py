@@ -14,7 +14,7 @@ from kerf.kernels import KERNELS, reference
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
 from kerf.kernels.cpu.emit.sharing import busiest
-from kerf.kernels.cpu.layout import from_planes, to_planes
+from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import ACTIVATIONS, Problem
@@ -84,7 +84,7 @@ def layer(p: Problem, density: float, seed: int = 0):
 
 def check(kernel, p, c, w, bias, x, residual, target=HOST):
     weights = BSR.from_conv(w, p.block) if p.block else w
-    out = tvm.runtime.tensor(np.full(p.out_planes, np.nan, np.float32))
+    out = tvm.runtime.tensor(np.full(out_planes(p), np.nan, np.float32))
     planes = [to_planes(a) for a in (x, *residual)]
     arrays = [planes[0], *kernel.pack(p, weights, c).values(), bias, *planes[1:]]
     compile_func(kernel.prim_func(p, c, target), target)["main"](*[tvm.runtime.tensor(a) for a in arrays], out)
@@ -142,7 +142,7 @@ def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
     weights = BSR.from_conv(w, first.block) if first.block else w
     packed = [*taker.pack(first, weights, c).values(), bias]
     packed += [*conv2d_nchw_depthwise.pack(second, filters, depthwise).values(), filter_bias]
-    out = tvm.runtime.tensor(np.full(second.out_planes, np.nan, np.float32))
+    out = tvm.runtime.tensor(np.full(out_planes(second), np.nan, np.float32))
     func["main"](*[tvm.runtime.tensor(a) for a in (to_planes(x), *packed)], out)
     truth = reference.conv2d(second, reference.conv2d(first, x, w, bias), filters, filter_bias)
     assert np.isfinite(out.numpy()).all()

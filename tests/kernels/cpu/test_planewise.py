@@ -8,7 +8,7 @@ from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
 from kerf.kernels.cpu import planewise
-from kerf.kernels.cpu.layout import from_planes, to_planes
+from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
 
@@ -71,7 +71,7 @@ POOLS = {
 @pytest.mark.parametrize("p", POOLS.values(), ids=POOLS)
 def test_max_pool_of_negative_numbers(p):
     x = -np.random.default_rng(0).random(p.in_shape, np.float32) - 1  # padding with zeros would win
-    planes = run(planewise.max_pool(p, TARGETS["host"]), TARGETS["host"], to_planes(x), out=p.out_planes)
+    planes = run(planewise.max_pool(p, TARGETS["host"]), TARGETS["host"], to_planes(x), out=out_planes(p))
     assert np.isfinite(planes).all()
     y = from_planes(planes, p.out_shape)
     truth = torch.nn.functional.max_pool2d(torch.from_numpy(x), p.kernel, p.stride, p.padding[:2], p.dilation)
