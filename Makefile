@@ -5,9 +5,9 @@
 PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
-RUN := $(VENV)/bin/python
+RUN := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo check test lint types format bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); false)
@@ -20,12 +20,22 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
+check: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m quick
+
 bench: $(VENV)/installed
 	$(RUN) scripts/bench_networks.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(MAKE) --no-print-directory types
+
+# mypy looks for kerf.compress in kerf/, where it lies when installed: a folder of links shows it so
+types: $(VENV)/installed
+	rm -rf build/types/kerf && mkdir -p build/types/kerf
+	ln -s $(CURDIR)/kerf/*.py $(CURDIR)/kerf/py.typed $(addprefix $(CURDIR)/,compress deploy kernels tune) build/types/kerf/
+	cd build/types && $(RUN) -m mypy --config-file ../../pyproject.toml -p kerf
 
 format: $(VENV)/installed
 	$(RUN) -m ruff check --fix .

@@ -39,6 +39,7 @@ from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids, quantised, to_json
 from kerf.compress.training.train import Metrics, Optim, evaluate, skipped_images
 from kerf.compress.units.weights import OneByN
+from kerf.errors import BadInput
 
 WRITTEN = ("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint")
 WRITTEN += ("allocation.json", "sensitivity*.json", "sensitivity*.svg", "tensorboard")
@@ -89,7 +90,7 @@ def prepare(args: Args) -> Job:
     """Reads and checks all input before anything is trained or written. Raises ValueError or OSError with one line."""
     method, device = method_of(args), device_of(args)
     if args.arch not in MODELS:
-        raise ValueError(f"unknown --arch {args.arch}: expected one of {', '.join(MODELS)}")
+        raise BadInput(f"unknown --arch {args.arch}: expected one of {', '.join(MODELS)}")
     if args.tensorboard:
         writer()
     weights = args.pruned_model or args.pretrained_model
@@ -114,11 +115,9 @@ def prepare(args: Args) -> Job:
     )
     trains = not args.pruned_model and (args.finetune_epochs or args.recalibrate or (args.num_epochs and not weights))
     if trains and data.train is None:
-        raise ValueError(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
+        raise BadInput(f"{args.data_path} has no train folder: give --num_epochs 0, or --evaluate FILE")
     if trains and (batch := images_of(data.train)) < distributed.world():
-        raise ValueError(
-            f"{batch} images in a training batch for {distributed.world()} processes: expected one for each"
-        )
+        raise BadInput(f"{batch} images in a training batch for {distributed.world()} processes: expected one for each")
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == "torchvision")
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)

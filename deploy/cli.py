@@ -14,6 +14,7 @@ from kerf import files
 from kerf.console import Parser
 from kerf.deploy.report import compare, figures, inspect, tables
 from kerf.deploy.runtime import session
+from kerf.errors import BadInput
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,11 +50,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def show(args: argparse.Namespace) -> dict:
     if args.picture and not args.layer:
-        raise ValueError("--picture is of one layer: give --layer NAME")
+        raise BadInput("--picture is of one layer: give --layer NAME")
     is_bundle = (args.file / "manifest.json").is_file()
     if args.layer:
         if is_bundle:
-            raise ValueError(f"--layer: {args.file} holds packed weights; give the .onnx file or the checkpoint")
+            raise BadInput(f"--layer: {args.file} holds packed weights; give the .onnx file or the checkpoint")
         return draw(args)
     found = tables.of_bundle(args.file) if is_bundle else tables.of_network(args.file, args.bsr)
     if not args.json:
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> dict:
     try:
         x = np.load(args.input, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{args.input}: not an .npy array ({error})") from error
+        raise BadInput(f"{args.input}: not an .npy array ({error})") from error
     y = session.load(args.bundle).run(x)
     with args.output.open("wb") as file:
         np.save(file, y)

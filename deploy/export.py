@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from kerf import files
 from kerf.deploy.frontend import qdq
+from kerf.errors import BadInput
 
 OPSET = 18
 ATEN = torch.ops.aten
@@ -77,7 +78,7 @@ def refuse_nonfinite(model: nn.Module) -> None:
     """Raises ValueError naming the first parameter or buffer with a NaN or an infinity."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} has NaN or infinite values; export needs finite weights: train or load again")
+            raise BadInput(f"{name} has NaN or infinite values; export needs finite weights: train or load again")
 
 
 def trace(model: nn.Module, example: Tensor) -> GraphModule:
@@ -88,11 +89,11 @@ def trace(model: nn.Module, example: Tensor) -> GraphModule:
         graph_module = torch.export.export(model, (example,)).module(check_guards=False)
     except Exception as error:  # whatever the model or the tracer throws, the caller gets one line
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
+        raise BadInput(
             f"{type(model).__name__} cannot be traced with an input of shape {tuple(example.shape)}: {reason[0]}"
         ) from error
     if not isinstance(output, Tensor):
-        raise ValueError(f"{type(model).__name__} returns {type(output).__name__}; export expects a single tensor")
+        raise BadInput(f"{type(model).__name__} returns {type(output).__name__}; export expects a single tensor")
     return graph_module
 
 
@@ -181,7 +182,7 @@ def check_weights(file: onnx.ModelProto, module: GraphModule) -> None:
     stored = {i.name: numpy_helper.to_array(i) for i in file.graph.initializer}
     for node in file.graph.node:
         if node.op_type == "Conv" and node.input[1] not in stored:
-            raise ValueError(
+            raise BadInput(
                 f"the weight of convolution {node.name} is computed by the network; export needs it as a parameter: "
                 "bake masks and re-parametrisations into the weight first"
             )
@@ -189,7 +190,7 @@ def check_weights(file: onnx.ModelProto, module: GraphModule) -> None:
     parameters = dict(module.named_parameters())
     for node in module.graph.nodes:
         if node.target in CONVOLUTIONS and digest(parameters[node.args[1].target].numpy()) not in digests:
-            raise ValueError(
+            raise BadInput(
                 f"{node.args[1].target} was altered by the ONNX exporter; this is a defect, please report it"
             )
 
@@ -220,10 +221,10 @@ def compare(
             expected = reference(x).numpy()
         (actual,) = session.run(None, {"input": x.numpy()})
         if actual.shape != expected.shape:
-            raise ValueError(f"ONNX Runtime returns shape {actual.shape} where torch returns {expected.shape}")
+            raise BadInput(f"ONNX Runtime returns shape {actual.shape} where torch returns {expected.shape}")
         error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
         if not error <= tolerance:  # also true for NaN
-            raise ValueError(
+            raise BadInput(
                 f"ONNX Runtime and torch differ by {error:.1e} relative, more than the {tolerance:.0e} allowed; "
                 "nothing was written"
             )

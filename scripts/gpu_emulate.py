@@ -22,7 +22,8 @@ from kerf.deploy.compiler.build import choose
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.measure.verify import Mismatch, verify
+from kerf.deploy.measure.verify import verify
+from kerf.errors import Mismatch
 from kerf.kernels.cuda.host import cuda_on_host
 
 

@@ -23,14 +23,15 @@ from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.measure.verify import ALLOWED, Mismatch, verify
+from kerf.deploy.measure.verify import ALLOWED, verify
 from kerf.deploy.report import inspect, report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime import session as runtime
+from kerf.errors import BadInput, DeviceLost, Mismatch
 from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.tune import bundle_contents, records_cli
 from kerf.tune.flags import Args, parse
-from kerf.tune.places import DeviceLost, Gpu, Here, Place, Tracker
+from kerf.tune.places import Gpu, Here, Place, Tracker
 from kerf.tune.progress import Progress
 from kerf.tune.remote import RemoteSession
 from kerf.tune.search import Summary, search
@@ -70,9 +71,9 @@ def run(args: Args, words: list[str]) -> dict:
     print("  ".join(f"{k}={v}" for k, v in vars(args).items() if k not in ("quiet", "json")))
     bundle.refuse_foreign(args.out)
     if on_gpu and (args.rpc or args.threads > 1):
-        raise ValueError(f"--target {args.target}: GPUs take neither --rpc nor --threads")
+        raise BadInput(f"--target {args.target}: GPUs take neither --rpc nor --threads")
     if not on_gpu and args.precision != "f32":
-        raise ValueError(f"--precision {args.precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
+        raise BadInput(f"--precision {args.precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
     network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch, args.precision)
     describe_layers(network, args)
     foreign = None if args.rpc else targets.foreign(target)
@@ -216,7 +217,7 @@ def race(session: runtime.Session, network: Network, args: Args, on_gpu: bool) -
             except ImportError:
                 print(f"{name} is not installed{' for CUDA' if on_gpu else ''}; raced without it")
             except RuntimeError as error:
-                raise ValueError(f"{name} cannot run {args.onnx_path}: {error}; leave it out of --against") from error
+                raise BadInput(f"{name} cannot run {args.onnx_path}: {error}; leave it out of --against") from error
         x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
         allowed = {} if args.precision == "f32" else {"tolerance": ALLOWED[args.precision]}
         measured = bench.race(engines, x, seconds=args.seconds, **allowed)

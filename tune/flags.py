@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kerf import console
 from kerf.console import Parser
+from kerf.errors import BadInput
 from kerf.kernels.problem import PRECISIONS
 from kerf.tune.records_cli import RECORDS
 
@@ -69,23 +70,23 @@ def parse(argv: list[str], description: str) -> Args:
     console.add_flags(p)
     a = p.parse_args(argv)
     if a.bsc != 1:
-        raise ValueError(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
+        raise BadInput(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
     if a.threads < 1:
-        raise ValueError(f"--threads {a.threads}: expected at least 1")
+        raise BadInput(f"--threads {a.threads}: expected at least 1")
     if a.batch is not None and a.batch < 1:
-        raise ValueError(f"--batch {a.batch}: expected at least 1")
+        raise BadInput(f"--batch {a.batch}: expected at least 1")
     for name in ("tune_minutes", "seconds"):
         if getattr(a, name) is not None and not getattr(a, name) > 0:
-            raise ValueError(f"--{name} {getattr(a, name)}: expected more than 0")
+            raise BadInput(f"--{name} {getattr(a, name)}: expected more than 0")
     if not 0 <= a.tolerance < 1:
-        raise ValueError(f"--tolerance {a.tolerance}: expected a share of the time, at least 0 and below 1")
+        raise BadInput(f"--tolerance {a.tolerance}: expected a share of the time, at least 0 and below 1")
     if a.trials < 0:
-        raise ValueError(f"--trials {a.trials}: expected 0 (no tuning) or more")
+        raise BadInput(f"--trials {a.trials}: expected 0 (no tuning) or more")
     a.bsr = tuple(a.bsr)
     a.against = tuple(name for name in a.against.split(",") if name)
     unknown = sorted(set(a.against) - {"onnxruntime", "openvino"})
     if unknown:
-        raise ValueError(f"--against: {', '.join(unknown)} is not known; expected onnxruntime, openvino")
+        raise BadInput(f"--against: {', '.join(unknown)} is not known; expected onnxruntime, openvino")
     a.onnx_path = a.onnx_path or newest()
     a.out = a.out or a.onnx_path.with_suffix(".kerf")
     del a.bsc

@@ -18,8 +18,8 @@ from kerf.deploy.compiler.build import record
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import Layer
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.measure.verify import Mismatch
 from kerf.deploy.report import inspect
+from kerf.errors import BadInput, Mismatch
 from kerf.kernels.bsr import BSR
 from kerf.kernels.kernel import dense_twin
 from kerf.tune.cli import run
@@ -52,10 +52,10 @@ class Clock:
                 try:
                     run(parse(flags, ""), flags)
                 except Mismatch as error:
-                    raise ValueError(str(error)) from error
+                    raise BadInput(str(error)) from error
             report = Path(folder) / "bundle" / "report.json"
             if not report.exists():
-                raise ValueError(f"--target {self.target}: this machine cannot run it, so nothing can be timed")
+                raise BadInput(f"--target {self.target}: this machine cannot run it, so nothing can be timed")
             latency = json.loads(report.read_text())["latency_ms"]
         dense = {name: found["median"] for name, found in latency.items() if name != "kerf"}
         fastest = min(dense, key=dense.get)

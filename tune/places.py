@@ -18,16 +18,13 @@ from tvm import rpc
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.session import use_threads
+from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda import KERNELS_VERSION as CUDA_VERSION
 from kerf.kernels.cuda.layout import from_rows, to_rows
 from kerf.kernels.problem import DTYPES
 
 PATIENCE = 30  # seconds to wait for a tracker or a free device
-
-
-class DeviceLost(RuntimeError):
-    """No device is left, or none becomes free."""
 
 
 class Place(Protocol):
@@ -149,9 +146,9 @@ class Tracker(_OnPlanes):
         """HOST:PORT. Raises ValueError."""
         host, _, port = text.rpartition(":")
         if not host or not port.isdigit():
-            raise ValueError(f"--rpc {text!r}: expected HOST:PORT of a TVM RPC tracker")
+            raise BadInput(f"--rpc {text!r}: expected HOST:PORT of a TVM RPC tracker")
         if not key:
-            raise ValueError(f"--rpc {text}: which devices? Give the key they are registered under with --rpc_key")
+            raise BadInput(f"--rpc {text}: which devices? Give the key they are registered under with --rpc_key")
         return cls(host, int(port), key)
 
     def devices(self) -> int:

@@ -15,6 +15,7 @@ from kerf.console import Parser
 from kerf.deploy.compiler import targets
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
+from kerf.errors import BadInput
 from kerf.kernels import BY_NAME
 from kerf.kernels.problem import Problem
 from kerf.tune import whole_network
@@ -79,7 +80,7 @@ def export_records(args: argparse.Namespace) -> dict:
         winners = {r.key: book.best(r.problem, r.target, r.versions) for r in found}
         found = [r for r in winners.values() if r is not None]
     if not found:
-        raise ValueError(f"{args.records}: none of its {len(book.records)} records is of {describe(provenance())}")
+        raise BadInput(f"{args.records}: none of its {len(book.records)} records is of {describe(provenance())}")
     files.write(args.file, "".join(r.to_line() + "\n" for r in found))
     layers = len({r.problem for r in found})
     print(f"{args.file}: {len(found)} records of {layers} layers")
@@ -96,7 +97,7 @@ def import_records(args: argparse.Namespace) -> dict:
         try:
             record = Record.from_line(line)
         except ValueError as error:
-            raise ValueError(f"{args.file}:{number}: {error}; expected a file of kerf-tune export-records") from error
+            raise BadInput(f"{args.file}:{number}: {error}; expected a file of kerf-tune export-records") from error
         if record.to_json() in known:
             reasons["known already"] += 1
         elif reason := misfit(record):
@@ -105,7 +106,7 @@ def import_records(args: argparse.Namespace) -> dict:
             fitting.append(record)
     said = "".join(f"\n  {count} left out: {reason}" for reason, count in reasons.most_common())
     if not fitting and set(reasons) != {"known already"}:
-        raise ValueError(f"{args.file}: no record fits{said}")
+        raise BadInput(f"{args.file}: no record fits{said}")
     book.add(*fitting)
     print(f"{args.records}: {len(fitting)} records added{said}")
     return {"files": [str(args.records)], "added": len(fitting), "left_out": dict(reasons)}

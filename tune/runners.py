@@ -26,9 +26,10 @@ from tvm.target import Target
 
 from kerf.deploy.compiler.targets import linking, on_gpu, triple
 from kerf.deploy.runtime import gpu
+from kerf.errors import DeviceLost
 from kerf.kernels.cuda import compiler
 from kerf.kernels.lowering import compile_func
-from kerf.tune.places import DeviceLost, Here, Place
+from kerf.tune.places import Here, Place
 
 BUILD_SECONDS, RUN_SECONDS = 60, 30
 BUILDS = 200  # by one process: the compiler keeps some memory of each

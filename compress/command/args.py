@@ -19,6 +19,7 @@ from kerf.compress.methods.composed import DEFAULT_PARTS, PARTS
 from kerf.compress.training.learning_rate import POLICIES
 from kerf.compress.training.train import PRECISIONS
 from kerf.console import Parser
+from kerf.errors import BadInput
 
 # 1,294 images need fewer epochs of more steps than the seed's defaults, which are for ImageNet.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"num_epochs": 6, "train_batch_size": 32, "lr": 0.05}}
@@ -242,9 +243,9 @@ def config_flags(path: Path) -> list[str]:
     try:
         values = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+        raise BadInput(f"{path} is not JSON ({error})") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, expected an object of flag names and values")
+        raise BadInput(f"{path} holds a {type(values).__name__}, expected an object of flag names and values")
     return as_flags(values)
 
 
@@ -306,7 +307,7 @@ def _as_resumed(parser: argparse.ArgumentParser, given: dict[str, Any]) -> dict[
     before = vars(parser.parse_args(config_flags(folder / "config.json")))
     for name, value in given.items():
         if name not in FREE_ON_RESUME and before.get(name) != value:
-            raise ValueError(
+            raise BadInput(
                 f"--{name} {value} is not the {before.get(name)} of the run in {folder}: resuming keeps its settings"
             )
     return before | given | {"resume": folder, "job_dir": folder}
@@ -341,35 +342,33 @@ def check(args: Args) -> None:
     for name, least in bounds.items():
         value = getattr(args, name)
         if value is not None and not (value >= least and math.isfinite(value)):
-            raise ValueError(f"--{name} is {value}: expected {least} or more")
+            raise BadInput(f"--{name} is {value}: expected {least} or more")
     for name in ("pr_target", "label_smoothing"):
         if getattr(args, name) is not None and getattr(args, name) >= 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}: expected less than 1")
+            raise BadInput(f"--{name} is {getattr(args, name)}: expected less than 1")
     if args.distill > 1:
-        raise ValueError(f"--distill is {args.distill}: expected at most 1")
+        raise BadInput(f"--distill is {args.distill}: expected at most 1")
     if args.flops_target is not None and not 0 < args.flops_target < 1:
-        raise ValueError(f"--flops_target is {args.flops_target}: expected a share of the MACs above 0 and below 1")
+        raise BadInput(f"--flops_target is {args.flops_target}: expected a share of the MACs above 0 and below 1")
     timed = [name for name in ("speedup_target", "latency_target_ms") if getattr(args, name) is not None]
     for name in timed:
         if not (getattr(args, name) > 0 and math.isfinite(getattr(args, name))):
-            raise ValueError(f"--{name} is {getattr(args, name)}: expected a positive number")
+            raise BadInput(f"--{name} is {getattr(args, name)}: expected a positive number")
     if args.N_choices and not timed:
-        raise ValueError(
-            "--N_choices lets layers differ in what they take: give --speedup_target or --latency_target_ms"
-        )
+        raise BadInput("--N_choices lets layers differ in what they take: give --speedup_target or --latency_target_ms")
     if min(args.N_choices, default=1) < 1 or len(set(args.N_choices)) < len(args.N_choices):
-        raise ValueError(f"--N_choices {' '.join(map(str, args.N_choices))}: expected different N, each 1 or more")
+        raise BadInput(f"--N_choices {' '.join(map(str, args.N_choices))}: expected different N, each 1 or more")
     asked = [name for name in ("pr_target", "flops_target") if getattr(args, name) is not None] + timed
     if len(asked) > 1:
-        raise ValueError(f"{' and '.join(f'--{name}' for name in asked)} each say how much to remove: give one")
+        raise BadInput(f"{' and '.join(f'--{name}' for name in asked)} each say how much to remove: give one")
     if not (args.lr > 0 and math.isfinite(args.lr)):
-        raise ValueError(f"--lr is {args.lr}: expected a positive number")
+        raise BadInput(f"--lr is {args.lr}: expected a positive number")
     if args.nesterov and args.momentum == 0:
-        raise ValueError("--nesterov needs --momentum above 0")
+        raise BadInput("--nesterov needs --momentum above 0")
     if (count := len(args.gpus)) > 1:
         given = " ".join(map(str, args.gpus))
-        raise ValueError(f"--gpus {given}: a process takes one GPU; for {count}: torchrun --nproc_per_node={count} …")
+        raise BadInput(f"--gpus {given}: a process takes one GPU; for {count}: torchrun --nproc_per_node={count} …")
     if args.test_only and args.pruned_model is None:
-        raise ValueError("--test_only needs --pruned_model FILE")
+        raise BadInput("--test_only needs --pruned_model FILE")
     if args.pruned_model and args.pretrained_model:
-        raise ValueError("--pruned_model evaluates, --pretrained_model trains: give one of them")
+        raise BadInput("--pruned_model evaluates, --pretrained_model trains: give one of them")

@@ -12,6 +12,7 @@ from kerf.compress.network import cost
 from kerf.compress.training import checkpoint
 from kerf.compress.training.loading import load_grids, load_network
 from kerf.compress.training.quantise import Grids, mean_bits
+from kerf.errors import BadInput
 
 Widths = tuple[int, int]  # outputs, inputs
 NEARLY_ZERO = 1e-5  # |w| that the plain listing counts as zero, as ResRep's display_hdf5.py does
@@ -37,7 +38,7 @@ def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         model, grids, widths, dense, left = _rebuild(path, state)
     except (ValueError, RuntimeError) as error:  # torch's own where the header's image size is too small
         line = " ".join(str(error).split())
-        raise ValueError(line if str(path) in line else f"{path}: {line}") from None
+        raise BadInput(line if str(path) in line else f"{path}: {line}") from None
     layers = []
     for name, before in dense.layers.items():
         (outputs, inputs), (outputs_left, inputs_left) = widths[name], _widths(model, name)
@@ -61,7 +62,7 @@ def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 def _tensors(path: Path) -> dict[str, Any]:
     weights = checkpoint.read_weights(path)
     if not weights:
-        raise ValueError(f"{path} holds no tensors")
+        raise BadInput(f"{path} holds no tensors")
     tensors = []
     for name, weight in weights.items():
         statistics: list[float | None] = [None, None, None]
@@ -79,7 +80,7 @@ def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, Grids, di
     arch, size = state["arch"], state["image_size"]
     classes = state.get("num_classes")
     if not isinstance(arch, str) or type(size) is not int or type(classes) not in (int, type(None)):
-        raise ValueError(f"its header says arch {arch!r}, image_size {size!r}, num_classes {classes!r}")
+        raise BadInput(f"its header says arch {arch!r}, image_size {size!r}, num_classes {classes!r}")
     if classes is None:
         classes = _classes(path, create(arch, 10, size))
     model, example = create(arch, classes, size).eval(), torch.zeros(1, 3, size, size)
@@ -96,7 +97,7 @@ def _classes(path: Path, model: nn.Module) -> int:
     last = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     weights = checkpoint.read_weights(path)
     if last not in weights:
-        raise ValueError(f"no {last}, which would tell the number of classes")
+        raise BadInput(f"no {last}, which would tell the number of classes")
     return len(weights[last])
 
 

@@ -4,13 +4,14 @@ import torch
 
 from kerf.compress.command.args import Args
 from kerf.compress.training import distributed
+from kerf.errors import BadInput
 
 
 def device_of(args: Args) -> torch.device:
     """Of several processes on a machine each takes the GPU of its own number."""
     name = args.device
     if not distributed.alone() and name.startswith("cuda:"):
-        raise ValueError(
+        raise BadInput(
             f"--device {name} for {distributed.world()} processes: each takes a GPU of its own; leave it out"
         )
     if name == "auto":
@@ -24,5 +25,5 @@ def device_of(args: Args) -> torch.device:
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name} here ({str(error).splitlines()[0]}); try --device cpu") from None
+        raise BadInput(f"no device {name} here ({str(error).splitlines()[0]}); try --device cpu") from None
     return device

@@ -14,6 +14,7 @@ from kerf.compress.training.pressure import NOTHING
 from kerf.compress.units import weights
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Granularity
+from kerf.errors import BadInput
 
 UNITS = {
     weights.OneByN: "1xN blocks",
@@ -56,7 +57,7 @@ def describe(name: str | None = None) -> dict[str, Any]:
 def row(name: str) -> Row:
     """Raises ValueError for a name that is not in the table."""
     if name not in METHODS:
-        raise ValueError(f"no method {name}: expected one of {', '.join(METHODS)}")
+        raise BadInput(f"no method {name}: expected one of {', '.join(METHODS)}")
     method = METHODS[name]
     recipe = method(Settings(by_macs=True))
     own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]

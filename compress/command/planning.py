@@ -15,6 +15,7 @@ from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import OneByN
+from kerf.errors import BadInput
 
 CONV_TYPES = {  # the seed's names; nothing else in the project knows them
     "BlockL1Conv": "one_by_n",
@@ -29,16 +30,16 @@ MAKERS = METHODS | {COMPOSED: composed}
 
 def method_of(args: Args) -> str:
     if args.conv_type is not None and args.conv_type not in CONV_TYPES:
-        raise ValueError(f"unknown --conv_type {args.conv_type}: expected one of {', '.join(CONV_TYPES)}")
+        raise BadInput(f"unknown --conv_type {args.conv_type}: expected one of {', '.join(CONV_TYPES)}")
     if args.method is not None and args.method not in METHODS:
-        raise ValueError(f"unknown --method {args.method}: expected one of {', '.join(METHODS)}")
+        raise BadInput(f"unknown --method {args.method}: expected one of {', '.join(METHODS)}")
     named = CONV_TYPES.get(args.conv_type)
     if named and args.method and named != args.method:
-        raise ValueError(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
+        raise BadInput(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
     if parts_of(args):
         if named or args.method:
             parts = ", ".join(f"--{part}" for part in parts_of(args))
-            raise ValueError(f"{parts} put a method together: leave --method and --conv_type out")
+            raise BadInput(f"{parts} put a method together: leave --method and --conv_type out")
         return COMPOSED
     return args.method or named or "one_by_n"
 
@@ -75,20 +76,20 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     )
     chosen = make(settings, **own)
     if args.flops_target is not None and not isinstance(chosen.granularity, Channel):
-        raise ValueError(f"method {method} removes a share of each layer: give --pr_target, not --flops_target")
+        raise BadInput(f"method {method} removes a share of each layer: give --pr_target, not --flops_target")
     asked = {"residual": None, "skip": (), "min_width": 1, "round_to": 1}
     if not isinstance(chosen.granularity, Channel) and any(getattr(args, n) != v for n, v in asked.items()):
-        raise ValueError(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
+        raise BadInput(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
     if allocates(args) and chosen.remove is not removal.zero:
-        raise ValueError(f"method {method}: shares by layer are for methods that zero weights in one go (one_by_n)")
+        raise BadInput(f"method {method}: shares by layer are for methods that zero weights in one go (one_by_n)")
     if allocates(args) and args.scope:
-        raise ValueError("--scope says what competes with what, --allocate and targets in time decide that: give one")
+        raise BadInput("--scope says what competes with what, --allocate and targets in time decide that: give one")
     if allocates(args) and not args.pretrained_model:
-        raise ValueError("layers are tried on the trained network: give it as --pretrained_model")
+        raise BadInput("layers are tried on the trained network: give it as --pretrained_model")
     if timed(args) and not isinstance(chosen.granularity, OneByN):
-        raise ValueError(f"method {method}: times are known for 1xN blocks; use --method one_by_n with --N")
+        raise BadInput(f"method {method}: times are known for 1xN blocks; use --method one_by_n with --N")
     if args.distill and not weights:
-        raise ValueError("--distill learns from the trained dense network: give it as --pretrained_model")
+        raise BadInput("--distill learns from the trained dense network: give it as --pretrained_model")
     if args.pr_target is not None:
         sparsity = args.pr_target
     else:
@@ -96,13 +97,13 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     dense_epochs = 0 if args.pretrained_model else args.num_epochs
     budget = Budget(sparsity, dense_epochs, args.finetune_epochs, args.prune_steps)
     if not args.pruned_model and any(phase.pressure and not phase.epochs for phase in chosen.schedule(budget)):
-        raise ValueError(
+        raise BadInput(
             f"method {method} prunes by training, and {args.finetune_epochs} epochs leave it none for that: "
             "give more --finetune_epochs"
         )
     once = replace(budget, steps=1)
     if args.prune_steps > 1 and list(chosen.schedule(budget)) == list(chosen.schedule(once)):
-        raise ValueError(f"method {method} has its own schedule: leave --prune_steps out")
+        raise BadInput(f"method {method} has its own schedule: leave --prune_steps out")
     return chosen, budget
 
 
@@ -118,14 +119,14 @@ def own_numbers(given: Sequence[str], method: str) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if name not in known or not equals:
             having = f"it has {', '.join(known)}" if known else "it has none"
-            raise ValueError(f"--set {text}: expected NAME=VALUE with a number of method {method}; {having}")
+            raise BadInput(f"--set {text}: expected NAME=VALUE with a number of method {method}; {having}")
         if isinstance(known[name], str):
             values[name] = value
             continue
         try:
             values[name] = int(value) if isinstance(known[name], int) else float(value)
         except ValueError:
-            raise ValueError(f"--set {text}: {value!r} is not a number") from None
+            raise BadInput(f"--set {text}: {value!r} is not a number") from None
         if not math.isfinite(values[name]):
-            raise ValueError(f"--set {text}: expected a finite number")
+            raise BadInput(f"--set {text}: expected a finite number")
     return values

@@ -34,6 +34,7 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.train import Optim, State, evaluate, fit, plan_of
 from kerf.compress.units.channels import ChannelUnits
+from kerf.errors import BadInput
 
 DATA_SETS = ("cifar10", "cifar100")
 _paths: dict[str, Path] = {}
@@ -94,7 +95,7 @@ def prune_finetune(
     model = copy.deepcopy(model).cpu().eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
     if (classes := model(example).shape[1]) != data.num_classes:
-        raise ValueError(f"the model has {classes} classes, {dataset} has {data.num_classes}")
+        raise BadInput(f"the model has {classes} classes, {dataset} has {data.num_classes}")
     graph = DependencyGraph.trace(model, example)
     check(model, recipe, graph, example, budget.sparsity)
     prune(model, recipe, graph, example, budget.sparsity)
@@ -125,14 +126,14 @@ def _recipe(method: str, reg_weight: float = 0.0, b: float = 0.0, seed: int = 0)
 def _open(dataset: str, epochs: int, batch_size: int, device: str) -> Data:
     _known("data set", dataset, DATA_SETS)
     if epochs < 1 or batch_size < 1:
-        raise ValueError(f"{epochs} epochs of batches of {batch_size}: expected 1 or more of both")
+        raise BadInput(f"{epochs} epochs of batches of {batch_size}: expected 1 or more of both")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f'no device {device} here ({reason}): pass device="cpu"') from None
+        raise BadInput(f'no device {device} here ({reason}): pass device="cpu"') from None
     if dataset not in _paths:
-        raise ValueError(f'where is {dataset}? Call set_dataset_path("{dataset}", folder) first')
+        raise BadInput(f'where is {dataset}? Call set_dataset_path("{dataset}", folder) first')
     return open_data(dataset, Options(path=_paths[dataset], train_batch=batch_size))
 
 
@@ -165,12 +166,12 @@ def _receded(model: nn.Module) -> None:
     norms = _norms(model)
     inside = all(((norm.weight >= 0) & (norm.weight <= 1)).all() and not norm.bias.any() for norm in norms)
     if not inside or all((norm.weight == 1).all() for norm in norms):  # all 1: never trained
-        raise ValueError('method "rni" prunes a model from train(method="rni"): scales in (0, 1) and no shifts')
+        raise BadInput('method "rni" prunes a model from train(method="rni"): scales in (0, 1) and no shifts')
 
 
 def _known(kind: str, name: str, names: Collection[str]) -> None:
     if name not in names:
-        raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(names)}")
+        raise BadInput(f"unknown {kind} {name!r}: expected one of {', '.join(names)}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from kerf.compress.data.batches import WHOLE, Part, normalise
 from kerf.compress.data.images import opened, rgb
 from kerf.compress.data.photographs import Files, centred, crop_box, evaluation_size, resized
+from kerf.errors import BadInput
 
 try:
     from nvidia.dali import Pipeline, fn, types
@@ -154,7 +155,7 @@ class Dali(Files):
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}") from None
+            raise BadInput(f"{path} cannot be read as an image: {error}") from None
         if not self._seen[index, 2]:
             with opened(path, content) as image:
                 jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
@@ -256,7 +257,7 @@ class Dali(Files):
                 why = next((line for line in str(alone).splitlines() if "rror" in line), "undecodable")
                 self.leave_out(sample.index, f"{self._path(sample.index)} cannot be read as an image by DALI: {why}")
         if not found:
-            raise ValueError(f"DALI failed on a batch of images that it decodes one by one: {error}") from None
+            raise BadInput(f"DALI failed on a batch of images that it decodes one by one: {error}") from None
 
 
 def turns(count: int) -> list[range]:

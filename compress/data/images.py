@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kerf.errors import BadInput
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
@@ -38,7 +40,7 @@ def list_folder(root: Path, split: str) -> Listing:
                 names.append(f"{split}/{name}/{file.name}")
                 labels.append(label)
     if not names:
-        raise ValueError(f"no images in {folder}: expected {split}/<class>/*.jpg")
+        raise BadInput(f"no images in {folder}: expected {split}/<class>/*.jpg")
     return Listing(root, tuple(names), tuple(labels), classes)
 
 
@@ -53,7 +55,7 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
             yield image
     # on broken files PIL raises all of these
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from None
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -111,7 +113,7 @@ def read_cifar_batch(path: Path, label_key: str) -> tuple[Tensor, list[int], lis
         labels = [int(label) for label in content[label_key.encode()]]
         names = [name.decode() for name in content.get(b"filenames", [])]
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not a CIFAR batch: {error}") from None
+        raise BadInput(f"{path} is not a CIFAR batch: {error}") from None
     if len(labels) != len(pixels):
-        raise ValueError(f"{path} has {len(pixels)} images and {len(labels)} labels")
+        raise BadInput(f"{path} has {len(pixels)} images and {len(labels)} labels")
     return torch.from_numpy(pixels), labels, names or [f"{path.name}/{i}" for i in range(len(labels))]

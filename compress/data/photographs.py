@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kerf.compress.data.batches import WHOLE, Part, batches_of, generator, normalise
 from kerf.compress.data.images import Listing, opened, rgb
+from kerf.errors import BadInput
 
 BAD_IMAGES = ("fatal", "skip")
 TRIES = 20  # images drawn for one place in a training batch before the files are given up
@@ -73,7 +74,7 @@ class Files:
     def leave_out(self, index: int, why: str) -> None:
         """Raises ValueError with `why`, which names the file, unless such files are to be skipped."""
         if self.bad_images == "fatal":
-            raise ValueError(f"{why}; remove the file, or leave it out with --bad_images skip")
+            raise BadInput(f"{why}; remove the file, or leave it out with --bad_images skip")
         if index not in self.unreadable:
             self.unreadable.add(index)
             print(f"warning: {why}; skipped", file=sys.stderr)
@@ -81,7 +82,7 @@ class Files:
     def check(self, wanted: int, read: int) -> None:
         """Raises ValueError when images of a training batch are missing in spite of those that could stand in."""
         if self.training and read < wanted:
-            raise ValueError(
+            raise BadInput(
                 f"{TRIES} images drawn from {self.listing.root}, one after the other, cannot be read; "
                 f"{len(self.unreadable)} of {len(self.names)} were found to be unreadable so far"
             )

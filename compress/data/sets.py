@@ -16,6 +16,7 @@ from torch import Tensor
 from kerf.compress.data.batches import Batches, InMemory
 from kerf.compress.data.images import Listing, decode, list_folder, read_cifar_batch
 from kerf.compress.data.photographs import Files, Folder
+from kerf.errors import BadInput
 
 SPLIT_SEED = 0
 Images = tuple[Tensor, Sequence[int] | Tensor, Sequence[str]]  # pixels (n, 3, s, s) uint8, labels, names
@@ -110,12 +111,12 @@ def _cifar(name: str, classes: int, folder: str, files: tuple[str, ...], test: s
     if (root / "train").is_dir():
         train, held = list_folder(root, "train"), list_folder(root, "test")
         if len(train.classes) != classes or train.classes != held.classes:
-            raise ValueError(f"{root} has {len(train.classes)} train classes, expected the {classes} of {name} twice")
+            raise BadInput(f"{root} has {len(train.classes)} train classes, expected the {classes} of {name} twice")
         parts = [(decode(part, 32, options.workers), part.labels, part.names) for part in (train, held)]
     else:
         root = root / folder if (root / folder).is_dir() else root
         if not (root / test).is_file():
-            raise ValueError(f"no {name} in {options.path}: expected {folder}/ or train/<class>/*.jpg")
+            raise BadInput(f"no {name} in {options.path}: expected {folder}/ or train/<class>/*.jpg")
         read = [read_cifar_batch(root / file, key) for file in files]
         pixels, labels, names = zip(*read)
         joined = torch.cat(pixels), list(chain.from_iterable(labels)), list(chain.from_iterable(names))
@@ -158,7 +159,7 @@ def imagenet(options: Options) -> Data:
         return Data("imagenet", len(held.classes), size, None, None, test)
     train = list_folder(root, split)
     if train.classes != held.classes:
-        raise ValueError(
+        raise BadInput(
             f"{root}: {split} has {len(train.classes)} classes, val has {len(held.classes)}; expected the same"
         )
     fit, val = split_order(len(train.names))
@@ -180,18 +181,18 @@ DECODED = frozenset({"imagenet"})  # image by image, in every epoch
 def open_data(name: str, options: Options) -> Data:
     """Raises ValueError for an unknown name or a folder of another form, FileNotFoundError for a missing one."""
     if name not in DATA_SETS:
-        raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(DATA_SETS)}")
+        raise BadInput(f"unknown data set {name!r}: expected one of {', '.join(DATA_SETS)}")
     if options.image_size and name not in SIZED:
-        raise ValueError(f"{name} has images of 32x32: leave --image_size out, or use {' or '.join(sorted(SIZED))}")
+        raise BadInput(f"{name} has images of 32x32: leave --image_size out, or use {' or '.join(sorted(SIZED))}")
     if options.num_classes and name != "synthetic":
-        raise ValueError(f"{name} has its own classes: leave --num_classes out")
+        raise BadInput(f"{name} has its own classes: leave --num_classes out")
     if name not in DECODED:
         asked = [("--use_dali", options.dali_device is not None), ("--bad_images skip", options.bad_images == "skip")]
         for flag in (flag for flag, given in asked if given):
-            raise ValueError(f"{flag} is for {' or '.join(sorted(DECODED))}: {name} is decoded before training begins")
+            raise BadInput(f"{flag} is for {' or '.join(sorted(DECODED))}: {name} is decoded before training begins")
     if name not in EMBEDDED:
         if options.path is None:
-            raise ValueError(f"data set {name} needs --data_path: the folder it is stored in")
+            raise BadInput(f"data set {name} needs --data_path: the folder it is stored in")
         if not options.path.is_dir():
             raise FileNotFoundError(f"no folder {options.path} (--data_path)")
     return DATA_SETS[name](options)

@@ -11,6 +11,7 @@ from kerf.compress.network.surgery import depthwise, tensor_at
 from kerf.compress.network.watching import evaluated, hooked
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import ChannelUnits
+from kerf.errors import BadInput
 
 Measure = Callable[[Tensor], Tensor]  # maps (B, width, H, W) -> (B, width)
 
@@ -80,7 +81,7 @@ def mean(
 
     views = {u.path: _views(model, graph, u.channels) for u in units}
     if blind := next((path for path, found in views.items() if not found), None):
-        raise ValueError(f"{blind}: a channel of it is not one map on any layer's input or output")
+        raise BadInput(f"{blind}: a channel of it is not one map on any layer's input or output")
     with evaluated(model):
         _watch(model, [(v, sizing(v)) for found in views.values() for v in found], [next(first(sample, 1))[0]])
         chosen = {path: max(found, key=lambda v: areas[id(v)]) for path, found in views.items()}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from kerf.compress.training import global_batch
+from kerf.errors import BadInput
 
 TINY = 1e-9
 Linear = Callable[[Tensor], Tensor]
@@ -74,7 +75,7 @@ class _Propagating(TorchFunctionMode):
             return RULES[function](self, function, *args, **kwargs)
         result = function(*args, **kwargs)
         if isinstance(result, Tensor) and result.requires_grad and function not in MOVES:
-            raise ValueError(f"relevance cannot be followed through {resolve_name(function) or function}: no rule")
+            raise BadInput(f"relevance cannot be followed through {resolve_name(function) or function}: no rule")
         return result
 
     def weighted(self, function: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest, **more):
@@ -104,7 +105,7 @@ class _Propagating(TorchFunctionMode):
         if not isinstance(b, Tensor):
             return self.passed(torch.add, a, b, **more)
         if more or a.shape != b.shape:
-            raise ValueError(f"relevance cannot be followed through a sum of {tuple(a.shape)} and {tuple(b.shape)}")
+            raise BadInput(f"relevance cannot be followed through a sum of {tuple(a.shape)} and {tuple(b.shape)}")
         y = a.detach() + b.detach()
         return _Given.apply(lambda r: (a.detach() * divided(r, y), b.detach() * divided(r, y)), y, a, b)
 
@@ -112,9 +113,7 @@ class _Propagating(TorchFunctionMode):
         if isinstance(b, Tensor) and (b.numel() > a.numel() or not a.requires_grad):
             a, b = b, a
         if isinstance(b, Tensor) and b.requires_grad and b.numel() == a.numel():
-            raise ValueError(
-                f"relevance cannot be followed through a product of two {tuple(a.shape)}: which is a gate?"
-            )
+            raise BadInput(f"relevance cannot be followed through a product of two {tuple(a.shape)}: which is a gate?")
         return self.passed(torch.mul, a, b.detach() if isinstance(b, Tensor) else b)
 
 

@@ -31,6 +31,7 @@ from kerf.compress.training.global_batch import summed
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.training.sample import Sample
 from kerf.compress.units.channels import ChannelUnits, Foldable
+from kerf.errors import BadInput
 
 RUNNING = 0.1  # share of a batch's matrix in the running one
 CERTAIN = 100.0  # z whose mask is 0 or 1 whatever the noise
@@ -145,7 +146,7 @@ class Whitening(Pressure):
             for maker, entries in made(model, graph, unit.channels):
                 norm = self.norms[maker] = model.get_submodule(graph.norms[maker])
                 if not isinstance(norm, nn.BatchNorm2d):
-                    raise ValueError(f"{graph.norms[maker]} is a {type(norm).__name__}: bwcp whitens BatchNorm2d alone")
+                    raise BadInput(f"{graph.norms[maker]} is a {type(norm).__name__}: bwcp whitens BatchNorm2d alone")
                 free.setdefault(maker, torch.zeros_like(norm.weight, dtype=torch.bool))[entries] = True
         for maker, norm in self.norms.items():
             WhitenedBatchNorm2d.begin(norm, free[maker], *self.options)
@@ -237,7 +238,7 @@ def bwcp(
     temperature of masks; group: channels whitened together; iterations: of Newton's.
     """
     if group < 1 or iterations < 0 or not tau > 0:
-        raise ValueError(f"group {group}, iterations {iterations}, tau {tau}: expected >= 1, >= 0 and > 0")
+        raise BadInput(f"group {group}, iterations {iterations}, tau {tau}: expected >= 1, >= 0 and > 0")
     whitening = Whitening((gamma_weight, beta_weight), group, iterations, delta, tau)
     return Recipe(
         Foldable(bool(settings.residual), scaled=True, skip=settings.skip),

@@ -27,6 +27,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.errors import BadInput
 
 THRESHOLD = 0.5
 RATE = 0.01  # of gates, at least
@@ -169,7 +170,7 @@ def c2s2(settings: Settings, *, sparsity_weight: float = 0.01, kappa: float = 0.
     sparsity_weight: λ0; kappa: the rise of the loss, as a share, at which no more are dropped.
     """
     if not (sparsity_weight > 0 and kappa > 0):
-        raise ValueError(f"sparsity_weight is {sparsity_weight}, kappa {kappa}: expected more than 0")
+        raise BadInput(f"sparsity_weight is {sparsity_weight}, kappa {kappa}: expected more than 0")
     selection = SparseSelection(settings, sparsity_weight, kappa)
     return Recipe(
         Channel(bool(settings.residual), skip=settings.skip),

@@ -28,6 +28,7 @@ from kerf.compress.pruning.removal import Images, Removal
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Normal(Channel):
 class Similarity:
     def __init__(self, scope: Callable[..., list[Tensor]], correlation: str, images: int, inherit: bool):
         if correlation not in CORRELATIONS:
-            raise ValueError(f"correlation is {correlation!r}: expected one of {', '.join(CORRELATIONS)}")
+            raise BadInput(f"correlation is {correlation!r}: expected one of {', '.join(CORRELATIONS)}")
         self.scope, self.correlation, self.images, self.inherit = scope, CORRELATIONS[correlation], images, inherit
         self.trees: dict[str, list[tuple[int, int]]] = {}
         self.heights, self.importance, self.slope = {}, {}, {}
@@ -102,7 +103,7 @@ def channel_similarity(
     inherit: 1 adds what read the others to what reads the representative, scaled by the regression of them on it.
     """
     if settings.residual:
-        raise ValueError("channel_similarity compares what one batch norm makes, not sums: leave --residual out")
+        raise BadInput("channel_similarity compares what one batch norm makes, not sums: leave --residual out")
     scope = settings.pooled
     alike = Similarity(scope, correlation, images, bool(inherit))
     channels = Normal(skip=settings.skip)

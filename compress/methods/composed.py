@@ -24,6 +24,7 @@ from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Filter, Granularity, OneByN, Weight
+from kerf.errors import BadInput
 
 IMAGES = 640  # that a criterion of activations is shown
 
@@ -103,18 +104,18 @@ def composed(
         ("criterion", criterion), ("granularity", granularity), ("schedule", schedule), ("scope", scope)
     ):  # fmt: skip
         if value not in PARTS[name]:
-            raise ValueError(f"unknown --{name} {value}: expected one of {', '.join(PARTS[name])}")
+            raise BadInput(f"unknown --{name} {value}: expected one of {', '.join(PARTS[name])}")
     kind, narrow = CRITERIA[criterion], granularity == "channel"
     if not (kind.channels if narrow else kind.weights):
         fits = ", ".join(n for n, k in CRITERIA.items() if (k.channels if narrow else k.weights))
-        raise ValueError(f"criterion {criterion} is not defined for granularity {granularity}: those are {fits}")
+        raise BadInput(f"criterion {criterion} is not defined for granularity {granularity}: those are {fits}")
     if scope == "global" and not kind.compares:
-        raise ValueError(f"criterion {criterion} grows with the size of a layer's maps: give --scope local")
+        raise BadInput(f"criterion {criterion} grows with the size of a layer's maps: give --scope local")
     if schedule == "annealed" and not kind.steady:
-        raise ValueError(f"schedule annealed scores in every round, from weights alone; criterion {criterion} cannot")
+        raise BadInput(f"schedule annealed scores in every round, from weights alone; criterion {criterion} cannot")
     rearrange = settings.rearrange and granularity == "1xN"
     if schedule == "annealed" and rearrange:
-        raise ValueError("schedule annealed forms blocks before --rearrange would order their filters: leave one out")
+        raise BadInput("schedule annealed forms blocks before --rearrange would order their filters: leave one out")
     score, units = kind.make(settings), GRANULARITIES[granularity](settings, kind.scaled)
     within = _scope(settings, narrow, scope)
     if schedule == "annealed":

@@ -26,6 +26,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.errors import BadInput
 
 SHRINK = 15.0  # differences are to fall by exp(-SHRINK)
 VECTOR_STRENGTH = 0.1  # of ε, on biases, γ and β
@@ -64,7 +65,7 @@ class Centripetal(Pressure):
 
     def __init__(self, settings: Settings, strength: float | None, clusters: str):
         if clusters not in CLUSTERINGS:
-            raise ValueError(f"clusters is {clusters!r}: expected one of {', '.join(CLUSTERINGS)}")
+            raise BadInput(f"clusters is {clusters!r}: expected one of {', '.join(CLUSTERINGS)}")
         self.settings, self.asked, self.clusters = settings, strength, clusters
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:

@@ -21,6 +21,7 @@ from kerf.compress.pruning import criteria, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Weight, WeightUnits
+from kerf.errors import BadInput
 
 
 def block_max(score: Tensor, length: int) -> Tensor:
@@ -51,7 +52,7 @@ def lengths(density: Tensor, n: int, budget: int, longest: int) -> Tensor:
         kept += -(-n // 2 ** (k + 1)) - -(-n // 2**k)
         size[i] = 2 ** (k + 1)
     if kept > budget:
-        raise ValueError(f"{budget} weights in {len(density)} rows of {n}: blocks of {longest} leave {kept}")
+        raise BadInput(f"{budget} weights in {len(density)} rows of {n}: blocks of {longest} leave {kept}")
     return size
 
 
@@ -78,5 +79,5 @@ def darb(settings: Settings, *, longest: int = 64) -> Recipe:
     longest: weights in a block at most, a power of two.
     """
     if longest < 1 or longest & (longest - 1):
-        raise ValueError(f"longest is {longest}: expected a power of two")
+        raise BadInput(f"longest is {longest}: expected a power of two")
     return Recipe(Weight(full=settings.full), criteria.l1, partial(density_adaptive, longest=longest))

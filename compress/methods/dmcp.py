@@ -25,6 +25,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.errors import BadInput
 
 LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
 THOUSAND = 1000.0  # the target, in the units of the MACs loss
@@ -167,7 +168,7 @@ class MarkovGates(Pressure):
 def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recipe:
     """Half of the epochs search widths, half train the network they give from scratch. eta: weight of the MACs loss."""
     if not settings.by_macs:
-        raise ValueError("dmcp searches for a number of MACs: give --flops_target")
+        raise BadInput("dmcp searches for a number of MACs: give --flops_target")
     gates = MarkovGates(arch_lr, eta)
     return Recipe(
         Channel(settings.residual is not False, skip=settings.skip),

@@ -21,6 +21,7 @@ from kerf.compress.training.masking import ChannelMasks, Shadows
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Granularity, Units, Weight
+from kerf.errors import BadInput
 
 POOLS = ("global", "layer")
 
@@ -35,7 +36,7 @@ class Annealing(Pressure):
 
     def __init__(self, key: Criterion, scope: Scope, rounds: int, mu: float, *, counted: bool, weights: bool):
         if rounds < 1 or mu < 0:
-            raise ValueError(f"{rounds} rounds, mu {mu:g}: expected at least 1, and 0 or more")
+            raise BadInput(f"{rounds} rounds, mu {mu:g}: expected at least 1, and 0 or more")
         self.key, self.scope, self.rounds, self.mu = key, scope, rounds, mu
         self.counted, self.weights = counted, weights
         self.channels, self.shadows = ChannelMasks(), Shadows(self._masked)
@@ -116,7 +117,7 @@ class Annealing(Pressure):
 def _check(pool: str) -> bool:
     """Whether all layers are one pool."""
     if pool not in POOLS:
-        raise ValueError(f"pool is {pool!r}: expected one of {', '.join(POOLS)}")
+        raise BadInput(f"pool is {pool!r}: expected one of {', '.join(POOLS)}")
     return pool == "global"
 
 

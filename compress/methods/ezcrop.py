@@ -18,6 +18,7 @@ from kerf.compress.pruning import removal
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
+from kerf.errors import BadInput
 
 
 def spectral_tail(maps: Tensor, alpha: float = 0.25) -> Tensor:
@@ -42,7 +43,7 @@ def ezcrop(settings: Settings, *, alpha: float = 0.25, images: int = 640) -> Rec
     alpha: half the window's share of an axis; images: training images over which shares are averaged.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}: expected a share between 0 and 1")
+        raise BadInput(f"alpha is {alpha}: expected a share between 0 and 1")
     tails = Activations(partial(spectral_tail, alpha=alpha), images)
     return Recipe(
         Channel(bool(settings.residual), scaled=True, skip=settings.skip),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kerf.compress.training import checkpoint
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +58,16 @@ def pack(weight: Tensor, patterns: Tensor | None = None) -> FKW:
     kernels = weight.detach().cpu().reshape(filters, inputs, -1)
     patterns = supports(weight.detach().cpu()) if patterns is None else patterns.cpu()
     if not bool(kernels.any()):
-        raise ValueError("every kernel is zero: there is nothing to store")
+        raise BadInput("every kernel is zero: there is nothing to store")
     taps = patterns.sum(1)
     if len(taps.unique()) > 1:
-        raise ValueError(f"patterns of {sorted(set(taps.tolist()))} entries: expected equally many in each")
+        raise BadInput(f"patterns of {sorted(set(taps.tolist()))} entries: expected equally many in each")
     entries = patterns.nonzero()[:, 1].view(len(patterns), -1)
     fits = ((kernels != 0)[:, :, None] <= patterns).all(3)  # (O, I, P)
     kept = (kernels != 0).any(2)
     if bool((odd := kept & ~fits.any(2)).any()):
         f, c = odd.nonzero()[0].tolist()
-        raise ValueError(f"the kernel of filter {f} at input {c} fits none of {len(patterns)} patterns; prune by pconv")
+        raise BadInput(f"the kernel of filter {f} at input {c} fits none of {len(patterns)} patterns; prune by pconv")
     chosen = torch.where(kept, fits.int().sort(dim=2, descending=True, stable=True).indices[..., :1].sum(2), -1)
     runs = torch.stack([(chosen == p).sum(1) for p in range(len(patterns))], 1)  # (O, P)
     table, numbers = runs.tolist(), chosen.tolist()
@@ -110,7 +111,7 @@ def load(path: Path) -> dict[str, FKW]:
     names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
     wanted = [f.name for f in fields(FKW)]
     if missing := next((f"{n}.{w}" for n in names for w in wanted if f"{n}.{w}" not in tensors), None):
-        raise ValueError(f"{path} has no {missing}: expected layers in FKW, as scripts/pack_patterns.py writes them")
+        raise BadInput(f"{path} has no {missing}: expected layers in FKW, as scripts/pack_patterns.py writes them")
     return {name: FKW(*(tensors[f"{name}.{w}"] for w in wanted)) for name in names}
 
 

@@ -28,6 +28,7 @@ from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.errors import BadInput
 
 TINY = 1e-9
 
@@ -65,7 +66,7 @@ def scored(model: nn.Module, units: Sequence[ChannelUnits], sample: Sample, imag
     scores = []
     for unit in units:
         if not all(path in sums for path in unit.channels.makers):
-            raise ValueError(f"{unit.path}: no relevance reaches its channels; leave it out with --skip")
+            raise BadInput(f"{unit.path}: no relevance reaches its channels; leave it out with --skip")
         made = [by_channel(sums[p][:, seen] @ share, unit.channels, (p, 0)).sum(1) for p in unit.channels.makers]
         score = sum(made).abs()
         scores.append(score / (score.norm() + TINY))
@@ -77,7 +78,7 @@ class Gradual(Pressure):
 
     def __init__(self, scope: Scope, images: int, number: int, until: float):
         if number < 1 or not 0 < until <= 1:
-            raise ValueError(f"{number} events until {until:g} of the epochs: expected at least 1, and above 0 to 1")
+            raise BadInput(f"{number} events until {until:g} of the epochs: expected at least 1, and above 0 to 1")
         self.scope, self.images, self.number, self.until = scope, images, number, until
         self.masks = ChannelMasks()
 

@@ -22,6 +22,7 @@ from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.weights import Weight, WeightUnits, averaged
+from kerf.errors import BadInput
 
 Estimate = Callable[[nn.Module, Sequence[str], Data, Numbers], dict[str, Tensor]]
 ESTIMATES: dict[str, tuple[Estimate, Scope]] = {  # errors of different layers' outputs do not compare
@@ -59,7 +60,7 @@ def hessian(
     the diagonal.
     """
     if curvature not in ESTIMATES:
-        raise ValueError(f"curvature is {curvature!r}: expected one of {', '.join(ESTIMATES)}")
+        raise BadInput(f"curvature is {curvature!r}: expected one of {', '.join(ESTIMATES)}")
     estimate, scope = ESTIMATES[curvature]
     cost = Curvature(estimate, Numbers(images, probes, damping, settings.seed))
     return Recipe(Weight(full=settings.full), cost.score, scope, observe=cost.observe)

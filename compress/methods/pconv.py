@@ -30,6 +30,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.sample import Sample
 from kerf.compress.units.weights import Patterns, WeightUnits, nearest
+from kerf.errors import BadInput
 
 CENTRE, EDGES = 4, (1, 3, 5, 7)  # of nine entries, row by row
 PULL = 20.0  # Σ ρ · rate / (1 − momentum) over the phase at least: what nothing holds ends near a hundredth of itself
@@ -85,7 +86,7 @@ def patterned(
 ) -> list[Tensor]:
     """A scope: of every layer by itself the share `ratio` of the weights, first from outside patterns, then kernels."""
     if not 0 <= ratio <= 1:
-        raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
+        raise BadInput(f"pruning ratio is {ratio}; expected a share between 0 and 1")
     keep = []
     for score, unit in zip(scores, units, strict=True):
         counts = going(unit, ratio)
@@ -220,11 +221,11 @@ def pconv(
     pattern_rho, kernel_rho: both ρ of ADMM; rounds: of it; balance: layer, or filter for equal work in each.
     """
     if balance not in BALANCES:
-        raise ValueError(f"balance is {balance!r}: expected one of {', '.join(BALANCES)}")
+        raise BadInput(f"balance is {balance!r}: expected one of {', '.join(BALANCES)}")
     if not 0 <= mined <= len(CANDIDATES):
-        raise ValueError(f"mined is {mined}: expected 0, or at most the {len(CANDIDATES)} patterns that there are")
+        raise BadInput(f"mined is {mined}: expected 0, or at most the {len(CANDIDATES)} patterns that there are")
     if rounds < 1 or min(pattern_rho, kernel_rho) < 0:
-        raise ValueError(f"rounds is {rounds}, the smaller ρ {min(pattern_rho, kernel_rho)}: expected at least 1 and 0")
+        raise BadInput(f"rounds is {rounds}, the smaller ρ {min(pattern_rho, kernel_rho)}: expected at least 1 and 0")
     library = (CANDIDATES[:mined] if mined else T_SHAPES).clone()
     admm = Admm(library, mined, (pattern_rho, kernel_rho), rounds, balance == "filter")
     return Recipe(

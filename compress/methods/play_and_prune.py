@@ -25,6 +25,7 @@ from kerf.compress.training import distributed
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.errors import BadInput
 
 HARMLESS = 0.1  # share of the tolerance that the first threshold may take
 
@@ -66,7 +67,7 @@ class Game(Pressure):
 
     def __init__(self, scope: Scope, tolerance: float, share: float, penalty: float, epochs: int):
         if tolerance <= 0 or not 0 < share <= 1 or epochs < 1:
-            raise ValueError(f"tolerance {tolerance:g}, share {share:g}, epochs {epochs}: expected > 0, > 0 and >= 1")
+            raise BadInput(f"tolerance {tolerance:g}, share {share:g}, epochs {epochs}: expected > 0, > 0 and >= 1")
         self.scope, self.tolerance, self.share, self.epochs = scope, tolerance, share, epochs
         self.first_penalty = penalty / tolerance  # λ₀: the penalty is λ at full slack
         self.masks = ChannelMasks()

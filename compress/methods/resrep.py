@@ -34,6 +34,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
 from kerf.compress.units.channels import ChannelUnits, Foldable
+from kerf.errors import BadInput
 
 CHOSEN = 0.2  # share of the steps after which all masks are there, as in the authors' ResNet-50 log
 LASSO = 1e-4
@@ -212,7 +213,7 @@ def resrep(
     each time; start: share of the steps before the first choice.
     """
     if not settings.by_macs:
-        raise ValueError("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")
+        raise BadInput("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")
     compactors = Compactors(settings, lasso, compactor_momentum, mask_interval, granularity, start)
     return Recipe(
         Foldable(bool(settings.residual), skip=settings.skip),

@@ -23,6 +23,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
 from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.errors import BadInput
 
 BETAS = 0.9, 0.999  # of Adam
 TINY = 1e-8
@@ -82,7 +83,7 @@ def snapshots(
     peak, rate: highest learning rates of rounds and of distillation; temperature: at which answers are compared.
     """
     if rounds < 1 or temperature <= 0:
-        raise ValueError(f"{rounds} rounds, temperature {temperature:g}: expected at least 1, and above 0")
+        raise BadInput(f"{rounds} rounds, temperature {temperature:g}: expected at least 1, and above 0")
     return Recipe(
         Channel(bool(settings.residual), skip=settings.skip),
         criteria.l1,

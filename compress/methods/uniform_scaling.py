@@ -16,6 +16,7 @@ from kerf.compress.pruning.removal import Remove
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Units
+from kerf.errors import BadInput
 
 
 def leading(units: Units) -> Tensor:
@@ -41,7 +42,7 @@ def uniform_scaling(settings: Settings, *, weights: str = "new") -> Recipe:
     weights: new (drawn anew, trained from scratch), or those of the channels that l1 or a random draw keeps.
     """
     if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}")
+        raise BadInput(f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}")
     criterion, remove, schedule = WEIGHTS[weights](settings.seed)
     scope = settings.uniform
     return Recipe(

@@ -22,6 +22,7 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.errors import BadInput
 
 
 class Ramp(Pressure):
@@ -29,7 +30,7 @@ class Ramp(Pressure):
 
     def __init__(self, by: str, start: float, over: float, scope: Callable[..., list[Tensor]], seed: int):
         if by not in CRITERIA:
-            raise ValueError(f"by is {by!r}: expected one of {', '.join(CRITERIA)}")
+            raise BadInput(f"by is {by!r}: expected one of {', '.join(CRITERIA)}")
         self.criterion, self.start, self.over, self.scope, self.seed = CRITERIA[by], start, over, scope, seed
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:

@@ -12,6 +12,7 @@ from kerf.compress.models.densenet_cifar import DenseNet40
 from kerf.compress.models.mobilenet_v1 import MobileNetV1
 from kerf.compress.models.resnet_cifar import CifarResNet
 from kerf.compress.models.vgg_cifar import CifarVGG16
+from kerf.errors import BadInput
 
 SMALL_IMAGE = 64  # up to this many pixels a side, a network keeps its resolution longer
 
@@ -84,9 +85,9 @@ def create(arch: str, num_classes: int, image_size: int, pretrained: bool = Fals
     do not exist or cannot be fetched.
     """
     if arch not in MODELS:
-        raise ValueError(f"unknown architecture {arch!r}; known: {', '.join(MODELS)}")
+        raise BadInput(f"unknown architecture {arch!r}; known: {', '.join(MODELS)}")
     if num_classes < 1 or image_size < 1:
-        raise ValueError(f"{arch}: num_classes and image_size must be positive, got {num_classes} and {image_size}")
+        raise BadInput(f"{arch}: num_classes and image_size must be positive, got {num_classes} and {image_size}")
     row = MODELS[arch]
     model = row(num_classes)
     if image_size <= SMALL_IMAGE:
@@ -100,12 +101,12 @@ def _load_imagenet(model: nn.Module, arch: str) -> None:
     weights = MODELS[arch].weights
     if weights is None:
         having = ", ".join(name for name, row in MODELS.items() if row.weights)
-        raise ValueError(f"torchvision has no weights for {arch}; it has them for {having}")
+        raise BadInput(f"torchvision has no weights for {arch}; it has them for {having}")
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"the ImageNet weights of {arch} could not be fetched ({reason}); pass a file") from error
+        raise BadInput(f"the ImageNet weights of {arch} could not be fetched ({reason}); pass a file") from error
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     fitting = {name: tensor for name, tensor in state.items() if tensor.shape == shapes.get(name)}
     model.load_state_dict(fitting, strict=False)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kerf.errors import BadInput
+
 
 class PadChannels(nn.Module):
     """(B, C, H, W) -> (B, before + C + after, H, W), zero in the new channels."""
@@ -65,7 +67,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         n, rest = divmod(depth - 2, 6)
         if rest or n < 1:
-            raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), got depth {depth}")
+            raise BadInput(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), got depth {depth}")
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._stage(16, 16, n, 1, projection)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kerf.errors import BadInput
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -91,7 +93,7 @@ def block_density(model: nn.Module, paths: Iterable[str], n: int) -> float:
     A block is n consecutive output kernels at one input channel; if n does not divide O the last ones are shorter.
     """
     if n < 1:
-        raise ValueError(f"N is {n}; expected at least 1 output kernel per block")
+        raise BadInput(f"N is {n}; expected at least 1 output kernel per block")
     occupied = total = 0
     for path in paths:
         weight = model.get_parameter(path)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import ChannelSet, DependencyGraph
+from kerf.errors import BadInput
 
 Act = Callable[[Tensor, Tensor], Tensor]  # (B, width, …) channels, parameter -> the same shape
 
@@ -72,7 +73,7 @@ def outlets(
     found = []
     for maker in layers:
         if channels.copies((maker, 0)) != 1:
-            raise ValueError(f"{channels.name}: {channels.copies((maker, 0))} filters leave together; expected one")
+            raise BadInput(f"{channels.name}: {channels.copies((maker, 0))} filters leave together; expected one")
         module = graph.norms.get(maker) or maker.rpartition(".")[0]
         found.append((module, channels.positions((maker, 0))[:, 0]))
     return found

@@ -26,6 +26,7 @@ from kerf.compress.network.operators import (
     UnsupportedOperator,
     spread,
 )
+from kerf.errors import BadInput
 
 __all__ = ["ChannelSet", "DependencyGraph", "Group", "Member", "UnsupportedOperator"]
 
@@ -101,7 +102,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     except Exception as error:  # of many types, most of them private
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = tuple(example.shape)
-        raise ValueError(f"{type(model).__name__} cannot be traced on an input of shape {shape}: {reason}") from error
+        raise BadInput(f"{type(model).__name__} cannot be traced on an input of shape {shape}: {reason}") from error
     finally:
         for module in training:
             module.training = True

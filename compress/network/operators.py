@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from kerf.errors import Unsupported
+
 aten = torch.ops.aten
 
 
-class UnsupportedOperator(ValueError):
+class UnsupportedOperator(Unsupported):
     """An operator through which channels cannot be followed."""
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import ChannelSet, DependencyGraph, Group
 from kerf.compress.network.watching import inputs
+from kerf.errors import BadInput
 
 
 @torch.no_grad()
@@ -34,11 +35,11 @@ def permute(model: nn.Module, graph: DependencyGraph, orders: Mapping[str, Tenso
 
 def _check(name: str, group: Group | None, order: Tensor) -> None:
     if group is None:
-        raise ValueError(f"no group {name!r} in this network")
+        raise BadInput(f"no group {name!r} in this network")
     if group.fixed:
-        raise ValueError(f"group {name!r} is fixed: the order of its channels is visible outside the network")
+        raise BadInput(f"group {name!r} is fixed: the order of its channels is visible outside the network")
     if order.shape != (group.width,) or not torch.equal(order.cpu().sort().values, torch.arange(group.width)):
-        raise ValueError(f"group {name!r}: expected a permutation of {group.width} channels, got {tuple(order.shape)}")
+        raise BadInput(f"group {name!r}: expected a permutation of {group.width} channels, got {tuple(order.shape)}")
 
 
 @torch.no_grad()
@@ -111,11 +112,11 @@ def narrow(model: nn.Module, graph: DependencyGraph, kept: Mapping[str, Tensor])
     """Cuts a dense network to the channels of an earlier run's outcome; its weights are loaded after that."""
     widths = {s.name: s.width for s in graph.sets}
     if unknown := next((name for name in kept if name not in widths), None):
-        raise ValueError(f"a network with channels {unknown!r} was pruned; this architecture has none of that name")
+        raise BadInput(f"a network with channels {unknown!r} was pruned; this architecture has none of that name")
     keep = {name: torch.zeros(widths[name], dtype=torch.bool) for name in kept}
     for name, index in kept.items():
         if len(index) and int(index.max()) >= widths[name]:
-            raise ValueError(f"{name} kept channel {int(index.max())}, but has {widths[name]} in this architecture")
+            raise BadInput(f"{name} kept channel {int(index.max())}, but has {widths[name]} in this architecture")
         keep[name][index] = True
     return cut(model, graph, keep)
 
@@ -127,15 +128,15 @@ def _leaving(graph: DependencyGraph, keep: Keep) -> dict[tuple[str, int], Tensor
     for name, kept in keep.items():
         channels = sets.get(name)
         if channels is None:
-            raise ValueError(f"no channels {name!r} in this network")
+            raise BadInput(f"no channels {name!r} in this network")
         if kept.shape != (channels.width,) or kept.dtype != torch.bool:
-            raise ValueError(f"{name}: expected {channels.width} truth values, got {tuple(kept.shape)} {kept.dtype}")
+            raise BadInput(f"{name}: expected {channels.width} truth values, got {tuple(kept.shape)} {kept.dtype}")
         if bool(kept.all()):
             continue
         if channels.fixed:
-            raise ValueError(f"{name}: the number of its channels is visible outside the network, or fixed in its code")
+            raise BadInput(f"{name}: the number of its channels is visible outside the network, or fixed in its code")
         if not bool(kept.any()):
-            raise ValueError(f"{name}: none of {channels.width} channels would be left")
+            raise BadInput(f"{name}: none of {channels.width} channels would be left")
         for place in channels.places:
             gone = channels.entries(place, ~kept)
             leaving[place] = leaving[place] | gone if place in leaving else gone
@@ -183,7 +184,7 @@ def merge(
         if target is None:
             continue
         if not torch.equal(target[target], target):
-            raise ValueError(f"{channels.name}: a channel is merged into one that is merged itself")
+            raise BadInput(f"{channels.name}: a channel is merged into one that is merged itself")
         for path, axis in channels.places:
             if axis == 1:
                 weight, positions = tensor_at(model, path), channels.positions((path, axis))

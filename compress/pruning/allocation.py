@@ -14,6 +14,7 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
 from kerf.compress.pruning.sensitivity import GRID, Sensitivity, interpolate, share_out
+from kerf.errors import BadInput
 
 CLOSE, NEAR = 0.02, 0.05  # of the target: good enough, and the most that is accepted
 ATTEMPTS = 5
@@ -108,7 +109,7 @@ def by_time(
         target = target_ms if target_ms is not None else dense / speedup
         say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.4g} ms")
         if whole <= target * (1 + NEAR):
-            raise ValueError(
+            raise BadInput(
                 f"the dense network takes {whole:.3f} ms here, within the {target:.4g} asked for: no need to prune"
             )
         layers = [path.removesuffix(".weight") for path in macs]
@@ -134,7 +135,7 @@ def by_time(
             need += took - target
         took, made = min(tries, key=lambda t: abs(t[0] - target))
         if abs(took - target) > NEAR * target:
-            raise ValueError(
+            raise BadInput(
                 f"{target:.4g} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
                 f"{engine} on the dense one), with {made.removed:.0%} of the MACs removed"
             )

@@ -22,6 +22,7 @@ from kerf.compress.training.pressure import NOTHING, Pressure
 from kerf.compress.training.sample import Sample
 from kerf.compress.units.channels import ChannelUnits
 from kerf.compress.units.weights import Granularity, Units
+from kerf.errors import BadInput
 
 Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
@@ -88,7 +89,7 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
     """
     units = recipe.granularity.split(model, graph, example)
     if not units:
-        raise ValueError(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
+        raise BadInput(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
     keep = recipe.scope([u.sizes.float() for u in units], units, sparsity)
     if not all(isinstance(unit, ChannelUnits) for unit in units):
         return
@@ -99,4 +100,4 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
             narrow.eval()(example)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{type(model).__name__} does not run with fewer channels: {reason}") from None
+        raise BadInput(f"{type(model).__name__} does not run with fewer channels: {reason}") from None

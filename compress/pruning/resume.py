@@ -14,6 +14,7 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.training import checkpoint
 from kerf.compress.training.pressure import Pressure
 from kerf.compress.training.train import Metrics, State
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,6 @@ class Saved:
         """Raises FileNotFoundError, or ValueError for a file that is no checkpoint of a run."""
         tensors, state = checkpoint.load(file)
         if "phase" not in state:
-            raise ValueError(f"{file} holds weights, not a run to resume; give it as --pretrained_model")
+            raise BadInput(f"{file} holds weights, not a run to resume; give it as --pretrained_model")
         score = state.pop("best_score")
         return cls(tensors, **state, best_score=tuple(score) if score else None)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kerf.compress.training.learning_rate import LearningRate
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"{self.steps} pruning steps: expected at least 1")
+            raise BadInput(f"{self.steps} pruning steps: expected at least 1")
         if not 0 <= self.sparsity < 1:
-            raise ValueError(f"pruning rate is {self.sparsity}: expected at least 0 and less than 1")
+            raise BadInput(f"pruning rate is {self.sparsity}: expected at least 0 and less than 1")
         if self.dense_epochs < 0 or self.epochs < 0:
-            raise ValueError(f"{min(self.dense_epochs, self.epochs)} epochs: expected 0 or more")
+            raise BadInput(f"{min(self.dense_epochs, self.epochs)} epochs: expected 0 or more")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kerf.compress.units.channels import ChannelUnits
 from kerf.compress.units.weights import Units
+from kerf.errors import BadInput
 
 Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
 
@@ -44,7 +45,7 @@ def local(
     [0, 1] or a score is not a number.
     """
     if not 0 <= ratio <= 1:
-        raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
+        raise BadInput(f"pruning ratio is {ratio}; expected a share between 0 and 1")
     keep = []
     for score, unit in zip(scores, units, strict=True):
         _check(score, unit)
@@ -76,7 +77,7 @@ def overall(
     pruned first. Widths are rounded up to a multiple of `multiple` (or all) afterwards.
     """
     if not 0 <= ratio <= 1:
-        raise ValueError(f"pruning ratio is {ratio}; expected a share between 0 and 1")
+        raise BadInput(f"pruning ratio is {ratio}; expected a share between 0 and 1")
     asked = math.floor(sum(u.count for u in units) * ratio + 1e-9)
     for score, unit in zip(scores, units, strict=True):
         _check(score, unit)
@@ -136,7 +137,7 @@ class Floors:
 
     def goal(self, ratio: float) -> float:
         if not 0 <= ratio < 1:
-            raise ValueError(f"share of MACs to remove is {ratio}; expected at least 0 and less than 1")
+            raise BadInput(f"share of MACs to remove is {ratio}; expected at least 0 and less than 1")
         return (1 - ratio) * self.cost.dense
 
     def _round(self, layer: int) -> int:
@@ -158,7 +159,7 @@ class Floors:
 
     def check(self, goal: float) -> None:
         if self.macs > goal:
-            raise ValueError(
+            raise BadInput(
                 f"{goal / self.cost.dense:.3f} of the MACs cannot be reached: with at least {self.least} channels in "
                 f"each of the {len(self.units)} prunable layers {self.macs / self.cost.dense:.3f} are left"
             )
@@ -181,4 +182,4 @@ def best(score: Tensor, width: int) -> Tensor:
 
 def _check(score: Tensor, unit: Units) -> None:
     if score.isnan().any():
-        raise ValueError(f"{unit.path}: {int(score.isnan().sum())} of {unit.count} scores are NaN; are its weights?")
+        raise BadInput(f"{unit.path}: {int(score.isnan().sum())} of {unit.count} scores are NaN; are its weights?")

@@ -20,6 +20,7 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, scopes
 from kerf.compress.pruning.recipe import Recipe, scores
 from kerf.compress.training.train import Metrics, autocast, evaluate
+from kerf.errors import BadInput
 
 LEVELS = (0.25, 0.5, 0.75, 0.9)
 GRID = tuple(i / 20 for i in range(20))  # shares that are given out: 0 to 0.95
@@ -94,7 +95,7 @@ def measure(
     Raises ValueError for methods that cut channels: those of one layer are others' inputs.
     """
     if recipe.remove is not removal.zero:
-        raise ValueError("sensitivity is measured for methods that zero weights in place (one_by_n, weight, filter)")
+        raise BadInput("sensitivity is measured for methods that zero weights in place (one_by_n, weight, filter)")
     model, part = copy.deepcopy(model).to(device), _First(images, batches)
     if recipe.rearrange:
         surgery.permute(model, graph, surgery.l1_orders(model, graph))
@@ -137,7 +138,7 @@ def share_out(harm: dict[str, Tensor], saved: dict[str, Tensor], target: float) 
     """
     most = float(sum(s.max() for s in saved.values()))
     if target > most * (1 + 1e-9):
-        raise ValueError(f"{target:.4g} cannot be saved: at {GRID[-1]:.0%} in every layer {most:.4g} is")
+        raise BadInput(f"{target:.4g} cannot be saved: at {GRID[-1]:.0%} in every layer {most:.4g} is")
 
     def choose(price: float) -> dict[str, int]:
         return {path: int((harm[path] - price * saved[path]).argmin()) for path in harm}

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kerf.errors import BadInput
 from kerf.files import replacing
 
 HEADER = "kerf"
@@ -52,7 +53,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); save it again") from None
+        raise BadInput(f"{path} is not a whole safetensors file ({error}); save it again") from None
 
 
 def _state(file: safe_open) -> dict[str, Any]:
@@ -74,12 +75,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types here, pickle's and zipfile's among them
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{path} cannot be read as a state dict of plain tensors: {reason}") from None
+            raise BadInput(f"{path} cannot be read as a state dict of plain tensors: {reason}") from None
     for wrapper in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__}, expected a state dict")
+        raise BadInput(f"{path} holds a {type(found).__name__}, expected a state dict")
     weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     for prefix in PREFIXES:
         if any(name.startswith(prefix) for name in weights):
@@ -92,7 +93,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             weights[target] = weights[target] * mask
     for name, weight in weights.items():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
-            raise ValueError(f"{path}: {name} has NaN or infinite values; expected finite weights")
+            raise BadInput(f"{path}: {name} has NaN or infinite values; expected finite weights")
     return weights
 
 
@@ -105,10 +106,10 @@ def kept_channels(path: Path, arch: str) -> dict[str, Tensor]:
         return {}
     state = load_state(path)
     if state.get("arch", arch) != arch:
-        raise ValueError(f"{path} is a {state['arch']}: give --arch {state['arch']}")
+        raise BadInput(f"{path} is a {state['arch']}: give --arch {state['arch']}")
     kept = state.get("kept") or {}
     if not isinstance(kept, dict) or not all(map(_are_indices, kept.values())):
-        raise ValueError(f"{path}: kept in its header is not a table of channel numbers")
+        raise BadInput(f"{path}: kept in its header is not a table of channel numbers")
     return {name: torch.tensor(index, dtype=torch.long) for name, index in kept.items()}
 
 
@@ -133,5 +134,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
     wrong += [f"unexpected {name}" for name in weights if name not in wanted]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"{path} is a checkpoint of another architecture: {'; '.join(wrong[:3])}{more}")
+        raise BadInput(f"{path} is a checkpoint of another architecture: {'; '.join(wrong[:3])}{more}")
     model.load_state_dict(weights, strict=False)

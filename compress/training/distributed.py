@@ -22,10 +22,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from kerf import errors
 from kerf.compress.data.batches import Part
+from kerf.errors import BadInput
 
 T = TypeVar("T")
-INPUT_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)  # what a person can do something about
+INPUT_ERRORS = (*errors.INPUT_ERRORS, FloatingPointError)  # training that diverges: a person can lower its rate
 CLOSE = 1e-3  # of a tensor's largest value: how far weights may come apart in an epoch
 LEAVING = 10.0  # seconds that a process which failed waits for the others to notice
 
@@ -129,7 +131,7 @@ def on_first(work: Callable[[], T]) -> T:
     if error:
         raise error
     if outcome[1] is not None:
-        raise ValueError(outcome[1])
+        raise BadInput(outcome[1])
     return outcome[0]
 
 
@@ -144,7 +146,7 @@ def together(work: Callable[[], T]) -> T:
         error = caught
     reason = next(((rank, text) for rank, text in enumerate(gather(error and str(error))) if text is not None), None)
     if reason and reason[0]:
-        raise ValueError(f"process {reason[0]}: {reason[1]}")
+        raise BadInput(f"process {reason[0]}: {reason[1]}")
     if reason:
         raise error or ValueError(reason[1])
     return result
@@ -165,7 +167,7 @@ def check_same(what: str, value: object) -> None:
     values = gather(value)
     for rank, other in enumerate(values):
         if other != values[0]:
-            raise ValueError(f"process {rank} has other {what} than process 0: give every machine the same files")
+            raise BadInput(f"process {rank} has other {what} than process 0: give every machine the same files")
 
 
 def total(values: Tensor) -> Tensor:
@@ -230,7 +232,7 @@ def agree(weights: Mapping[str, Tensor], when: str, others: Sequence[Tensor] = (
         own.copy_(given)
     for rank, (distance, name) in enumerate(gather((apart, worst))):
         if not distance <= CLOSE:
-            raise ValueError(
+            raise BadInput(
                 f"{when}, {name} of process {rank} is {distance:.1e} of its size away from that of process 0, expected "
                 f"at most {CLOSE:g}: give every machine the same files, versions and kind of processor"
             )

@@ -19,6 +19,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from kerf.errors import BadInput
+
 START, END, RISE = 1 / 10, 1 / 1000, 0.1  # of one_cycle: shares of the highest rate, share of the steps
 
 
@@ -34,9 +36,9 @@ class LearningRate:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
-            raise ValueError(f"unknown learning rate policy {self.policy!r}: expected one of {', '.join(POLICIES)}")
+            raise BadInput(f"unknown learning rate policy {self.policy!r}: expected one of {', '.join(POLICIES)}")
         if self.warmup < 0 or self.adjust < 1 or not self.base > 0:
-            raise ValueError(
+            raise BadInput(
                 f"learning rate {self.base}, warm-up {self.warmup}, adjust {self.adjust}: expected > 0, >= 0 and >= 1"
             )
 

@@ -8,6 +8,7 @@ from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.training import checkpoint
 from kerf.compress.training.quantise import Grid, from_json
+from kerf.errors import BadInput
 
 
 def load_network(model: nn.Module, path: Path, arch: str, example: Tensor) -> dict[str, Tensor]:
@@ -32,4 +33,4 @@ def load_grids(model: nn.Module, path: Path) -> dict[str, Grid]:
     try:
         return from_json(state.get("quantised", {}), model)
     except ValueError as error:
-        raise ValueError(f"{path}: in its header, {error}") from None
+        raise BadInput(f"{path}: in its header, {error}") from None

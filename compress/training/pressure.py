@@ -9,16 +9,17 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.training.quantise import Grids
 from kerf.compress.training.sample import Sample
 from kerf.compress.units.weights import Units
+from kerf.errors import BadInput
 
 Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
 
 
 def unseen() -> Iterator[tuple[Tensor, Tensor]]:
-    raise ValueError("there are no images here to look at")
+    raise BadInput("there are no images here to look at")
 
 
 def unmeasured(model: nn.Module) -> float:
-    raise ValueError("there are no images here to measure accuracy on")
+    raise BadInput("there are no images here to measure accuracy on")
 
 
 @dataclass(frozen=True)

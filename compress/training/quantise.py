@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kerf.compress.network.watching import inputs
 from kerf.compress.training.masking import Shadows
+from kerf.errors import BadInput
 
 LEAST, MOST = 2, 8  # bits of a weight; of one bit, zero is the only value between −q and q
 LEVELS = 255  # of inputs
@@ -158,7 +159,7 @@ def to_json(grids: Grids) -> dict[str, list[float]]:
 def from_json(values: object, model: nn.Module) -> dict[str, Grid]:
     """Raises ValueError for what `to_json` does not write of this network."""
     if not isinstance(values, dict) or not values.keys() <= set(layers(model)):
-        raise ValueError("quantised is not a table of this network's convolutions and linear layers")
+        raise BadInput("quantised is not a table of this network's convolutions and linear layers")
     grids = {}
     for path, value in values.items():
         match value:
@@ -167,5 +168,5 @@ def from_json(values: object, model: nn.Module) -> dict[str, Grid]:
             ):
                 grids[path] = Grid(bits, float(scale), zero)
             case _:
-                raise ValueError(f"quantised {path} as {value!r}: expected bits from 2 to 8, a scale, a zero point")
+                raise BadInput(f"quantised {path} as {value!r}: expected bits from 2 to 8, a scale, a zero point")
     return grids

@@ -20,6 +20,7 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import NOTHING, Plan, Pressure, Task
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.sample import Sample, Shown
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "c
     skipped = {name for part in parts for name in part[4]}
     images = len(predictions)
     if not images:
-        raise ValueError(f"none of {len(skipped)} images to evaluate can be read")
+        raise BadInput(f"none of {len(skipped)} images to evaluate can be read")
     return Metrics(
         100 * top1 / images, 100 * top5 / images, summed / images, images, tuple(predictions), tuple(sorted(skipped))
     )
@@ -184,7 +185,7 @@ def fit(
     Raises ValueError when the data has no training part, FloatingPointError when the loss is no longer finite.
     """
     if data.train is None:
-        raise ValueError(f"{data.name} has no training images: expected train/<class>/ beside the evaluation folder")
+        raise BadInput(f"{data.name} has no training images: expected train/<class>/ beside the evaluation folder")
     device, reporter, state = torch.device(device), reporter or Reporter(), state or State()
     model.to(device=device, memory_format=torch.channels_last)
     named = dict(model.named_parameters())

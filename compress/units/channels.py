@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kerf.compress.network.graph import ChannelSet, DependencyGraph
 from kerf.compress.network.widths import Widths
 from kerf.compress.units.weights import Units
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,7 @@ class ChannelUnits(Units):
         """Where convolutions and linear layers read these channels. Raises ValueError if none does."""
         found = [place for place in self.channels.places if place[1] == 1]
         if not found:
-            raise ValueError(
-                f"{self.path}: no convolution or linear layer reads its channels; leave it out with --skip"
-            )
+            raise BadInput(f"{self.path}: no convolution or linear layer reads its channels; leave it out with --skip")
         return found
 
 
@@ -50,7 +49,7 @@ class Channel:
         for pattern in self.skip:
             if not any(fnmatch(s.name, pattern) for s in graph.sets):
                 names = ", ".join(s.name for s in graph.sets if not s.fixed)
-                raise ValueError(f"--skip {pattern} is the name of no layer; layers are {names}")
+                raise BadInput(f"--skip {pattern} is the name of no layer; layers are {names}")
         widths = Widths.of(model, graph, example)
         return tuple(_units(model, graph, s, widths) for s in graph.sets if self._takes(model, graph, s))
 
@@ -102,7 +101,7 @@ def _units(model: nn.Module, graph: DependencyGraph, channels: ChannelSet, width
     def scales() -> Tensor:
         paths = _norms(model, graph, channels)
         if not paths:
-            raise ValueError(f"{channels.name}: no batch norm scales its channels; use a method that scores filters")
+            raise BadInput(f"{channels.name}: no batch norm scales its channels; use a method that scores filters")
         return torch.stack([by_channel(model.get_parameter(p).detach(), channels, (p, 0)).mean(1) for p in paths])
 
     weights = {path: model.get_parameter(path) for path in channels.makers}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kerf.compress.network.cost import positions
 from kerf.compress.network.graph import DependencyGraph
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class OneByN:
     def __post_init__(self):
         least = min(self.n, *self.heights.values(), self.n)
         if least < 1:
-            raise ValueError(f"N is {least}; expected at least 1 output kernel per block")
+            raise BadInput(f"N is {least}; expected at least 1 output kernel per block")
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, lambda p, *of: _blocks(p, *of, n=self.heights.get(p, self.n)))

@@ -21,6 +21,7 @@ from kerf.deploy.compiler.targets import describe, linking, on_gpu, triple
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
+from kerf.errors import BadInput
 from kerf.kernels import BY_NAME, kernels_for
 from kerf.kernels.cuda import compiler
 from kerf.kernels.kernel import dense_twin, pick
@@ -67,7 +68,7 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     likely = chain([known] if known else [], *ways(p, target))
     good = next((c for c in likely if (c.key[0], c.key[1:]) not in failed), None)
     if good is None:
-        raise ValueError(f"{p.describe()}: every kernel failed when it was measured; see the records")
+        raise BadInput(f"{p.describe()}: every kernel failed when it was measured; see the records")
     return good
 
 

@@ -13,6 +13,7 @@ from tvm import relax
 from tvm.s_tir import SBlock, SBlockRealize
 
 from kerf.deploy.compiler.form import Form
+from kerf.errors import BadInput
 
 THERE, BACK = "into_form", "from_form"  # names of functions
 MOVES = (THERE, BACK, "reshape")  # TVM legalizes relax.reshape to functions of this name
@@ -65,7 +66,7 @@ def shape_of(value: relax.Expr) -> tuple[int, ...]:
     try:
         return tuple(int(d) for d in value.ty.shape)
     except TypeError as error:  # None, or a symbol
-        raise ValueError("an operator's output has no fixed size (NonZero, Unique and the like)") from error
+        raise BadInput("an operator's output has no fixed size (NonZero, Unique and the like)") from error
 
 
 def reshaped(bb: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:

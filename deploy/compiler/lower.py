@@ -22,6 +22,7 @@ from kerf.deploy.compiler.layout_changes import call, reshaped
 from kerf.deploy.compiler.legalize import legalize
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.network import DOMAIN, OP, Network
+from kerf.errors import BadInput, Unsupported
 from kerf.kernels.cpu import expand_depthwise
 
 
@@ -48,20 +49,20 @@ def lower(
         try:
             return legalize(importer.from_onnx(model.graph, network.graph.opset), form), packed
         except _Unsupported as error:
-            raise ValueError(f"{network.path}: {error}") from error
+            raise BadInput(f"{network.path}: {error}") from error
         except (ValueError, RuntimeError, NotImplementedError, AssertionError, TypeError, KeyError) as error:
             importer.abandon()
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = (
                 f"{network.path}: TVM refuses the network ({lines[0] if isinstance(error, ValueError) else lines[-1]})"
             )
-            raise ValueError(refusals.wrong_shapes(network.path, network.graph) or reason) from error
+            raise BadInput(refusals.wrong_shapes(network.path, network.graph) or reason) from error
 
 
 KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32"}  # of packed arrays
 
 
-class _Unsupported(ValueError):
+class _Unsupported(Unsupported):
     """Operators that TVM's importer does not know."""
 
 

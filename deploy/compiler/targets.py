@@ -10,6 +10,7 @@ from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_
 
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.machine import CHECKED, architecture, missing
+from kerf.errors import BadInput
 from kerf.kernels.cuda.compiler import ARCHITECTURES
 
 
@@ -29,14 +30,12 @@ def parse(text: str, threads: int) -> Target:
         for word in text.split()[1:]:
             key, _, value = word.lstrip("-").partition("=")
             if not word.startswith("-") or key not in ("mcpu", "mtriple", "mattr") or not value:
-                raise ValueError(
-                    f"--target {text!r}: {word!r} is not understood; expected -mcpu=, -mtriple= or -mattr="
-                )
+                raise BadInput(f"--target {text!r}: {word!r} is not understood; expected -mcpu=, -mtriple= or -mattr=")
             fields[key] = value.split(",") if key == "mattr" else value
     if "mcpu" not in fields and "mtriple" not in fields:
-        raise ValueError(f"--target {text!r}: says no CPU; add -mcpu=, or -mtriple= for another architecture")
+        raise BadInput(f"--target {text!r}: says no CPU; add -mcpu=, or -mtriple= for another architecture")
     if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
-        raise ValueError(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
+        raise BadInput(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
     return Target({"kind": "llvm", "num-cores": threads, **fields})
 
 
@@ -45,9 +44,9 @@ def _cuda(text: str) -> Target:
     words = text.split()[1:] or [f"-arch={gpu.architecture() or 'none'}"]
     arch = words[0].removeprefix("-arch=")
     if arch == "none":
-        raise ValueError(f"--target {text!r}: this machine has no NVIDIA GPU; name one, for instance cuda -arch=sm_90")
+        raise BadInput(f"--target {text!r}: this machine has no NVIDIA GPU; name one, for instance cuda -arch=sm_90")
     if len(words) > 1 or arch not in ARCHITECTURES:
-        raise ValueError(f"--target {text!r}: expected cuda -arch= and one of {', '.join(ARCHITECTURES)}")
+        raise BadInput(f"--target {text!r}: expected cuda -arch= and one of {', '.join(ARCHITECTURES)}")
     return Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
 
 
@@ -77,7 +76,7 @@ def linking(triple: str) -> dict:
     if not triple:
         return {}
     if not shutil.which(f"{triple}-g++"):
-        raise ValueError(f"{triple}-g++ links libraries for {triple} and is not installed; Debian: g++-{triple}")
+        raise BadInput(f"{triple}-g++ links libraries for {triple} and is not installed; Debian: g++-{triple}")
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
 
 

@@ -11,6 +11,7 @@ from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph, read_model
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
+from kerf.errors import BadInput
 from kerf.kernels.bsr import BSR
 
 NEARLY = 0.03  # share of blocks that taller ones may miss
@@ -32,22 +33,22 @@ def convert(
     heights = sorted((n,) if isinstance(n, int) else n, reverse=True)
     if not heights or heights[-1] < 1:
         given = " ".join(map(str, heights))
-        raise ValueError(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
+        raise BadInput(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
     if not 0 <= sparsity <= 1:
-        raise ValueError(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
+        raise BadInput(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
     model = read_model(path, batch)
     qdq.refuse(path, model)
     graph = Graph(model)
     if (len(graph.inputs), len(graph.outputs)) != (1, 1):
         found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
-        raise ValueError(f"{path}: {found}; expected a network with one image input and one output")
+        raise BadInput(f"{path}: {found}; expected a network with one image input and one output")
     refusals.training(path, graph)
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
     fold_batchnorm(graph)
     try:
         layers = fuse_layers(graph)
     except ValueError as error:
-        raise ValueError(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
+        raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
     if not layers:
         raise refusals.nothing(path, graph)
     layers = {k: replace(v, problem=replace(v.problem, precision=precision)) for k, v in layers.items()}

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from kerf.errors import BadInput
+
 
 class Graph:
     """Nodes in topological order; ``constants``: name -> array; ``shapes``: name -> dims; one file's worth."""
@@ -100,23 +102,23 @@ def read_model(path: Path, batch: int | None) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf, the checker and the file system each raise their own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: not a readable ONNX model ({reason}); export it again") from error
+        raise BadInput(f"{path}: not a readable ONNX model ({reason}); export it again") from error
     constants = {t.name for t in model.graph.initializer}
     for value in model.graph.input:
         if value.name in constants:
             continue
         if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-            raise ValueError(f"{path}: input {value.name!r} is {kind}; expected FLOAT (float32)")
+            raise BadInput(f"{path}: input {value.name!r} is {kind}; expected FLOAT (float32)")
         size = value.type.tensor_type.shape.dim
         if len(size) and not size[0].HasField("dim_value"):
             size[0].dim_value = batch or 1
         elif batch is not None and len(size) and size[0].dim_value != batch:
-            raise ValueError(f"{path}: input {value.name!r} has batch {size[0].dim_value} fixed; asked for {batch}")
+            raise BadInput(f"{path}: input {value.name!r} has batch {size[0].dim_value} fixed; asked for {batch}")
         if any(not isinstance(d, int) or d < 1 for d in dims(value) or ("?",)):
-            raise ValueError(f"{path}: input {value.name!r} has shape {dims(value)}; export it with fixed sizes")
+            raise BadInput(f"{path}: input {value.name!r} has shape {dims(value)}; export it with fixed sizes")
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{path}: weight {tensor.name!r} holds NaN or infinity; expected finite numbers")
+            raise BadInput(f"{path}: weight {tensor.name!r} holds NaN or infinity; expected finite numbers")
     return model

@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from kerf.deploy.frontend.onnx_graph import attributes
+from kerf.errors import BadInput
 
 INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 OFF_GRID = 1e-3  # steps that a folded weight may be away from its grid
@@ -56,7 +57,7 @@ def insert(file: onnx.ModelProto, grids: Mapping[str, Grid]) -> onnx.ModelProto:
             node.input[0], node.input[1] = inputs[key], f"{weight}.dequantised"
         nodes.append(node)
     if missing := [path for path in grids if path not in found]:
-        raise ValueError(f"{missing[0]} is quantised, but is no layer with a stored weight in the exported graph")
+        raise BadInput(f"{missing[0]} is quantised, but is no layer with a stored weight in the exported graph")
     whole = onnx.GraphProto()  # the nodes are the graph's own: it must hold them until they are copied
     whole.node.extend(nodes)
     del graph.node[:]
@@ -99,9 +100,7 @@ def _quantised_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, axis: in
     steps = weight / scale
     integers = np.rint(steps)
     if (off := float(np.abs(steps - integers).max())) > OFF_GRID:
-        raise ValueError(
-            f"{name} is {off:.2g} steps away from a grid of {bits} bits; quantise the weight before export"
-        )
+        raise BadInput(f"{name} is {off:.2g} steps away from a grid of {bits} bits; quantise the weight before export")
     graph.initializer.remove(tensor)
     constants = (integers.astype(np.int8), f"{name}.integers"), (scale.reshape(-1), f"{name}.scale")
     graph.initializer.extend(numpy_helper.from_array(value, of) for value, of in constants)
@@ -117,7 +116,7 @@ def refuse(path: Path, model: onnx.ModelProto) -> None:
     """Raises ValueError for a file with quantised operators: kerf computes in f32."""
     found = sorted({n.op_type for n in model.graph.node if n.op_type in INTEGER or n.op_type.startswith("QLinear")})
     if found:
-        raise ValueError(
+        raise BadInput(
             f"{path} is quantised ({', '.join(found)}), and kerf compiles f32: run it in ONNX Runtime as it is, or "
             "prune without quantising (imagenet.py --method drl --set size=1) and export that"
         )

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
+from kerf.errors import BadInput
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -22,7 +23,7 @@ def training(path: Path, graph: Graph) -> None:
         if node.op_type == "Dropout" and len(node.input) > 2:
             on = bool(np.any(graph.constants.get(node.input[2], True)))
         if on:
-            raise ValueError(
+            raise BadInput(
                 f"{path}: {node.op_type} {called(node)!r} is in training mode; call model.eval() and export again"
             )
 

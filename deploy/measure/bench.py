@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.errors import BadInput
+
 SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
 LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means anything
 
@@ -135,9 +137,9 @@ def interleave(
     """
     names = [engine.name for engine in engines]
     if len(set(names)) < len(names):
-        raise ValueError(f"engines to race are {names}; expected different names")
+        raise BadInput(f"engines to race are {names}; expected different names")
     if rounds is not None and rounds < 1:
-        raise ValueError(f"rounds is {rounds}; expected at least 1")
+        raise BadInput(f"rounds is {rounds}; expected at least 1")
     settle = settle or wait_until_idle
     calls = {engine.name: math.ceil(SAMPLE_SECONDS / warm_up(engine, x, clock)) for engine in engines}
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -188,10 +190,10 @@ def refuse_different_outputs(engines: Sequence[Engine], x: np.ndarray, tolerance
     for engine in engines:
         actual = np.array(engine.run(x))
         if actual.shape != expected.shape:
-            raise ValueError(f"{engine.name} returns {actual.shape} where {reference.name} returns {expected.shape}")
+            raise BadInput(f"{engine.name} returns {actual.shape} where {reference.name} returns {expected.shape}")
         error = float(np.abs(actual - expected).max()) / scale
         if not error <= tolerance:  # also true for NaN
-            raise ValueError(
+            raise BadInput(
                 f"{engine.name} and {reference.name} differ by {error:.1e} relative, more than the {tolerance:.0e} "
                 "allowed; engines that compute different things are not raced"
             )
@@ -206,11 +208,11 @@ def speedup(kerf: Measurement, dense: Sequence[Measurement], *, resamples: int =
     Raises ValueError if there is nothing to compare with or the rounds do not pair up.
     """
     if not dense:
-        raise ValueError("no dense engine was raced; expected at least one to compare with")
+        raise BadInput("no dense engine was raced; expected at least one to compare with")
     fastest = min(dense, key=lambda m: m.median)
     if len(fastest.samples) != len(kerf.samples):
         rounds = f"{len(kerf.samples)} rounds of kerf, {len(fastest.samples)} of {fastest.engine}"
-        raise ValueError(f"{rounds}; a ratio needs rounds of one race")
+        raise BadInput(f"{rounds}; a ratio needs rounds of one race")
     ratios = np.array(fastest.samples) / np.array(kerf.samples)
     n = len(ratios)
     length = max(1, round(n ** (1 / 3)))

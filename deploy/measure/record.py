@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.errors import BadInput
 from kerf.kernels.kernel import Config
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]  # problem, target, versions
@@ -77,9 +78,9 @@ class Record:
             fields |= {name: tuple(fields[name]) for name in ("latency_us", "cold_us")}
             record = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a record: {error}") from error
+            raise BadInput(f"not a record: {error}") from error
         if checksum != f"{zlib.crc32(record.to_json().encode()):08x}":
-            raise ValueError("its checksum is another's")
+            raise BadInput("its checksum is another's")
         return record
 
 

@@ -9,13 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from kerf.errors import BadInput, Mismatch
+
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6
 # Rounded inputs of every product: random networks, which forgive least, differ by 3e-3 (tf32) and 3e-2 (f16).
 ALLOWED = {"f32": TOLERANCE, "tf32": 1e-2, "f16": 6e-2}
-
-
-class Mismatch(RuntimeError):
-    """The compiled network computes something else."""
 
 
 def reference_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
@@ -26,7 +24,7 @@ def reference_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSess
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors derive from Exception directly
         name = model if isinstance(model, str) else "the model"
-        raise ValueError(f"ONNX Runtime cannot load {name}, so nothing can be verified: {error}") from error
+        raise BadInput(f"ONNX Runtime cannot load {name}, so nothing can be verified: {error}") from error
 
 
 def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
@@ -53,7 +51,7 @@ def verify(
         x = (rng.standard_normal(shape) * (1, 0.1, 3)[i % 3]).astype(np.float32)
         y, truth = run(x), session.run(None, {name: x})[0]
         if not np.isfinite(truth).all():
-            raise ValueError(
+            raise BadInput(
                 f"{path}: ONNX Runtime's own output for a random image is not finite; nothing to compare with"
             )
         error = relative_error(y, truth)

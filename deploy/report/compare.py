@@ -17,6 +17,7 @@ from markupsafe import Markup
 from kerf import files
 from kerf.deploy.report import claims, page, tradeoff
 from kerf.deploy.report.tradeoff import Point
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read(path: Path, folder: Path) -> list[Run]:
         for run in found:
             _ = run.sparsity, summary["top1"], summary["method"], run.report and (run.point, run.conditions)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"{path} or its report cannot be read ({error}); run it again") from error
+        raise BadInput(f"{path} or its report cannot be read ({error}); run it again") from error
     return found
 
 
@@ -128,7 +129,7 @@ def sensitivities(folder: Path) -> list[dict]:
                 }
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); run kerf-prune sensitivity again") from error
+            raise BadInput(f"{path} cannot be read ({error}); run kerf-prune sensitivity again") from error
     return found
 
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.onnx_graph import called
+from kerf.errors import BadInput
 
 BREAK_EVEN = {1: 0.59, 2: 0.82, 4: 0.92, 8: 0.97, 16: 0.96, 32: 0.95}  # N -> density
 EMPTY = 0.08  # of the dense kernel's time
@@ -50,7 +51,7 @@ def densities(path: str | Path, n: int) -> list[LayerDensity]:
     is not readable as ONNX or n < 1.
     """
     if n < 1:
-        raise ValueError(f"block size is {n}; expected at least 1 output kernel per block")
+        raise BadInput(f"block size is {n}; expected at least 1 output kernel per block")
     return [measure(name, op, weight, n) for name, op, weight in weights(read(Path(path)))]
 
 
@@ -61,7 +62,7 @@ def survey(path: str | Path, blocks: Sequence[int]) -> list[tuple[LayerDensity, 
     """
     path = Path(path)
     if min(blocks) < 1:
-        raise ValueError(f"block size is {min(blocks)}; expected at least 1 output kernel per block")
+        raise BadInput(f"block size is {min(blocks)}; expected at least 1 output kernel per block")
     found, macs = stored(path), {}
     if path.suffix != ".safetensors":
         macs = {name: layer.problem.macs // layer.problem.batch for name, layer in convert(path, 1, 1.0).layers.items()}
@@ -89,9 +90,9 @@ def tensors(path: Path) -> list[tuple[str, str, np.ndarray]]:
             op = "dense" if weight.ndim == 2 else "depthwise" if weight.shape[1] == 1 else "conv"
             found.append((name.removesuffix(".weight"), op, weight))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no safetensors file, or cut short ({error})") from error
+        raise BadInput(f"{path} is no safetensors file, or cut short ({error})") from error
     if not found:
-        raise ValueError(f"{path} holds no fp32 kernels")
+        raise BadInput(f"{path} holds no fp32 kernels")
     return found
 
 
@@ -116,11 +117,11 @@ def pattern(path: str | Path, layer: str, n: int, limit: int = 128) -> dict:
     Raises as `densities`, and ValueError if the file has no such layer.
     """
     if n < 1:
-        raise ValueError(f"block size is {n}; expected at least 1 output kernel per block")
+        raise BadInput(f"block size is {n}; expected at least 1 output kernel per block")
     path = Path(path)
     found = {name: weight for name, _, weight in stored(path)}
     if layer not in found:
-        raise ValueError(f"{path} has no layer {layer}; its layers are {', '.join(found)}")
+        raise BadInput(f"{path} has no layer {layer}; its layers are {', '.join(found)}")
     return picture(layer, found[layer], n, limit)
 
 
@@ -154,9 +155,9 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's own error classes differ between its versions
-        raise ValueError(f"{path} is not readable as ONNX (truncated or another format?); export it again") from error
+        raise BadInput(f"{path} is not readable as ONNX (truncated or another format?); export it again") from error
     if not model.graph.node:
-        raise ValueError(f"{path} has no ONNX graph in it (truncated or another format?); export it again")
+        raise BadInput(f"{path} has no ONNX graph in it (truncated or another format?); export it again")
     return model
 
 

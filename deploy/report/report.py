@@ -14,6 +14,7 @@ from kerf.deploy.report import claims, figures, page, tradeoff
 from kerf.deploy.report.claims import ENGINES, verdict
 from kerf.deploy.report.figures import number
 from kerf.deploy.report.tradeoff import Point
+from kerf.errors import BadInput
 
 REQUIRED = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "latency_ms", "bytes", "layers")
 CEILING = 1.5
@@ -43,9 +44,9 @@ def write(report: dict, folder: str | Path) -> Path:
 def check(report: Mapping) -> None:
     missing = [key for key in REQUIRED if key not in report]
     if missing:
-        raise ValueError(f"the report lacks {', '.join(missing)}; expected {', '.join(REQUIRED)}")
+        raise BadInput(f"the report lacks {', '.join(missing)}; expected {', '.join(REQUIRED)}")
     if report["verified"] is not True:
-        raise ValueError(
+        raise BadInput(
             f"{report['model']} was not verified (max |error| {report['max_abs_error']}); "
             "latencies of a network that may compute something else are not reported"
         )

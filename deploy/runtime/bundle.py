@@ -20,12 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.errors import BadInput
+
 FORMAT = 2
 MACHINE_CODE = "kernels.cubin"
 HASHED = ("library.so", "weights.npz", "records.jsonl")
 
 
-class BundleError(ValueError):
+class BundleError(BadInput):
     """A bundle that must not be run, with the reason."""
 
 
@@ -117,7 +119,7 @@ def refuse_input(x: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless ``x`` is what a bundle's network takes."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != shape:
         came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise ValueError(f"input is {came}; this bundle takes a numpy array float32 {shape}")
+        raise BadInput(f"input is {came}; this bundle takes a numpy array float32 {shape}")
 
 
 def size_bytes(folder: Path) -> int:

@@ -25,4 +25,4 @@ KERNELS = (
 )
 
 # As kernels.KERNELS_VERSION, of the code in this folder.
-KERNELS_VERSION = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:12]
+KERNELS_VERSION = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()[:12]

@@ -16,8 +16,9 @@ import tvm
 from kerf.deploy.compiler import targets
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
+from kerf.errors import DeviceLost
 from kerf.tune.cli import main
-from kerf.tune.places import DeviceLost, Tracker
+from kerf.tune.places import Tracker
 from kerf.tune.search import search
 from tests.helpers.onnx_networks import mobile
 

@@ -37,6 +37,7 @@ from kerf.compress.training.pressure import NOTHING
 from kerf.compress.training.quantise import LEAST
 from kerf.compress.training.sample import Sample, accuracy, first, held_out
 from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.errors import BadInput
 
 LOWEST = 0.2  # share of a layer's channels that an action keeps
 FITTED = 256  # training images on which inputs are made up for
@@ -102,7 +103,7 @@ class Widths:
 
     def __init__(self, settings: Settings, episodes: int, images: int, reward: str):
         if reward not in REWARDS:
-            raise ValueError(f"reward is {reward!r}: expected one of {', '.join(REWARDS)}")
+            raise BadInput(f"reward is {reward!r}: expected one of {', '.join(REWARDS)}")
         self.settings, self.scope, self.images, self.rewarded = settings, settings.pooled, images, REWARDS[reward]
         self.numbers = ddpg.Numbers(episodes, episodes // 8, decay=0.95, replay=100)
         self.model: nn.Module | None = None
@@ -184,9 +185,9 @@ def drl(
     f32 size; 1 leaves them f32; reward of pruning: macs, −(1 − accuracy) ln MACs, or accuracy.
     """
     if (few := min(episodes, bit_episodes, images, tuned)) < 1:
-        raise ValueError(f"{few} episodes or images: expected at least 1 of each")
+        raise BadInput(f"{few} episodes or images: expected at least 1 of each")
     if not LEAST / WHOLE <= size <= 1:
-        raise ValueError(f"size is {size}: expected a share from {LEAST / WHOLE} ({LEAST} bits a weight) to 1")
+        raise BadInput(f"size is {size}: expected a share from {LEAST / WHOLE} ({LEAST} bits a weight) to 1")
     search, quantises = Widths(settings, episodes, images, reward), size < 1
     bits = BitWidths(Numbers(bit_episodes, images, tuned, size, settings.seed))
     return Recipe(

@@ -13,6 +13,7 @@ from onnx import helper
 
 from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
+from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
 
 
@@ -23,7 +24,7 @@ def fuse_layers(graph: Graph) -> dict[str, Layer]:
         try:
             _fuse(graph, node, layers)
         except ValueError as error:
-            raise ValueError(f"{node.op_type} {called(node)!r}: {str(error).removeprefix('Problem: ')}") from error
+            raise BadInput(f"{node.op_type} {called(node)!r}: {str(error).removeprefix('Problem: ')}") from error
     order = [n.name for n in graph.nodes if n.domain == DOMAIN]
     return {name: layers[name] for name in order}
 
@@ -84,7 +85,7 @@ def _conv(graph: Graph, node: onnx.NodeProto):
         padding = _same(x[2:], kernel, stride, dilation, lower=auto == "SAME_LOWER")
     n, channels, height, width = x
     if (taken := weight.shape[1] * a.get("group", 1)) != channels:
-        raise ValueError(f"its weights take {taken} channels, its input has {channels}")
+        raise BadInput(f"its weights take {taken} channels, its input has {channels}")
     fields = dict(batch=n, in_channels=channels, height=height, width=width, out_channels=weight.shape[0])
     fields |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=a.get("group", 1))
     return "conv", fields, weight, bias, [node]

@@ -19,9 +19,10 @@ from kerf.deploy.compiler.build import Plan, build, compiled
 from kerf.deploy.compiler.choice import Choice
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.measure.verify import Mismatch, relative_error, verify
+from kerf.deploy.measure.verify import relative_error, verify
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime import session as runtime
+from kerf.errors import Mismatch
 from kerf.kernels import KERNELS
 from kerf.kernels.cpu import expand_depthwise
 from kerf.kernels.kernel import candidates
