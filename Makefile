@@ -5,7 +5,7 @@
 PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
-RUN := $(CURDIR)/$(VENV)/bin/python
+RUN := $(abspath $(VENV))/bin/python
 
 .PHONY: demo check test lint types format bench clean
 
