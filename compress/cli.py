@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reporter = Reporter(quiet=not distributed.first())
             for note in notes:
                 reporter.say(note)
-            job = distributed.together(partial(prepare, args))
+            job = distributed.together(partial(prepare, args, reporter.say))
             check_alike(job)
             work = sensitivities_of if sensitivities else evaluate_only if args.pruned_model else prune_and_train
             found = work(job, reporter)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return distributed.leave(130)
 
 
-def prepare(args: Args) -> Job:
+def prepare(args: Args, say: Callable[[str], None] = print) -> Job:
     """Reads and checks all input before anything is trained or written. Raises ValueError or OSError with one line."""
     method, device = method_of(args), device_of(args)
     if args.arch not in MODELS:
@@ -122,7 +122,7 @@ def prepare(args: Args) -> Job:
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
     given = weights not in (None, "torchvision")
-    kept = load_network(model, Path(weights), args.arch, example) if given else {}
+    kept = load_network(model, Path(weights), args.arch, example, not args.pruned_model, say) if given else {}
     grids = load_grids(model, Path(weights)) if given else {}
     graph = DependencyGraph.trace(model, example)
     chosen, budget = plan(args, method, weights)
