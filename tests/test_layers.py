@@ -25,7 +25,7 @@ ORDER = {
     ],
     "deploy": [
         *("frontend/onnx_graph", "frontend/network", "frontend/passes", "frontend"),
-        *("runtime", "measure", "compiler", "report", ""),
+        *("runtime", "measure", "compiler", "report", "from_torch", ""),
     ],
     "compress": [
         *("data", "models", "network", "units", "training", "measures", "pruning", "methods/drl", "methods"),
@@ -42,7 +42,8 @@ FORBIDDEN = {
     "tune": {"torch", "torchvision", "onnx", "safetensors"},
 }
 # export is where torch ends; cli joins
-EXCEPTIONS = {("deploy/export.py", "torch"), ("compress/cli.py", "deploy"), ("compress/cli.py", "tune")}
+EXCEPTIONS = {(f"deploy/{file}.py", "torch") for file in ("export", "from_torch/plain_weights", "from_torch/traced")}
+EXCEPTIONS |= {("compress/cli.py", "deploy"), ("compress/cli.py", "tune")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 
 
