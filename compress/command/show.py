@@ -12,15 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from kerf.compress.command import method_table
-from kerf.compress.command.args import Parser
 from kerf.compress.command.describe import NEARLY_ZERO, describe
 from kerf.compress.pruning.sensitivity import Sensitivity
+from kerf.console import Parser
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str], program: str) -> None:
     """`argv[0]` is one of COMMANDS. Raises ValueError or OSError with one line."""
     name, *rest = argv
-    parser = Parser(f"kerf-prune {name}", description=COMMANDS[name].__doc__)
+    parser = Parser(program, description=COMMANDS[name])
     if name == "show":
         parser.add_argument("given", type=Path, metavar="CHECKPOINT")
     else:
@@ -29,11 +29,13 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="changes nothing: the table is what was asked for")
     args = parser.parse_args(rest)
     if args.json:
-        found = {"show": describe, "methods": method_table.describe}[name](args.given)
+        values = describe(args.given) if name == "show" else method_table.describe(args.given)
         # JSON has no NaN, which tensors may have
-        print(json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None), indent=2))
+        print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
+    elif name == "show":
+        show(args.given)
     else:
-        COMMANDS[name](args.given)
+        methods(args.given)
 
 
 def show(path: Path, console: Console | None = None) -> None:
@@ -62,7 +64,10 @@ def methods(name: str | None = None, console: Console | None = None) -> None:
     page.say(f"--set {numbers or 'takes nothing'}")
 
 
-COMMANDS = {"show": show, "methods": methods}
+COMMANDS = {
+    "show": "A network that kerf saved layer by layer, and any other file tensor by tensor.",
+    "methods": "The table of methods, or all that is known of one.",
+}
 
 
 def sensitivities(s: Sensitivity, console: Console | None = None) -> None:
