@@ -43,7 +43,7 @@ def test_a_quantised_network_is_saved_evaluated_exported_shown_and_trained_on(tm
 
     capsys.readouterr()
     assert cli.main(["show", str(weights)]) == 0
-    assert f"quantised: weights of {summary['mean_bits']:.2f} bits in the mean" in capsys.readouterr().out
+    assert f"quantised: weights of {summary['mean_bits']:.2f} bits on average" in capsys.readouterr().out
     third, flags = tmp_path / "third", ["--method=l1", "--num_epochs=1", f"--pretrained_model={weights}"]
     assert cli.main([*SMALL, *flags, f"--job_dir={third}"]) == 0
     assert "is quantised: its weights are trained on in f32" in capsys.readouterr().out
