@@ -28,12 +28,13 @@ sys.modules["torch"] = None
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
+    # not the folder itself: setuptools leaves build/ and egg-info behind
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in tracked.split("\0"):  # not the folder itself: setuptools leaves build/ and egg-info behind
-        if name.split("/")[0] in ("compress", "deploy", "kernels", "kerf", "tune") or "/" not in name:
-            if name and (ROOT / name).is_file():
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).write_bytes((ROOT / name).read_bytes())
+    packages = ("compress", "deploy", "kernels", "kerf", "tune")
+    for name in filter(None, tracked.split("\0")):
+        if (name.split("/")[0] in packages or "/" not in name) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
     command = [
         sys.executable,
         "-m",
