@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import kerf.tune.cli
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import choose
 from kerf.deploy.frontend.convert import convert
@@ -14,7 +13,9 @@ from kerf.deploy.measure.record import Record, RecordBook
 from kerf.kernels import KERNELS
 from kerf.kernels.bsr import BSR
 from kerf.kernels.kernel import dense_twin, pick
+from kerf.tune import proof
 from kerf.tune.cli import main
+from kerf.tune.places import Here
 from kerf.tune.runners import Entrant, Measurer
 from kerf.tune.search import example, search
 from tests.helpers.onnx_networks import mobile
@@ -211,7 +212,7 @@ def test_a_network_that_is_not_verified_leaves_no_bundle(tmp_path, monkeypatch, 
     def mismatch(*_, **__):
         raise verify.Mismatch("output 0 differs")
 
-    monkeypatch.setattr(kerf.tune.cli, "verify", mismatch)
+    monkeypatch.setattr(proof, "verify", mismatch)
     assert main(["--onnx_path", str(path), "--trials=0"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "output 0 differs; wrong layers: none on its own" in line
@@ -224,7 +225,7 @@ def test_a_race_that_fails_leaves_no_bundle(tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise RuntimeError("engine\nbroke")
 
-    monkeypatch.setattr(kerf.tune.cli.bench, "openvino_engine", broken)
+    monkeypatch.setitem(Here.dense_engines, "openvino", broken)
     assert main(["--onnx_path", str(path), "--trials=0", "--against=openvino"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "leave it out of --against" in line
