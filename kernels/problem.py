@@ -16,7 +16,7 @@ class Problem:
     """A 2-D convolution: y = activation(conv(x, w) + bias [+ residual]).
 
     A fully connected layer is a 1x1 convolution of a 1x1 image. Sizes in elements; ``padding`` is (top, left, bottom,
-    right). ``block`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks.
+    right). ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks.
     """
 
     batch: int
@@ -31,7 +31,7 @@ class Problem:
     groups: int = 1
     activation: str = "none"
     residual: bool = False
-    block: int = 0
+    n: int = 0
     nnzb: int = 0
     precision: str = "f32"
 
@@ -84,8 +84,8 @@ class Problem:
     def macs(self) -> int:
         """Multiply-accumulates on stored weights (padding counted as work, as everywhere in the field)."""
         per_pixel = (
-            self.nnzb * self.block * self.taps
-            if self.block
+            self.nnzb * self.n * self.taps
+            if self.n
             else self.out_channels * self.in_channels // self.groups * self.taps
         )
         return self.batch * self.out_height * self.out_width * per_pixel
@@ -101,6 +101,7 @@ class Problem:
     def to_json(self) -> str:
         """Canonical text: the key of records and of the custom ONNX operator."""
         fields = asdict(self)
+        fields["block"] = fields.pop("n")  # what the key called it from the first
         if self.precision == "f32":  # keys of records made before there was another
             del fields["precision"]
         return json.dumps(fields, separators=(",", ":"), sort_keys=True)
@@ -108,4 +109,5 @@ class Problem:
     @classmethod
     def from_json(cls, text: str) -> Problem:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        fields["n"] = fields.pop("block", 0)
         return cls(**fields)

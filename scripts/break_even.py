@@ -41,7 +41,7 @@ def main() -> int:
     for channels, side, out, kernel in SHAPES:
         dense = Problem(1, channels, side, side, out, (kernel, kernel), (1, 1), (kernel // 2,) * 4, activation="relu")
         runs = {"dense": timer(dense, 1.0)}
-        runs |= {(n, d): timer(replace(dense, block=n), d) for n in a.N for d in DENSITIES}
+        runs |= {(n, d): timer(replace(dense, n=n), d) for n in a.N for d in DENSITIES}
         samples = {key: [] for key in runs}
         for _ in range(ROUNDS):
             for key, run in runs.items():
@@ -64,9 +64,9 @@ def timer(p: Problem, density: float):
     """A function that measures the layer once, in microseconds."""
     rng, target = np.random.default_rng(0), targets.parse("native", 1)
     weights = rng.standard_normal(p.weight_shape).astype(np.float32)
-    if p.block:
-        kept = rng.random((-(-p.out_channels // p.block), p.in_channels)) < density
-        weights = BSR.from_conv(inspect.spread(kept, weights, p.block), p.block)
+    if p.n:
+        kept = rng.random((-(-p.out_channels // p.n), p.in_channels)) < density
+        weights = BSR.from_conv(inspect.spread(kept, weights, p.n), p.n)
         p = replace(p, nnzb=weights.nnzb)
     kernel = pick(KERNELS, p, target)
     c = kernel.configs(p, target)[0]

@@ -21,7 +21,7 @@ from kerf.deploy.compiler.choice import Choice
 from kerf.kernels.problem import Problem
 
 
-def lines(results: dict, target: Target, block: int) -> list[str]:
+def lines(results: dict, target: Target, n: int) -> list[str]:
     """Of pretuned's file."""
     own = [row for row in results["layers"] if row["kernel"].startswith("conv2d")]
     densities = sorted({row["density"] for row in own if "_bsr_" in row["kernel"]})
@@ -34,8 +34,8 @@ def lines(results: dict, target: Target, block: int) -> list[str]:
             if not any("_bsr_" in row["kernel"] for row in takers):
                 continue
             best = min(takers, key=lambda row: row["us"])
-            p, _, _ = weights(replace(shape, block=block), density)
-            problem = p if "_bsr_" in best["kernel"] else replace(p, block=0, nnzb=0)
+            p, _, _ = weights(replace(shape, n=n), density)
+            problem = p if "_bsr_" in best["kernel"] else replace(p, n=0, nnzb=0)
             found.append(pretuned.line(p, Choice(problem, best["kernel"], best["config"]), target))
         dense = [row for row in rows if "_bsr_" not in row["kernel"]]
         if dense:

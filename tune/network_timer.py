@@ -92,4 +92,4 @@ def without(layer: Layer, n: int, share: float) -> Layer:
         return layer
     full = np.where(layer.weight == 0, np.float32(1e-6), layer.weight)
     weight = inspect.spread(kept.reshape(rows, p.in_channels), full, n)
-    return replace(layer, weight=weight, problem=replace(p, block=n, nnzb=BSR.from_conv(weight, n).nnzb))
+    return replace(layer, weight=weight, problem=replace(p, n=n, nnzb=BSR.from_conv(weight, n).nnzb))

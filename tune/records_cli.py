@@ -60,7 +60,7 @@ def measured(book: RecordBook) -> list[dict]:
             rows.append(
                 {
                     "layer": p.describe(),
-                    "block": p.block,
+                    "block": p.n,
                     "best_us": best.us if best else None,
                     "kernel": best.kernel if best else None,
                     "config": dict(best.config) if best else {},

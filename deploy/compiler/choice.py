@@ -30,7 +30,7 @@ class Choice:
         return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
 
     def pack(self, layer: Layer) -> dict[str, np.ndarray]:
-        weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight
+        weight = BSR.from_conv(layer.weight, self.problem.n) if self.problem.n else layer.weight
         return BY_NAME[self.kernel].pack(self.problem, weight, self.config)
 
     def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:

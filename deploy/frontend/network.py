@@ -45,4 +45,4 @@ class Network:
 
     @property
     def sparse_layers(self) -> list[str]:
-        return [name for name, layer in self.layers.items() if layer.problem.block]
+        return [name for name, layer in self.layers.items() if layer.problem.n]

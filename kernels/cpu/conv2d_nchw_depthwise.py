@@ -30,7 +30,7 @@ CHUNKS = 16  # parallel pieces of the channel loop, each with a scratch plane of
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if p.n:
         return "weights are block-sparse"
     return None if p.depthwise else f"{p.groups} groups over {p.in_channels}->{p.out_channels} channels: not depthwise"
 

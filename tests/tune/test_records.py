@@ -19,7 +19,7 @@ from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
 TARGET = targets.parse("native", 1)
-P = Problem(1, 16, 8, 8, 16, block=4, nnzb=32)
+P = Problem(1, 16, 8, 8, 16, n=4, nnzb=32)
 KERNEL = pick(KERNELS, P, TARGET)
 
 

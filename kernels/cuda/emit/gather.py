@@ -100,7 +100,7 @@ def refuses(p: Problem) -> str | None:
 
 def entries(p: Problem, rows: int) -> int:
     """Entries of all lists; at least one, since a tensor of no bytes has no address."""
-    if p.block:
+    if p.n:
         return max(p.nnzb * p.taps, 1)
     return -(-p.out_channels // rows) * (p.in_channels // p.groups) * p.taps
 

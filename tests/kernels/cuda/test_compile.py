@@ -59,18 +59,18 @@ def test_no_kernel_spills_on_any_architecture(arch):
 
 
 def test_kernels_are_chosen_by_target_and_precision():
-    p = Problem(16, 64, 14, 14, 64, block=32, nnzb=20, precision="f16")
+    p = Problem(16, 64, 14, 14, 64, n=32, nnzb=20, precision="f16")
     assert kernels_for(gpu("sm_80")) is KERNELS
-    takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.block]
+    takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.n]
     assert takers == ["conv2d_chwn_bsr_mma", "conv2d_chwn_bsr_panels"], "1x1: one tap"
     assert pick(KERNELS, replace(p, precision="tf32"), gpu("sm_80")).name == "conv2d_chwn_bsr_mma"
-    assert pick(KERNELS, replace(p, block=8, precision="f32"), gpu("sm_80")).name == "conv2d_chwn_bsr_simt"
+    assert pick(KERNELS, replace(p, n=8, precision="f32"), gpu("sm_80")).name == "conv2d_chwn_bsr_simt"
     odd = replace(p, batch=3, kernel=(3, 3), padding=(1, 1, 1, 1))
-    takers = [c.kernel.name for c in candidates(KERNELS, odd, gpu("sm_80")) if c.problem.block]
+    takers = [c.kernel.name for c in candidates(KERNELS, odd, gpu("sm_80")) if c.problem.n]
     assert takers == ["conv2d_chwn_bsr_mma"], "three images fill no vector"
     with pytest.raises(ValueError, match="registers hold 8"):
-        pick(KERNELS, replace(p, block=32, precision="f32"), gpu("sm_80"))
-    assert [c.problem.block for c in candidates(KERNELS, replace(p, block=32, precision="f32"), gpu("sm_80"))] == [0]
+        pick(KERNELS, replace(p, n=32, precision="f32"), gpu("sm_80"))
+    assert [c.problem.n for c in candidates(KERNELS, replace(p, n=32, precision="f32"), gpu("sm_80"))] == [0]
 
 
 def test_precision_is_in_the_key_of_records_where_it_is_not_f32():

@@ -56,7 +56,7 @@ def measure(item, folder: Path) -> tuple[float, cuda_on_host.Result]:
     rng = np.random.default_rng(1)
     x = rng.standard_normal(p.in_shape)
     residual = rng.standard_normal(p.out_shape) if p.residual else None
-    packed = kernel.pack(p, BSR.from_conv(w, p.block) if p.block else w, c)
+    packed = kernel.pack(p, BSR.from_conv(w, p.n) if p.n else w, c)
     arrays = {"x": to_rows(x).astype(p.dtype), "bias": bias, **packed}
     if p.residual:
         arrays["residual"] = to_rows(residual).astype(p.dtype)
@@ -172,5 +172,5 @@ def test_shapes_of_the_cases_hurt():
     shapes = [Problem.from_json(item.problem) for item in ITEMS]
     assert {p.batch % 8 == 0 for p in shapes} == {True, False}
     assert any(in_rows(p)[1] % 8 == 0 and p.height * p.width * p.batch % 8 for p in shapes), "rows are filled up"
-    assert any(p.block and not p.nnzb for p in shapes), "no blocks at all"
+    assert any(p.n and not p.nnzb for p in shapes), "no blocks at all"
     assert round_to_tf32(np.float32([1 + 2**-12])) == 1
