@@ -17,9 +17,8 @@ import numpy as np
 import tvm
 
 from kerf.deploy.compiler import targets
-from kerf.deploy.report import inspect
 from kerf.kernels import KERNELS
-from kerf.kernels.bsr import BSR
+from kerf.kernels.bsr import BSR, spread
 from kerf.kernels.cpu.layout import out_planes, to_planes
 from kerf.kernels.kernel import pick
 from kerf.kernels.lowering import compile_func
@@ -66,7 +65,7 @@ def timer(p: Problem, density: float):
     weights = rng.standard_normal(p.weight_shape).astype(np.float32)
     if p.n:
         kept = rng.random((-(-p.out_channels // p.n), p.in_channels)) < density
-        weights = BSR.from_conv(inspect.spread(kept, weights, p.n), p.n)
+        weights = BSR.from_conv(spread(kept, weights, p.n), p.n)
         p = replace(p, nnzb=weights.nnzb)
     kernel = pick(KERNELS, p, target)
     c = kernel.configs(p, target)[0]

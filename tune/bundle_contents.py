@@ -16,6 +16,7 @@ from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import claims, compare, inspect
 from kerf.deploy.runtime import bundle, gpu
+from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
 from kerf.tune.flags import Args
 from kerf.tune.search import Summary
@@ -41,7 +42,7 @@ def layers(
         # not the best record of the problem: the untuned network may have won, and runs another configuration
         timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
         own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
-        kept = inspect.kept_blocks(layer.weight, p.n or least) if p.groups == 1 else None
+        kept = kept_blocks(layer.weight, p.n or least) if p.groups == 1 else None
         rows.append(
             {
                 "name": name,

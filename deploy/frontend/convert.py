@@ -12,7 +12,7 @@ from kerf.deploy.frontend.onnx_graph import Graph, read_model
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.errors import BadInput
-from kerf.kernels.bsr import BSR
+from kerf.kernels.bsr import kept_blocks
 
 NEARLY = 0.03  # share of blocks that those of a larger N may miss
 
@@ -65,11 +65,10 @@ def blocked(layer: Layer, ns: Sequence[int], sparsity: float) -> Layer:
         return layer
     fitting = []  # (share of zero blocks, N, blocks kept)
     for n in ns:
-        bsr = BSR.from_conv(layer.weight, n)
-        blocks = (len(bsr.indptr) - 1) * layer.weight.shape[1]
-        zero = blocks - bsr.nnzb
-        if zero and zero + 1 >= sparsity * blocks:
-            fitting.append((zero / blocks, n, bsr.nnzb))
+        kept = kept_blocks(layer.weight, n)
+        zero = int(kept.size - kept.sum())
+        if zero and zero + 1 >= sparsity * kept.size:
+            fitting.append((zero / kept.size, n, kept.size - zero))
     most = max((share for share, _, _ in fitting), default=0.0)
     for share, n, kept in fitting:
         if share >= most - NEARLY:
