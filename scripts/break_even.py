@@ -17,7 +17,7 @@ import numpy as np
 import tvm
 
 from kerf.deploy.compiler import targets
-from kerf.kernels import KERNELS
+from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR, spread
 from kerf.kernels.cpu.layout import out_planes, to_planes
 from kerf.kernels.kernel import pick
@@ -67,7 +67,7 @@ def timer(p: Problem, density: float):
         kept = rng.random((-(-p.out_channels // p.n), p.in_channels)) < density
         weights = BSR.from_conv(spread(kept, weights, p.n), p.n)
         p = replace(p, nnzb=weights.nnzb)
-    kernel = pick(KERNELS, p, target)
+    kernel = pick(CPU.kernels, p, target)
     c = kernel.configs(p, target)[0]
     image = to_planes(rng.standard_normal(p.in_shape).astype(np.float32))
     arrays = [image, *kernel.pack(p, weights, c).values(), np.zeros(p.out_channels, np.float32)]

@@ -20,9 +20,9 @@ from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.session import use_threads
 from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.layout import from_planes, to_planes
-from kerf.kernels.cuda import KERNELS_VERSION as CUDA_VERSION
 from kerf.kernels.cuda.layout import from_rows, to_rows
 from kerf.kernels.problem import DTYPES
+from kerf.kernels.version import code_version
 
 PATIENCE = 30  # seconds to wait for a tracker or a free device
 
@@ -109,7 +109,7 @@ class Gpu:
         return 1
 
     def provenance(self) -> dict[str, str]:
-        return {**provenance(), "kernels": CUDA_VERSION, "cpu": tvm.cuda().device_name}
+        return {**provenance(), "kernels": code_version("cuda"), "cpu": tvm.cuda().device_name}
 
     @contextmanager
     def session(self, threads: int) -> Iterator[None]:

@@ -10,7 +10,7 @@ import tvm
 from tvm.target import Target
 
 from kerf.deploy.frontend.network import Layer
-from kerf.kernels import BY_NAME, kernels_for
+from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.bsr import BSR
 from kerf.kernels.kernel import Config, candidates
 from kerf.kernels.problem import Problem
@@ -44,5 +44,5 @@ def ways(p: Problem, target: Target) -> list[list[Choice]]:
     """
     return [
         [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
-        for c in candidates(kernels_for(target), p, target)
+        for c in candidates(backend_of(target).kernels, p, target)
     ]

@@ -17,7 +17,7 @@ from pathlib import Path
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels import BY_NAME
+from kerf.kernels.backends import BY_NAME
 from kerf.kernels.cpu.isa import threads, vector_unit
 from kerf.kernels.kernel import dense_twin
 from kerf.kernels.problem import Problem

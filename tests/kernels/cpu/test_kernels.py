@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
-from kerf.kernels import KERNELS, reference
+from kerf.kernels import reference
+from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
 from kerf.kernels.cpu.emit.sharing import busiest
@@ -97,7 +98,7 @@ def check(kernel, p, c, w, bias, x, residual, target=HOST):
 @pytest.mark.parametrize("key", DENSE)
 def test_dense_problem_equals_reference_with_every_kernel(key):
     p, w, bias, x, residual = layer(DENSE[key], 1)
-    takers = list(candidates(KERNELS, p, HOST))
+    takers = list(candidates(CPU.kernels, p, HOST))
     assert takers
     for taker in takers:
         configs = taker.kernel.configs(p, HOST)
@@ -109,7 +110,7 @@ def test_dense_problem_equals_reference_with_every_kernel(key):
 @pytest.mark.parametrize("key", SPARSE)
 def test_sparse_problem_equals_reference_with_every_kernel(key, density):
     p, w, bias, x, residual = layer(SPARSE[key], density)
-    takers = [t for t in candidates(KERNELS, p, HOST) if t.problem.n]
+    takers = [t for t in candidates(CPU.kernels, p, HOST) if t.problem.n]
     assert takers
     for taker in takers:
         configs = taker.kernel.configs(p, HOST)
@@ -135,7 +136,7 @@ def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
     second = Problem(*first.out_shape, channels, kernel, stride, (pad,) * 4, groups=channels, activation="relu")
     assert expand_depthwise.refuses(first, second) is None
     second, filters, filter_bias, _, _ = layer(second, 1, seed=1)
-    taker = pick(KERNELS, first, target)
+    taker = pick(CPU.kernels, first, target)
     c = expand_depthwise.config(first, taker.name, target)
     depthwise = conv2d_nchw_depthwise.configs(second, target)[0]
     func = compile_func(expand_depthwise.prim_func(first, taker.name, c, second, depthwise, target), target)
@@ -166,7 +167,7 @@ def test_what_is_no_pair_is_refused_with_a_reason():
 def test_threads_share_the_work(key):
     for density in (0, 0.5):
         p, w, bias, x, residual = layer(SPARSE[key], density)
-        for taker in candidates(KERNELS, p, SHARED):
+        for taker in candidates(CPU.kernels, p, SHARED):
             configs = taker.kernel.configs(taker.problem, SHARED)
             by_split = {c.get("split"): c for c in reversed(configs)}
             for c in by_split.values():
@@ -179,7 +180,7 @@ def test_threads_cut_what_leaves_each_the_least():
 
     def split(p: Problem) -> str:
         p = replace(p, n=4, nnzb=p.in_channels * p.out_channels // 8)
-        return pick(KERNELS, p, two).configs(p, two)[0]["split"]
+        return pick(CPU.kernels, p, two).configs(p, two)[0]["split"]
 
     assert split(Problem(1, 64, 56, 56, 256)) == split(Problem(1, 64, 56, 56, 64, (3, 3), padding=SAME)) == "pixels"
     assert split(Problem(1, 512, 7, 7, 2048)) == split(Problem(1, 256, 14, 14, 1024)) == "rows"
@@ -193,7 +194,7 @@ def test_threads_cut_what_leaves_each_the_least():
 def test_panels_of_input_channels_add_up(key):
     p, w, bias, x, residual = layer(SPARSE[key], 0.5)
     for problem in (p, dense_twin(p)):
-        kernel = pick(KERNELS, problem, HOST)
+        kernel = pick(CPU.kernels, problem, HOST)
         c = next(c for c in kernel.configs(problem, HOST) if c["order"] == "tiles")
         for panel in (1, 4, p.in_channels - 1):
             check(kernel, problem, {**c, "panel": panel}, w, bias, x, residual)
@@ -205,7 +206,7 @@ COLUMNS = [k for k, p in (DENSE | SPARSE).items() if p.taps > 1 and p.groups == 
 @pytest.mark.parametrize("key", [pytest.param(k, marks=pytest.mark.slow) if k == "stem" else k for k in COLUMNS])
 def test_columns_equal_reference_with_every_grouping(key):
     p, w, bias, x, residual = layer((DENSE | SPARSE)[key], 0.5)
-    kernel = pick(KERNELS, p, HOST)
+    kernel = pick(CPU.kernels, p, HOST)
     for lanes, groups, strip, high in ((16, 1, 3, 2), (16, 2, 2, 2), (16, 4, 1, 1), (8, 2, 3, 3), (4, 1, 2, 1)):
         if (groups - 1) * -(-p.out_height // groups) < p.out_height:
             c = {"lanes": lanes, "rows": min(4, p.n or 4), "pixels": "columns", "high": high, "groups": groups}
@@ -218,7 +219,7 @@ def test_empty_block_rows():
     w[4:8] = 0
     p = replace(p, nnzb=BSR.from_conv(w, 4).nnzb)
     assert p.nnzb == 18
-    kernel = pick(KERNELS, p, HOST)
+    kernel = pick(CPU.kernels, p, HOST)
     for c in kernel.configs(p, HOST):
         check(kernel, p, c, w, bias, x, residual)
 
@@ -226,7 +227,7 @@ def test_empty_block_rows():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation):
     p, w, bias, x, residual = layer(Problem(1, 8, 9, 9, 8, n=4, residual=True, activation=activation), 0.5)
-    kernel = pick(KERNELS, p, HOST)
+    kernel = pick(CPU.kernels, p, HOST)
     check(kernel, p, kernel.configs(p, HOST)[0], w, 4 * bias, x, residual)
 
 
@@ -234,7 +235,7 @@ def test_activations(activation):
 def test_every_kernel_compiles_for_other_targets(target):
     for p in (SPARSE["remainder"], SPARSE["classifier"], DENSE["stem"], DENSE["depthwise"], DENSE["classifier"]):
         p = layer(p, 0.5)[0]
-        kernel = pick(KERNELS, p, target)
+        kernel = pick(CPU.kernels, p, target)
         assert "main" in compile_func(kernel.prim_func(p, kernel.configs(p, target)[0], target), target).inspect_source(
             "asm"
         )
@@ -264,7 +265,7 @@ def test_any_problem_stays_in_bounds_and_equals_reference(data):
         n=0 if depthwise else draw(st.sampled_from([0, 1, 2, 3, 4, 8])),
     )
     p, w, bias, x, residual = layer(p, 0.5, seed=draw(st.integers(0, 99)))
-    taker = draw(st.sampled_from(list(candidates(KERNELS, p, HOST))))
+    taker = draw(st.sampled_from(list(candidates(CPU.kernels, p, HOST))))
     c = draw(st.sampled_from(list(taker.kernel.configs(taker.problem, HOST))))
     with tvm.transform.PassContext(config={"tirx.instrument_bound_checkers": True}):
         check(taker.kernel, taker.problem, c, w, bias, x, residual)
@@ -273,7 +274,7 @@ def test_any_problem_stays_in_bounds_and_equals_reference(data):
 def test_large_depthwise_kernels_have_a_configuration():
     for side in (13, 31):
         p = Problem(1, 8, 7, 7, 8, (side, side), padding=(side // 2,) * 4, groups=8)
-        kernel = pick(KERNELS, p, HOST)
+        kernel = pick(CPU.kernels, p, HOST)
         assert kernel.name == "conv2d_nchw_depthwise"
         p, w, bias, x, residual = layer(p, 1)
         check(kernel, p, kernel.configs(p, HOST)[0], w, bias, x, residual)
@@ -282,7 +283,7 @@ def test_large_depthwise_kernels_have_a_configuration():
 def test_accumulators_stay_in_registers():
     """The tile's inner loop must not store: the reason why kerf.kernels.lowering turns a pass off."""
     p = layer(Problem(1, 64, 28, 28, 64, n=4), 0.5)[0]
-    kernel = pick(KERNELS, p, AVX2)
+    kernel = pick(CPU.kernels, p, AVX2)
     asm = compile_func(kernel.prim_func(p, kernel.configs(p, AVX2)[0], AVX2), AVX2).inspect_source("asm")
     lines = asm.splitlines()
     fused = [i for i, line in enumerate(lines) if "vfmadd" in line]
@@ -293,13 +294,13 @@ def test_accumulators_stay_in_registers():
 
 def test_refusals_have_reasons_and_every_problem_has_a_taker():
     for p in (*DENSE.values(), *(layer(p, 0.5)[0] for p in SPARSE.values())):
-        assert pick(KERNELS, p, HOST)
-        assert [c for c in candidates(KERNELS, p, HOST) if c.problem == dense_twin(p)]
-        for kernel in KERNELS:
+        assert pick(CPU.kernels, p, HOST)
+        assert [c for c in candidates(CPU.kernels, p, HOST) if c.problem == dense_twin(p)]
+        for kernel in CPU.kernels:
             reason = kernel.refuses(p, HOST)
             assert reason is None or len(reason) > 8
     with pytest.raises(ValueError, match="no kernel for 8x9x9->12 3x3 g4"):
-        pick(KERNELS, replace(DENSE["grouped"], n=4, nnzb=1), HOST)
+        pick(CPU.kernels, replace(DENSE["grouped"], n=4, nnzb=1), HOST)
 
 
 def test_problem_round_trips_and_refuses_nonsense():

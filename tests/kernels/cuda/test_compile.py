@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tvm.target import Target
 
-from kerf.kernels import kernels_for
+from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.kernel import candidates, pick
 from kerf.kernels.problem import Problem
@@ -60,7 +60,7 @@ def test_no_kernel_spills_on_any_architecture(arch):
 
 def test_kernels_are_chosen_by_target_and_precision():
     p = Problem(16, 64, 14, 14, 64, n=32, nnzb=20, precision="f16")
-    assert kernels_for(gpu("sm_80")) is KERNELS
+    assert backend_of(gpu("sm_80")).kernels is KERNELS
     takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.n]
     assert takers == ["conv2d_chwn_bsr_mma", "conv2d_chwn_bsr_panels"], "1x1: one tap"
     assert pick(KERNELS, replace(p, precision="tf32"), gpu("sm_80")).name == "conv2d_chwn_bsr_mma"
