@@ -21,7 +21,7 @@ from tvm.target import Target
 
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma
 from kerf.kernels.cuda.emit import tile_sizes
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 KERNELS = {kernel.name: kernel for kernel in (conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma)}
 
@@ -51,7 +51,7 @@ def compare(results: Path, n: int, target: Target) -> None:
     for row in json.loads(results.read_text())["layers"]:
         if row["kernel"] not in KERNELS:
             continue
-        p = replace(Problem.from_json(row["group"]), precision=row["precision"])
+        p = replace(Problem.from_json(row["group"]), **types_of(row["precision"]))
         if row["kernel"] == conv2d_chwn_bsr_mma.name:
             p, _, _ = weights(replace(p, n=n), row["density"])
         c = {"slices": 1, **row["config"]}

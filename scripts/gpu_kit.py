@@ -21,7 +21,7 @@ from kerf import files
 from kerf.deploy.runtime import gpu
 from kerf.kernels.cuda import KERNELS, compiler, conv2d_chwn_bsr_mma
 from kerf.kernels.kernel import candidates
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 AT_ONCE = 24  # kernels of a library
 
@@ -47,7 +47,7 @@ def checks(target: Target) -> Iterator[Item]:
     for name, shape in CHECKED.items():
         for precision in ("f32", "tf32", "f16"):
             for density in DENSITIES if shape.n else (1.0,):
-                p, _, _ = weights(replace(shape, precision=precision), density)
+                p, _, _ = weights(replace(shape, **types_of(precision)), density)
                 for taker in candidates(KERNELS, p, target):
                     if p.n and not taker.problem.n:
                         continue  # its dense twin is a case of its own
@@ -68,7 +68,7 @@ def timed(target: Target, args: argparse.Namespace) -> Iterator[Item]:
                 layers[shape] = layers.get(shape, 0) + count
             for shape, count in layers.items():
                 p, _, _ = weights(shape, max(args.densities))
-                group = replace(p, n=0, nnzb=0, precision="f32").to_json()
+                group = replace(p, n=0, nnzb=0, **types_of("f32")).to_json()
                 for taker in candidates(KERNELS, p, target):
                     if taker.kernel.name.endswith("_simt"):
                         continue

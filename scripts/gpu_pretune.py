@@ -18,7 +18,7 @@ from tvm.target import Target
 from kerf import files
 from kerf.deploy.compiler import pretuned
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 
 def lines(results: dict, target: Target, n: int) -> list[str]:
@@ -28,7 +28,7 @@ def lines(results: dict, target: Target, n: int) -> list[str]:
     found = []
     for key in dict.fromkeys((row["group"], row["precision"]) for row in own):
         rows = [row for row in own if (row["group"], row["precision"]) == key]
-        shape = replace(Problem.from_json(key[0]), precision=key[1], activation="none")
+        shape = replace(Problem.from_json(key[0]), **types_of(key[1]), activation="none")
         for density in densities:
             takers = [row for row in rows if row["density"] == density or "_bsr_" not in row["kernel"]]
             if not any("_bsr_" in row["kernel"] for row in takers):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from kerf.kernels.bsr import BSR
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 SAME = (1, 1, 1, 1)
 
@@ -45,7 +45,7 @@ def resnet50(batch: int, n: int = 0, precision: str = "f16") -> list[tuple[Probl
     def add(count: int, inputs: int, size: int, outputs: int, k: int = 1, stride: int = 1, **rest) -> None:
         pad = k // 2
         p = Problem(
-            batch, inputs, size, size, outputs, (k, k), (stride, stride), (pad,) * 4, precision=precision, **rest
+            batch, inputs, size, size, outputs, (k, k), (stride, stride), (pad,) * 4, **types_of(precision), **rest
         )
         found.append((p, count))
 

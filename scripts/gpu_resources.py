@@ -24,7 +24,7 @@ from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.cuda.emit.halo import Halo
 from kerf.kernels.cuda.emit.panel import Panel
 from kerf.kernels.cuda.emit.stage import Tile
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 SAME = (1, 1, 1, 1)
 WIDE = Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, n=32, nnzb=128)
@@ -93,7 +93,7 @@ def cases(target: Target) -> Iterator[tuple]:
     """(kernel, problem, configuration): the first and the last of every kernel, layer and precision."""
     for kernel in KERNELS:
         for shape, precision in product(*LAYERS[kernel.name]):
-            p = replace(shape, precision=precision, activation="relu", residual=True)
+            p = replace(shape, **types_of(precision), activation="relu", residual=True)
             found = kernel.configs(p, target)
             for c in (found[0], found[-1]):
                 yield kernel, p, c

@@ -34,14 +34,7 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    "version",
-    "problem",
-    "bsr",
-    "kernel",
-    "vector",
-    "lowering",
-    "reference",
-    "epilogue",
+    *("version", "tensor_type", "problem", "bsr", "kernel", "vector", "lowering", "reference", "epilogue"),
     *ORDER["kernels"],
 ]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}

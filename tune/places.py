@@ -21,7 +21,7 @@ from kerf.deploy.runtime.session import use_threads
 from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import DTYPES
+from kerf.kernels.problem import types_of
 from kerf.kernels.version import code_version
 
 PATIENCE = 30  # seconds to wait for a tracker or a free device
@@ -123,7 +123,7 @@ class Gpu:
         return tvm.runtime.load_module(path)
 
     def pack(self, image: np.ndarray) -> np.ndarray:
-        return to_rows(image.astype(DTYPES[self.precision]))
+        return to_rows(image.astype(types_of(self.precision)["x"].numpy))
 
     def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return from_rows(image, shape).astype(np.float32)

@@ -13,6 +13,7 @@ from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.errors import BadInput
 from kerf.kernels.bsr import kept_blocks
+from kerf.kernels.problem import types_of
 
 NEARLY = 0.03  # share of blocks that those of a larger N may miss
 
@@ -51,7 +52,7 @@ def convert(
         raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
     if not layers:
         raise refusals.nothing(path, graph)
-    layers = {k: replace(v, problem=replace(v.problem, precision=precision)) for k, v in layers.items()}
+    layers = {k: replace(v, problem=replace(v.problem, **types_of(precision))) for k, v in layers.items()}
     return Network(path, graph, {k: blocked(v, ns, sparsity) for k, v in layers.items()}, weights_bytes)
 
 

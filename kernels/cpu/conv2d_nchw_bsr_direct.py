@@ -18,7 +18,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_bsr_direct"
@@ -65,6 +65,8 @@ def block_rows(p: Problem) -> int:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
+    if reason := computes(p, "f32"):
+        return reason
     if not p.n:
         return "weights are dense"
     if p.groups > 1:

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_dense_direct"
@@ -49,7 +49,7 @@ class _Rows:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    return "weights are block-sparse" if p.n else None
+    return "weights are block-sparse" if p.n else computes(p, "f32")
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

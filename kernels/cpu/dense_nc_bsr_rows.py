@@ -19,13 +19,15 @@ from kerf.kernels.cpu.isa import parallel_loop, vector_unit
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.epilogue import ACTIVATION
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import run, splat
 
 name = "dense_nc_bsr_rows"
 
 
 def refuses(p: Problem, target: Target) -> str | None:
+    if reason := computes(p, "f32"):
+        return reason
     if not p.n:
         return "weights are dense"
     return None if is_matrix_product(p) else f"{p.describe()} is no matrix product"

@@ -20,7 +20,7 @@ from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime import session as runtime
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
@@ -152,7 +152,7 @@ def test_code_is_known_by_its_source(monkeypatch):
 
 def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatch):
     shape = Problem(64, 64, 14, 14, 64, (3, 3), padding=(1, 1, 1, 1), activation="relu")
-    sparse = replace(shape, n=32, nnzb=32, precision="f16")
+    sparse = replace(shape, n=32, nnzb=32, **types_of("f16"))
     config = dict(conv2d_chwn_bsr_halo.configs(sparse, HOPPER)[3])
     group = {"group": shape.to_json(), "precision": "f16"}
     rows = [

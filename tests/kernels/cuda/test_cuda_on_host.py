@@ -14,7 +14,7 @@ from kerf.kernels.cuda import KERNELS, planewise
 from kerf.kernels.cuda.emit import reorder
 from kerf.kernels.cuda.emit.fragments import round_to_tf32
 from kerf.kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
 import gpu_kit
@@ -149,7 +149,7 @@ def planewise_cases():
         yield f"from_rows {dtype} {n}", reorder.from_rows(shape, dtype), rows, x
         if n != 3:
             continue
-        pool = Problem(*shape, 5, (3, 3), (2, 2), SAME, groups=5, precision="f16" if dtype == "float16" else "f32")
+        pool = Problem(*shape, 5, (3, 3), (2, 2), SAME, groups=5, **types_of("f16" if dtype == "float16" else "f32"))
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
         views = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2, ::2]
         yield f"max_pool {dtype}", planewise.max_pool(pool, dtype), rows, views.max((4, 5))
