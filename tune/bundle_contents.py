@@ -14,6 +14,7 @@ from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import compare, inspect
 from kerf.deploy.runtime import bundle, gpu
+from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
 from kerf.tune.request import Request
 
@@ -38,14 +39,14 @@ def layers(
         # not the best record of the problem: the untuned network may have won, and runs another configuration
         timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
         own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
-        kept = inspect.kept_blocks(layer.weight, p.block or least) if p.groups == 1 else None
+        kept = kept_blocks(layer.weight, p.n or least) if p.groups == 1 else None
         rows.append(
             {
                 "name": name,
                 "op": "depthwise" if p.depthwise else layer.op,
                 "shape": p.describe(),
-                "block": f"{chosen.block}x1" if chosen.block else None,
-                "density": chosen.nnzb / kept.size if chosen.block else 1.0,
+                "block": f"{chosen.n}x1" if chosen.n else None,
+                "density": chosen.nnzb / kept.size if chosen.n else 1.0,
                 "weights": layer.weight.size,
                 "zeros": 1 - np.count_nonzero(layer.weight) / layer.weight.size,
                 "zero_blocks": None if kept is None else 1 - float(kept.mean()),

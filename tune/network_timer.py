@@ -15,9 +15,8 @@ from kerf.deploy.compiler.build import record
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import Layer
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.report import inspect
 from kerf.errors import BadInput, Mismatch
-from kerf.kernels.bsr import BSR
+from kerf.kernels.bsr import BSR, spread
 from kerf.kernels.kernel import dense_twin
 from kerf.tune.pipeline import compile
 from kerf.tune.request import RECORDS
@@ -83,5 +82,5 @@ def without(layer: Layer, n: int, share: float) -> Layer:
     if kept.all():
         return layer
     full = np.where(layer.weight == 0, np.float32(1e-6), layer.weight)
-    weight = inspect.spread(kept.reshape(rows, p.in_channels), full, n)
-    return replace(layer, weight=weight, problem=replace(p, block=n, nnzb=BSR.from_conv(weight, n).nnzb))
+    weight = spread(kept.reshape(rows, p.in_channels), full, n)
+    return replace(layer, weight=weight, problem=replace(p, n=n, nnzb=BSR.from_conv(weight, n).nnzb))

@@ -24,9 +24,9 @@ from kerf.deploy.runtime.session import use_threads
 from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import from_planes, to_planes
-from kerf.kernels.cuda import KERNELS_VERSION as CUDA_VERSION
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import DTYPES
+from kerf.kernels.problem import types_of
+from kerf.kernels.version import code_version
 
 MakeEngine = Callable[[Path, int], bench.Engine]  # of an .onnx file, for so many threads
 PATIENCE = 30  # seconds to wait for a tracker or a free device
@@ -134,7 +134,7 @@ class Gpu:
         return None
 
     def provenance(self) -> dict[str, str]:
-        return {**provenance(), "kernels": CUDA_VERSION, "cpu": tvm.cuda().device_name}
+        return {**provenance(), "kernels": code_version("cuda"), "cpu": tvm.cuda().device_name}
 
     @contextmanager
     def session(self, threads: int) -> Iterator[None]:
@@ -148,7 +148,7 @@ class Gpu:
         return tvm.runtime.load_module(path)
 
     def pack(self, image: np.ndarray) -> np.ndarray:
-        return to_rows(image.astype(DTYPES[self.precision]))
+        return to_rows(image.astype(types_of(self.precision)["x"].numpy))
 
     def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return from_rows(image, shape).astype(np.float32)

@@ -16,7 +16,7 @@ from kerf.deploy.compiler import targets
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
-from kerf.kernels import BY_NAME
+from kerf.kernels.backends import BY_NAME
 from kerf.kernels.problem import Problem
 from kerf.tune import whole_network
 from kerf.tune.request import RECORDS
@@ -59,7 +59,7 @@ def measured(book: RecordBook) -> list[dict]:
             rows.append(
                 {
                     "layer": p.describe(),
-                    "block": p.block,
+                    "block": p.n,
                     "best_us": best.us if best else None,
                     "kernel": best.kernel if best else None,
                     "config": dict(best.config) if best else {},
