@@ -104,8 +104,8 @@ def test_another_distribution_of_the_name_kernels_is_left_alone(site, tmp_path):
         site,
         f"""
 sys.path.insert(1, {str(tmp_path)!r})
-import kernels, kerf, kerf.kernels, kerf.tune.pipeline
-assert kernels.MINE and not hasattr(kernels, "KERNELS") and kerf.kernels.KERNELS
+import kernels, kerf, kerf.kernels.backends, kerf.tune.pipeline
+assert kernels.MINE and kerf.kernels.backends.BACKENDS
 """,
         tmp_path,
     )
