@@ -5,7 +5,7 @@ import onnx
 from onnx import numpy_helper
 
 from kerf.deploy.frontend.onnx_graph import attributes
-from kerf.deploy.report.inspect import spread
+from kerf.kernels.bsr import spread
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
 

@@ -44,12 +44,12 @@ class Candidate:
 
 def dense_twin(p: Problem) -> Problem:
     """The same layer with its zeros stored."""
-    return replace(p, block=0, nnzb=0)
+    return replace(p, n=0, nnzb=0)
 
 
 def candidates(kernels: Sequence[Kernel], p: Problem, target: Target) -> Iterator[Candidate]:
     """Every kernel that takes ``p``, then, for a sparse ``p``, every kernel that takes its dense twin."""
-    for problem in (p, dense_twin(p)) if p.block else (p,):
+    for problem in (p, dense_twin(p)) if p.n else (p,):
         for kernel in kernels:
             if kernel.refuses(problem, target) is None:
                 yield Candidate(kernel, problem)
@@ -63,4 +63,4 @@ def pick(kernels: Sequence[Kernel], p: Problem, target: Target) -> Kernel:
         if reason is None:
             return kernel
         reasons.append(f"{kernel.name}: {reason}")
-    raise ValueError(f"no kernel for {p.describe()} (block {p.block}): " + "; ".join(reasons))
+    raise ValueError(f"no kernel for {p.describe()} (N = {p.n}): " + "; ".join(reasons))

@@ -17,9 +17,8 @@ import numpy as np
 import tvm
 
 from kerf.deploy.compiler import targets
-from kerf.deploy.report import inspect
-from kerf.kernels import KERNELS
-from kerf.kernels.bsr import BSR
+from kerf.kernels.backends import CPU
+from kerf.kernels.bsr import BSR, spread
 from kerf.kernels.cpu.layout import out_planes, to_planes
 from kerf.kernels.kernel import pick
 from kerf.kernels.lowering import compile_func
@@ -41,7 +40,7 @@ def main() -> int:
     for channels, side, out, kernel in SHAPES:
         dense = Problem(1, channels, side, side, out, (kernel, kernel), (1, 1), (kernel // 2,) * 4, activation="relu")
         runs = {"dense": timer(dense, 1.0)}
-        runs |= {(n, d): timer(replace(dense, block=n), d) for n in a.N for d in DENSITIES}
+        runs |= {(n, d): timer(replace(dense, n=n), d) for n in a.N for d in DENSITIES}
         samples = {key: [] for key in runs}
         for _ in range(ROUNDS):
             for key, run in runs.items():
@@ -64,11 +63,11 @@ def timer(p: Problem, density: float):
     """A function that measures the layer once, in microseconds."""
     rng, target = np.random.default_rng(0), targets.parse("native", 1)
     weights = rng.standard_normal(p.weight_shape).astype(np.float32)
-    if p.block:
-        kept = rng.random((-(-p.out_channels // p.block), p.in_channels)) < density
-        weights = BSR.from_conv(inspect.spread(kept, weights, p.block), p.block)
+    if p.n:
+        kept = rng.random((-(-p.out_channels // p.n), p.in_channels)) < density
+        weights = BSR.from_conv(spread(kept, weights, p.n), p.n)
         p = replace(p, nnzb=weights.nnzb)
-    kernel = pick(KERNELS, p, target)
+    kernel = pick(CPU.kernels, p, target)
     c = kernel.configs(p, target)[0]
     image = to_planes(rng.standard_normal(p.in_shape).astype(np.float32))
     arrays = [image, *kernel.pack(p, weights, c).values(), np.zeros(p.out_channels, np.float32)]

@@ -73,7 +73,7 @@ def pack(kernel: str, p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarra
     """As the kernel's own module does."""
     if "depthwise" in kernel:
         return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps))}
-    blocks = BSR.from_conv(w, p.block) if p.block else gather.dense_blocks(p, w, c["rows"])
+    blocks = BSR.from_conv(w, p.n) if p.n else gather.dense_blocks(p, w, c["rows"])
     if kernel.endswith("_halo"):
         return halo.pack(p, blocks)
     if kernel.endswith("_panels"):
@@ -125,7 +125,7 @@ def cudnn(p: Problem, precision: str, fused: bool = False) -> Callable:
     """The dense convolution on channels_last, alone or ``fused`` with bias, residual and relu."""
     kind = torch.float16 if precision == "f16" else torch.float32
     x = torch.randn(p.in_shape, device="cuda").to(kind).to(memory_format=torch.channels_last)
-    _, w, _ = weights(replace(p, block=0, nnzb=0), 1.0)
+    _, w, _ = weights(replace(p, n=0, nnzb=0), 1.0)
     w = torch.from_numpy(w).cuda().to(kind).to(memory_format=torch.channels_last)
     top, left, *_ = p.padding
     padding = (top, left)

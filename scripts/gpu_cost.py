@@ -21,41 +21,41 @@ from tvm.target import Target
 
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma
 from kerf.kernels.cuda.emit import tile_sizes
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 KERNELS = {kernel.name: kernel for kernel in (conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma)}
 
 
 def expected(p: Problem, target: Target) -> tuple[dict, float]:
     """(first configuration, its cost in microseconds)"""
-    kernel = conv2d_chwn_bsr_mma if p.block else conv2d_chwn_dense_mma
+    kernel = conv2d_chwn_bsr_mma if p.n else conv2d_chwn_dense_mma
     c = kernel.configs(p, target)[0]
-    return c, tile_sizes.cost(p, target, c, p.block or c["rows"])
+    return c, tile_sizes.cost(p, target, c, p.n or c["rows"])
 
 
-def table(batch: int, block: int, density: float, target: Target) -> None:
+def table(batch: int, n: int, density: float, target: Target) -> None:
     total = np.zeros(2)
-    print(f"batch {batch}, N = {block}, {density:.0%} of the blocks kept: us sparse, us dense")
-    for shape, count in resnet50(batch, block):
+    print(f"batch {batch}, N = {n}, {density:.0%} of the blocks kept: us sparse, us dense")
+    for shape, count in resnet50(batch, n):
         p, _, _ = weights(shape, density)
-        (c, sparse), (_, dense) = expected(p, target), expected(replace(p, block=0, nnzb=0), target)
+        (c, sparse), (_, dense) = expected(p, target), expected(replace(p, n=0, nnzb=0), target)
         total += np.array([sparse, dense]) * count
         size = f"{p.in_channels}x{p.height}x{p.width}->{p.out_channels} {p.kernel[0]}x{p.kernel[1]}/{p.stride[0]}"
         print(f"  {size:26} x{count} {sparse:7.1f} {dense:7.1f}  {list(c.values())}")
     print(f"  together {total[0] / 1e3:.3f} ms, {total[1] / 1e3:.3f} ms")
 
 
-def compare(results: Path, block: int, target: Target) -> None:
+def compare(results: Path, n: int, target: Target) -> None:
     """Cost against measured microseconds."""
     ratios, choices = defaultdict(list), defaultdict(list)
     for row in json.loads(results.read_text())["layers"]:
         if row["kernel"] not in KERNELS:
             continue
-        p = replace(Problem.from_json(row["group"]), precision=row["precision"])
+        p = replace(Problem.from_json(row["group"]), **types_of(row["precision"]))
         if row["kernel"] == conv2d_chwn_bsr_mma.name:
-            p, _, _ = weights(replace(p, block=block), row["density"])
+            p, _, _ = weights(replace(p, n=n), row["density"])
         c = {"slices": 1, **row["config"]}
-        cost = tile_sizes.cost(p, target, c, p.block or c["rows"])
+        cost = tile_sizes.cost(p, target, c, p.n or c["rows"])
         ratios[row["batch"], p.precision].append(cost / row["us"])
         choices[row["batch"], p.precision, row["layer"], row["density"], row["kernel"]].append((cost, row["us"]))
     for key, found in ratios.items():

@@ -66,7 +66,7 @@ def main() -> int:
         network = convert(args.onnx_path, args.bsr, args.sparsity, args.batch, args.precision)
         choices = {n: choose(x.problem, target, RecordBook(None), None) for n, x in network.layers.items()}
         module, packed = lower(network, choices, {}, target)
-        sparse = sum(c.problem.block > 0 for c in choices.values())
+        sparse = sum(c.problem.n > 0 for c in choices.values())
         print(f"{args.onnx_path}: {len(choices)} layers, {sparse} block-sparse", flush=True)
         with tempfile.TemporaryDirectory(prefix="kerf-emulate-") as folder:
             found = verify(

@@ -21,7 +21,7 @@ from kerf import files
 from kerf.deploy.runtime import gpu
 from kerf.kernels.cuda import KERNELS, compiler, conv2d_chwn_bsr_mma
 from kerf.kernels.kernel import candidates
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 AT_ONCE = 24  # kernels of a library
 
@@ -46,15 +46,13 @@ def checks(target: Target) -> Iterator[Item]:
     """Every kernel that takes a shape, in every precision, with its first, middle and last configurations."""
     for name, shape in CHECKED.items():
         for precision in ("f32", "tf32", "f16"):
-            for density in DENSITIES if shape.block else (1.0,):
-                p, _, _ = weights(replace(shape, precision=precision), density)
+            for density in DENSITIES if shape.n else (1.0,):
+                p, _, _ = weights(replace(shape, **types_of(precision)), density)
                 for taker in candidates(KERNELS, p, target):
-                    if p.block and not taker.problem.block:
+                    if p.n and not taker.problem.n:
                         continue  # its dense twin is a case of its own
                     found = taker.kernel.configs(taker.problem, target)
-                    spread = (
-                        [found[0], found[len(found) // 2], found[-1]] if density == 0.3 or not p.block else found[:1]
-                    )
+                    spread = [found[0], found[len(found) // 2], found[-1]] if density == 0.3 or not p.n else found[:1]
                     for c in {str(c): c for c in spread}.values():
                         group = f"{name} {precision} {density:g}"
                         yield Item("check", group, taker.kernel.name, taker.problem.to_json(), dict(c), density)
@@ -70,11 +68,11 @@ def timed(target: Target, args: argparse.Namespace) -> Iterator[Item]:
                 layers[shape] = layers.get(shape, 0) + count
             for shape, count in layers.items():
                 p, _, _ = weights(shape, max(args.densities))
-                group = replace(p, block=0, nnzb=0, precision="f32").to_json()
+                group = replace(p, n=0, nnzb=0, **types_of("f32")).to_json()
                 for taker in candidates(KERNELS, p, target):
                     if taker.kernel.name.endswith("_simt"):
                         continue
-                    densities = args.densities if taker.problem.block else [1.0]
+                    densities = args.densities if taker.problem.n else [1.0]
                     most = args.configs if taker.kernel is conv2d_chwn_bsr_mma else -(-args.configs // 2)
                     for c in apart(taker.kernel.configs(taker.problem, target), most):
                         item = Item("time", group, taker.kernel.name, taker.problem.to_json(), dict(c), 0.0, count)

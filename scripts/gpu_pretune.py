@@ -18,24 +18,24 @@ from tvm.target import Target
 from kerf import files
 from kerf.deploy.compiler import pretuned
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 
-def lines(results: dict, target: Target, block: int) -> list[str]:
+def lines(results: dict, target: Target, n: int) -> list[str]:
     """Of pretuned's file."""
     own = [row for row in results["layers"] if row["kernel"].startswith("conv2d")]
     densities = sorted({row["density"] for row in own if "_bsr_" in row["kernel"]})
     found = []
     for key in dict.fromkeys((row["group"], row["precision"]) for row in own):
         rows = [row for row in own if (row["group"], row["precision"]) == key]
-        shape = replace(Problem.from_json(key[0]), precision=key[1], activation="none")
+        shape = replace(Problem.from_json(key[0]), **types_of(key[1]), activation="none")
         for density in densities:
             takers = [row for row in rows if row["density"] == density or "_bsr_" not in row["kernel"]]
             if not any("_bsr_" in row["kernel"] for row in takers):
                 continue
             best = min(takers, key=lambda row: row["us"])
-            p, _, _ = weights(replace(shape, block=block), density)
-            problem = p if "_bsr_" in best["kernel"] else replace(p, block=0, nnzb=0)
+            p, _, _ = weights(replace(shape, n=n), density)
+            problem = p if "_bsr_" in best["kernel"] else replace(p, n=0, nnzb=0)
             found.append(pretuned.line(p, Choice(problem, best["kernel"], best["config"]), target))
         dense = [row for row in rows if "_bsr_" not in row["kernel"]]
         if dense:

@@ -24,20 +24,20 @@ from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.cuda.emit.halo import Halo
 from kerf.kernels.cuda.emit.panel import Panel
 from kerf.kernels.cuda.emit.stage import Tile
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 
 SAME = (1, 1, 1, 1)
-WIDE = Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, block=32, nnzb=128)
-ONE = Problem(1, 512, 7, 7, 512, (3, 3), padding=SAME, block=32, nnzb=2048)  # long lists, single numbers
+WIDE = Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, n=32, nnzb=128)
+ONE = Problem(1, 512, 7, 7, 512, (3, 3), padding=SAME, n=32, nnzb=2048)  # long lists, single numbers
 # Layers that each kernel is made for, in the precisions it takes.
 LAYERS = {
     "conv2d_chwn_bsr_halo": ([WIDE], ("f16",)),
     "conv2d_chwn_bsr_panels": ([WIDE], ("f16",)),
     "conv2d_chwn_bsr_mma": ([WIDE, ONE], ("f16", "tf32")),
-    "conv2d_chwn_bsr_simt": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, block=8, nnzb=128)], ("f32", "f16")),
+    "conv2d_chwn_bsr_simt": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, n=8, nnzb=128)], ("f32", "f16")),
     "conv2d_chwn_depthwise": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME, groups=64)], ("f32", "f16")),
     "conv2d_chwn_dense_mma": (
-        [Problem(16, 64, 28, 28, 128, (3, 3), padding=SAME), replace(ONE, block=0, nnzb=0)],
+        [Problem(16, 64, 28, 28, 128, (3, 3), padding=SAME), replace(ONE, n=0, nnzb=0)],
         ("f16", "tf32"),
     ),
     "conv2d_chwn_dense_simt": ([Problem(16, 64, 28, 28, 64, (3, 3), padding=SAME)], ("f32", "f16")),
@@ -82,7 +82,7 @@ def usage(kernel, p: Problem, c: dict, target: Target) -> Usage:
         panel = (Panel if kernel.name.endswith("_panels") else Halo).of(p, c)
         shared, threads = panel.shared_bytes, panel.threads
     elif kernel.name.endswith("_mma"):
-        tile = Tile.of(p, c, p.block or c["rows"])
+        tile = Tile.of(p, c, p.n or c["rows"])
         shared, threads = tile.shared_bytes, tile.threads
     else:
         shared, threads = 0, c["threads"]
@@ -93,7 +93,7 @@ def cases(target: Target) -> Iterator[tuple]:
     """(kernel, problem, configuration): the first and the last of every kernel, layer and precision."""
     for kernel in KERNELS:
         for shape, precision in product(*LAYERS[kernel.name]):
-            p = replace(shape, precision=precision, activation="relu", residual=True)
+            p = replace(shape, **types_of(precision), activation="relu", residual=True)
             found = kernel.configs(p, target)
             for c in (found[0], found[-1]):
                 yield kernel, p, c

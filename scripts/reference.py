@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kerf.compress.command import method_table
 from kerf.compress.methods import METHODS
-from kerf.kernels import KERNELS, cuda
+from kerf.kernels import cuda
+from kerf.kernels.backends import CPU
 
 READING = """
 Scope: within what units compete for their place. Needs: beyond the weights, and what it costs beside fine-tuning; own
@@ -41,7 +42,7 @@ def text() -> str:
             lines += ["Numbers of its own: " + ", ".join(f"`{p.name}={p.default}`" for p in own) + ".", ""]
         lines += [" ".join(inspect.getdoc(method).split()), ""]
     lines += ["## Kernels", "", "In order of preference; each races for every layer that it does not refuse.", ""]
-    for kernel in (*KERNELS, *cuda.KERNELS):
+    for kernel in (*CPU.kernels, *cuda.KERNELS):
         head, *rest = inspect.cleandoc(kernel.__doc__).split("\n\n")
         lines += [f"### {kernel.name}", "", " ".join(head.split()), "", *(" ".join(part.split()) for part in rest), ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -69,7 +69,7 @@ def main() -> int:
         ratios.append(float(np.median(mine / best_of_all)))
         low, high = interval(mine / best_of_all)
         tried = [len({r.what for r in rows(book, q, target)}) for book in (everything, found)]
-        print(f"| {q.describe()} | {q.block} | {tried[0]} | {tried[1]} | {ratios[-1]:.3f} | {low:.3f}–{high:.3f} |")
+        print(f"| {q.describe()} | {q.n} | {tried[0]} | {tried[1]} | {ratios[-1]:.3f} | {low:.3f}–{high:.3f} |")
     measurer.close()
     print(f"\ngeometric mean {np.exp(np.mean(np.log(ratios))):.3f}, worst {max(ratios):.3f}\n")
 

@@ -21,6 +21,7 @@ ORDER = {
         "cuda/emit",
         "cuda",
         "cuda/host",
+        "backends",
         "__init__",
     ],
     "deploy": [
@@ -32,7 +33,10 @@ ORDER = {
         *("compat", "command", ""),
     ],
 }
-ORDER["kernels"] = ["problem", "bsr", "kernel", "vector", "lowering", "reference", "epilogue", *ORDER["kernels"]]
+ORDER["kernels"] = [
+    *("version", "tensor_type", "problem", "bsr", "kernel", "vector", "lowering", "reference", "epilogue"),
+    *ORDER["kernels"],
+]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}
 FORBIDDEN = {
     "kerf": {"tvm", "torch", "onnx", "onnxruntime"},

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
-from tvm.target import Target
 
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import Built, record
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.report import claims, compare, inspect
+from kerf.deploy.report import compare, inspect
 from kerf.deploy.runtime import bundle, gpu
+from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
-from kerf.tune.flags import Args
-from kerf.tune.search import Summary
+from kerf.tune.request import Request
 
 MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
 SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and of the others
@@ -41,14 +39,14 @@ def layers(
         # not the best record of the problem: the untuned network may have won, and runs another configuration
         timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
         own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
-        kept = inspect.kept_blocks(layer.weight, p.block or least) if p.groups == 1 else None
+        kept = kept_blocks(layer.weight, p.n or least) if p.groups == 1 else None
         rows.append(
             {
                 "name": name,
                 "op": "depthwise" if p.depthwise else layer.op,
                 "shape": p.describe(),
-                "block": f"{chosen.block}x1" if chosen.block else None,
-                "density": chosen.nnzb / kept.size if chosen.block else 1.0,
+                "block": f"{chosen.n}x1" if chosen.n else None,
+                "density": chosen.nnzb / kept.size if chosen.n else 1.0,
                 "weights": layer.weight.size,
                 "zeros": 1 - np.count_nonzero(layer.weight) / layer.weight.size,
                 "zero_blocks": None if kept is None else 1 - float(kept.mean()),
@@ -65,16 +63,16 @@ def layers(
     return rows
 
 
-def manifest(network: Network, args: Args, built: Built, layers: list[dict]) -> dict:
+def manifest(network: Network, request: Request, built: Built, layers: list[dict]) -> dict:
     target = built.target
     return {
-        "model": args.onnx_path.name,
-        "model_sha256": bundle.sha256(args.onnx_path),
+        "model": request.path.name,
+        "model_sha256": bundle.sha256(request.path),
         "input": list(network.input_shape),
         "target": targets.describe(target),
         "needs": targets.needs(target),
-        "threads": args.threads,
-        **({"precision": args.precision, "cuda_source": gpu.key(built.source)} if built.source else {}),
+        "threads": request.threads,
+        **({"precision": request.precision, "cuda_source": gpu.key(built.source)} if built.source else {}),
         "tvm": environment()["versions"]["apache-tvm"],
         "versions": environment()["versions"],
         "layers": [{k: row[k] for k in MANIFEST} for row in layers],
@@ -110,43 +108,6 @@ def job(onnx_path: Path, report: dict, command: str) -> dict:
         found["commands"] = [*([summary["command"]] if summary.get("command") else []), command]
         found["runs"] = compare.others(folder, summary, report)
     return found
-
-
-def figures(args: Args, report: dict, search: Summary | None) -> dict:
-    """What --json says of a network that was built and raced: the figures of the table, without samples and layers."""
-    latency = {
-        engine: {key: found[key] for key in ("median", "p10", "p90")} for engine, found in report["latency_ms"].items()
-    }
-    same = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "speedup", "bytes")
-    accuracy = report.get("accuracy") or {}
-    return {
-        **{key: report[key] for key in same},
-        "latency_ms": latency,
-        "verdict": ": ".join(claims.verdict(report)),
-        "notes": claims.notes(report),
-        "accuracy": {key: accuracy.get(key) for key in ("top1_dense", "top1_pruned", "top1")},
-        "layers": len(report["layers"]),
-        "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
-        "tuning": tuning(search) if search else None,
-        "files": [str(args.out), *(str(args.out / f"report.{name}") for name in ("html", "json"))]
-        + ([str(args.records)] if args.trials else []),
-    }
-
-
-def tuning(s: Summary) -> dict:
-    """A search as plain values; times None where they were not measured."""
-    times = {"untuned_us": s.before_us, "tuned_us": s.after_us}
-    return {
-        **{key: getattr(s, key) for key in ("problems", "measured", "reused", "failed", "stopped")},
-        "seconds": s.seconds["total"],
-        **{key: value if math.isfinite(value) else None for key, value in times.items()},
-    }
-
-
-def unverified(args: Args, target: Target, reason: str) -> dict:
-    """What --json says of a bundle for a machine that this one is not."""
-    described = {"model": args.onnx_path.name, "target": targets.describe(target), "threads": args.threads}
-    return described | {"verified": False, "reason": reason, "files": [str(args.out)]}
 
 
 def strict_json(text: str) -> dict | None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import tvm
 from tvm import rpc
+from tvm.target import Target
 
+from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.session import use_threads
 from kerf.errors import BadInput, DeviceLost
+from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import from_planes, to_planes
-from kerf.kernels.cuda import KERNELS_VERSION as CUDA_VERSION
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import DTYPES
+from kerf.kernels.problem import types_of
+from kerf.kernels.version import code_version
 
+MakeEngine = Callable[[Path, int], bench.Engine]  # of an .onnx file, for so many threads
 PATIENCE = 30  # seconds to wait for a tracker or a free device
 
 
@@ -48,6 +53,11 @@ class Place(Protocol):
         """The module of a shared library that lies on this machine."""
 
     tolerance: float  # of the largest output, for what a kernel computes
+    dense_engines: ClassVar[Mapping[str, MakeEngine]]  # that can be raced there
+    races_networks: ClassVar[bool]  # whether whole networks run in this process, tuned against untuned, layer by layer
+
+    def peak(self, target: Target, threads: int) -> float | None:
+        """Multiply-accumulates that it can do in a microsecond; None where that is not known."""
 
     def pack(self, image: np.ndarray) -> np.ndarray:
         """Images (n, c, h, w) as the kernels take them."""
@@ -73,9 +83,17 @@ class Here(_OnPlanes):
     """This machine, in the worker process itself."""
 
     patience: ClassVar[int] = 0
+    dense_engines: ClassVar[Mapping[str, MakeEngine]] = {
+        "onnxruntime": bench.onnxruntime_engine,
+        "openvino": bench.openvino_engine,
+    }
+    races_networks: ClassVar[bool] = True
 
     def devices(self) -> int:
         return 1
+
+    def peak(self, target: Target, threads: int) -> float | None:
+        return threads * macs_per_us(target)
 
     def provenance(self) -> dict[str, str]:
         return provenance()
@@ -100,6 +118,10 @@ class Gpu:
 
     precision: str
     patience: ClassVar[int] = 0
+    dense_engines: ClassVar[Mapping[str, MakeEngine]] = {
+        "onnxruntime": partial(bench.onnxruntime_engine, provider="CUDAExecutionProvider")
+    }
+    races_networks: ClassVar[bool] = False
 
     @property
     def tolerance(self) -> float:
@@ -108,8 +130,11 @@ class Gpu:
     def devices(self) -> int:
         return 1
 
+    def peak(self, target: Target, threads: int) -> float | None:
+        return None
+
     def provenance(self) -> dict[str, str]:
-        return {**provenance(), "kernels": CUDA_VERSION, "cpu": tvm.cuda().device_name}
+        return {**provenance(), "kernels": code_version("cuda"), "cpu": tvm.cuda().device_name}
 
     @contextmanager
     def session(self, threads: int) -> Iterator[None]:
@@ -123,7 +148,7 @@ class Gpu:
         return tvm.runtime.load_module(path)
 
     def pack(self, image: np.ndarray) -> np.ndarray:
-        return to_rows(image.astype(DTYPES[self.precision]))
+        return to_rows(image.astype(types_of(self.precision)["x"].numpy))
 
     def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return from_rows(image, shape).astype(np.float32)
@@ -140,6 +165,8 @@ class Tracker(_OnPlanes):
     port: int
     key: str
     patience: ClassVar[int] = PATIENCE
+    dense_engines: ClassVar[Mapping[str, MakeEngine]] = {}
+    races_networks: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, text: str, key: str) -> Tracker:
@@ -155,6 +182,9 @@ class Tracker(_OnPlanes):
         """Registered under the key, busy or free. Raises DeviceLost when the tracker does not answer."""
         servers = self._ask(lambda tracker: tracker.summary()["server_info"])
         return sum(info["key"] == f"server:{self.key}" for info in servers)
+
+    def peak(self, target: Target, threads: int) -> float | None:
+        return None
 
     def provenance(self) -> dict[str, str]:
         return {**provenance(), "cpu": f"rpc:{self.key}"}

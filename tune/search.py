@@ -107,7 +107,7 @@ def search(
 class _Search:
     def __init__(self, network, target, threads, book, reach, place, progress):
         self.target, self.threads, self.book, self.reach, self.place = target, threads, book, reach, place
-        self.progress = progress or Progress(quiet=True)
+        self.progress = progress or Progress(lambda _: None)
         self.versions = place.provenance()
         counts = Counter(layer.problem for layer in network.layers.values())
         layers = {layer.problem: layer for layer in network.layers.values()}

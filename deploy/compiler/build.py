@@ -22,7 +22,7 @@ from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
-from kerf.kernels import BY_NAME, kernels_for
+from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.cuda import compiler
 from kerf.kernels.kernel import dense_twin, pick
 from kerf.kernels.lowering import pass_context
@@ -61,7 +61,7 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     if measured:
         best, problem = min(measured, key=lambda m: m[0].us)
         return Choice(problem, best.kernel, best.config)
-    pick(kernels_for(target), p, target)  # raises with every kernel's reason if there is none
+    pick(backend_of(target).kernels, p, target)  # raises with every kernel's reason if there is none
     problems = {problem.to_json() for problem in (p, dense_twin(p))}
     failed = {(q, r.what) for q in problems for r in book.of(q, describe(target), versions) if r.error}
     known = pretuned.known(p, target)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels import BY_NAME
+from kerf.kernels.backends import BY_NAME
 from kerf.kernels.cpu.isa import threads, vector_unit
 from kerf.kernels.kernel import dense_twin
 from kerf.kernels.problem import Problem
@@ -42,7 +42,7 @@ def known(p: Problem, target: Target) -> Choice | None:
     if path is None or not path.is_file():
         return None
     rows = _read(path).get((_like(p), threads(target)), [])
-    blocks = -(-p.out_channels // p.block) * p.in_channels if p.block else 1
+    blocks = -(-p.out_channels // p.n) * p.in_channels if p.n else 1
     for row in sorted(rows, key=lambda row: abs(row["nnzb"] - p.nnzb)):
         if row["dense"] and abs(row["nnzb"] - p.nnzb) > NEARBY * blocks:
             continue

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.onnx_graph import called
 from kerf.errors import BadInput
+from kerf.kernels.bsr import kept_blocks
 
 BREAK_EVEN = {1: 0.59, 2: 0.82, 4: 0.92, 8: 0.97, 16: 0.96, 32: 0.95}  # N -> density
 EMPTY = 0.08  # of the dense kernel's time
@@ -186,15 +187,3 @@ def measure(name: str, op: str, weight: np.ndarray, n: int) -> LayerDensity:
     kept = kept_blocks(weight, n)
     zero = int(kept.size - kept.sum())
     return LayerDensity(name, op, weight.shape, kept.size, zero, float((weight != 0).mean()))
-
-
-def kept_blocks(weight: np.ndarray, n: int) -> np.ndarray:
-    """(ceil(out / n), in) bool: does any element of the block's n kernels at this input channel differ from zero?"""
-    kept = (weight != 0).reshape(*weight.shape[:2], -1).any(axis=2)
-    return np.logical_or.reduceat(kept, np.arange(0, len(kept), n), axis=0)
-
-
-def spread(kept: np.ndarray, weight: np.ndarray, n: int) -> np.ndarray:
-    """kept_blocks the other way: `weight` (out, in, *kernel) with the blocks that are not in `kept` zero."""
-    mask = np.repeat(kept, n, axis=0)[: len(weight)]
-    return np.where(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)), weight, 0).astype(weight.dtype)

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_dense_direct"
@@ -25,31 +25,31 @@ AHEAD = 512  # floats of weights that are fetched before their turn
 
 class _Rows:
     def __init__(self, p: Problem, c: dict, channel: int):
-        self.p, self.height, self.rows = p, c["rows"], p.out_channels // c["rows"]
+        self.p, self.n, self.rows = p, c["rows"], p.out_channels // c["rows"]
         self.parts = c.get("parts", 1)
-        self.ahead = -(-AHEAD // (p.taps * self.height))
+        self.ahead = -(-AHEAD // (p.taps * self.n))
         self.inputs, self.panel, self.channel = p.in_channels // p.groups, c["panel"], channel
 
     def declare(self) -> None:
-        shape = (-(-self.p.out_channels // self.height), self.inputs, self.p.taps, self.height)
+        shape = (-(-self.p.out_channels // self.n), self.inputs, self.p.taps, self.n)
         self.data = T.arg("data", T.buffer(shape, "float32"))
 
     def share(self, k) -> tuple:
-        rows = -(-self.p.out_channels // self.height)
+        rows = -(-self.p.out_channels // self.n)
         return rows * k // self.parts, rows * (k + 1) // self.parts
 
     @contextmanager
     def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
-        group = block // (self.p.out_channels // self.p.groups // self.height) if self.p.groups > 1 else 0
+        group = block // (self.p.out_channels // self.p.groups // self.n) if self.p.groups > 1 else 0
         begin = T.Bind(panel * self.panel)
         with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:
-            for line in range(0, self.p.taps * self.height, LINE):
-                prefetch(self.data[block, j + self.ahead, line // self.height, line % self.height])
+            for line in range(0, self.p.taps * self.n, LINE):
+                prefetch(self.data[block, j + self.ahead, line // self.n, line % self.n])
             yield (group * self.inputs + j) * self.channel, lambda tap, r: self.data[block, j, tap, first_row + r]
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    return "weights are block-sparse" if p.block else None
+    return "weights are block-sparse" if p.n else computes(p, "f32")
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

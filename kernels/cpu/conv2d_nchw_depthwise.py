@@ -21,7 +21,7 @@ from kerf.kernels.cpu.emit.tiling import L1_FLOATS
 from kerf.kernels.cpu.isa import parallel_loop, vector_unit
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import even_tiles, overrun, run, spans, splat
 
 name = "conv2d_nchw_depthwise"
@@ -30,7 +30,9 @@ CHUNKS = 16  # parallel pieces of the channel loop, each with a scratch plane of
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if reason := computes(p, "f32"):
+        return reason
+    if p.n:
         return "weights are block-sparse"
     return None if p.depthwise else f"{p.groups} groups over {p.in_channels}->{p.out_channels} channels: not depthwise"
 

@@ -17,7 +17,7 @@ from kerf.kernels.cpu.isa import parallel_loop, vector_unit
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.epilogue import ACTIVATION
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import run, splat
 
 name = "dense_nc_dense_columns"
@@ -29,7 +29,9 @@ def is_matrix_product(p: Problem) -> bool:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if reason := computes(p, "f32"):
+        return reason
+    if p.n:
         return "weights are block-sparse"
     return None if is_matrix_product(p) else f"{p.describe()} is no matrix product"
 
@@ -59,19 +61,19 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
         y = T.arg("y", T.buffer(out_planes(p), "float32"))
-        with T.serial(0, p.batch) as n, parallel_loop(target)(0, blocks) as b:
+        with T.serial(0, p.batch) as image, parallel_loop(target)(0, blocks) as b:
             acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
             runs = [run(v * lanes, lanes) for v in range(vectors)]
             for at in runs:
                 T.buffer_store(acc, splat(0, lanes), [at])
             with T.serial(0, p.in_channels) as k:
-                value = T.Bind(splat(x[n, k, 0], lanes))
+                value = T.Bind(splat(x[image, k, 0], lanes))
                 for at in runs:
                     T.buffer_store(acc, acc[at] + data[b, k, at] * value, [at])
             with T.serial(0, T.min(columns, p.out_channels - b * columns)) as i:
                 o = b * columns + i
                 value = acc[i] + bias[o]
                 if residual is not None:
-                    value = value + residual[n, o, 0]
-                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0])
+                    value = value + residual[image, o, 0]
+                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [image, o, 0])
     return builder.get()

@@ -41,7 +41,7 @@ def refuses(first: Problem, second: Problem) -> str | None:
     size = 4 * math.prod(out_planes(first)[1:])
     if size < LEAST_BYTES:
         return f"{size} bytes between them, fewer than {LEAST_BYTES}"
-    sweeps = (first.nnzb if first.block else first.in_channels * first.out_channels / 8) / first.out_channels
+    sweeps = (first.nnzb if first.n else first.in_channels * first.out_channels / 8) / first.out_channels
     return f"{sweeps:.1f} planes read for each one spared, more than {MOST_SWEEPS}" if sweeps > MOST_SWEEPS else None
 
 
@@ -68,7 +68,7 @@ def prim_func(
             origin = image * math.prod(in_planes(first)[1:])
 
             def both(b, first_row, rows, image=image, origin=origin):
-                channel = T.Bind(b * weights.height + first_row)
+                channel = T.Bind(b * weights.n + first_row)
                 between = _Between(first, rows, channel)
                 Emit(first, c, planes, weights, bias, between).over_tiles(flat, origin, image, b, first_row, rows)
                 after.channels(between.y, 0, image, channel, rows)

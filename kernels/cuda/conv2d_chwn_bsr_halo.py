@@ -58,7 +58,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
             continue
         if prod(Halo.of(p, c).tiles) > GRID:
             continue
-        if Halo.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
+        if Halo.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.n * pixels // LANES <= 64:
             found.append(c)
     return sorted(found, key=lambda c: cost(p, target, c))
 
@@ -71,11 +71,11 @@ def cost(p: Problem, target: Target, c: dict) -> float:
     waste = tiles * tile.pixels / (inner.batch * inner.out[0] * inner.out[1])
     held = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 512 // tile.threads)
     hidden = max(12 * LANES / max(held * tile.threads, 1), 1.0)
-    idle = max(BUSY / (tiles * -(-p.out_channels // p.block)), 1.0)
+    idle = max(BUSY / (tiles * -(-p.out_channels // p.n)), 1.0)
     # numbers through shared memory per multiply-add: copies, and what a warp reads of pixels and weights
-    copied = tile.vectors * VECTOR / (tile.pixels * p.taps * p.block) + 1 / tile.pixels
+    copied = tile.vectors * VECTOR / (tile.pixels * p.taps * p.n) + 1 / tile.pixels
     copied *= 1 if tile.images > VECTOR else 2  # half of every sector of 32 bytes
-    return waste * hidden * idle * (2 * copied + 1 / p.block + 1 / tile.warp_pixels + 1 / 32)
+    return waste * hidden * idle * (2 * copied + 1 / p.n + 1 / tile.warp_pixels + 1 / 32)
 
 
 def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
@@ -89,10 +89,10 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         T.func_name("main")
         build = _Program(p, tile)
         with (
-            T.launch_thread("blockIdx.x", -(-p.out_channels // p.block)) as block,
+            T.launch_thread("blockIdx.x", -(-p.out_channels // p.n)) as block,
             T.launch_thread("blockIdx.y", prod(tile.tiles)) as at,
             T.launch_thread("threadIdx.x", tile.threads) as thread,
-            resident(tile.threads, p.block * tile.warp_pixels // LANES, RESIDENT),
+            resident(tile.threads, p.n * tile.warp_pixels // LANES, RESIDENT),
         ):
             build.emit(block, at, thread)
     return builder.get()
@@ -107,7 +107,7 @@ class _Program(PanelProgram, Pipelined):
         self.x = T.arg("x", T.buffer(in_rows(p), F16.dtype))
         self.data = T.arg("data", T.buffer((self.chunks, tile.weight), F16.dtype))
         self.channels = T.arg("channels", T.buffer((self.chunks * CHUNK,), "int32"))
-        self.starts = T.arg("starts", T.buffer((-(-p.out_channels // p.block) + 1,), "int32"))
+        self.starts = T.arg("starts", T.buffer((-(-p.out_channels // p.n) + 1,), "int32"))
         self.end_args()
 
     def emit(self, block, at, thread) -> None:

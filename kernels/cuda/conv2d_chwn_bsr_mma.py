@@ -23,7 +23,7 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:
-    return tile_sizes.configs(p, target, p.block)
+    return tile_sizes.configs(p, target, p.n)
 
 
 def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
@@ -31,4 +31,4 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    return mma.prim_func(p, c, p.block)
+    return mma.prim_func(p, c, p.n)

@@ -19,12 +19,12 @@ MOST = 8  # rows of a block: VECTOR sums each in a thread's registers
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if not p.block:
+    if not p.n:
         return "weights are dense"
     if p.groups > 1:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.block > MOST:
-        return f"blocks of {p.block} rows; a thread's registers hold {MOST}"
+    if p.n > MOST:
+        return f"blocks of {p.n} rows; a thread's registers hold {MOST}"
     return gather.refuses(p)
 
 
@@ -37,4 +37,4 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    return simt.prim_func(p, c, p.block)
+    return simt.prim_func(p, c, p.n)

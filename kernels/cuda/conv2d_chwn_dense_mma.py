@@ -22,7 +22,7 @@ def heights(p: Problem) -> list[int]:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if p.n:
         return "weights are sparse"
     if not heights(p):
         return f"{p.out_channels // p.groups} filters to a group; tensor cores take {ROWS} at once"

@@ -17,7 +17,7 @@ ROWS = 8
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    return "weights are sparse" if p.block else gather.refuses(p)
+    return "weights are sparse" if p.n else gather.refuses(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[dict]:

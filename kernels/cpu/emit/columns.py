@@ -126,7 +126,7 @@ def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
     strips = sum(n for n, _ in runs)
     each = 2.5 if p.stride[1] == 1 else 5
     copies = p.in_channels * strips * g.rows * p.kernel[1] * g.vectors * g.groups * each
-    rows, whole = c["rows"], p.block or p.out_channels
+    rows, whole = c["rows"], p.n or p.out_channels
     sweeps = -(-p.out_channels // whole) * -(-whole // rows)
     total = 0.0
     for _, tiles, high in even_tiles(g.band, c["high"]):
@@ -243,7 +243,7 @@ class _Emit:
         """
         g, p, lanes = self.g, self.p, self.g.lanes
         acc = T.alloc_buffer((rows * high * lanes,), "float32", scope="local", annotations=REGISTERS)
-        channel = T.Bind(b * self.weights.height + first_row)
+        channel = T.Bind(b * self.weights.n + first_row)
         for r in range(rows):
             start = T.Bind(splat(self.bias[channel + r], lanes))
             for t in range(high):

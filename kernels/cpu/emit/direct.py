@@ -47,7 +47,7 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
     found: dict[tuple, tuple[float, dict]] = {}
     widths, registers = vector_unit(target)
     per_group = p.in_channels // p.groups
-    whole = p.block or p.out_channels
+    whole = p.n or p.out_channels
     for wide in widths:
         for height in heights:
             # accumulators, the held operands (the smaller side of the tile) and one streaming through
@@ -137,7 +137,7 @@ class Emit:
         self.tiling = Tiling.of(planes, c["pixels"], c["lanes"], c["vectors"])
         self.panels = -(-(p.in_channels // p.groups) // c["panel"])
         self.out = out
-        uses = p.nnzb / p.in_channels if p.block else p.out_channels / c["rows"]  # of an input vector
+        uses = p.nnzb / p.in_channels if p.n else p.out_channels / c["rows"]  # of an input vector
         large = p.in_channels * planes.channel > L2_FLOATS
         self.far_input = p.taps == 1 and large and uses >= LEAST_USES
 
@@ -199,12 +199,12 @@ class Emit:
                 where, ends = self._places(first + t * vectors, vectors), self.tiling.ends(first, vectors)
                 self._tile(src, origin, image, where, ends, 0, scratch, b, first_row, rows)
         if needs_scratch:
-            self._compact(scratch, rows, b * self.weights.height + first_row, image)
+            self._compact(scratch, rows, b * self.weights.n + first_row, image)
 
     def _tile(self, src, origin, image, where, ends, panel, scratch, b, first_row, rows) -> None:
         """One register tile: sums of ``rows`` channels of block row b at the vectors ``where``."""
         lanes, count, rest = self.tiling.lanes, len(where), self.tiling.tail if ends else 0
-        channel = T.Bind(b * self.weights.height + first_row)
+        channel = T.Bind(b * self.weights.n + first_row)
         planes = [T.Bind(self.out.plane(image, channel + r)) for r in range(rows)]
         # a buffer each, or LLVM would keep them in memory as one
         tails = [T.alloc_buffer((rows,), "float32", scope="local", annotations=REGISTERS) for _ in range(rest)]

@@ -35,7 +35,7 @@ def busiest(p: Problem, c: dict, runs: Sequence[tuple[int, int]]) -> float:
         tiles = sum(n for n, _ in runs)
         done = [_work_before(k * tiles // parts, runs) for k in range(parts + 1)]
         return max(end - begin for begin, end in pairwise(done)) / done[-1]
-    rows = -(-p.out_channels // (p.block or c["rows"]))
+    rows = -(-p.out_channels // (p.n or c["rows"]))
     return -(-rows // parts) / rows
 
 
@@ -54,7 +54,7 @@ def waits(p: Problem, c: dict) -> float:
     """
     parts = c.get("parts", 1)
     if c.get("split") == "pixels":
-        floats = p.taps * (p.nnzb * p.block if p.block else p.in_channels // p.groups * p.out_channels)
+        floats = p.taps * (p.nnzb * p.n if p.n else p.in_channels // p.groups * p.out_channels)
         return (1 - 1 / parts) * floats / LINE * WEIGHT_CYCLES
     return (1 - 1 / parts) * math.prod(in_planes(p)[1:]) / LINE * REMOTE_CYCLES
 
@@ -76,11 +76,11 @@ def in_parts(weights: Weights, channels: int, by_pixels: bool, body: Callable) -
     thread's block rows, or, ``by_pixels``, for all of them; turn, for in_turn, is (thread, of how many) of those that
     share the tiles of pixels.
     """
-    full, short = weights.rows, channels - weights.rows * weights.height
+    full, short = weights.rows, channels - weights.rows * weights.n
 
     def rows(begin, end, f: Callable) -> None:
         with T.serial(begin, T.min(end, full)) as b:
-            f(b, weights.height)
+            f(b, weights.n)
         if short and weights.parts == 1:
             f(full, short)
         elif short:

@@ -9,8 +9,8 @@ from typing import Protocol
 class Weights(Protocol):
     """A weight format inside the function being built."""
 
-    height: int  # output channels of a block row
-    rows: int  # full block rows; out_channels - rows * height channels make one more, short
+    n: int  # output channels of a block row
+    rows: int  # full block rows; out_channels - rows * n channels make one more, short
     parts: int  # threads that share the work
 
     def declare(self) -> None:

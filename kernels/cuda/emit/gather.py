@@ -14,7 +14,7 @@ import numpy as np
 
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda.layout import VECTOR, in_rows
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import PRECISIONS, Problem, computes
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def contiguous(p: Problem, most: int) -> int:
 
 
 def refuses(p: Problem) -> str | None:
-    """Why a layer's taps do not fit a mask of 64 bits, or its offsets 32 bits; None if they do."""
+    """Why its numbers are no floats, its taps do not fit a mask of 64 bits, or its offsets 32 bits; None if they do."""
+    if reason := computes(p, *PRECISIONS):
+        return reason
     if p.taps > 64:
         return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
     numbers = max(np.prod(in_rows(p), dtype=np.int64), p.out_channels * (p.batch * p.out_height * p.out_width + VECTOR))
@@ -100,7 +102,7 @@ def refuses(p: Problem) -> str | None:
 
 def entries(p: Problem, rows: int) -> int:
     """Entries of all lists; at least one, since a tensor of no bytes has no address."""
-    if p.block:
+    if p.n:
         return max(p.nnzb * p.taps, 1)
     return -(-p.out_channels // rows) * (p.in_channels // p.groups) * p.taps
 

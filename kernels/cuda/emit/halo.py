@@ -28,7 +28,7 @@ class Halo(Panel):
     @classmethod
     def of(cls, p: Problem, c: dict) -> Halo:
         sizes = (c[k] for k in ("across", "warp_pixels", "images", "wide"))
-        return cls(Plane.of(p), p.block, 1, *sizes, CHUNK, c["stages"], c["stages"], p.taps)
+        return cls(Plane.of(p), p.n, 1, *sizes, CHUNK, c["stages"], c["stages"], p.taps)
 
     @property
     def weight(self) -> int:
@@ -43,7 +43,7 @@ class Halo(Panel):
 
 def room(p: Problem) -> int:
     """Chunks that the lists of all block rows have at most."""
-    return max((p.nnzb + -(-p.out_channels // p.block) * (CHUNK - 1)) // CHUNK, 1)
+    return max((p.nnzb + -(-p.out_channels // p.n) * (CHUNK - 1)) // CHUNK, 1)
 
 
 def pack(p: Problem, w: BSR) -> dict[str, np.ndarray]:

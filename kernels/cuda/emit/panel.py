@@ -64,7 +64,7 @@ class Panel:
     @classmethod
     def of(cls, p: Problem, c: dict) -> Panel:
         sizes = (c[k] for k in ("down", "across", "warp_pixels", "images", "wide", "channels", "stages"))
-        return cls(Plane.of(p), p.block, *sizes, -(-p.in_channels // c["channels"]))
+        return cls(Plane.of(p), p.n, *sizes, -(-p.in_channels // c["channels"]))
 
     @property
     def threads(self) -> int:
@@ -152,13 +152,13 @@ class Panel:
 
 def room(p: Problem, panel: Panel) -> int:
     """Steps of 16 entries that all lists have at most, however the blocks are shared among rows and panels."""
-    lists = -(-p.out_channels // p.block) * panel.panels
+    lists = -(-p.out_channels // p.n) * panel.panels
     return max((p.nnzb * p.taps + lists * (F16.depth - 1)) // F16.depth, 1)
 
 
 def block_rows(p: Problem, panel: Panel) -> int:
     """Filled up to whole CTAs."""
-    return -(-p.out_channels // (p.block * panel.down)) * panel.down
+    return -(-p.out_channels // (p.n * panel.down)) * panel.down
 
 
 def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
@@ -172,9 +172,9 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     places = lists.channels % panel.channels * panel.row + panel.tap(lists.taps)
     order = spread_over_banks(places, lists.starts * F16.depth)
     steps, used = room(p, panel), int(lists.starts[-1])
-    data = np.zeros((steps, F16.depth * p.block), np.float16)
+    data = np.zeros((steps, F16.depth * p.n), np.float16)
     offsets = np.zeros(steps * F16.depth, np.int32)
-    data[:used] = pack_weights(F16, lists.weights[order]).reshape(used, F16.depth * p.block)
+    data[:used] = pack_weights(F16, lists.weights[order]).reshape(used, F16.depth * p.n)
     offsets[: used * F16.depth] = places[order]
     starts = np.full(block_rows(p, panel) * panels + 1, used, np.int32)
     starts[: rows * panels + 1] = lists.starts

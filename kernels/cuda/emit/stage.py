@@ -127,7 +127,7 @@ def threads_beside(registers: int) -> int:
 def room(p: Problem, chunk: int, rows: int) -> int:
     """Chunks that the lists of all block rows have at most, however the blocks are shared among the rows."""
     block_rows = -(-p.out_channels // rows)
-    if not p.block:
+    if not p.n:
         return block_rows * -(-p.in_channels // p.groups * p.taps // chunk)
     return max((p.nnzb * p.taps + block_rows * (chunk - 1)) // chunk, 1)
 

@@ -36,12 +36,12 @@ HEIGHTS = (16, 32, 64)  # of block rows
 
 def refuses_blocks(p: Problem) -> str | None:
     """Why 1xN blocks do not fit tensor cores; None if they do."""
-    if not p.block:
+    if not p.n:
         return "weights are dense"
     if p.groups > 1:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.block not in HEIGHTS:
-        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
+    if p.n not in HEIGHTS:
+        return f"blocks of {p.n} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
     return refuses_size(p)
 
 
@@ -92,7 +92,7 @@ def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
     ctas = -(-block_rows // tile.repeat) * -(-out_rows(p)[1] // tile.pixels)
     threads = min(threads_beside(tile.registers), 512)
     resident = max(min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), threads // tile.threads, 32), 1)
-    entries = (p.nnzb / block_rows if p.block else p.in_channels // p.groups) * p.taps
+    entries = (p.nnzb / block_rows if p.n else p.in_channels // p.groups) * p.taps
     chunks = -(-entries // tile.chunk) * tile.repeat
     # what a multiprocessor is busy with: copies to shared memory, and reading them, 128 bytes at a time
     whole = tile.copy * tile.op.bytes / 16  # a copy of less takes as many instructions, but fewer turns

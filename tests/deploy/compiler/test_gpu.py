@@ -20,7 +20,7 @@ from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime import session as runtime
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, types_of
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
@@ -51,7 +51,7 @@ def calls(module) -> list[str]:
 @pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
 def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
     found = convert(network, 4, 0.5, precision=precision)
-    built = {n: replace(x, problem=replace(x.problem, block=0, nnzb=0)) for n, x in found.layers.items()}
+    built = {n: replace(x, problem=replace(x.problem, n=0, nnzb=0)) for n, x in found.layers.items()}
     found = replace(found, layers=built)
     choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
     module, packed = lower(found, choices, {}, HOPPER)
@@ -86,7 +86,7 @@ def test_network_on_the_host_equals_onnx_runtime(tmp_path, precision, block, ima
     path = mobile(tmp_path / "net.onnx", n=block, batch="n")
     found = convert(path, block, 0.3, batch=images, precision=precision)
     choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
-    assert any(c.problem.block for c in choices.values())
+    assert any(c.problem.n for c in choices.values())
     module, packed = lower(found, choices, {}, HOPPER)
 
     verify(
@@ -152,7 +152,7 @@ def test_code_is_known_by_its_source(monkeypatch):
 
 def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatch):
     shape = Problem(64, 64, 14, 14, 64, (3, 3), padding=(1, 1, 1, 1), activation="relu")
-    sparse = replace(shape, block=32, nnzb=32, precision="f16")
+    sparse = replace(shape, n=32, nnzb=32, **types_of("f16"))
     config = dict(conv2d_chwn_bsr_halo.configs(sparse, HOPPER)[3])
     group = {"group": shape.to_json(), "precision": "f16"}
     rows = [

@@ -23,7 +23,7 @@ from kerf.deploy.measure.verify import relative_error, verify
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime import session as runtime
 from kerf.errors import Mismatch
-from kerf.kernels import KERNELS
+from kerf.kernels.backends import CPU
 from kerf.kernels.cpu import expand_depthwise
 from kerf.kernels.kernel import candidates
 from tests.helpers.onnx_networks import mobile
@@ -65,7 +65,7 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
     for depth in range(4):
         choices = {}
         for name, layer in network.layers.items():
-            taker = list(candidates(KERNELS, layer.problem, TARGET))
+            taker = list(candidates(CPU.kernels, layer.problem, TARGET))
             taker = taker[depth % len(taker)]
             configs = taker.kernel.configs(taker.problem, TARGET)
             choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
