@@ -44,7 +44,7 @@ class Job:
     kept: dict[str, torch.Tensor]  # channels that the given weights had left, if they are of a narrow network
     grids: Grids  # of the given weights, if they are of a quantised network
     dense: cost.Cost  # of the network before this run
-    notes: tuple[str, ...] = ()  # what reading the input has to tell the user
+    notes: tuple[str, ...] = ()  # what there is to tell the user of the input
 
     @property
     def example(self) -> torch.Tensor:
@@ -63,7 +63,7 @@ def prepare(args: Args) -> Job:
     check_names(args, file)
     torch.manual_seed(args.seed)
     data = data_of(args, device, trains=not args.pruned_model and trains(args, weights))
-    notes: list[str] = []
+    notes: list[str] = []  # all that the user is to be told goes here; cli.work says it
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == TORCHVISION)
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
@@ -71,6 +71,8 @@ def prepare(args: Args) -> Job:
     grids = load_grids(model, file) if file else {}
     graph = DependencyGraph.trace(model, example)
     chosen, budget = plan(args, method, weights)
+    if args.rearrange and not chosen.rearrange and not args.pruned_model:
+        notes.append(f"--rearrange orders filters for blocks; method {method} has none, so it changes nothing")
     if not args.pruned_model and budget.sparsity and method != "dense":
         recipe.check(model, chosen, graph, example, budget.sparsity)
     spent = cost.count(model, example)

@@ -72,16 +72,13 @@ def evaluate_only(job: Job, reporter: Reporter) -> Summary:
 
 def explain(job: Job, reporter: Reporter) -> None:
     """Says what a run does that its flags do not show."""
-    args = job.args
     if job.budget.dense_epochs and job.method != "dense":
         epochs = job.budget.dense_epochs
         reporter.say(f"no --pretrained_model: training the dense network first, {epochs} epochs, then pruning it")
     if job.grids:
         reporter.say(
-            f"{args.pretrained_model} is quantised: its weights are trained on in f32, its inputs' grids forgotten"
+            f"{job.args.pretrained_model} is quantised: its weights are trained on in f32, its inputs' grids forgotten"
         )
-    if args.rearrange and not job.recipe.rearrange:
-        reporter.say(f"--rearrange orders filters for blocks; method {job.method} has none, so it changes nothing")
 
 
 def optim_of(args: Args) -> Optim:
