@@ -117,9 +117,7 @@ def as_json(value: Any) -> Any:
 
 def as_text(value: Any) -> str:
     """A value as it is typed."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def typed(values: Mapping[str, Any]) -> list[str]:

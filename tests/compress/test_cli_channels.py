@@ -139,7 +139,7 @@ def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):
 
 
 def test_densenet40_with_three_filters_per_layer(tmp_path):
-    """The C-SGD seed's own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
+    """The C-SGD authors' own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
     flags = ["--arch=densenet40", "--method=csgd", "--pr_target=0.75", "--skip", "conv", "transition*"]
     assert cli.main([*SMALL, *flags, "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")
