@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for note in notes:
                 reporter.say(note)
             job = distributed.together(partial(prepare, args))
+            for note in job.data.notes:
+                reporter.say(note)
             check_alike(job)
             work = sensitivities_of if sensitivities else evaluate_only if args.pruned_model else prune_and_train
             found = work(job, reporter)
