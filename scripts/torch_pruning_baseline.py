@@ -11,8 +11,8 @@ import time
 from torch import nn
 
 from kerf import files
-from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.job import prepare
+from kerf.compress.command.parsing import parse
 from kerf.compress.network import cost
 from kerf.compress.training import checkpoint
 from kerf.compress.training.learning_rate import LearningRate
@@ -37,7 +37,7 @@ def main(flags: list[str]) -> int:
     import torch_pruning as tp
 
     args, _ = parse(flags)
-    job, began = cli.prepare(dataclasses.replace(args, method="dense", flops_target=None)), time.monotonic()
+    job, began = prepare(dataclasses.replace(args, method="dense", flops_target=None)), time.monotonic()
     files.write_json(args.job_dir / "config.json", args.as_json())
     model = job.model.to(job.device)
     example = job.example.to(job.device)

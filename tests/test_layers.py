@@ -14,7 +14,7 @@ ORDER = {
     "kerf": ["errors", "files", "console", "bare_names", ""],
     "kernels": [
         "cpu/layout",
-        "cpu/isa",
+        "cpu/machine",
         "cpu/emit",
         "cpu",
         "cuda/layout",
@@ -34,7 +34,8 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    *("version", "tensor_type", "problem", "bsr", "kernel", "vector", "lowering", "reference", "epilogue"),
+    *("version", "config", "tensor_type", "problem", "bsr", "kernel", "vector", "lowering"),
+    *("reference", "epilogue", "form"),
     *ORDER["kernels"],
 ]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}
@@ -45,8 +46,9 @@ FORBIDDEN = {
     "deploy": {"torch", "torchvision", "safetensors"},
     "tune": {"torch", "torchvision", "onnx", "safetensors"},
 }
-# export is where torch ends; cli joins
-EXCEPTIONS = {("deploy/export.py", "torch"), ("compress/cli.py", "deploy"), ("compress/cli.py", "tune")}
+# export is where torch ends; a run of pruning exports, and times networks, in one file
+EXCEPTIONS = {("deploy/export.py", "torch")}
+EXCEPTIONS |= {("compress/command/deployment.py", "deploy"), ("compress/command/deployment.py", "tune")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 from kerf.compress.command.planning import own_numbers
 from kerf.compress.methods import METHODS
 from kerf.compress.models import create
@@ -86,39 +86,50 @@ def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
         assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[1][0])
 
 
-def test_wrong_use_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch):
+WRONG = {
+    "--flops_target is 1.0": ["--method=l1", "--flops_target=1"],
+    "--flops_target is 0.0": ["--method=l1", "--flops_target=0"],
+    "give one": ["--method=l1", "--flops_target=0.5", "--pr_target=0.5"],
+    "of the MACs cannot be reached": ["--method=resrep", "--flops_target=0.01"],
+    "resrep removes MACs": ["--method=resrep", "--pr_target=0.5"],
+    "dmcp searches for a number of MACs": ["--method=dmcp", "--pr_target=0.5"],
+    "DenseNet40 has nothing that this method prunes": ["--arch=densenet40", "--method=resrep"],
+    "method one_by_n removes a share of each layer": ["--method=one_by_n", "--flops_target=0.5"],
+    "method weight cuts no channels: leave --round_to out": ["--method=weight", "--round_to=8"],
+    "--skip transition* is the name of no layer": ["--method=l1", "--skip", "transition*"],
+    "it has lasso, compactor_momentum": ["--method=resrep", "--set", "laso=1"],
+    "is not a number": ["--method=resrep", "--set", "lasso=much"],
+    "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
+    "method csgd prunes by training, and 0 epochs": ["--method=csgd", "--finetune_epochs=0"],
+    "method csgd has its own schedule": ["--method=csgd", "--prune_steps=2"],
+    "it has none": ["--method=l1", "--set", "lasso=1"],
+    "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
+    "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
+    "is a resnet56: give --arch resnet56": ["--method=l1", "--pretrained_model={other}"],
+}
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    path = tmp_path_factory.mktemp("other") / "resnet56.safetensors"
+    checkpoint.save(path, create("resnet56", 10, 32).state_dict(), {"arch": "resnet56", "kept": {}})
+    return path
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_use_is_refused_before_anything_is_written(message, other, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    other = tmp_path / "vgg.safetensors"
-    checkpoint.save(other, create("resnet56", 10, 32).state_dict(), {"arch": "resnet56", "kept": {}})
-    wrong = {
-        "--flops_target is 1.0": ["--method=l1", "--flops_target=1"],
-        "--flops_target is 0.0": ["--method=l1", "--flops_target=0"],
-        "give one": ["--method=l1", "--flops_target=0.5", "--pr_target=0.5"],
-        "of the MACs cannot be reached": ["--method=resrep", "--flops_target=0.01"],
-        "resrep removes MACs": ["--method=resrep", "--pr_target=0.5"],
-        "dmcp searches for a number of MACs": ["--method=dmcp", "--pr_target=0.5"],
-        "DenseNet40 has nothing that this method prunes": ["--arch=densenet40", "--method=resrep"],
-        "method one_by_n removes a share of each layer": ["--method=one_by_n", "--flops_target=0.5"],
-        "method weight cuts no channels": ["--method=weight", "--round_to=8"],
-        "--skip transition* is the name of no layer": ["--method=l1", "--skip", "transition*"],
-        "it has lasso, compactor_momentum": ["--method=resrep", "--set", "laso=1"],
-        "is not a number": ["--method=resrep", "--set", "lasso=much"],
-        "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
-        "method csgd prunes by training, and 0 epochs": ["--method=csgd", "--finetune_epochs=0"],
-        "method csgd has its own schedule": ["--method=csgd", "--prune_steps=2"],
-        "it has none": ["--method=l1", "--set", "lasso=1"],
-        "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
-        "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
-        "is a resnet56: give --arch resnet56": ["--method=l1", f"--pretrained_model={other}"],
-    }
-    for message, flags in wrong.items():
-        assert cli.main([*SMALL, "--job_dir=out", *flags]) == 2, flags
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1, error
-        assert message in error
-        assert not (tmp_path / "out").exists()
-    assert cli.main(["show"]) == 2
-    assert cli.main(["show", "absent.safetensors"]) == 2
+    flags = [flag.format(other=other) for flag in WRONG[message]]
+    assert cli.main([*SMALL, "--job_dir=out", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argv", [["show"], ["show", "absent.safetensors"]])
+def test_show_needs_a_checkpoint(argv):
+    assert cli.main(argv) == 2
 
 
 def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):

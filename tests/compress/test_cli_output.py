@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 from kerf.compress.training import progress
 from tests.helpers.run_files import read
 

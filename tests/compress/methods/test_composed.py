@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 from kerf.compress.command.planning import method_of, plan
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
