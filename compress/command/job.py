@@ -12,7 +12,6 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.schedules import Budget
 from kerf.compress.training.quantise import Grids
-from kerf.compress.units.channels import Channel
 
 
 @dataclass(frozen=True)
@@ -37,4 +36,4 @@ class Job:
 
     @property
     def by_macs(self) -> bool:
-        return isinstance(self.recipe.granularity, Channel) and self.args.pr_target is None
+        return self.recipe.cuts and self.args.pr_target is None
