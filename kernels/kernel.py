@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,10 +10,10 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
+from kerf.errors import Unsupported
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.problem import Problem
-
-Config = Mapping[str, int | str]  # tile sizes, loop order: what tuning chooses
 
 
 class Kernel(Protocol):
@@ -63,4 +63,4 @@ def pick(kernels: Sequence[Kernel], p: Problem, target: Target) -> Kernel:
         if reason is None:
             return kernel
         reasons.append(f"{kernel.name}: {reason}")
-    raise ValueError(f"no kernel for {p.describe()} (N = {p.n}): " + "; ".join(reasons))
+    raise Unsupported(f"no kernel for {p.describe()} (N = {p.n}): " + "; ".join(reasons))

@@ -20,7 +20,6 @@ import methods_picture
 import methods_race
 
 from kerf import files
-from kerf.compress.command.method_table import removes
 from kerf.compress.methods import METHODS
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import Granularity, OneByN, Patterns, Weight
@@ -62,7 +61,7 @@ def train(folder: Path, name: str, rate: float, common: list[str]) -> None:
         folder, budget = folder / "dense", []
     else:
         folder, budget = folder / f"{name}-{rate:g}", [f"--pr_target={rate:g}"]
-        if by_macs(name):
+        if METHODS[name].target == "macs":
             budget = [f"--flops_target={1 - rate:g}"]
     own = ["--rearrange"] if isinstance(granularity(name), OneByN) else OWN.get(name, [])
     said = io.StringIO()
@@ -80,15 +79,6 @@ def train(folder: Path, name: str, rate: float, common: list[str]) -> None:
 def rows_of_block(name: str) -> int:
     """Height of the zero blocks that a method leaves: 1 where single weights go."""
     return 1 if isinstance(granularity(name), Weight | Patterns) else BLOCK
-
-
-def by_macs(name: str) -> bool:
-    """Whether the method removes MACs, from whichever layers, and takes no other target."""
-    try:
-        METHODS[name](Settings())
-    except ValueError:
-        return True
-    return False
 
 
 def granularity(name: str) -> Granularity:
@@ -152,9 +142,9 @@ def rows_for(path: Path, summary: dict, times: dict) -> dict:
 def unit(name: str) -> str:
     if name == "dense":
         return "–"
-    if by_macs(name):
+    if METHODS[name].target == "macs":
         return "MACs"
-    return removes(granularity(name)).replace("1xN", f"1×{BLOCK}")
+    return METHODS[name].removes.replace("1xN", f"1×{BLOCK}")
 
 
 if __name__ == "__main__":

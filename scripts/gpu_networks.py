@@ -95,6 +95,7 @@ def measure(bundle: Path, arch: str) -> dict:
     import torch
 
     from kerf.deploy.runtime import session as runtime
+    from kerf.deploy.runtime.bundle import read_manifest
 
     session = runtime.load(bundle)
     x = image(session.input_shape)
@@ -104,7 +105,7 @@ def measure(bundle: Path, arch: str) -> dict:
     with torch.no_grad():
         calls = {"kerf": lambda: session.run_on_device(on_device), **torch_engines(arch, session.input_shape)}
         times = race(calls)
-    row = {"bundle": bundle.name, "precision": session.manifest["precision"], "relative_error": error}
+    row = {"bundle": bundle.name, "precision": read_manifest(bundle)["precision"], "relative_error": error}
     row["ms"] = {name: [t[len(t) // 4], median(t), t[-1 - len(t) // 4]] for name, t in times.items()}
     dense = min(row["ms"][n][1] for n in row["ms"] if n != "kerf")
     row["speedup"] = dense / row["ms"]["kerf"][1] if "kerf" in row["ms"] else None

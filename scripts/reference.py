@@ -33,14 +33,17 @@ def text() -> str:
         lines += ["", " ".join(part.split())]
     lines.append("")
     for name, method in METHODS.items():
-        head, *rest = inspect.cleandoc(inspect.getmodule(method).__doc__).split("\n\n")
-        own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        head, *rest = method.head.split("\n\n")
+        own = method.numbers
         lines += [f"### {name}", "", " ".join(head.split()), ""]
         for part in rest:
             lines += [f"    {line}" for line in part.splitlines()] + [""]
         if own:
-            lines += ["Numbers of its own: " + ", ".join(f"`{p.name}={p.default}`" for p in own) + ".", ""]
-        lines += [" ".join(inspect.getdoc(method).split()), ""]
+            lines += [
+                "Numbers of its own: " + ", ".join(f"`{name}={default}`" for name, default in own.items()) + ".",
+                "",
+            ]
+        lines += [" ".join(method.does.split()), ""]
     lines += ["## Kernels", "", "In order of preference; each races for every layer that it does not refuse.", ""]
     for kernel in (*CPU.kernels, *cuda.KERNELS):
         head, *rest = inspect.cleandoc(kernel.__doc__).split("\n\n")

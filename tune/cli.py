@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import warnings
@@ -9,13 +10,13 @@ import warnings
 from rich.console import Console
 
 from kerf import console
-from kerf.deploy.report import report
+from kerf.deploy.report import claims, report
 from kerf.tune import records_cli
-from kerf.tune.answer import answer
 from kerf.tune.flags import parse
 from kerf.tune.pipeline import Bundle, carry_out
 from kerf.tune.progress import Progress
 from kerf.tune.request import Request
+from kerf.tune.search import Summary
 
 INTERRUPTED = "interrupted; measurements so far are kept, the same command goes on"
 
@@ -47,6 +48,41 @@ def summary(bundle: Bundle) -> str:
     if bundle.report is None:
         return f"bundle: {bundle.path}, not verified: this machine cannot run it"
     return f"{report.table(bundle.report)}\nbundle: {bundle.path}\nreport: {bundle.path / 'report.html'}"
+
+
+def answer(bundle: Bundle, request: Request) -> dict:
+    """What --json says of a compilation: the figures of the table, without samples and layers."""
+    report = bundle.report
+    if report is None:
+        described = {key: bundle.manifest[key] for key in ("model", "target", "threads")}
+        return described | {"verified": False, "reason": bundle.unverified, "files": [str(bundle.path)]}
+    latency = {
+        engine: {key: found[key] for key in ("median", "p10", "p90")} for engine, found in report["latency_ms"].items()
+    }
+    same = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "speedup", "bytes")
+    accuracy = report.get("accuracy") or {}
+    return {
+        **{key: report[key] for key in same},
+        "latency_ms": latency,
+        "verdict": ": ".join(claims.verdict(report)),
+        "notes": claims.notes(report),
+        "accuracy": {key: accuracy.get(key) for key in ("top1_dense", "top1_pruned", "top1")},
+        "layers": len(report["layers"]),
+        "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
+        "tuning": tuning(bundle.search) if bundle.search else None,
+        "files": [str(bundle.path), *(str(bundle.path / f"report.{name}") for name in ("html", "json"))]
+        + ([str(request.records)] if request.trials else []),
+    }
+
+
+def tuning(s: Summary) -> dict:
+    """A search as plain values; times None where they were not measured."""
+    times = {"untuned_us": s.before_us, "tuned_us": s.after_us}
+    return {
+        **{key: getattr(s, key) for key in ("problems", "measured", "reused", "failed", "stopped")},
+        "seconds": s.seconds["total"],
+        **{key: value if math.isfinite(value) else None for key, value in times.items()},
+    }
 
 
 def command(request: Request, words: list[str]) -> str:

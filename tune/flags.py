@@ -59,7 +59,7 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
     path = a.onnx_path or newest()
     request = Request(
         path=path, out=a.out or path.with_suffix(".kerf"), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,
-        precision=a.precision, threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
+        precision=a.precision or "", threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
         tolerance=a.tolerance, against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds,
         records=a.records, rpc=a.rpc, rpc_key=a.rpc_key,
     )  # fmt: skip

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tvm.target import Target
@@ -21,9 +20,11 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.report import report
+from kerf.deploy.report import claims, report
+from kerf.deploy.report.schema import SCHEMA, LayerReport, Report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.gpu_session import GpuSession
+from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput
 from kerf.tune import bundle_contents, proof, wording
@@ -41,8 +42,8 @@ class Bundle:
     """A compiled network on disk. ``report`` is None, and ``unverified`` says why, where this machine cannot run it."""
 
     path: Path
-    manifest: dict[str, Any]
-    report: dict[str, Any] | None = None
+    manifest: Manifest
+    report: Report | None = None
     search: Summary | None = None
     unverified: str = ""
 
@@ -54,7 +55,7 @@ class Bundle:
     @property
     def speedup(self) -> float | None:
         """Over the fastest dense engine of the race, median of the rounds; None if none was raced."""
-        ratio = self.report and self.report["speedup"]
+        ratio = self.report["speedup"] if self.report else None
         return ratio["median"] if ratio else None
 
     @property
@@ -77,7 +78,7 @@ class Bundle:
     def __repr__(self) -> str:
         if self.report is None:
             return f"Bundle({str(self.path)!r}, not verified: {self.unverified})"
-        headline, _ = report.verdict(self.report)
+        headline, _ = claims.verdict(self.report)
         return f"Bundle({str(self.path)!r}, {self.latency_ms['kerf']:.3g} ms, {headline[0].lower()}{headline[1:]})"
 
 
@@ -118,7 +119,7 @@ def compile(
     path = Path(path)
     request = Request(
         path=path, out=Path(out) if out else path.with_suffix(".kerf"), n=(n,) if isinstance(n, int) else tuple(n),
-        sparsity=sparsity, target=target, precision=precision, threads=threads, batch=batch, trials=trials,
+        sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
         minutes=minutes, tolerance=tolerance, against=tuple(against), seconds=seconds, records=Path(records), rpc=rpc,
         rpc_key=rpc_key,
     )  # fmt: skip
@@ -186,14 +187,15 @@ def proved(
     place: Place,
     network: Network,
     built: Built,
-    rows: list[dict],
+    rows: list[LayerReport],
     request: Request,
     command: str,
     say: Say,
-) -> dict:
+) -> Report:
     """The report: the bundle in ``folder`` verified and timed where it will run."""
     measured = proof.of(folder, place, network, built, request, say)
-    result = {
+    result: Report = {
+        "schema": SCHEMA,
         "model": request.path.name,
         "target": targets.describe(built.target),
         "threads": request.threads,
@@ -205,6 +207,6 @@ def proved(
         **environment(),
         "cpu": place.provenance()["cpu"],
     }
-    result |= bundle_contents.job(request.path, result, command)
+    bundle_contents.add_job(result, request.path, command)
     result["block_patterns"] = bundle_contents.patterns(network, rows)
     return result

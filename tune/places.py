@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,9 @@ PATIENCE = 30  # seconds to wait for a tracker or a free device
 class Place(Protocol):
     """Pickled to the workers, which open sessions."""
 
-    patience: int  # seconds that opening one may take
+    @property
+    def patience(self) -> int:
+        """Seconds that opening a session may take."""
 
     def devices(self) -> int:
         """How many races can run at once; 0 when there is nothing left to run on."""
@@ -43,8 +45,8 @@ class Place(Protocol):
     def provenance(self) -> dict[str, str]:
         """What records of this place are valid for, besides problem and target."""
 
-    def session(self, threads: int):
-        """Context: a session whose kernels run on ``threads`` threads."""
+    def session(self, threads: int) -> AbstractContextManager[rpc.RPCSession | None]:
+        """A session whose kernels run on ``threads`` threads."""
 
     def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
         """Where arrays of the session live."""
@@ -52,9 +54,17 @@ class Place(Protocol):
     def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
         """The module of a shared library that lies on this machine."""
 
-    tolerance: float  # of the largest output, for what a kernel computes
-    dense_engines: ClassVar[Mapping[str, MakeEngine]]  # that can be raced there
-    races_networks: ClassVar[bool]  # whether whole networks run in this process, tuned against untuned, layer by layer
+    @property
+    def tolerance(self) -> float:
+        """Of the largest output, for what a kernel computes."""
+
+    @property
+    def dense_engines(self) -> Mapping[str, MakeEngine]:
+        """Those that can be raced there."""
+
+    @property
+    def races_networks(self) -> bool:
+        """Whether whole networks run in this process: tuned against untuned, and layer by layer."""
 
     def peak(self, target: Target, threads: int) -> float | None:
         """Multiply-accumulates that it can do in a microsecond; None where that is not known."""
@@ -190,7 +200,7 @@ class Tracker(_OnPlanes):
         return {**provenance(), "cpu": f"rpc:{self.key}"}
 
     @contextmanager
-    def session(self, threads: int) -> Iterator[rpc.RPCSession]:
+    def session(self, threads: int) -> Iterator[rpc.RPCSession | None]:
         session = self._ask(lambda tracker: tracker.request(self.key))
         try:
             session.get_function("runtime.config_threadpool")(1, threads)

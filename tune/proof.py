@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from kerf.deploy.frontend.network import Network
 from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.verify import ALLOWED, verify
+from kerf.deploy.report.schema import Latency, Speedup
 from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput, Mismatch
@@ -26,8 +28,25 @@ DENSE_DIFFER = 1e-3  # relative: what dense engines differ by among themselves, 
 Say = Callable[[str], object]
 
 
-def of(folder: Path, place: Place, network: Network, built: Built, request: Request, say: Say) -> dict:
-    """{verified, max_abs_error, max_relative_error, latency_ms, speedup} of the bundle in ``folder``.
+class Check(TypedDict):
+    """Against ONNX Runtime, over the largest errors of any output."""
+
+    verified: bool
+    max_abs_error: float
+    max_relative_error: float
+
+
+class Race(TypedDict):
+    latency_ms: dict[str, Latency]
+    speedup: Speedup | None
+
+
+class Proof(Check, Race):
+    """What of it goes into a report."""
+
+
+def of(folder: Path, place: Place, network: Network, built: Built, request: Request, say: Say) -> Proof:
+    """Of the bundle in ``folder``.
 
     Raises Mismatch, naming the layers that are wrong on their own.
     """
@@ -40,8 +59,8 @@ def of(folder: Path, place: Place, network: Network, built: Built, request: Requ
     return {**check(session, place, network, built, request), **race(session, place, x, request, say)}
 
 
-def check(session: Session | GpuSession, place: Place, network: Network, built: Built, request: Request) -> dict:
-    """{verified, max_abs_error, max_relative_error}."""
+def check(session: Session | GpuSession, place: Place, network: Network, built: Built, request: Request) -> Check:
+    """Raises Mismatch, naming the layers that are wrong on their own."""
     try:
         return verify(session.run, network.path, network.input_shape, precision=request.precision)
     except Mismatch as error:
@@ -51,8 +70,8 @@ def check(session: Session | GpuSession, place: Place, network: Network, built: 
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
 
 
-def race(session: Session | GpuSession, place: Place, x: np.ndarray, request: Request, say: Say) -> dict:
-    """{latency_ms, speedup}: kerf and the dense engines, which get the same file with the same fixed shapes.
+def race(session: Session | GpuSession, place: Place, x: np.ndarray, request: Request, say: Say) -> Race:
+    """Kerf and the dense engines, which get the same file with the same fixed shapes.
 
     On a GPU the image comes from the host and the result goes back to it.
     """

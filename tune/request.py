@@ -21,7 +21,7 @@ class Request:
     n: tuple[int, ...] = (4,)
     sparsity: float = 0.5
     target: str = "native"
-    precision: str | None = None
+    precision: str = ""  # of a GPU's products; "": what the target takes by itself
     threads: int = 1
     batch: int | None = None
     trials: int = 1000
@@ -45,7 +45,7 @@ class Request:
             raise BadInput(f"--tolerance {self.tolerance}: expected a share of the time, at least 0 and below 1")
         if self.trials < 0:
             raise BadInput(f"--trials {self.trials}: expected 0 (no tuning) or more")
-        if self.precision not in (None, *PRECISIONS):
+        if self.precision not in ("", *PRECISIONS):
             raise BadInput(f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}")
         unknown = sorted(set(self.against) - set(DENSE_ENGINES))
         if unknown:

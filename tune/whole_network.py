@@ -16,7 +16,7 @@ from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, faster, race_name
-from kerf.deploy.runtime import session as runtime
+from kerf.deploy.runtime.session import Session
 
 KERNEL = "whole network"
 SECONDS = 4.0
@@ -58,7 +58,7 @@ def _race(
     shape, race = network.input_shape, race_name()
     engines = []
     for name, b in built.items():
-        session = runtime.Session(b.executable.jit(), list(b.packed.values()), {"input": shape}, threads)
+        session = Session(b.executable.jit(), list(b.packed.values()), shape, threads)
         engines.append(bench.Engine(name, session.run))
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     records = tuple(

@@ -23,7 +23,6 @@ from kerf.compress.training import checkpoint, distributed
 from kerf.compress.training.board import writer
 from kerf.compress.training.loading import load_grids, load_network
 from kerf.compress.training.quantise import Grids
-from kerf.compress.units.channels import Channel
 from kerf.errors import BadInput
 
 TORCHVISION = "torchvision"  # in place of a file of weights: those that torchvision offers
@@ -52,7 +51,7 @@ class Job:
 
     @property
     def by_macs(self) -> bool:
-        return isinstance(self.recipe.granularity, Channel) and self.args.pr_target is None
+        return self.recipe.cuts and self.args.pr_target is None
 
 
 def prepare(args: Args) -> Job:
@@ -63,7 +62,7 @@ def prepare(args: Args) -> Job:
     check_names(args, file)
     torch.manual_seed(args.seed)
     data = data_of(args, device, trains=not args.pruned_model and trains(args, weights))
-    notes: list[str] = []  # all that the user is to be told goes here; cli.work says it
+    notes = list(data.notes)  # all that the user is to be told goes here; cli.work says it
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == TORCHVISION)
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)

@@ -293,18 +293,19 @@ def _train_epoch(
     interval = 1 if device.type == "cpu" and distributed.alone() else 20  # steps
     with global_batch(batch):
         for step, (x, y) in enumerate(batches.epoch(epoch, seed, distributed.part())):
-            rate = optim.lr(epoch, step, len(batches)) * pressure.rate_factor(epoch * len(batches) + step)
+            done = epoch * len(batches) + step
+            rate = optim.lr(epoch, step, len(batches)) * pressure.rate_factor(done)
             for group in sgd.param_groups:
                 group["lr"] = rate * group["scale"]
             x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-            loss, logits = pressure.loss(model, x, y, task)
+            loss, logits = pressure.loss(model, x, y, task, done)
             sgd.zero_grad(set_to_none=True)
             # a mean over this part's images; weighted by their share, what all processes have adds up to the batch's
             (loss if distributed.alone() else loss * (len(y) / batch)).backward()
             distributed.sum_gradients(parameters)
-            pressure.edit_gradients(model, epoch * len(batches) + step)
+            pressure.edit_gradients(model, done)
             sgd.step()
-            pressure.after_step(model)
+            pressure.after_step(model, done)
             if after_step:
                 after_step()
             images += batch

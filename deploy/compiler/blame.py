@@ -10,7 +10,7 @@ from onnx import helper
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.verify import TOLERANCE, reference_session, relative_error
-from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
+from kerf.kernels.backends import backend_of
 from kerf.kernels.lowering import compile_func
 
 
@@ -27,13 +27,14 @@ def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
     for name, layer in network.layers.items():
         choice, node = built.choices[name], nodes[name]
         p = choice.problem
-        out = tvm.runtime.tensor(np.zeros(out_planes(p), np.float32))
-        image, *residual = [to_planes(values[t].reshape(s)) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
+        form = backend_of(built.target).form(built.target, p.dtype)
+        out = tvm.runtime.tensor(form.pack(np.zeros(p.out_shape, np.float32)))
+        image, *residual = [form.pack(values[t].reshape(s)) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
         arrays = [image, *choice.pack(layer).values(), layer.bias, *residual]
         compile_func(choice.prim_func(built.target), built.target)["main"](
             *[tvm.runtime.tensor(a) for a in arrays], out
         )
-        error = relative_error(from_planes(out.numpy(), p.out_shape), values[node.output[0]].reshape(p.out_shape))
+        error = relative_error(form.unpack(out.numpy(), p.out_shape), values[node.output[0]].reshape(p.out_shape))
         if error > TOLERANCE:
             wrong.append(f"{name} ({p.describe()}, {choice.kernel}): error {error:.1e}")
     return wrong

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.s_tir import dlight
 from tvm.target import Target
 
 from kerf.deploy.compiler import pretuned
@@ -17,13 +16,12 @@ from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.compiler.pairs import join
 from kerf.deploy.compiler.static_buffers import keep_buffers
-from kerf.deploy.compiler.targets import describe, linking, on_gpu, triple
+from kerf.deploy.compiler.targets import describe, linking, triple
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
 from kerf.kernels.backends import BY_NAME, backend_of
-from kerf.kernels.cuda import compiler
 from kerf.kernels.kernel import dense_twin, pick
 from kerf.kernels.lowering import pass_context
 from kerf.kernels.problem import Problem
@@ -38,7 +36,7 @@ class Built:
     choices: dict[str, Choice]
     pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
-    source: str = ""  # what runs on a GPU, and its machine code
+    source: str = ""  # what runs on a device besides the CPU, and its machine code
     code: bytes = b""
 
     def export(self, path: Path) -> None:
@@ -91,24 +89,11 @@ def build(network: Network, target: Target, book: RecordBook, versions: dict[str
 
 def compiled(network: Network, target: Target, plan: Plan) -> Built:
     module, packed = lower(network, plan.choices, plan.pairs, target)
-    gpu = [schedule_rest(target)] if on_gpu(target) else []
-    pipeline = [*gpu, relax.get_pipeline("default_build"), trust_weights, keep_buffers]
+    backend = backend_of(target)
+    pipeline = [*backend.schedule(target), relax.get_pipeline("default_build"), trust_weights, keep_buffers]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
-    source = compiler.source(executable.mod) if gpu else ""
-    code = compiler.cubin(source, target) if gpu else b""
-    return Built(executable, packed, plan.choices, plan.pairs, target, source, code)
-
-
-def schedule_rest(target: Target) -> tvm.transform.Pass:
-    """Threads for what is not kerf's own: operators that TVM's importer brought, unfused."""
-
-    @tvm.transform.module_pass(opt_level=0)
-    def _schedule(module: tvm.IRModule, _context) -> tvm.IRModule:
-        with target:
-            return dlight.ApplyDefaultSchedule(dlight.gpu.Reduction(), dlight.gpu.Fallback())(module)
-
-    return _schedule
+    return Built(executable, packed, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target))
 
 
 @tvm.transform.module_pass(opt_level=0)

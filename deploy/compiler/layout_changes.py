@@ -1,4 +1,5 @@
-"""Tensors between kerf's own functions lie in the form of their kernels (form.py); every other operator sees NCHW.
+"""Tensors between kerf's own functions lie in the form of their kernels (kerf.kernels.form); every other operator sees
+NCHW.
 
 A function's arguments are brought into it and its result back; then ways there and back are cancelled, so that from the
 stem to the pool nothing is ever moved.
@@ -12,8 +13,8 @@ import tvm
 from tvm import relax
 from tvm.s_tir import SBlock, SBlockRealize
 
-from kerf.deploy.compiler.form import Form
 from kerf.errors import BadInput
+from kerf.kernels.form import Form
 
 THERE, BACK = "into_form", "from_form"  # names of functions
 MOVES = (THERE, BACK, "reshape")  # TVM legalizes relax.reshape to functions of this name

@@ -9,8 +9,8 @@ import tvm
 from tvm import relax
 
 from kerf.deploy.compiler import layout_changes
-from kerf.deploy.compiler.form import Form
 from kerf.deploy.compiler.layout_changes import shape_of
+from kerf.kernels.form import Form
 from kerf.kernels.problem import Problem
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from kerf.deploy.report.page import percent
+from kerf.deploy.report.schema import Report
 
 ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 WORTH_SAYING = 0.05  # share of the weights
 
 
-def verdict(report: Mapping) -> tuple[str, str]:
+def verdict(report: Report) -> tuple[str, str]:
     """(headline, evidence). A ratio whose interval contains 1.0 is not called a speedup."""
     ratio = report.get("speedup")
     if not ratio:
@@ -24,7 +23,7 @@ def verdict(report: Mapping) -> tuple[str, str]:
     return f"{ratio['median']:.2f}× faster than {engine}", interval
 
 
-def notes(report: Mapping) -> list[str]:
+def notes(report: Report) -> list[str]:
     """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
     rows, said = report["layers"], []
     bsr = report.get("bsr", "N")  # one number in older reports
@@ -49,7 +48,7 @@ def notes(report: Mapping) -> list[str]:
     return said
 
 
-def work(report: Mapping) -> float | None:
+def work(report: Report) -> float | None:
     """Multiply-accumulates of an image that the kernels do, zeros that are not skipped included; None if not known."""
     counts = [row.get("macs") for row in report["layers"]]
     return None if None in counts or not counts else sum(counts) / report["batch"]

@@ -15,6 +15,7 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
@@ -31,7 +32,7 @@ class _Blocks:
     A block is stored sub-row by sub-row, in each (tap, row): what a register tile reads lies together.
     """
 
-    def __init__(self, p: Problem, c: dict, channel: int):
+    def __init__(self, p: Problem, c: Config, channel: int):
         self.p, self.n, self.rows = p, p.n, p.out_channels // p.n
         self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
         self.parts, self.step = c.get("parts", 1), c["rows"]
@@ -74,14 +75,14 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     heights = tuple(sorted({min(p.n, 4), min(p.n, 6), min(p.n, 8)}))
     inputs = p.nnzb / block_rows(p)
     found = direct.configs(p, target, heights, inputs) + columns.configs(p, target, heights, inputs)
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters: blocks by panel of input channels, then by block row."""
     if w.nnzb == 0:
         data, indices = np.zeros((1, *w.block), np.float32), np.zeros(1, np.int32)
@@ -108,12 +109,12 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     return arrays
 
 
-def weights(p: Problem, c: dict) -> _Blocks:
+def weights(p: Problem, c: Config) -> _Blocks:
     """The format inside a function that reads the channels where the configuration puts them."""
     channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
     return _Blocks(p, c, channel)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     form = columns if c["pixels"] == "columns" else direct
     return form.prim_func(p, c, target, weights(p, c))

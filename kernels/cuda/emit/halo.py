@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit.fragments import F16, pack_weights
 from kerf.kernels.cuda.emit.panel import Panel, Plane
 from kerf.kernels.cuda.layout import in_rows
@@ -26,7 +27,7 @@ class Halo(Panel):
     taps: int
 
     @classmethod
-    def of(cls, p: Problem, c: dict) -> Halo:
+    def of(cls, p: Problem, c: Config) -> Halo:
         sizes = (c[k] for k in ("across", "warp_pixels", "images", "wide"))
         return cls(Plane.of(p), p.n, 1, *sizes, CHUNK, c["stages"], c["stages"], p.taps)
 

@@ -21,6 +21,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS
 from kerf.kernels.cuda.emit.pipeline import Pipelined, drain
@@ -33,7 +34,7 @@ from kerf.kernels.problem import Problem
 OUTSIDE = -1  # where an entry has no number for a pixel
 
 
-def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, rows: int) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, [taps], starts, bias, [residual], y)"""
     tile = Tile.of(p, c, rows)
     block_rows = -(-p.out_channels // rows)

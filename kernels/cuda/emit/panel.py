@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS, pack_weights, staged_row
 from kerf.kernels.cuda.layout import VECTOR, in_rows
@@ -62,7 +63,7 @@ class Panel:
     panels: int
 
     @classmethod
-    def of(cls, p: Problem, c: dict) -> Panel:
+    def of(cls, p: Problem, c: Config) -> Panel:
         sizes = (c[k] for k in ("down", "across", "warp_pixels", "images", "wide", "channels", "stages"))
         return cls(Plane.of(p), p.n, *sizes, -(-p.in_channels // c["channels"]))
 
@@ -161,7 +162,7 @@ def block_rows(p: Problem, panel: Panel) -> int:
     return -(-p.out_channels // (p.n * panel.down)) * panel.down
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters: lists by block row, then by panel."""
     panel = Panel.of(p, c)
     panels, rows = panel.panels, len(w.indptr) - 1

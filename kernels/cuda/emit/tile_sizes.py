@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 from tvm.target import Target
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import BY_PRECISION, ROWS, instruction
 from kerf.kernels.cuda.emit.stage import Tile, threads_beside
@@ -59,7 +60,7 @@ def shared_memory(target: Target) -> int:
     return SHARED.get(str(target.attrs.get("arch", "")), min(SHARED.values()))
 
 
-def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
+def configs(p: Problem, target: Target, rows: int) -> Sequence[Config]:
     """For CTAs of ``rows`` filters."""
     found = []
     block_rows = -(-p.out_channels // rows)
@@ -84,7 +85,7 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     return sorted(found, key=lambda c: cost(p, target, c, rows))
 
 
-def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
+def cost(p: Problem, target: Target, c: Config, rows: int) -> float:
     """Microseconds, as an H100 would take: fitted to 350 measured tiles, nine in ten between 0.6 and 1.35 of it
     (scripts/gpu_cost.py).
     """

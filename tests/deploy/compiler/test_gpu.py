@@ -12,13 +12,13 @@ from tvm import relax
 
 from kerf.deploy.compiler import pretuned, targets
 from kerf.deploy.compiler.build import choose
-from kerf.deploy.compiler.form import Rows
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime import bundle, gpu
-from kerf.deploy.runtime import session as runtime
+from kerf.deploy.runtime.session import load
+from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
 from kerf.kernels.problem import Problem, types_of
 from kerf.tune.cli import main
@@ -66,7 +66,7 @@ def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
 
 def test_equal_sizes_are_not_taken_for_equal_images():
     """(8, 8) of 8 channels and 8 images of one pixel, in rows and as a matrix, are each other's transpose."""
-    form = Rows("float32")
+    form = CUDA.form(HOPPER, "float32")
     assert not form.is_nchw
     assert [int(d) for d in form.type((8, 8, 1, 1)).shape] == [8, 8]
 
@@ -113,7 +113,7 @@ def test_a_bundle_for_a_gpu_is_built_without_one(network, tmp_path, capsys):
         assert told["verified"] is False
         assert "no NVIDIA GPU" in told["reason"]
         with pytest.raises(bundle.BundleError, match=r"built for a GPU sm_90, this machine has no NVIDIA GPU"):
-            runtime.load(out)
+            load(out)
     changed = tmp_path / "changed.kerf"
     shutil.copytree(out, changed)
     (changed / bundle.MACHINE_CODE).write_bytes(b"\x7fELF")
@@ -181,5 +181,5 @@ def test_network_on_the_gpu_equals_onnx_runtime(network, tmp_path, precision):
     report = json.loads((out / "report.json").read_text())
     assert report["verified"]
     assert any(row["kerf_us"] for row in report["layers"]), "kernels were timed on the GPU"
-    session = runtime.load(out)
+    session = load(out)
     verify(session.run, network, session.input_shape, precision=precision)
