@@ -66,7 +66,7 @@ def prepare(args: Args) -> Job:
     model = create(args.arch, data.num_classes, data.image_size, pretrained=weights == TORCHVISION)
     model.eval()
     example = torch.zeros(1, 3, data.image_size, data.image_size)
-    kept = load_network(model, file, args.arch, example) if file else {}
+    kept = load_network(model, file, args.arch, example, not args.pruned_model, notes.append) if file else {}
     grids = load_grids(model, file) if file else {}
     graph = DependencyGraph.trace(model, example)
     chosen, budget = plan(args, method, weights)
