@@ -6,7 +6,8 @@ import pytest
 
 from kerf.compress.command.job import prepare
 from kerf.compress.command.parsing import parse
-from kerf.compress.training import distributed
+from kerf.compress.models import create
+from kerf.compress.training import checkpoint, distributed
 from kerf.errors import BadInput
 from tests.compress.data.test_sets import write_folder
 
@@ -23,6 +24,18 @@ def test_rearranging_what_has_no_blocks_is_said(tmp_path):
     )
     assert job_of(tmp_path, "--N=4", "--rearrange").notes == ()
     assert not (tmp_path / "job").exists()
+
+
+def test_a_new_head_is_said_where_it_is_trained_and_refused_where_it_is_not(tmp_path):
+    weights = tmp_path / "ten.safetensors"
+    checkpoint.save(weights, create("resnet20", 10, 32).state_dict())
+    job = job_of(tmp_path, "--num_classes=3", "--N=4", f"--pretrained_model={weights}")
+    (note,) = job.notes
+    assert "10" in note
+    assert "3" in note
+    assert job.model.linear.out_features == 3
+    with pytest.raises(BadInput, match="classes"):
+        job_of(tmp_path, "--num_classes=3", f"--evaluate={weights}")
 
 
 def test_training_needs_training_images(tmp_path):
