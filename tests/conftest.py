@@ -1,4 +1,1 @@
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # test modules share onnx_networks.py
+"""Options of all tests stand in pyproject.toml; what tests share, in tests/helpers."""

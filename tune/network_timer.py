@@ -23,7 +23,7 @@ from kerf.tune.request import RECORDS
 from kerf.tune.search import search
 
 SHARES = (0.25, 0.5, 0.75, 0.9)
-LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a little before (scripts/break_even.py)
+LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a little before (scripts/bench/break_even.py)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ FIELD = 4  # of them in one race
 FINALISTS, FINAL_ROUNDS, PLAY_OFF_SECONDS = 5, 25, 1.0  # per problem
 WITHIN_REACH = 0.7  # a kernel whose default takes more than the best over this is not tuned: none gained as much
 # Share of a problem's time that further configurations of a kernel can be expected to save after so many were measured:
-# an exponential fitted to the sweeps of scripts/tuning_sweep.py (docs/benchmarks).
+# an exponential fitted to the sweeps of scripts/bench/tuning_sweep.py (docs/benchmarks).
 FIRST_GAIN, HALF = 0.06, 3
 
 

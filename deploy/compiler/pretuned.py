@@ -1,6 +1,6 @@
 """What the zoo's networks were tuned to, for machines that have measured nothing yet: a file per vector unit or GPU.
 
-Lines of JSON, written by scripts/pretune.py and scripts/gpu_pretune.py: a layer's problem, whether the dense kernels
+Lines of JSON, written by scripts/maintain/*pretune.py: a layer's problem, whether the dense kernels
 were faster, the kernel and its configuration, where that is not the kernel's own first. The number of blocks need not
 be the same: what is good for a layer at 50 % is good at 60 %, but for whether sparse kernels win, which is taken over
 from nearby alone.

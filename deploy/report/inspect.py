@@ -149,7 +149,7 @@ def expected_gain(density: float, n: int) -> float:
     """How many times faster than kerf's dense kernel a convolution with this block density is likely to be.
 
     A line through the break-even density of N and what an empty layer still costs, both medians of
-    scripts/break_even.py on one machine (docs/benchmarks): below 1, the dense kernel is taken instead.
+    scripts/bench/break_even.py on one machine (docs/benchmarks): below 1, the dense kernel is taken instead.
     """
     known = min(BREAK_EVEN, key=lambda k: abs(math.log(k / n)))
     return 1 / (EMPTY + (1 - EMPTY) * density / BREAK_EVEN[known])

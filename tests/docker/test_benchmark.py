@@ -1,7 +1,6 @@
 """The benchmark of the images, without an image: a network of 32x32 pixels stands for the zoo's."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.helpers.onnx_networks import Builder, mobile
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "docker"))
-import benchmark
-from zero_blocks import prunable, without_least, zero_blocks
-
+from docker import benchmark
+from kerf.deploy.frontend.zero_blocks import prunable, without_least, zero_blocks
 from kerf.deploy.report.inspect import densities
+from tests.helpers.onnx_networks import Builder, mobile
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,15 +18,12 @@ from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.session import load
 from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
+from kerf.kernels.cuda.host import cuda_on_host
 from kerf.kernels.problem import Problem, types_of
 from kerf.tune.cli import main
+from scripts.gpu import gpu_emulate
+from scripts.maintain import gpu_pretune
 from tests.helpers.onnx_networks import mobile
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import gpu_emulate
-import gpu_pretune
-
-from kerf.kernels.cuda.host import cuda_on_host
 
 HOPPER = targets.parse("cuda -arch=sm_90", 1)
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))

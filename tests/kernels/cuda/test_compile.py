@@ -1,8 +1,6 @@
 """GPU kernels as the CUDA compiler makes them, without a GPU."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tvm.target import Target
@@ -11,9 +9,7 @@ from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.kernel import candidates, pick
 from kerf.kernels.problem import Problem, types_of
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import gpu_resources
+from scripts.gpu import gpu_resources
 
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
 looks_inside = pytest.mark.skipif(gpu_resources.cuobjdump() is None, reason="no cuobjdump")

@@ -1,6 +1,5 @@
 """GPU kernels' generated code, run on the host's CPU against the reference: no GPU, no CUDA compiler."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +12,14 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda import KERNELS, planewise
 from kerf.kernels.cuda.emit import reorder
 from kerf.kernels.cuda.emit.fragments import round_to_tf32
+from kerf.kernels.cuda.host import cuda_on_host, problems
 from kerf.kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
 from kerf.kernels.problem import Problem, types_of
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import gpu_kit
-import gpu_problems
-
-from kerf.kernels.cuda.host import cuda_on_host
+from scripts.gpu import gpu_kit
 
 HOPPER = Target({"kind": "cuda", "arch": "sm_90"}, host={"kind": "llvm"})
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
-ITEMS = list(gpu_kit.checks(HOPPER))  # what scripts/gpu_bench.py checks on a GPU
+ITEMS = list(gpu_kit.checks(HOPPER))  # what scripts/gpu/gpu_bench.py checks on a GPU
 SAME = (1, 1, 1, 1)
 TOLERANCE = {"f32": 1e-5, "tf32": 1e-3, "f16": 1e-3}
 
@@ -52,7 +47,7 @@ def rounded(p: Problem, a: np.ndarray) -> np.ndarray:
 def measure(item, folder: Path) -> tuple[float, cuda_on_host.Result]:
     """(relative error in norm, what ran)"""
     p, c, kernel = Problem.from_json(item.problem), item.config, BY_NAME[item.kernel]
-    _, w, bias = gpu_problems.weights(replace(p, nnzb=0), item.density)
+    _, w, bias = problems.weights(replace(p, nnzb=0), item.density)
     rng = np.random.default_rng(1)
     x = rng.standard_normal(p.in_shape)
     residual = rng.standard_normal(p.out_shape) if p.residual else None

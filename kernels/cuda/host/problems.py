@@ -1,4 +1,4 @@
-"""The layers that scripts/gpu_kit.py compiles and scripts/gpu_bench.py checks and times. No TVM."""
+"""The layers that scripts/gpu/gpu_kit.py compiles and scripts/gpu/gpu_bench.py checks and times. No TVM."""
 
 from __future__ import annotations
 
