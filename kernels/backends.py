@@ -30,7 +30,7 @@ class Backend:
     name: str  # of its folder
     kernels: tuple[Kernel, ...]  # in order of preference
     form: Callable[[Target, str], Form]  # of images of a dtype (Problem.dtype)
-    precisions: tuple[str, ...]  # of floats (kerf.kernels.problem.PRECISIONS), the first where none is asked for
+    precisions: tuple[str, ...]  # of floats (kerf.kernels.precision.PRECISIONS), the first where none is asked for
     attributes: tuple[str, ...]  # of a target, that change code
     family: Callable[[Target], str]  # of targets that take the same configurations; "" where nothing is known of them
     device: str = ""  # what a machine must have besides a CPU

@@ -21,7 +21,7 @@ from kerf.deploy.runtime.session import use_threads
 from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import types_of
+from kerf.kernels.precision import types_of
 from kerf.kernels.version import code_version
 
 PATIENCE = 30  # seconds to wait for a tracker or a free device

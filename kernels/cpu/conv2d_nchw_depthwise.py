@@ -40,7 +40,8 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
     """Config "rows" output rows a tile, vectors of "lanes" along a row."""
-    machine, found = machine_of(target), {}
+    machine = machine_of(target)
+    found: dict[tuple, tuple[float, Config]] = {}
     registers = machine.registers
     for wide in machine.lanes:
         lanes, offsets = _row(p, wide)

@@ -20,7 +20,8 @@ from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime import session as runtime
 from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
