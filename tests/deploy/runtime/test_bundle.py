@@ -139,7 +139,7 @@ def test_a_wrong_layer_is_named(small, tmp_path):
 def test_running_leaves_the_callers_cores_alone(small):
     code = f"""
 import os, numpy as np
-from deploy import runtime
+from kerf.deploy.runtime import session as runtime
 before = os.sched_getaffinity(0)
 runtime.load({str(small[2])!r}, threads=1).run(np.ones((1, 3, 32, 32), np.float32))
 assert os.sched_getaffinity(0) == before, os.sched_getaffinity(0)
@@ -269,7 +269,7 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(small, tmp_path):
 def test_the_runtime_does_without_tvms_compiler(small):
     code = f"""
 import sys, numpy as np
-from deploy import runtime
+from kerf.deploy.runtime import session as runtime
 y = runtime.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
 assert y.shape == (1, 10) and np.isfinite(y).all()
 assert not {{'tvm', 'onnx', 'onnxruntime'}} & set(sys.modules)
@@ -289,7 +289,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import kerf.tune.cli, kerf.deploy.cli
-from deploy import runtime
+from kerf.deploy.runtime import session as runtime
 y = runtime.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
 assert y.shape == (1, 10) and 'torch' not in sys.modules
 assert kerf.tune.cli.main(['--onnx_path', {str(small[0].path)!r}, '--trials', '0', '--seconds', '0.2',
