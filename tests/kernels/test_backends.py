@@ -1,5 +1,7 @@
 """The table of backends: each row holds for all of its kernels."""
 
+import json
+
 import numpy as np
 import pytest
 from tvm.target import Target
@@ -7,6 +9,7 @@ from tvm.target import Target
 from kerf.deploy.compiler import targets
 from kerf.errors import Unsupported
 from kerf.kernels.backends import BACKENDS, BY_NAME, CPU, CUDA, backend_of
+from kerf.kernels.config import Config
 from kerf.kernels.precision import PRECISIONS, types_of
 from kerf.kernels.problem import Problem
 
@@ -55,6 +58,19 @@ def test_images_survive_their_form(row, text):
     packed = form.pack(images)
     assert [int(d) for d in form.type(images.shape).shape] == list(packed.shape)
     np.testing.assert_array_equal(form.unpack(packed, images.shape), images)
+
+
+@pytest.mark.parametrize(("row", "text"), [(row, text) for row, text, *_ in ROWS[1::2]], ids=["cpu", "cuda"])
+def test_configurations_say_only_what_is_defined(row, text):
+    target, seen = targets.parse(text, 2), set()
+    for shape in SHAPES.values():
+        p = Problem(**{**vars(shape), **types_of(row.precisions[0])})
+        for kernel in row.kernels:
+            for c in kernel.configs(p, target) if kernel.refuses(p, target) is None else []:
+                assert set(c) <= set(Config.__annotations__)
+                assert json.loads(json.dumps(c)) == c
+                seen.add(kernel.name)
+    assert len(seen) >= 3
 
 
 def test_another_kind_of_target_is_refused():
