@@ -34,7 +34,7 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    *("version", "config", "tensor_type", "problem", "bsr", "kernel", "vector", "lowering"),
+    *("version", "config", "tensor_type", "precision", "problem", "bsr", "kernel", "vector", "lowering"),
     *("reference", "epilogue", "form"),
     *ORDER["kernels"],
 ]

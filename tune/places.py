@@ -25,7 +25,7 @@ from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import types_of
+from kerf.kernels.precision import types_of
 from kerf.kernels.version import code_version
 
 MakeEngine = Callable[[Path, int], bench.Engine]  # of an .onnx file, for so many threads

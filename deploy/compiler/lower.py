@@ -79,7 +79,7 @@ class _Importer(ONNXGraphImporter):
         form: Form,
     ):
         super().__init__({}, "float32")
-        self._dtype = {}  # every value has the type that the file gives it
+        self._dtype: dict = {}  # every value has the type that the file gives it
         self._choices, self._weights, self._target, self._form = choices, weights, target, form
         self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 from tvm.support import cc
 from tvm.target import Target
@@ -67,7 +69,7 @@ def triple(target: Target) -> str:
     return str(target.attrs.get("mtriple", ""))
 
 
-def linking(triple: str) -> dict:
+def linking(triple: str) -> dict[str, Callable]:
     """Arguments of export_library: libraries for another architecture are linked by its own compiler.
 
     Raises ValueError where that is not installed.
@@ -79,7 +81,7 @@ def linking(triple: str) -> dict:
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
 
 
-def needs(target: Target) -> dict:
+def needs(target: Target) -> dict[str, Any]:
     """Machine and instruction sets that code for ``target`` may use."""
     machine = architecture(triple(target).split("-")[0])
     if device := backend_of(target).device:  # the code for the host takes what every CPU of this architecture has

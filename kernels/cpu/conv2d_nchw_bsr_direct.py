@@ -6,8 +6,9 @@ into sub-rows that share the indices, since more than a few broadcasts per vecto
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import tvm
@@ -44,13 +45,13 @@ class _Blocks:
         self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps * p.n), "float32"))
         self.indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
         self.indptr = T.arg("indptr", T.buffer((self.panels * block_rows(p) + 1,), "int32"))
-        self.cuts = T.arg("cuts", T.buffer((self.parts + 1,), "int32")) if self.parts > 1 else None
+        self.cuts: Any = T.arg("cuts", T.buffer((self.parts + 1,), "int32")) if self.parts > 1 else None
 
-    def share(self, k) -> tuple:
+    def share(self, k) -> tuple[Any, Any]:
         return self.cuts[k], self.cuts[k + 1]
 
     @contextmanager
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[Any, Callable]]:
         p, row = self.p, T.Bind(panel * block_rows(self.p) + block)
         # a short block row's last sub-row is stored whole
         stored = min(self.step, p.n - first_row) if isinstance(first_row, int) else rows

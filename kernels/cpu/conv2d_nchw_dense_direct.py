@@ -5,8 +5,9 @@ Weights are packed in rows of ``rows`` output channels, (blocks, I / groups, tap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import tvm
@@ -35,12 +36,12 @@ class _Rows:
         shape = (-(-self.p.out_channels // self.n), self.inputs, self.p.taps, self.n)
         self.data = T.arg("data", T.buffer(shape, "float32"))
 
-    def share(self, k) -> tuple:
+    def share(self, k) -> tuple[Any, Any]:
         rows = -(-self.p.out_channels // self.n)
         return rows * k // self.parts, rows * (k + 1) // self.parts
 
     @contextmanager
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[Any, Callable]]:
         group = block // (self.p.out_channels // self.p.groups // self.n) if self.p.groups > 1 else 0
         begin = T.Bind(panel * self.panel)
         with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:

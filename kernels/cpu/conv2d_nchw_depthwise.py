@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -40,7 +41,8 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
     """Config "rows" output rows a tile, vectors of "lanes" along a row."""
-    machine, found = machine_of(target), {}
+    machine = machine_of(target)
+    found: dict[tuple, tuple[float, Config]] = {}
     registers = machine.registers
     for wide in machine.lanes:
         lanes, offsets = _row(p, wide)
@@ -83,7 +85,7 @@ def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
     return spans(p.out_width, wide)
 
 
-def declare(p: Problem, name: str = "data") -> tuple:
+def declare(p: Problem, name: str = "data") -> tuple[Any, Any]:
     """The weights as parameters of the function being built: (data, bias)."""
     data = T.arg(name, T.buffer((p.out_channels, p.taps), "float32"))
     return data, T.arg(f"{name}_bias", T.buffer((p.out_channels,), "float32"))

@@ -25,7 +25,7 @@ def toolkit() -> Path | None:
     """The folder that holds include/cuda_fp16.h; None without one."""
     packages = importlib.util.find_spec("nvidia")
     folders = [
-        Path(f) for where in (packages.submodule_search_locations if packages else ()) for f in Path(where).glob("cu*")
+        Path(f) for where in ((packages and packages.submodule_search_locations) or ()) for f in Path(where).glob("cu*")
     ]
     named = [Path(os.environ["CUDA_PATH"])] if "CUDA_PATH" in os.environ else []
     candidates = [*named, Path("/usr/local/cuda"), *sorted(folders, reverse=True)]

@@ -52,9 +52,9 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
     images = [n for n in (16, 8, 32) if p.batch % n == 0]
-    found = []
+    found: list[Config] = []
     for across, pixels, n, wide, stages in product((4, 2, 1), (64, 32), images, (4, 2, 8), (2, 3)):
-        c = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
+        c: Config = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
         if across * pixels % (n * wide) or not Halo.of(p, c).fits() or Halo.of(p, c).threads < 64:
             continue
         if prod(Halo.of(p, c).tiles) > GRID:
@@ -101,6 +101,8 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
 
 class _Program(PanelProgram, Pipelined):
     """The function being built."""
+
+    panel: Halo
 
     def __init__(self, p: Problem, tile: Halo):
         super().__init__(p, tile)

@@ -53,7 +53,7 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
     pointwise = gather.pointwise(p)
     images = [VECTOR] if pointwise else [n for n in (16, 8, 32) if p.batch % n == 0]
     most = -(-p.out_channels // p.n)
-    found = []
+    found: list[Config] = []
     for down, across, pixels, n, channels, stages in product(
         (8, 4, 2, 1, 16), (1, 2, 4), (64, 32), images, (256, 128, 64, 32, 16), (2, 3, 4)
     ):
@@ -61,7 +61,7 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
             continue
         positions = across * pixels // n
         for wide in [positions] if pointwise else (4, 2, 8):
-            c = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
+            c: Config = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
             c |= {"channels": min(channels, p.in_channels), "stages": stages}
             if (channels >= 2 * p.in_channels and channels > 16) or stages > max(-(-p.in_channels // channels), 2):
                 continue  # the same as a smaller one

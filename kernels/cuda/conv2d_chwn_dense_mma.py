@@ -31,7 +31,7 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    found = [{"rows": h, **c} for h in heights(p) for c in tile_sizes.configs(p, target, h)]
+    found: list[Config] = [{"rows": h, **c} for h in heights(p) for c in tile_sizes.configs(p, target, h)]
     return sorted(found, key=lambda c: tile_sizes.cost(p, target, c, c["rows"]))
 
 

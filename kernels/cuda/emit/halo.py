@@ -28,8 +28,8 @@ class Halo(Panel):
 
     @classmethod
     def of(cls, p: Problem, c: Config) -> Halo:
-        sizes = (c[k] for k in ("across", "warp_pixels", "images", "wide"))
-        return cls(Plane.of(p), p.n, 1, *sizes, CHUNK, c["stages"], c["stages"], p.taps)
+        tile = 1, c["across"], c["warp_pixels"], c["images"], c["wide"]
+        return cls(Plane.of(p), p.n, *tile, CHUNK, c["stages"], c["stages"], p.taps)
 
     @property
     def weight(self) -> int:

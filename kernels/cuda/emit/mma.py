@@ -16,6 +16,8 @@ lie in different banks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -88,7 +90,8 @@ class _Program(Pipelined):
         self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
         self.column = T.Bind(thread % tile.columns * tile.copy)
         self.places = T.alloc_buffer((tile.copies,), "int32", scope="local")
-        self.bits = self.loaded = None
+        self.bits: Any = None
+        self.loaded: Any = None
         if tile.loads:  # as bits: a store of PTX takes no float16
             self.bits = T.decl_buffer(self.flat.shape, f"uint{8 * self.op.bytes}", data=self.x.data)
             self.loaded = T.alloc_buffer((tile.copies,), self.bits.dtype, scope="local")

@@ -62,14 +62,14 @@ def shared_memory(target: Target) -> int:
 
 def configs(p: Problem, target: Target, rows: int) -> Sequence[Config]:
     """For CTAs of ``rows`` filters."""
-    found = []
+    found: list[Config] = []
     block_rows = -(-p.out_channels // rows)
     chunks = (16, 32) if instruction(p).bytes == 2 else (16,)  # longer ones need more registers than there are
     sizes = product((WIDEST, 128, 64, 32, 16), (64, 32, 16), (64, 32, 16), (1, 2, 4, 8), chunks, (4, 3, 2), (1, 2, 4))
     for wide, down, across, slices, chunk, stages, repeat in sizes:
         if repeat > block_rows or (slices > 1 and (wide > 64 or repeat > 1 or chunk != chunks[0])):
             continue
-        c = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "slices": slices}
+        c: Config = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "slices": slices}
         c |= {"chunk": chunk * slices, "stages": stages}
         c |= {"repeat": repeat, "cache": "ca" if p.taps > 1 else "cg"}
         tile = Tile.of(p, c, rows)

@@ -19,7 +19,8 @@ from kerf.deploy.runtime.session import load
 from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
 from kerf.kernels.cuda.host import cuda_on_host
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 from kerf.tune.cli import main
 from scripts.gpu import gpu_emulate
 from scripts.maintain import gpu_pretune

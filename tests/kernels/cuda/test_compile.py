@@ -8,7 +8,8 @@ from tvm.target import Target
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.kernel import candidates, pick
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 from scripts.gpu import gpu_resources
 
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
