@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tvm.target import Target
 
-from kerf.deploy.compiler import targets
+from kerf.deploy.compiler import preflight, targets
 from kerf.deploy.compiler.build import Built, build
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import Network
@@ -130,12 +130,14 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     """The whole stage. ``command``: what makes the same bundle again, for its report."""
     say = say or (lambda _: None)
     progress = progress or Progress(say)
+    preflight.refuse_tvm()
     target = targets.parse(request.target, request.threads)
-    request = refuse(request, target)
-    say(request.describe())
-    network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
-    say(wording.layers(network, request))
     foreign = "" if request.rpc else targets.foreign(target) or ""
+    request = refuse(request, target)
+    network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
+    refuse_machine(request, target, network.weights_bytes, runs_here=not (foreign or request.rpc))
+    say(request.describe())
+    say(wording.layers(network, request))
     place = place_of(request, targets.on_gpu(target) and not foreign)
     if foreign:
         say(f"{foreign}: building without tuning, verification and race")
@@ -164,7 +166,6 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
 
 def refuse(request: Request, target: Target) -> Request:
     """With its precision. Raises BadInput for what cannot work, before anything is done."""
-    targets.linking(targets.triple(target))
     on_gpu = targets.on_gpu(target)
     bundle.refuse_foreign(request.out)
     if on_gpu and (request.rpc or request.threads > 1):
@@ -173,6 +174,20 @@ def refuse(request: Request, target: Target) -> Request:
     if not on_gpu and precision != "f32":
         raise BadInput(f"--precision {precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
     return replace(request, precision=precision)
+
+
+def refuse_machine(request: Request, target: Target, weights_bytes: int, runs_here: bool) -> None:
+    """Raises BadInput for what this machine lacks."""
+    if triple := targets.triple(target):
+        targets.linking(triple)
+    else:
+        preflight.refuse_compiler()
+    preflight.refuse_temporary()
+    preflight.refuse_out(request.out, weights_bytes + preflight.ROOM, runs_here)
+    if runs_here:
+        preflight.refuse_threads(request.threads)
+    if request.trials:
+        preflight.refuse_records(request.records)
 
 
 def place_of(request: Request, on_gpu: bool) -> Place:

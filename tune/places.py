@@ -161,7 +161,8 @@ class Gpu:
         return to_rows(image.astype(types_of(self.precision)["x"].numpy))
 
     def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return from_rows(image, shape).astype(np.float32)
+        n, c, h, w = shape
+        return from_rows(image, (n, c, h, w)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,10 @@ class Tracker(_OnPlanes):
                 session.get_function("CloseRPCConnection")()
 
     def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
-        return session.cpu()
+        return _open(session).cpu()
 
     def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
+        session = _open(session)
         # under a name of its own: a file that is loaded already must not be written over
         name = path.strip(os.sep).replace(os.sep, ".")
         session.upload(path, name)
@@ -239,3 +241,9 @@ class Tracker(_OnPlanes):
             return answer[0]
         reason = " ".join(str(errors[0]).split()) if errors else f"no device is free within {PATIENCE} s"
         raise DeviceLost(f"tracker {self.host}:{self.port}, key {self.key}: {reason}")
+
+
+def _open(session: rpc.RPCSession | None) -> rpc.RPCSession:
+    """What ``Tracker.session`` gave."""
+    assert session is not None, "devices of a tracker are reached through a session"
+    return session

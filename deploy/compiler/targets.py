@@ -10,6 +10,7 @@ from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_
 
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.machine import CHECKED, architecture, missing
+from kerf.deploy.runtime.manifest import Needs
 from kerf.errors import BadInput
 from kerf.kernels.cuda.compiler import ARCHITECTURES
 
@@ -80,7 +81,7 @@ def linking(triple: str) -> dict:
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
 
 
-def needs(target: Target) -> dict:
+def needs(target: Target) -> Needs:
     """Machine and instruction sets that code for ``target`` may use."""
     if on_gpu(target):  # the code for the host takes what every CPU of this architecture has
         return {"machine": architecture(), "features": [], "cuda": str(target.attrs["arch"])}
