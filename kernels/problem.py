@@ -7,19 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kerf.errors import BadInput
-from kerf.kernels.tensor_type import F16, F32, TF32, TensorType
+from kerf.kernels.precision import PRECISIONS, TYPES, types_of
+from kerf.kernels.tensor_type import F32, TensorType
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
-# What a layer of floats is asked for in one word, that of its products: the types of x, w and y. Sums are float32.
-PRECISIONS = {"f32": (F32, F32, F32), "tf32": (F32, TF32, F32), "f16": (F16, F16, F16)}
-TYPES = ("x", "w", "y", "residual_type")
-
-
-def types_of(precision: str) -> dict[str, TensorType]:
-    """The fields of Problem that are its types."""
-    if precision not in PRECISIONS:
-        raise BadInput(f"Problem: precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    return dict(zip(TYPES, PRECISIONS[precision]))
 
 
 @dataclass(frozen=True)
@@ -145,7 +136,7 @@ class Problem:
 
     @classmethod
     def from_json(cls, text: str) -> Problem:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
         values["n"] = values.pop("block", 0)
         values |= types_of(values.pop("precision", "f32"))
         values |= {name: TensorType(**kind) for name, kind in values.pop("types", {}).items()}

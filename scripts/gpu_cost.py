@@ -21,7 +21,8 @@ from tvm.target import Target
 
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma
 from kerf.kernels.cuda.emit import tile_sizes
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 KERNELS = {kernel.name: kernel for kernel in (conv2d_chwn_bsr_mma, conv2d_chwn_dense_mma)}
 

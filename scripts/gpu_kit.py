@@ -21,7 +21,8 @@ from kerf import files
 from kerf.deploy.runtime import gpu
 from kerf.kernels.cuda import KERNELS, compiler, conv2d_chwn_bsr_mma
 from kerf.kernels.kernel import candidates
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 AT_ONCE = 24  # kernels of a library
 

@@ -18,7 +18,8 @@ from tvm.target import Target
 from kerf import files
 from kerf.deploy.compiler import pretuned
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 
 def lines(results: dict, target: Target, n: int) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from kerf.kernels.bsr import BSR
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 SAME = (1, 1, 1, 1)
 

@@ -24,7 +24,8 @@ from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.cuda.emit.halo import Halo
 from kerf.kernels.cuda.emit.panel import Panel
 from kerf.kernels.cuda.emit.stage import Tile
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 SAME = (1, 1, 1, 1)
 WIDE = Problem(16, 64, 28, 28, 256, (3, 3), padding=SAME, n=32, nnzb=128)

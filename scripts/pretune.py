@@ -36,7 +36,7 @@ def main() -> int:
     target, book = targets.parse(a.target, a.threads), RecordBook(a.folder / "records.jsonl")
     path = pretuned.file_of(target)
     if path is None:
-        raise SystemExit(f"{a.target}: no file for such vector registers; see kerf.deploy.compiler.pretuned.FILES")
+        raise SystemExit(f"{a.target}: no file for such vector registers; see kerf.kernels.cpu.machine.Machine.family")
     rows = {problem_of(line): line for line in path.read_text().splitlines()} if path.exists() else {}
     for arch in a.archs:
         for sparsity in a.sparsities:

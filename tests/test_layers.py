@@ -14,7 +14,7 @@ ORDER = {
     "kerf": ["errors", "files", "console", "bare_names", ""],
     "kernels": [
         "cpu/layout",
-        "cpu/isa",
+        "cpu/machine",
         "cpu/emit",
         "cpu",
         "cuda/layout",
@@ -34,7 +34,8 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    *("version", "tensor_type", "problem", "bsr", "kernel", "vector", "lowering", "reference", "epilogue"),
+    *("version", "config", "tensor_type", "precision", "problem", "bsr", "kernel", "vector", "lowering"),
+    *("reference", "epilogue", "form"),
     *ORDER["kernels"],
 ]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}

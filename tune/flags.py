@@ -9,7 +9,7 @@ from pathlib import Path
 from kerf import console
 from kerf.console import Parser
 from kerf.errors import BadInput
-from kerf.kernels.problem import PRECISIONS
+from kerf.kernels.precision import PRECISIONS
 from kerf.tune.request import RECORDS, Request
 
 SEARCHED = ("runs", "experiments")

@@ -27,6 +27,7 @@ from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput
+from kerf.kernels.backends import backend_of
 from kerf.tune import bundle_contents, proof, wording
 from kerf.tune.places import Gpu, Here, Place, Tracker
 from kerf.tune.progress import Progress
@@ -138,7 +139,7 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     refuse_machine(request, target, network.weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
     say(wording.layers(network, request))
-    place = place_of(request, targets.on_gpu(target) and not foreign)
+    place = place_of(request, backend_of(target).device if not foreign else "")
     if foreign:
         say(f"{foreign}: building without tuning, verification and race")
     book, summary = RecordBook(request.records if request.trials else None), None
@@ -166,13 +167,14 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
 
 def refuse(request: Request, target: Target) -> Request:
     """With its precision. Raises BadInput for what cannot work, before anything is done."""
-    on_gpu = targets.on_gpu(target)
+    backend = backend_of(target)
     bundle.refuse_foreign(request.out)
-    if on_gpu and (request.rpc or request.threads > 1):
+    if backend.device and (request.rpc or request.threads > 1):
         raise BadInput(f"--target {request.target}: GPUs take neither --rpc nor --threads")
-    precision = request.precision or ("f16" if on_gpu else "f32")
-    if not on_gpu and precision != "f32":
-        raise BadInput(f"--precision {precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
+    precision = request.precision or backend.precisions[0]
+    if precision not in backend.precisions:
+        known = ", ".join(backend.precisions)
+        raise BadInput(f"--precision {precision}: {backend.name.upper()} kernels compute in {known}")
     return replace(request, precision=precision)
 
 
@@ -190,11 +192,11 @@ def refuse_machine(request: Request, target: Target, weights_bytes: int, runs_he
         preflight.refuse_records(request.records)
 
 
-def place_of(request: Request, on_gpu: bool) -> Place:
+def place_of(request: Request, device: str) -> Place:
     """Where candidates run."""
     if request.rpc:
         return Tracker.parse(request.rpc, request.rpc_key)
-    return Gpu(request.precision) if on_gpu else Here()
+    return Gpu(request.precision) if device else Here()
 
 
 def proved(

@@ -25,7 +25,7 @@ from kerf.errors import BadInput, DeviceLost
 from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import types_of
+from kerf.kernels.precision import PRECISIONS, types_of
 from kerf.kernels.version import code_version
 
 MakeEngine = Callable[[Path, int], bench.Engine]  # of an .onnx file, for so many threads
@@ -79,7 +79,7 @@ class Place(Protocol):
 class _OnPlanes:
     """What kernels for CPUs take and give."""
 
-    tolerance: ClassVar[float] = 1e-4
+    tolerance: ClassVar[float] = PRECISIONS["f32"].kernel
 
     def pack(self, image: np.ndarray) -> np.ndarray:
         return to_planes(image)
@@ -135,7 +135,7 @@ class Gpu:
 
     @property
     def tolerance(self) -> float:
-        return {"f32": 1e-4, "tf32": 5e-3, "f16": 5e-3}[self.precision]
+        return PRECISIONS[self.precision].kernel
 
     def devices(self) -> int:
         return 1

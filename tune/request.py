@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerf.errors import BadInput
-from kerf.kernels.problem import PRECISIONS
+from kerf.kernels.precision import PRECISIONS
 
 RECORDS = Path("runs/records.jsonl")
 DENSE_ENGINES = ("onnxruntime", "openvino")

@@ -241,7 +241,7 @@ class _Search:
         return Record(
             problem=c.problem.to_json(),
             kernel=c.kernel,
-            config=dict(c.config),
+            config=c.config.copy(),
             target=describe(self.target),
             latency_us=r.latency_us,
             versions=self.versions,

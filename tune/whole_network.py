@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import cast
 
 import numpy as np
 from tvm.target import Target
@@ -17,6 +18,7 @@ from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, faster, race_name
 from kerf.deploy.runtime.session import Session
+from kerf.kernels.config import Config
 
 KERNEL = "whole network"
 SECONDS = 4.0
@@ -65,7 +67,7 @@ def _race(
         Record(
             problem=names,
             kernel=KERNEL,
-            config={"tuned": int(m.engine == "tuned")},
+            config=cast(Config, {"tuned": int(m.engine == "tuned")}),  # of no kernel
             target=describe(target),
             latency_us=tuple(1e3 * ms for ms in m.samples),
             versions=provenance(),

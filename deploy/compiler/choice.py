@@ -12,7 +12,8 @@ from tvm.target import Target
 from kerf.deploy.frontend.network import Layer
 from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.bsr import BSR
-from kerf.kernels.kernel import Config, candidates
+from kerf.kernels.config import Config
+from kerf.kernels.kernel import candidates
 from kerf.kernels.problem import Problem
 
 

@@ -17,23 +17,19 @@ from pathlib import Path
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels.backends import BY_NAME
-from kerf.kernels.cpu.isa import threads, vector_unit
+from kerf.kernels.backends import BY_NAME, backend_of
+from kerf.kernels.cpu.machine import threads
 from kerf.kernels.kernel import dense_twin
 from kerf.kernels.problem import Problem
 
 FOLDER = Path(__file__).parents[1] / "pretuned"
-FILES = {(16, 32): "avx512.jsonl", (8, 16): "avx2.jsonl"}  # by lanes and registers of the widest vectors
 NEARBY = 0.1  # of all blocks
 
 
 def file_of(target: Target) -> Path | None:
     """Where what is known of such targets is kept; None for those the project knows nothing of."""
-    if target.kind.name == "cuda":
-        return FOLDER / f"{target.attrs['arch']}.jsonl"
-    lanes, registers = vector_unit(target)
-    name = FILES.get((max(lanes), registers))
-    return FOLDER / name if name else None
+    family = backend_of(target).family(target)
+    return FOLDER / f"{family}.jsonl" if family else None
 
 
 def known(p: Problem, target: Target) -> Choice | None:

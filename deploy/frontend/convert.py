@@ -13,7 +13,7 @@ from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.errors import BadInput
 from kerf.kernels.bsr import kept_blocks
-from kerf.kernels.problem import types_of
+from kerf.kernels.precision import types_of
 
 NEARLY = 0.03  # share of blocks that those of a larger N may miss
 
@@ -71,7 +71,7 @@ def blocked(layer: Layer, ns: Sequence[int], sparsity: float) -> Layer:
         if zero and zero + 1 >= sparsity * kept.size:
             fitting.append((zero / kept.size, n, kept.size - zero))
     most = max((share for share, _, _ in fitting), default=0.0)
-    for share, n, kept in fitting:
+    for share, n, nnzb in fitting:
         if share >= most - NEARLY:
-            return replace(layer, problem=replace(layer.problem, n=n, nnzb=kept))
+            return replace(layer, problem=replace(layer.problem, n=n, nnzb=nnzb))
     return layer

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.errors import BadInput
@@ -48,6 +47,14 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Value:
+    """A tensor that a network takes."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Network:
     """A graph whose layers are kerf::Layer nodes, and those layers by node name, in order of execution."""
 
@@ -57,12 +64,20 @@ class Network:
     weights_bytes: int  # of the file's constants
 
     @property
-    def input(self) -> onnx.ValueInfoProto:
-        return self.graph.inputs[0]
+    def inputs(self) -> tuple[Value, ...]:
+        """One, as long as convert refuses others."""
+        return tuple(Value(i.name, self.graph.shape(i.name)) for i in self.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names; one, as long as convert refuses others."""
+        return tuple(o.name for o in self.graph.outputs)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.graph.shapes[self.input.name])
+        """Of the only input."""
+        (image,) = self.inputs
+        return image.shape
 
     @property
     def sparse_layers(self) -> list[str]:

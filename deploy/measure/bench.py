@@ -186,7 +186,7 @@ def refuse_different_outputs(engines: Sequence[Engine], x: np.ndarray, tolerance
     """Raises ValueError unless all compute what the first dense engine does on `x`, relative to its largest output."""
     reference = next((engine for engine in engines if engine.name != "kerf"), engines[0])
     expected = np.array(reference.run(x))
-    scale = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
     for engine in engines:
         actual = np.array(engine.run(x))
         if actual.shape != expected.shape:

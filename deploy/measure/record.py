@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf.errors import BadInput
-from kerf.kernels.kernel import Config
+from kerf.kernels.config import Config
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]  # problem, target, versions
 

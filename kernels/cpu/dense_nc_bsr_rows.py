@@ -14,9 +14,10 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
-from kerf.kernels.cpu.isa import parallel_loop, vector_unit
 from kerf.kernels.cpu.layout import in_planes, out_planes
+from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.epilogue import ACTIVATION
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem, computes
@@ -33,22 +34,22 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None if is_matrix_product(p) else f"{p.describe()} is no matrix product"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     """Config "chains": blocks in flight."""
-    widest = max(vector_unit(target)[0])
+    widest = machine_of(target).lanes[0]
     lanes = next(v for v in (widest, widest // 2, widest // 4, 2, 1) if v and p.n % v == 0)
     return [{"lanes": lanes, "chains": chains} for chains in (4, 8, 2) if chains * p.n // lanes <= 16] or [
         {"lanes": lanes, "chains": 1}
     ]
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     if w.nnzb == 0:
         return {"data": np.zeros((1, p.n), np.float32), "indices": np.zeros(1, np.int32), "indptr": w.indptr}
     return {"data": np.ascontiguousarray(w.data[:, :, 0]), "indices": w.indices, "indptr": w.indptr}
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     lanes, chains = c["lanes"], c["chains"]
     rows = -(-p.out_channels // p.n)
     with IRBuilder() as builder, T.prim_func():

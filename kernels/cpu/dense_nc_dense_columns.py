@@ -13,8 +13,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.isa import parallel_loop, vector_unit
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.layout import in_planes, out_planes
+from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.epilogue import ACTIVATION
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem, computes
@@ -36,12 +37,11 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None if is_matrix_product(p) else f"{p.describe()} is no matrix product"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
-    widths, _ = vector_unit(target)
-    return [{"lanes": lanes, "vectors": v} for v in (4, 8, 2) for lanes in widths]
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    return [{"lanes": lanes, "vectors": v} for v in (4, 8, 2) for lanes in machine_of(target).lanes]
 
 
-def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """w (O, I, 1, 1) -> data (ceil(O / columns), I, columns), zero-padded."""
     columns = c["lanes"] * c["vectors"]
     blocks = -(-p.out_channels // columns)
@@ -50,7 +50,7 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, columns, p.in_channels).transpose(0, 2, 1))}
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     lanes, vectors = c["lanes"], c["vectors"]
     columns = lanes * vectors
     blocks = -(-p.out_channels // columns)

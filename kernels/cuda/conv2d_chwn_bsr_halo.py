@@ -23,6 +23,7 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import halo
 from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS
 from kerf.kernels.cuda.emit.halo import CHUNK, Halo, room
@@ -49,11 +50,11 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None if configs(p, target) else "no tile fits into shared memory"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     images = [n for n in (16, 8, 32) if p.batch % n == 0]
-    found = []
+    found: list[Config] = []
     for across, pixels, n, wide, stages in product((4, 2, 1), (64, 32), images, (4, 2, 8), (2, 3)):
-        c = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
+        c: Config = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
         if across * pixels % (n * wide) or not Halo.of(p, c).fits() or Halo.of(p, c).threads < 64:
             continue
         if prod(Halo.of(p, c).tiles) > GRID:
@@ -63,7 +64,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     return sorted(found, key=lambda c: cost(p, target, c))
 
 
-def cost(p: Problem, target: Target, c: dict) -> float:
+def cost(p: Problem, target: Target, c: Config) -> float:
     """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
     tile = Halo.of(p, c)
     inner = tile.plane
@@ -78,11 +79,11 @@ def cost(p: Problem, target: Target, c: dict) -> float:
     return waste * hidden * idle * (2 * copied + 1 / p.n + 1 / tile.warp_pixels + 1 / 32)
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     return halo.pack(p, w)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, channels, starts, bias, [residual], y)"""
     tile = Halo.of(p, c)
     with IRBuilder() as builder, T.prim_func():
@@ -100,6 +101,8 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
 
 class _Program(PanelProgram, Pipelined):
     """The function being built."""
+
+    panel: Halo
 
     def __init__(self, p: Problem, tile: Halo):
         super().__init__(p, tile)

@@ -23,6 +23,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import F16, LANES, ROWS
 from kerf.kernels.cuda.emit.panel import Panel, block_rows, pack, room
@@ -48,11 +49,11 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None if configs(p, target) else "no tile fits into shared memory"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     pointwise = gather.pointwise(p)
     images = [VECTOR] if pointwise else [n for n in (16, 8, 32) if p.batch % n == 0]
     most = -(-p.out_channels // p.n)
-    found = []
+    found: list[Config] = []
     for down, across, pixels, n, channels, stages in product(
         (8, 4, 2, 1, 16), (1, 2, 4), (64, 32), images, (256, 128, 64, 32, 16), (2, 3, 4)
     ):
@@ -60,7 +61,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
             continue
         positions = across * pixels // n
         for wide in [positions] if pointwise else (4, 2, 8):
-            c = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
+            c: Config = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
             c |= {"channels": min(channels, p.in_channels), "stages": stages}
             if (channels >= 2 * p.in_channels and channels > 16) or stages > max(-(-p.in_channels // channels), 2):
                 continue  # the same as a smaller one
@@ -76,7 +77,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     return sorted(found, key=lambda c: cost(p, target, c))
 
 
-def cost(p: Problem, target: Target, c: dict) -> float:
+def cost(p: Problem, target: Target, c: Config) -> float:
     """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
     panel = Panel.of(p, c)
     inner, groups = panel.plane, block_rows(p, panel) // panel.down
@@ -93,7 +94,7 @@ def cost(p: Problem, target: Target, c: dict) -> float:
     return waste * filling * max(BUSY / (tiles * groups), 1.0) * max(16 / warps, 1.0) * (fetched + 1 / 24)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, starts, bias, [residual], y)"""
     panel = Panel.of(p, c)
     with IRBuilder() as builder, T.prim_func():

@@ -7,7 +7,8 @@ from tvm.target import Target
 
 from kerf.errors import BadInput
 from kerf.kernels.backends import BACKENDS
-from kerf.kernels.problem import PRECISIONS, Problem, types_of
+from kerf.kernels.precision import PRECISIONS, types_of
+from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F16, F32, TensorType
 
 # As they stand in record files, in pretuned/*.jsonl and in graphs that were exported: none may ever change.

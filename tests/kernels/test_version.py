@@ -12,10 +12,10 @@ from kerf.kernels.version import HERE, code_version, digest
 
 @pytest.fixture
 def edited(tmp_path):
-    """edited(old, new): the digest of a copy of cpu/layout.py and cpu/isa.py with ``old`` replaced in the first."""
+    """edited(old, new): the digest of a copy of cpu/layout.py and cpu/machine.py with ``old`` replaced in the first."""
 
     def edit(old: str, new: str) -> str:
-        files = [shutil.copy(HERE / "cpu" / name, tmp_path / name) for name in ("layout.py", "isa.py")]
+        files = [shutil.copy(HERE / "cpu" / name, tmp_path / name) for name in ("layout.py", "machine.py")]
         text = files[0].read_text()
         assert old in text
         files[0].write_text(text.replace(old, new))

@@ -8,13 +8,14 @@ length for the tensor cores; the last is filled up with zero weights on the row'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda.layout import VECTOR, in_rows
-from kerf.kernels.problem import PRECISIONS, Problem, computes
+from kerf.kernels.precision import PRECISIONS
+from kerf.kernels.problem import Problem, computes
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def refuses(p: Problem) -> str | None:
         return reason
     if p.taps > 64:
         return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
-    numbers = max(np.prod(in_rows(p), dtype=np.int64), p.out_channels * (p.batch * p.out_height * p.out_width + VECTOR))
+    numbers = max(prod(in_rows(p)), p.out_channels * (p.batch * p.out_height * p.out_width + VECTOR))
     return f"{numbers:,} numbers in an image; offsets have 32 bits" if numbers >= 2**31 else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
@@ -15,6 +17,8 @@ from kerf.kernels.problem import Problem
 
 class PanelProgram:
     """A function being built: arguments, then ``begin``, the kernel's own loop, and ``finish``."""
+
+    x: Any  # the image, the first parameter
 
     def __init__(self, p: Problem, panel: Panel):
         self.p, self.panel = p, panel

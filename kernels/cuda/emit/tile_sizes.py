@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 from tvm.target import Target
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import BY_PRECISION, ROWS, instruction
 from kerf.kernels.cuda.emit.stage import Tile, threads_beside
@@ -59,16 +60,16 @@ def shared_memory(target: Target) -> int:
     return SHARED.get(str(target.attrs.get("arch", "")), min(SHARED.values()))
 
 
-def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
+def configs(p: Problem, target: Target, rows: int) -> Sequence[Config]:
     """For CTAs of ``rows`` filters."""
-    found = []
+    found: list[Config] = []
     block_rows = -(-p.out_channels // rows)
     chunks = (16, 32) if instruction(p).bytes == 2 else (16,)  # longer ones need more registers than there are
     sizes = product((WIDEST, 128, 64, 32, 16), (64, 32, 16), (64, 32, 16), (1, 2, 4, 8), chunks, (4, 3, 2), (1, 2, 4))
     for wide, down, across, slices, chunk, stages, repeat in sizes:
         if repeat > block_rows or (slices > 1 and (wide > 64 or repeat > 1 or chunk != chunks[0])):
             continue
-        c = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "slices": slices}
+        c: Config = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "slices": slices}
         c |= {"chunk": chunk * slices, "stages": stages}
         c |= {"repeat": repeat, "cache": "ca" if p.taps > 1 else "cg"}
         tile = Tile.of(p, c, rows)
@@ -84,7 +85,7 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     return sorted(found, key=lambda c: cost(p, target, c, rows))
 
 
-def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
+def cost(p: Problem, target: Target, c: Config, rows: int) -> float:
     """Microseconds, as an H100 would take: fitted to 350 measured tiles, nine in ten between 0.6 and 1.35 of it
     (scripts/gpu_cost.py).
     """

@@ -12,15 +12,16 @@ from tvm import relax
 
 from kerf.deploy.compiler import pretuned, targets
 from kerf.deploy.compiler.build import choose
-from kerf.deploy.compiler.form import Rows
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.session import load
+from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
@@ -66,7 +67,7 @@ def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
 
 def test_equal_sizes_are_not_taken_for_equal_images():
     """(8, 8) of 8 channels and 8 images of one pixel, in rows and as a matrix, are each other's transpose."""
-    form = Rows("float32")
+    form = CUDA.form(HOPPER, "float32")
     assert not form.is_nchw
     assert [int(d) for d in form.type((8, 8, 1, 1)).shape] == [8, 8]
 

@@ -13,7 +13,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from kerf.deploy.compiler import targets
+from kerf.deploy.compiler import pairs, targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Plan, build, compiled
 from kerf.deploy.compiler.choice import Choice
@@ -24,7 +24,7 @@ from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import Mismatch
 from kerf.kernels.backends import CPU
-from kerf.kernels.cpu import expand_depthwise
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates
 from tests.helpers.onnx_networks import mobile
 
@@ -77,7 +77,7 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_pairs_compute_the_same_network(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr(expand_depthwise, "LEAST_BYTES", 0)
+    monkeypatch.setattr(pairs, "machine_of", lambda target: replace(machine_of(target), l2=0))
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=2)
     built = build(network, targets.parse("native", threads), RecordBook())
     assert built.pairs

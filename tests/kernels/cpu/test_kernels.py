@@ -16,6 +16,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
 from kerf.kernels.cpu.emit.sharing import busiest
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import ACTIVATIONS, Problem
@@ -128,13 +129,12 @@ PAIRS = {
 
 @pytest.mark.parametrize("target", [HOST, SHARED], ids=["one thread", "three"])
 @pytest.mark.parametrize("key", PAIRS)
-def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
-    monkeypatch.setattr(expand_depthwise, "LEAST_BYTES", 0)
+def test_a_pair_equals_its_two_layers(key, target):
     first, kernel, stride = PAIRS[key]
     first, w, bias, x, _ = layer(first, 0.5)
     channels, pad = first.out_channels, kernel[0] // 2
     second = Problem(*first.out_shape, channels, kernel, stride, (pad,) * 4, groups=channels, activation="relu")
-    assert expand_depthwise.refuses(first, second) is None
+    assert expand_depthwise.refuses(first, second, replace(machine_of(target), l2=0)) is None
     second, filters, filter_bias, _, _ = layer(second, 1, seed=1)
     taker = pick(CPU.kernels, first, target)
     c = expand_depthwise.config(first, taker.name, target)
@@ -152,15 +152,15 @@ def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
 
 def test_what_is_no_pair_is_refused_with_a_reason():
     first, second = Problem(1, 8, 14, 14, 32), Problem(1, 32, 14, 14, 32, (3, 3), padding=SAME, groups=32)
-    assert "fewer than" in expand_depthwise.refuses(first, second)
-    assert "no plain 1x1" in expand_depthwise.refuses(replace(first, stride=(2, 2)), second)
-    assert "no depthwise" in expand_depthwise.refuses(
-        first, replace(second, in_channels=64, out_channels=64, groups=64)
-    )
-    assert "residual" in expand_depthwise.refuses(replace(first, residual=True), second)
+    machine = machine_of(HOST)
+    assert "fewer than" in expand_depthwise.refuses(first, second, machine)
+    assert "no plain 1x1" in expand_depthwise.refuses(replace(first, stride=(2, 2)), second, machine)
+    wider = replace(second, in_channels=64, out_channels=64, groups=64)
+    assert "no depthwise" in expand_depthwise.refuses(first, wider, machine)
+    assert "residual" in expand_depthwise.refuses(replace(first, residual=True), second, machine)
     large = Problem(1, 64, 112, 112, 64), Problem(1, 64, 112, 112, 64, (3, 3), padding=SAME, groups=64)
-    assert "planes read" in expand_depthwise.refuses(*large)
-    assert expand_depthwise.refuses(replace(large[0], n=4, nnzb=6 * 64), large[1]) is None
+    assert "planes read" in expand_depthwise.refuses(*large, machine)
+    assert expand_depthwise.refuses(replace(large[0], n=4, nnzb=6 * 64), large[1], machine) is None
 
 
 @pytest.mark.parametrize("key", ["1x1", "wide remainder", "3x3 batch 2", "stride 2 projection", "N > channels"])

@@ -10,7 +10,8 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda import conv2d_chwn_bsr_panels
 from kerf.kernels.cuda.emit import fragments, gather
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 HOPPER = Target({"kind": "cuda", "arch": "sm_90"}, host={"kind": "llvm"})
 SAME = (1, 1, 1, 1)

@@ -10,7 +10,8 @@ from tvm.target import Target
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.kernel import candidates, pick
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
 import gpu_resources

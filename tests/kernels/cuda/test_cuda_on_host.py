@@ -14,7 +14,8 @@ from kerf.kernels.cuda import KERNELS, planewise
 from kerf.kernels.cuda.emit import reorder
 from kerf.kernels.cuda.emit.fragments import round_to_tf32
 from kerf.kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
-from kerf.kernels.problem import Problem, types_of
+from kerf.kernels.precision import types_of
+from kerf.kernels.problem import Problem
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
 import gpu_kit
