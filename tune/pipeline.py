@@ -15,13 +15,11 @@ import numpy as np
 from tvm.target import Target
 
 from kerf.deploy.compiler import preflight, targets
-from kerf.deploy.compiler.build import Built, build
+from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
-from kerf.deploy.frontend.network import Network
-from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import claims, report
-from kerf.deploy.report.schema import SCHEMA, LayerReport, Report
+from kerf.deploy.report.schema import Report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest
@@ -29,8 +27,9 @@ from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
 from kerf.tune import bundle_contents, proof, wording
-from kerf.tune.places import Gpu, Here, Place, Tracker
+from kerf.tune.places import Gpu, Here, Place
 from kerf.tune.progress import Progress
+from kerf.tune.remote import Tracker
 from kerf.tune.request import DENSE_ENGINES, RECORDS, Request
 from kerf.tune.search import Summary, search
 from kerf.tune.whole_network import better
@@ -159,8 +158,11 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     with bundle.replacing(request.out) as folder:
         described = bundle_contents.manifest(network, request, built, rows)
         bundle.write(folder, described, built.export, built.packed, bundle_contents.used(book, network), built.code)
-        result = None if foreign else proved(folder, place, network, built, rows, request, command, say)
-        if result:
+        result = None
+        if not foreign:
+            proven = proof.of(folder, place, network, built, request, say)
+            cpu, size = place.provenance()["cpu"], bundle.size_bytes(folder)
+            result = bundle_contents.report(request, network, built, rows, proven, cpu, size, command)
             report.write(result, folder)
     return Bundle(request.out, bundle.read_manifest(request.out), result, summary, foreign)
 
@@ -197,33 +199,3 @@ def place_of(request: Request, device: str) -> Place:
     if request.rpc:
         return Tracker.parse(request.rpc, request.rpc_key)
     return Gpu(request.precision) if device else Here()
-
-
-def proved(
-    folder: Path,
-    place: Place,
-    network: Network,
-    built: Built,
-    rows: list[LayerReport],
-    request: Request,
-    command: str,
-    say: Say,
-) -> Report:
-    """The report: the bundle in ``folder`` verified and timed where it will run."""
-    measured = proof.of(folder, place, network, built, request, say)
-    result: Report = {
-        "schema": SCHEMA,
-        "model": request.path.name,
-        "target": targets.describe(built.target),
-        "threads": request.threads,
-        "batch": network.input_shape[0],
-        "bsr": list(request.n),
-        **measured,
-        "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
-        "layers": rows,
-        **environment(),
-        "cpu": place.provenance()["cpu"],
-    }
-    bundle_contents.add_job(result, request.path, command)
-    result["block_patterns"] = bundle_contents.patterns(network, rows)
-    return result

@@ -27,7 +27,7 @@ def notes(report: Report) -> list[str]:
     """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
     rows, said = report["layers"], []
     bsr = report.get("bsr", "N")  # one number in older reports
-    heights = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
+    sizes = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
     known = [(row, share) for row in rows if (share := row.get("zero_blocks")) is not None and row.get("weights")]
     total = sum(row["weights"] for row, _ in known)
     zeros = sum(row["zeros"] * row["weights"] for row, _ in known)
@@ -35,7 +35,7 @@ def notes(report: Report) -> list[str]:
     if total and zeros > WORTH_SAYING * total and blocks < zeros / 2:
         said.append(
             f"{percent(zeros / total)} of the weights are zero, but only {percent(blocks / total)} are in whole zero "
-            f"blocks of {heights} output kernels. No kernel can skip the others: they bring no speed."
+            f"blocks of {sizes} output kernels. No kernel can skip the others: they bring no speed."
         )
     dense = [row["name"] for row, share in known if share > WORTH_SAYING and not row["block"]]
     if dense:
