@@ -6,7 +6,7 @@ done, and a bundle takes its place only when it has been verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,11 @@ from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
 from kerf.tune import bundle_contents, proof, wording
 from kerf.tune.places import Gpu, Here, Place
-from kerf.tune.progress import Progress
+from kerf.tune.progress import Progress, Say
 from kerf.tune.remote import Tracker
 from kerf.tune.request import DENSE_ENGINES, RECORDS, Request
 from kerf.tune.search import Summary, search
 from kerf.tune.whole_network import better
-
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from kerf.deploy.report.schema import Latency, Speedup
 from kerf.deploy.runtime.session import load
 from kerf.errors import BadInput, Mismatch
 from kerf.tune.places import Place
+from kerf.tune.progress import Say
 from kerf.tune.remote import RemoteSession, Tracker
 from kerf.tune.request import Request
 
 DENSE_DIFFER = 1e-3  # relative: what dense engines differ by among themselves, and may
 
-Say = Callable[[str], object]
 Run = Callable[[np.ndarray], np.ndarray]
 
 

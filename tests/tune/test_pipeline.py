@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -107,3 +109,17 @@ def test_one_set_of_defaults():
             default = {None: "", 4: (4,)}.get(parameters[field.name].default, parameters[field.name].default)
             assert default == (field.default or "") == (typed[field.name] or ""), field.name
     assert typed["out"] == Path("m.kerf")
+
+
+def test_the_doors_of_the_deployment_side_open_without_torch(network):
+    code = f"""
+import sys
+sys.modules['torch'] = None
+import kerf
+kerf.load, kerf.compile
+assert kerf.inspect({str(network)!r}).layers
+"""
+    without_tvm = "import sys; sys.modules['tvm'] = None; import kerf; kerf.load; kerf.inspect"
+    for words in (code, without_tvm):
+        done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
