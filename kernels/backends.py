@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm.target import Target
 
+from kerf.errors import Unsupported
 from kerf.kernels import cuda
 from kerf.kernels.cpu import (
     conv2d_nchw_bsr_direct,
@@ -76,4 +77,8 @@ BY_NAME = {kernel.name: kernel for backend in BACKENDS.values() for kernel in ba
 
 
 def backend_of(target: Target) -> Backend:
-    return BACKENDS[target.kind.name]
+    """Raises Unsupported for a kind that has no row."""
+    kind = target.kind.name
+    if kind not in BACKENDS:
+        raise Unsupported(f"no kernels for targets of kind {kind!r}; expected {' or '.join(BACKENDS)}")
+    return BACKENDS[kind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tvm
@@ -26,7 +27,7 @@ class Choice:
     config: Config
 
     @cached_property
-    def key(self) -> tuple:
+    def key(self) -> tuple[str, str, tuple[tuple[str, Any], ...]]:
         """Hashable; but for the problem what Record.what is."""
         return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
 

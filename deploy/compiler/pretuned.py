@@ -13,14 +13,28 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, TypedDict
 
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
 from kerf.kernels.backends import BY_NAME, backend_of
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.machine import threads
 from kerf.kernels.kernel import dense_twin
 from kerf.kernels.problem import Problem
+
+
+class Row(TypedDict):
+    """A line of the file, and of its problem the number of blocks."""
+
+    problem: dict[str, Any]
+    threads: int
+    dense: bool
+    kernel: str
+    config: Config
+    nnzb: int
+
 
 FOLDER = Path(__file__).parents[1] / "pretuned"
 NEARBY = 0.1  # of all blocks
@@ -63,7 +77,7 @@ def _like(p: Problem) -> Problem:
 
 
 @cache
-def _read(path: Path) -> dict[tuple[Problem, int], list[dict]]:
+def _read(path: Path) -> dict[tuple[Problem, int], list[Row]]:
     found = defaultdict(list)
     for text in path.read_text().splitlines():
         row = json.loads(text)

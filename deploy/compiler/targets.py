@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 from tvm.support import cc
 from tvm.target import Target
@@ -68,7 +69,7 @@ def triple(target: Target) -> str:
     return str(target.attrs.get("mtriple", ""))
 
 
-def linking(triple: str) -> dict:
+def linking(triple: str) -> dict[str, Callable]:
     """Arguments of export_library: libraries for another architecture are linked by its own compiler.
 
     Raises ValueError where that is not installed.

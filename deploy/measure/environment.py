@@ -5,6 +5,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from kerf.kernels.version import code_version
 
@@ -20,7 +21,7 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def environment() -> dict:
+def environment() -> dict[str, Any]:
     """The keys of report.json that describe where it was measured: date, cpu, machine {...}, versions {...}."""
     flags = next(
         (line.split() for line in read("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))), []

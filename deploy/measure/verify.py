@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx
@@ -33,10 +34,18 @@ def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
 
 
+class Verified(TypedDict):
+    """report.json's keys on what was compared."""
+
+    verified: bool
+    max_abs_error: float
+    max_relative_error: float
+
+
 def verify(
     run: Callable, path: Path, shape: tuple[int, ...], inputs: int = 3, seed: int = 0, precision: str = "f32"
-) -> dict:
-    """Compare on random inputs of several magnitudes. Returns {verified: True, max_abs_error, max_relative_error}.
+) -> Verified:
+    """Compare on random inputs of several magnitudes.
 
     ``precision``: of the products that ``run`` makes (kerf.kernels.precision.PRECISIONS).
 
@@ -45,7 +54,7 @@ def verify(
     session = reference_session(str(path))
     (source,) = session.get_inputs()
     rng = np.random.default_rng(seed)
-    worst = {"max_abs_error": 0.0, "max_relative_error": 0.0}
+    worst: Verified = {"verified": True, "max_abs_error": 0.0, "max_relative_error": 0.0}
     for i in range(inputs):
         x = (rng.standard_normal(shape) * (1, 0.1, 3)[i % 3]).astype(np.float32)
         y, truth = run(x), session.run(None, {source.name: x})[0]
@@ -58,4 +67,4 @@ def verify(
             raise Mismatch(f"{path}: output {i} differs from ONNX Runtime by {error:.1e} (allowed {allowed:.0e})")
         worst["max_abs_error"] = max(worst["max_abs_error"], float(np.abs(y - truth).max()))
         worst["max_relative_error"] = max(worst["max_relative_error"], error)
-    return {"verified": True, **worst}
+    return worst

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -84,7 +85,7 @@ def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
     return spans(p.out_width, wide)
 
 
-def declare(p: Problem, name: str = "data") -> tuple:
+def declare(p: Problem, name: str = "data") -> tuple[Any, Any]:
     """The weights as parameters of the function being built: (data, bias)."""
     data = T.arg(name, T.buffer((p.out_channels, p.taps), "float32"))
     return data, T.arg(f"{name}_bias", T.buffer((p.out_channels,), "float32"))

@@ -9,6 +9,7 @@ vector would waste a quarter), "rows" keeps every vector inside one row and stor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
@@ -51,7 +52,7 @@ class Tiling:
             tiles += [(first, n - 1, size), (first + (n - 1) * size, 1, size)]
         return cls(lanes, count, per_row, tuple(tiles), tail, blank, planes)
 
-    def place(self, i) -> tuple:
+    def place(self, i) -> tuple[Any, Any]:
         """(input offset, output offset) in floats of vector i (TIR expression)."""
         p = self.planes.p
         if self.per_row:  # the last vector of a row overlaps its neighbour
