@@ -109,6 +109,7 @@ def report(
     command: str,
 ) -> Report:
     """report.json of a bundle of ``size`` bytes that ran on ``cpu``. ``command``: what makes the same bundle again."""
+    where = environment()
     made: Report = {
         "schema": SCHEMA,
         "model": request.path.name,
@@ -119,8 +120,10 @@ def report(
         **proven,
         "bytes": {"dense": network.weights_bytes, "bundle": size},
         "layers": rows,
-        **environment(),
         "cpu": cpu,
+        "date": where["date"],
+        "machine": where["machine"],
+        "versions": where["versions"],
     }
     add_job(made, request.path, command)
     made["block_patterns"] = patterns(network, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
-from kerf.deploy.measure.verify import ALLOWED, verify
+from kerf.deploy.measure.verify import ALLOWED, Verified, verify
 from kerf.deploy.report.schema import Latency, Speedup
 from kerf.deploy.runtime.session import load
 from kerf.errors import BadInput, Mismatch
@@ -64,7 +64,7 @@ def speedup(kerf: bench.Measurement, *dense: bench.Measurement) -> Speedup:
     return {"against": found["against"], "median": ratio, "ci95": interval, "conclusive": found["conclusive"]}
 
 
-def check(run: Run, place: Place, network: Network, built: Built, request: Request) -> dict[str, Any]:
+def check(run: Run, place: Place, network: Network, built: Built, request: Request) -> Verified:
     """As kerf.deploy.measure.verify. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
         return verify(run, network.path, network.input_shape, precision=request.precision)
