@@ -15,11 +15,12 @@ from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import block_pattern, compare
 from kerf.deploy.report.block_pattern import Pattern
-from kerf.deploy.report.schema import LayerReport, Report
+from kerf.deploy.report.schema import SCHEMA, LayerReport, Report
 from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.manifest import GpuContents, LayerKernel
 from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
+from kerf.tune.proof import Proof
 from kerf.tune.request import Request
 
 SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and of the others
@@ -95,6 +96,38 @@ def kernel(row: LayerReport) -> LayerKernel:
         "config": row["config"],
         "together_with": row["together_with"],
     }
+
+
+def report(
+    request: Request,
+    network: Network,
+    built: Built,
+    rows: list[LayerReport],
+    proven: Proof,
+    cpu: str,
+    size: int,
+    command: str,
+) -> Report:
+    """report.json of a bundle of ``size`` bytes that ran on ``cpu``. ``command``: what makes the same bundle again."""
+    where = environment()
+    made: Report = {
+        "schema": SCHEMA,
+        "model": request.path.name,
+        "target": targets.describe(built.target),
+        "threads": request.threads,
+        "batch": network.input_shape[0],
+        "bsr": list(request.n),
+        **proven,
+        "bytes": {"dense": network.weights_bytes, "bundle": size},
+        "layers": rows,
+        "cpu": cpu,
+        "date": where["date"],
+        "machine": where["machine"],
+        "versions": where["versions"],
+    }
+    add_job(made, request.path, command)
+    made["block_patterns"] = patterns(network, rows)
+    return made
 
 
 def used(book: RecordBook, network: Network) -> str:

@@ -28,9 +28,9 @@ LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a lit
 
 @dataclass(frozen=True)
 class Clock:
-    """Measures with blocks of ``heights`` rows on ``target``; what of it is in ``records`` is not measured again."""
+    """Measures with blocks of ``n`` rows on ``target``; what of it is in ``records`` is not measured again."""
 
-    heights: Sequence[int]
+    n: Sequence[int]
     target: str = "native"
     threads: int = 1
     records: Path = RECORDS
@@ -41,7 +41,7 @@ class Clock:
         with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
             try:
                 bundle = compile(
-                    path, Path(folder) / "bundle", n=self.heights, sparsity=LEAST_SPARSE, target=self.target,
+                    path, Path(folder) / "bundle", n=self.n, sparsity=LEAST_SPARSE, target=self.target,
                     threads=self.threads, trials=0, seconds=seconds,
                 )  # fmt: skip
             except Mismatch as error:

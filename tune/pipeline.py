@@ -6,7 +6,7 @@ done, and a bundle takes its place only when it has been verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,27 +14,25 @@ from pathlib import Path
 import numpy as np
 from tvm.target import Target
 
-from kerf.deploy.compiler import targets
-from kerf.deploy.compiler.build import Built, build
+from kerf.deploy.compiler import preflight, targets
+from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
-from kerf.deploy.frontend.network import Network
-from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import claims, report
-from kerf.deploy.report.schema import SCHEMA, LayerReport, Report
+from kerf.deploy.report.schema import Report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput
+from kerf.kernels.backends import backend_of
 from kerf.tune import bundle_contents, proof, wording
-from kerf.tune.places import Gpu, Here, Place, Tracker
-from kerf.tune.progress import Progress
+from kerf.tune.places import Gpu, Here, Place
+from kerf.tune.progress import Progress, Say
+from kerf.tune.remote import Tracker
 from kerf.tune.request import DENSE_ENGINES, RECORDS, Request
 from kerf.tune.search import Summary, search
 from kerf.tune.whole_network import better
-
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -130,13 +128,15 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     """The whole stage. ``command``: what makes the same bundle again, for its report."""
     say = say or (lambda _: None)
     progress = progress or Progress(say)
+    preflight.refuse_tvm()
     target = targets.parse(request.target, request.threads)
-    request = refuse(request, target)
-    say(request.describe())
-    network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
-    say(wording.layers(network, request))
     foreign = "" if request.rpc else targets.foreign(target) or ""
-    place = place_of(request, targets.on_gpu(target) and not foreign)
+    request = refuse(request, target)
+    network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
+    refuse_machine(request, target, network.weights_bytes, runs_here=not (foreign or request.rpc))
+    say(request.describe())
+    say(wording.layers(network, request))
+    place = place_of(request, backend_of(target).device if not foreign else "")
     if foreign:
         say(f"{foreign}: building without tuning, verification and race")
     book, summary = RecordBook(request.records if request.trials else None), None
@@ -156,57 +156,44 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     with bundle.replacing(request.out) as folder:
         described = bundle_contents.manifest(network, request, built, rows)
         bundle.write(folder, described, built.export, built.packed, bundle_contents.used(book, network), built.code)
-        result = None if foreign else proved(folder, place, network, built, rows, request, command, say)
-        if result:
+        result = None
+        if not foreign:
+            proven = proof.of(folder, place, network, built, request, say)
+            cpu, size = place.provenance()["cpu"], bundle.size_bytes(folder)
+            result = bundle_contents.report(request, network, built, rows, proven, cpu, size, command)
             report.write(result, folder)
     return Bundle(request.out, bundle.read_manifest(request.out), result, summary, foreign)
 
 
 def refuse(request: Request, target: Target) -> Request:
     """With its precision. Raises BadInput for what cannot work, before anything is done."""
-    targets.linking(targets.triple(target))
-    on_gpu = targets.on_gpu(target)
+    backend = backend_of(target)
     bundle.refuse_foreign(request.out)
-    if on_gpu and (request.rpc or request.threads > 1):
+    if backend.device and (request.rpc or request.threads > 1):
         raise BadInput(f"--target {request.target}: GPUs take neither --rpc nor --threads")
-    precision = request.precision or ("f16" if on_gpu else "f32")
-    if not on_gpu and precision != "f32":
-        raise BadInput(f"--precision {precision}: CPU kernels compute in f32; it chooses a GPU's arithmetic")
+    precision = request.precision or backend.precisions[0]
+    if precision not in backend.precisions:
+        known = ", ".join(backend.precisions)
+        raise BadInput(f"--precision {precision}: {backend.name.upper()} kernels compute in {known}")
     return replace(request, precision=precision)
 
 
-def place_of(request: Request, on_gpu: bool) -> Place:
+def refuse_machine(request: Request, target: Target, weights_bytes: int, runs_here: bool) -> None:
+    """Raises BadInput for what this machine lacks."""
+    if triple := targets.triple(target):
+        targets.linking(triple)
+    else:
+        preflight.refuse_compiler()
+    preflight.refuse_temporary()
+    preflight.refuse_out(request.out, weights_bytes + preflight.ROOM, runs_here)
+    if runs_here:
+        preflight.refuse_threads(request.threads)
+    if request.trials:
+        preflight.refuse_records(request.records)
+
+
+def place_of(request: Request, device: str) -> Place:
     """Where candidates run."""
     if request.rpc:
         return Tracker.parse(request.rpc, request.rpc_key)
-    return Gpu(request.precision) if on_gpu else Here()
-
-
-def proved(
-    folder: Path,
-    place: Place,
-    network: Network,
-    built: Built,
-    rows: list[LayerReport],
-    request: Request,
-    command: str,
-    say: Say,
-) -> Report:
-    """The report: the bundle in ``folder`` verified and timed where it will run."""
-    measured = proof.of(folder, place, network, built, request, say)
-    result: Report = {
-        "schema": SCHEMA,
-        "model": request.path.name,
-        "target": targets.describe(built.target),
-        "threads": request.threads,
-        "batch": network.input_shape[0],
-        "bsr": list(request.n),
-        **measured,
-        "bytes": {"dense": network.weights_bytes, "bundle": bundle.size_bytes(folder)},
-        "layers": rows,
-        **environment(),
-        "cpu": place.provenance()["cpu"],
-    }
-    bundle_contents.add_job(result, request.path, command)
-    result["block_patterns"] = bundle_contents.patterns(network, rows)
-    return result
+    return Gpu(request.precision) if device else Here()

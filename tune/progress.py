@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 QUIET_SECONDS = 5.0  # between lines
+Say = Callable[[str], object]  # gets a line
 SHOWN = 12  # layers on a terminal
 
 
@@ -32,7 +33,7 @@ class Progress:
     ``say`` gets a line now and then; on a ``console`` that is a terminal a table stands in its place.
     """
 
-    def __init__(self, say: Callable[[str], object] = print, console: Console | None = None):
+    def __init__(self, say: Say = print, console: Console | None = None):
         self.say, self.console = say, console
         self.live: Live | None = None
         self.last = -math.inf

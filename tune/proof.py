@@ -14,55 +14,60 @@ from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
-from kerf.deploy.measure.verify import ALLOWED, verify
+from kerf.deploy.measure.verify import ALLOWED, Verified, verify
 from kerf.deploy.report.schema import Latency, Speedup
-from kerf.deploy.runtime.gpu_session import GpuSession
-from kerf.deploy.runtime.session import Session, load
+from kerf.deploy.runtime.session import load
 from kerf.errors import BadInput, Mismatch
-from kerf.tune.places import Place, Tracker
-from kerf.tune.remote import RemoteSession
+from kerf.tune.places import Place
+from kerf.tune.progress import Say
+from kerf.tune.remote import RemoteSession, Tracker
 from kerf.tune.request import Request
 
 DENSE_DIFFER = 1e-3  # relative: what dense engines differ by among themselves, and may
 
-Say = Callable[[str], object]
+Run = Callable[[np.ndarray], np.ndarray]
 
 
-class Check(TypedDict):
-    """Against ONNX Runtime, over the largest errors of any output."""
+class Proof(TypedDict):
+    """What of it goes into a report: errors are the largest of any output, against ONNX Runtime."""
 
     verified: bool
     max_abs_error: float
     max_relative_error: float
-
-
-class Race(TypedDict):
     latency_ms: dict[str, Latency]
     speedup: Speedup | None
 
 
-class Proof(Check, Race):
-    """What of it goes into a report."""
-
-
 def of(folder: Path, place: Place, network: Network, built: Built, request: Request, say: Say) -> Proof:
-    """Of the bundle in ``folder``.
-
-    Raises Mismatch, naming the layers that are wrong on their own.
-    """
+    """Of the bundle in ``folder``. Raises Mismatch, naming the layers that are wrong on their own."""
     x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
     if isinstance(place, Tracker):  # the dense engines are not there to be raced
         with RemoteSession(folder, place, request.threads) as remote:
-            verified = verify(remote.run, network.path, network.input_shape)
-            return {**verified, "latency_ms": {"kerf": remote.measure(x).to_json()}, "speedup": None}
-    session = load(folder, request.threads)
-    return {**check(session, place, network, built, request), **race(session, place, x, request, say)}
+            checked, raced = check(remote.run, place, network, built, request), [remote.measure(x)]
+    else:
+        session = load(folder, request.threads)
+        checked, raced = check(session.run, place, network, built, request), race(session.run, place, x, request, say)
+    return {
+        "verified": checked["verified"],
+        "max_abs_error": checked["max_abs_error"],
+        "max_relative_error": checked["max_relative_error"],
+        "latency_ms": {
+            m.engine: {"median": m.median, "p10": m.p10, "p90": m.p90, "samples": list(m.samples)} for m in raced
+        },
+        "speedup": speedup(*raced) if len(raced) > 1 else None,
+    }
 
 
-def check(session: Session | GpuSession, place: Place, network: Network, built: Built, request: Request) -> Check:
-    """Raises Mismatch, naming the layers that are wrong on their own."""
+def speedup(kerf: bench.Measurement, *dense: bench.Measurement) -> Speedup:
+    found = bench.speedup(kerf, dense)
+    ratio, interval = found["median"], found["ci95"]
+    return {"against": found["against"], "median": ratio, "ci95": interval, "conclusive": found["conclusive"]}
+
+
+def check(run: Run, place: Place, network: Network, built: Built, request: Request) -> Verified:
+    """As kerf.deploy.measure.verify. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
-        return verify(session.run, network.path, network.input_shape, precision=request.precision)
+        return verify(run, network.path, network.input_shape, precision=request.precision)
     except Mismatch as error:
         if not place.races_networks:
             raise
@@ -70,12 +75,12 @@ def check(session: Session | GpuSession, place: Place, network: Network, built: 
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
 
 
-def race(session: Session | GpuSession, place: Place, x: np.ndarray, request: Request, say: Say) -> Race:
-    """Kerf and the dense engines, which get the same file with the same fixed shapes.
+def race(run: Run, place: Place, x: np.ndarray, request: Request, say: Say) -> list[bench.Measurement]:
+    """Kerf first, then the dense engines, which get the same file with the same fixed shapes.
 
     On a GPU the image comes from the host and the result goes back to it.
     """
-    engines = [bench.Engine("kerf", session.run)]
+    engines = [bench.Engine("kerf", run)]
     with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
         dense = Path(temporary) / "dense.onnx"
         write_fixed(request.path, request.batch, dense)
@@ -87,8 +92,4 @@ def race(session: Session | GpuSession, place: Place, x: np.ndarray, request: Re
             except RuntimeError as error:
                 raise BadInput(f"{name} cannot run {request.path}: {error}; leave it out of --against") from error
         allowed = max(DENSE_DIFFER, ALLOWED[request.precision])
-        measured = bench.race(engines, x, seconds=request.seconds, tolerance=allowed)
-    return {
-        "latency_ms": {m.engine: m.to_json() for m in measured},
-        "speedup": bench.speedup(measured[0], measured[1:]) if len(measured) > 1 else None,
-    }
+        return bench.race(engines, x, seconds=request.seconds, tolerance=allowed)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,14 +23,15 @@ from kerf.tune import whole_network
 from kerf.tune.request import RECORDS
 
 
-def show(args: argparse.Namespace) -> dict:
+def show(args: argparse.Namespace) -> dict[str, Any]:
     """A table per target and versions: every problem, its best and how many configurations were tried."""
     book = opened(args.records)
-    found = {"records": str(args.records), "versions": provenance(), "groups": measured(book)}
+    groups, here = measured(book), provenance()
+    found = {"records": str(args.records), "versions": here, "groups": groups}
     if args.json:
         return found
     screen = Console(soft_wrap=False)
-    for group in found["groups"]:
+    for group in groups:
         name = f"{group['target']}, {describe(group['versions'])}"
         table = Table("layer", "block", "best µs", "kernel", "configuration", "tried", "failed", title=name)
         for row in group["layers"]:
@@ -40,12 +42,12 @@ def show(args: argparse.Namespace) -> dict:
                 str(row["tried"]), str(row["failed"]),
             )  # fmt: skip
         screen.print(table)
-        if group["versions"] != found["versions"]:
-            screen.print(f"not used here: this is {describe(found['versions'])}", markup=False)
+        if group["versions"] != here:
+            screen.print(f"not used here: this is {describe(here)}", markup=False)
     return found
 
 
-def measured(book: RecordBook) -> list[dict]:
+def measured(book: RecordBook) -> list[dict[str, Any]]:
     """[{target, versions, layers}] of a book; layers: [{layer, block, best_us, kernel, config, tried, failed}]."""
     groups: dict[tuple, set[str]] = defaultdict(set)
     for r in layers_of(book):
@@ -71,7 +73,7 @@ def measured(book: RecordBook) -> list[dict]:
     return made
 
 
-def export_records(args: argparse.Namespace) -> dict:
+def export_records(args: argparse.Namespace) -> dict[str, Any]:
     """Writes this machine's records of the installed versions, or only the best of each problem."""
     book = opened(args.records)
     found = [r for r in layers_of(book) if r.versions == provenance()]
@@ -86,7 +88,7 @@ def export_records(args: argparse.Namespace) -> dict:
     return {"files": [str(args.file)], "records": len(found), "layers": layers}
 
 
-def import_records(args: argparse.Namespace) -> dict:
+def import_records(args: argparse.Namespace) -> dict[str, Any]:
     """Adds a file's records. Those that do not fit are left out, with the reason; ValueError when none does."""
     book = RecordBook(args.records)
     known = {r.to_json() for r in book.records}

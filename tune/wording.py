@@ -47,6 +47,8 @@ def searched(s: Summary) -> str:
         f"tuned: {s.problems} distinct layers, {s.measured} measured, {s.reused} reused, {s.failed} failed, "
         f"{seconds:.0f} s; ended because of: {s.stopped}"
     )
+    if s.failure:
+        text += f"\n  {s.failure}"
     if s.measured:
         share = {part: spent / seconds for part, spent in s.seconds.items()}
         text += f"\n  compiling {share['build']:.0%}, measuring {share['measure']:.0%} of the time"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 from tvm.support import cc
 from tvm.target import Target
@@ -12,6 +12,7 @@ from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_
 
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.machine import CHECKED, architecture, missing
+from kerf.deploy.runtime.manifest import Needs
 from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda.compiler import ARCHITECTURES
@@ -81,11 +82,12 @@ def linking(triple: str) -> dict[str, Callable]:
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
 
 
-def needs(target: Target) -> dict[str, Any]:
+def needs(target: Target) -> Needs:
     """Machine and instruction sets that code for ``target`` may use."""
     machine = architecture(triple(target).split("-")[0])
     if device := backend_of(target).device:  # the code for the host takes what every CPU of this architecture has
-        return {"machine": machine, "features": [], device: str(target.attrs["arch"])}
+        asked = {"machine": machine, "features": [], device: str(target.attrs["arch"])}
+        return cast(Needs, asked)  # which names its devices as backends do
     features = {CHECKED[f] for f in map(str, llvm_get_cpu_features(target)) if f in CHECKED}
     return {"machine": machine, "features": sorted(features)}
 

@@ -53,7 +53,7 @@ def check(report: Report) -> None:
 def render(report: Report) -> str:
     """The page as text."""
     points = beside(report)
-    patterns = [{**p, "figure": block_picture(p)} for p in report.get("block_patterns") or []]
+    patterns: list[dict[str, Any]] = [{**p, "figure": block_picture(p)} for p in report.get("block_patterns") or []]
     return (
         page.environment()
         .get_template("report.html.j2")
@@ -132,11 +132,14 @@ def beside(report: Report) -> list[Point]:
 
 def layer_speedup(layers: list[LayerReport]) -> Markup | None:
     """Dense time over sparse time against the share of skipped blocks, a dot per layer that was timed both ways."""
-    rows = [row for row in layers if row["block"] and row.get("kerf_us") and row.get("dense_us")]
-    skipped = [1 - row["density"] for row in rows]
-    if not rows or max(skipped) - min(skipped) < tradeoff.APART:
+    points = [
+        (100 * (1 - row["density"]), dense / own, row["name"], "kerf")
+        for row in layers
+        if row["block"] and (own := row.get("kerf_us")) and (dense := row.get("dense_us"))
+    ]
+    skipped = [percent for percent, *_ in points]
+    if not points or max(skipped) - min(skipped) < 100 * tradeoff.APART:
         return None
-    points = [(100 * s, row["dense_us"] / row["kerf_us"], row["name"], "kerf") for s, row in zip(skipped, rows)]
     return figures.scatter(points, "Dense time over sparse time of layers against percent of blocks skipped")
 
 
@@ -149,11 +152,11 @@ def layer_bars(layers: list[LayerReport]) -> list[tuple[LayerReport, Markup | No
 
 def bars(row: LayerReport, highest: float) -> Markup | None:
     """Two for a layer that runs sparse; one of another colour for a dense kernel, which has nothing to compare with."""
-    if not row.get("kerf_us"):
+    if not (us := row.get("kerf_us")):
         return None
     if row["block"]:
-        return figures.layer(row["kerf_us"], row.get("dense_us"), highest, "kerf")
-    return figures.layer(row["kerf_us"], None, highest, "plain")
+        return figures.layer(us, row.get("dense_us"), highest, "kerf")
+    return figures.layer(us, None, highest, "plain")
 
 
 def by_kernel(layers: list[LayerReport]) -> list[dict[str, Any]]:
@@ -163,10 +166,10 @@ def by_kernel(layers: list[LayerReport]) -> list[dict[str, Any]]:
         none = {"kernel": row["kernel"], "layers": 0, "timed": 0, "kerf_us": 0.0, "dense_us": 0.0}
         entry = found.setdefault(row["kernel"], none)
         entry["layers"] += 1
-        if row.get("kerf_us"):
+        if us := row.get("kerf_us"):
             entry["timed"] += 1
-            entry["kerf_us"] += row["kerf_us"]
-            entry["dense_us"] += row.get("dense_us") or row["kerf_us"]
+            entry["kerf_us"] += us
+            entry["dense_us"] += row.get("dense_us") or us
     return sorted(found.values(), key=lambda entry: -entry["kerf_us"])
 
 
@@ -176,13 +179,13 @@ def training_curves(rows: list[dict[str, Any]]) -> list[tuple[str, list[str], Ma
     marks = [(i + 1, str(new)) for i, (old, new) in enumerate(zip([None, *phases], phases)) if new != old]
     curves = []
     for title, keys in CURVES.items():
-        series = {}
+        series: dict[str, dict[int, float]] = {}
         for name, key in keys.items():
-            points = [(i + 1, row[key]) for i, row in enumerate(rows) if isinstance(row.get(key), (int, float))]
-            if points:
-                series[name] = points
+            known = {i + 1: row[key] for i, row in enumerate(rows) if isinstance(row.get(key), (int, float))}
+            if known:
+                series[name] = known
         if series:
-            drawn = [(name, *zip(*points)) for name, points in series.items()]
+            drawn = [(name, list(known), list(known.values())) for name, known in series.items()]
             curves.append((title, list(series), figures.lines(drawn, f"{title} per epoch", marks)))
     return curves
 
@@ -200,7 +203,7 @@ def table(report: Report, width: int = 100) -> str:
         rows.add_column(column, justify="right")
     for label, _, m in ordered_engines(report):
         samples = m["samples"] if isinstance(m["samples"], int) else len(m["samples"])
-        rows.add_row(label, *(number(m[key]) for key in ("median", "p10", "p90")), str(samples))
+        rows.add_row(label, number(m["median"]), number(m["p10"]), number(m["p90"]), str(samples))
     text = io.StringIO()
     console = Console(file=text, width=width, no_color=True, highlight=False)
     console.print(f"{report['model']}, batch {report['batch']}, {threads(report)}, {report['cpu']}")

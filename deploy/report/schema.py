@@ -80,7 +80,7 @@ class Report(Everywhere, total=False):
 
     schema: int  # SCHEMA of the version that wrote it
     max_relative_error: float
-    bsr: list[int]  # heights that blocks were looked for in
+    bsr: list[int]  # N that zero blocks were looked for with
     speedup: Speedup | None  # None if no dense engine was raced
     date: str
     machine: dict[str, Any]

@@ -56,11 +56,19 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
     load_runtime(on_gpu)
     if on_gpu:
         gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())
-        return GpuSession(
-            tvm_ffi.load_module(str(folder / "library.so")), bundle.read_weights(folder), manifest["input"]
-        )
-    library = tvm_ffi.load_module(str(folder / "library.so"))
-    return Session(library, bundle.read_weights(folder), manifest["input"], threads or manifest["threads"])
+        return GpuSession(_library(folder), bundle.read_weights(folder), manifest["input"])
+    return Session(_library(folder), bundle.read_weights(folder), manifest["input"], threads or manifest["threads"])
+
+
+def _library(folder: Path) -> tvm_ffi.Module:
+    """Its code. Raises BundleError where the system does not load it, from a file system without execution, say."""
+    try:
+        return tvm_ffi.load_module(str(folder / "library.so"))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("library.so")[2].strip(": ")
+        raise bundle.BundleError(
+            f"{folder}: its library cannot be loaded ({reason}); is it on a file system mounted noexec?"
+        ) from error
 
 
 def tvm_version() -> str:

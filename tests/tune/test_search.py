@@ -10,6 +10,7 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure import verify
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
+from kerf.errors import BadInput
 from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
 from kerf.kernels.kernel import dense_twin, pick
@@ -230,3 +231,9 @@ def test_a_race_that_fails_leaves_no_bundle(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "leave it out of --against" in line
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_search_in_which_nothing_runs_says_why(network, monkeypatch):
+    monkeypatch.setattr(Measurer, "build", lambda self, funcs: [(None, "ld: cannot find crti.o") for _ in funcs])
+    with pytest.raises(BadInput, match=r"none of \d+ candidates ran.*failed with: ld: cannot find crti.o; --trials 0"):
+        search(network, TARGET, 1, RecordBook(), trials=1000)

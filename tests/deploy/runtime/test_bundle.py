@@ -268,6 +268,8 @@ def test_the_runtime_does_without_tvms_compiler(small):
     code = f"""
 import sys, numpy as np
 import kerf
+from deploy import runtime
+assert runtime.load is kerf.load, "as programs in a checkout had it"
 y = kerf.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
 assert y.shape == (1, 10) and np.isfinite(y).all()
 assert not {{'tvm', 'onnx', 'onnxruntime'}} & set(sys.modules)
