@@ -5,6 +5,7 @@ import torch
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.play_and_prune import candidates, controller, most, norms
+from kerf.compress.pruning import recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import SLOW_DENSENET, attached_and_folded, traced
@@ -51,11 +52,11 @@ def rounds(model, pressure, epochs: int):
     for step in range(2 * epochs):
         if step % 2 == 0:
             before, chosen = [k.clone() for k in pressure.masks.kept], [c.clone() for c in pressure.chosen]
-        pressure.loss(model, None, None, lambda *_: (torch.zeros(()), None))
+        pressure.loss(model, None, None, lambda *_: (torch.zeros(()), None), step)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         pressure.edit_gradients(model, step)
-        pressure.after_step(model)
+        pressure.after_step(model, step)
         if step % 2:
             gone = [b & ~k for b, k in zip(before, pressure.masks.kept)]
             assert not any(bool((g & ~c).any()) for g, c in zip(gone, chosen))  # only candidates go
@@ -137,7 +138,7 @@ def test_pruning_stops_at_the_target():
     assert all(torch.equal(k, m) for k, m in zip(keep, pressure.masks.kept))
     with torch.no_grad():
         masked = model(x)
-        chosen.remove(model, graph, units, keep, lambda: x)
+        recipe.remove(model, chosen, graph, units, keep, lambda: x)
         assert difference(masked, model(x)) < 1e-9
 
 
