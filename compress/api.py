@@ -70,8 +70,8 @@ def prune(
     given = None if data is None else Given(data, model, example)
     if given is None and (trains or (name in METHODS and "images" in METHODS[name].needs)):
         raise BadInput(f"method {name} looks at images: give data, batches (images, labels) such as a DataLoader's")
-    plan = Plan(0, lambda step: 0.0, goes, sample=given or unseen)
-    if trains and given:
+    plan = Plan(0, lambda step: 0.0, goes, sample=unseen if given is None else given)
+    if trains and given is not None:
         plan = _plan(name, model, plan, given, steps, rate, momentum, epoch)
     elif steps is not None or rate is not None:
         raise BadInput(f"method {name} prunes at once: leave steps and rate out")
