@@ -128,6 +128,6 @@ def test_a_benchmark_that_fails_leaves_the_last_one_as_it_was(folder, monkeypatc
     out = folder / "out"
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     mobile(folder / "networks" / "tiny.onnx", zero_blocks=0.9)
-    monkeypatch.setattr(benchmark.tune.cli, "main", lambda _: 2)
+    monkeypatch.setattr("kerf.tune.cli.main", lambda _: 2)
     assert benchmark.main(asked) == 2
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
