@@ -10,10 +10,11 @@ import torch
 from kerf.compress import cli
 from kerf.compress.models import create
 from kerf.compress.training import checkpoint
+from tests.helpers import run_files
 from tests.helpers.run_files import killed_after, read, rows
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]
+SMALL = [*run_files.SMALL, "--N=4"]
 SUMMARY_KEYS = {
     "method", "arch", "data_set", "N", "pr_target", "rearranged", "top1_dense", "top1_pruned", "top1", "top5",
     "macs_dense", "macs", "params_dense", "params", "block_density", "element_density", "seconds",

@@ -9,7 +9,7 @@ from kerf.compress.command.parsing import parse
 from kerf.compress.models import create
 from kerf.compress.training import checkpoint, distributed
 from kerf.errors import BadInput
-from tests.compress.data.test_sets import write_folder
+from tests.helpers.image_files import write_folder
 
 SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
 

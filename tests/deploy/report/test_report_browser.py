@@ -8,8 +8,7 @@ import pytest
 
 from kerf.deploy.report import compare, report
 from scripts.maintain import screenshots
-from tests.deploy.report.test_compare import job
-from tests.deploy.report.test_report import complete, dense_row, row
+from tests.helpers.reports import complete, dense_row, job, row
 
 pytestmark = pytest.mark.slow
 

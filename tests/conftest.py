@@ -1,1 +1,0 @@
-"""Options of all tests stand in pyproject.toml; what tests share, in tests/helpers."""
