@@ -1,34 +1,13 @@
-"""The table of methods in words, read off the recipes themselves and the heads of their files."""
+"""The table of methods in words: its rows, the heads of their files, and when each removes, read off its schedule."""
 
-import inspect
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kerf.compress.methods import METHODS
-from kerf.compress.pruning.recipe import Recipe, Schedule
+from kerf.compress.pruning.recipe import Schedule
 from kerf.compress.pruning.schedules import Budget
-from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.training.pressure import NOTHING
-from kerf.compress.units import weights
-from kerf.compress.units.channels import Channel
-from kerf.compress.units.weights import Granularity
 from kerf.errors import BadInput
-
-UNITS = {
-    weights.OneByN: "1xN blocks",
-    weights.Weight: "weights",
-    weights.Filter: "filters' weights",
-    weights.Patterns: "kernels' entries",
-}
-SCOPES = {
-    "local": "each layer",
-    "patterned": "each layer",
-    "uniform_macs": "each layer",
-    "overall": "all layers",
-    "greedy_macs": "all layers",
-}
 
 
 @dataclass(frozen=True)
@@ -59,31 +38,20 @@ def row(name: str) -> Row:
     if name not in METHODS:
         raise BadInput(f"no method {name}: expected one of {', '.join(METHODS)}")
     method = METHODS[name]
-    recipe = method(Settings(by_macs=True))
-    own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    numbers = {p.name: p.default for p in own}
-    head = inspect.cleandoc(inspect.getmodule(method).__doc__ or "")
-    moment = when(recipe.schedule)
+    numbers = method.numbers
+    words = {"training": "own training", "images": f"{numbers.get('images')} images"}
     return Row(
         name,
-        "nothing" if moment == "never" else removes(recipe.granularity),
-        scope(recipe.scope),
-        moment,
-        needs(recipe, numbers),
-        "style" if "-style" in head.partition("\n")[0] else "faithful",
-        paper(head),
-        " ".join((inspect.getdoc(method) or "").split()),
-        head,
+        method.removes,
+        method.scope,
+        when(method(Settings(by_macs=True)).schedule),
+        ", ".join(words[need] for need in method.needs) or "-",
+        "faithful" if method.faithful else "style",
+        method.paper,
+        " ".join(method.does.split()),
+        method.head,
         numbers,
     )
-
-
-def removes(of: Granularity) -> str:
-    return "channels" if isinstance(of, Channel) else UNITS[type(of)]
-
-
-def scope(of: Scope) -> str:
-    return SCOPES.get(getattr(getattr(of, "func", of), "__name__", ""), "its own rule")
 
 
 def when(schedule: Schedule) -> str:
@@ -95,24 +63,6 @@ def when(schedule: Schedule) -> str:
     if not any(phase.pressure for phase in phases[:cut]):
         return "after training" if any(phase.epochs for phase in phases[:cut]) else "before training"
     return "mid-training" if phases[cut].epochs else "while training"
-
-
-def needs(recipe: Recipe, numbers: dict[str, Any]) -> str:
-    asked = ["own training"] if recipe.pressure is not NOTHING else []
-    if "images" in numbers:
-        asked.append(f"{numbers['images']} images")
-    return ", ".join(asked) or "-"
-
-
-def paper(head: str) -> str:
-    """First author and number of the first entry of `Paper:`."""
-    found = re.search(r"^Paper:(.*?)(?=^\w+:|\Z)", head, re.MULTILINE | re.DOTALL)
-    entry = " ".join(found[1].split()).partition(";")[0] if found else ""
-    number = re.search(r"arXiv \d{4}\.\d{4,5}", entry)
-    authors, _, rest = entry.partition(",")
-    if re.match(r"\s*[A-Z]\w+ and [A-Z]\w+,", rest):
-        authors += " et al."
-    return f"{authors}, {number[0]}" if number else entry or "-"
 
 
 def text(value: object) -> str:

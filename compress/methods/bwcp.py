@@ -139,7 +139,7 @@ class Whitening(Pressure):
 
     @torch.no_grad()
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        self.units, self.graph, self.step, self.first = units, graph, 0, round(START * plan.steps)
+        self.units, self.graph, self.first = units, graph, round(START * plan.steps)
         self.norms: dict[str, WhitenedBatchNorm2d] = {}  # by the weight that makes the channels
         free: dict[str, Tensor] = {}
         for unit in units:
@@ -152,15 +152,12 @@ class Whitening(Pressure):
             WhitenedBatchNorm2d.begin(norm, free[maker], *self.options)
         self.attached = True
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         loss, logits = task(model, x, y)
-        if self.step >= self.first:
+        if step >= self.first:
             scale, shift = self.weights
             loss = loss + sum(scale * n.weight.abs().sum() + shift * n.bias.sum() for n in self.norms.values())
         return loss, logits
-
-    def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
 
     @torch.no_grad()
     def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], sample: Sample) -> None:
@@ -187,6 +184,9 @@ class Whitening(Pressure):
             surgery.fold_matrix(model, self.graph, maker, matrix)
         self.attached = False
 
+    def release(self, model: nn.Module) -> None:
+        """Nothing: it is `remove` that folds, with the choice."""
+
     def masks(
         self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor]
     ) -> dict[str, Tensor]:
@@ -209,12 +209,6 @@ class Whitening(Pressure):
         if self.attached:
             self.fold(model, self.masks(model, graph, units, keep))
         return removal.cut_folded(model, graph, units, keep, images)
-
-    def state(self) -> dict[str, Tensor]:
-        return {"step": torch.tensor(self.step)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.step = int(state["step"])
 
     @torch.no_grad()
     def report(self, model: nn.Module) -> str:
@@ -241,7 +235,7 @@ def bwcp(
         raise BadInput(f"group {group}, iterations {iterations}, tau {tau}: expected >= 1, >= 0 and > 0")
     whitening = Whitening((gamma_weight, beta_weight), group, iterations, delta, tau)
     return Recipe(
-        Foldable(bool(settings.residual), scaled=True, skip=settings.skip),
+        settings.channels(Foldable, scaled=True),
         whitening.score,
         settings.pooled,
         schedules.press_then_prune,

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from kerf.compress.network.grafts import Grafts
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning import criteria, schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 THRESHOLD = 0.5
@@ -53,7 +53,7 @@ class SparseSelection(Pressure):
         self.grafts = Grafts("selection", self._act)
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        self.units, self.plan, self.step = units, plan, 0
+        self.units, self.plan = units, plan
         self.r = self.grafts.attach(model, graph, [u.channels for u in units], torch.ones, depthwise=True)
         keep = self.settings.uniform([u.sizes.float() for u in units], units, plan.sparsity)
         self.least = [max(1, int(kept.sum())) for kept in keep]
@@ -97,12 +97,12 @@ class SparseSelection(Pressure):
         each = [binary(r.detach(), least).sum() for r, least in zip(self.r, self.least)]
         return torch.stack(each).long().tolist()  # one wait for the device
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         loss, logits = task(model, x, y)
         seen, images = distributed.total(loss.new_tensor([float(loss.detach()) * len(y), len(y)], dtype=torch.double))
         mean = float(seen / images)
-        self.running = self.smooth * self.running + (1 - self.smooth) * mean if self.step else mean
-        turn, selecting = self.at(self.step)
+        self.running = self.smooth * self.running + (1 - self.smooth) * mean if step else mean
+        turn, selecting = self.at(step)
         if turn != self.turn:
             self.turn, self.reference = turn, self.running
         self.strength = 0.0
@@ -124,7 +124,6 @@ class SparseSelection(Pressure):
                 r.grad = None
         for parameter in self.weights if selecting else ():
             parameter.grad = None
-        self.step = step + 1
 
     def pace(self, layer: int, turn: int) -> float:
         """Factor of the learning rate of a layer's gates."""
@@ -132,7 +131,7 @@ class SparseSelection(Pressure):
         return max(RATE / self.plan.peak, alone)
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: nn.Module, step: int) -> None:
         for r in self.r:
             r.clamp_(0, 1)
 
@@ -152,16 +151,16 @@ class SparseSelection(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        return {"own": torch.tensor([self.step, self.turn, self.running, self.reference], dtype=torch.double)}
+        return {"own": torch.tensor([self.turn, self.running, self.reference], dtype=torch.double)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        step, turn, self.running, self.reference = state["own"].tolist()
-        self.step, self.turn = int(step), int(turn)
+        turn, self.running, self.reference = state["own"].tolist()[-3:]
+        self.turn = int(turn)
 
     def report(self, model: nn.Module) -> str:
-        done = min(self.at(max(0, self.step - 1))[0] + 1, self.turns)
         left, total = sum(self.widths()), sum(u.count for u in self.units)
-        return f"turn {done} of {self.turns}, gates leave {left} of {total} channels, push {self.strength:.1e}"
+        turn = max(0, self.turn) + 1
+        return f"turn {turn} of {self.turns}, gates leave {left} of {total} channels, push {self.strength:.1e}"
 
 
 def c2s2(settings: Settings, *, sparsity_weight: float = 0.01, kappa: float = 0.05) -> Recipe:
@@ -173,10 +172,9 @@ def c2s2(settings: Settings, *, sparsity_weight: float = 0.01, kappa: float = 0.
         raise BadInput(f"sparsity_weight is {sparsity_weight}, kappa {kappa}: expected more than 0")
     selection = SparseSelection(settings, sparsity_weight, kappa)
     return Recipe(
-        Channel(bool(settings.residual), skip=settings.skip),
+        settings.channels(),
         selection.score,
         settings.pooled,
         schedules.press_then_prune,
         pressure=selection,
-        remove=removal.after(selection.fold, removal.cut),
     )

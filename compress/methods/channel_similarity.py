@@ -77,8 +77,6 @@ class Similarity:
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
         keep = self.scope(scores, units, ratio)
-        if not self.trees:  # the question is only whether the target can be reached
-            return keep
         self.into = {}
         for unit, kept in zip(units, keep):
             labels, importance = clusters(self.trees[unit.path], int(kept.sum())), self.importance[unit.path]
@@ -106,5 +104,5 @@ def channel_similarity(
         raise BadInput("channel_similarity compares what one batch norm makes, not sums: leave --residual out")
     scope = settings.pooled
     alike = Similarity(scope, correlation, images, bool(inherit))
-    channels = Normal(skip=settings.skip)
-    return Recipe(channels, alike.score, alike.select, remove=alike.remove, observe=alike.observe)
+    channels = settings.channels(Normal)
+    return Recipe(channels, alike.score, alike.select, remove=alike.remove, observe=alike.observe, reach=scope)

@@ -18,11 +18,10 @@ from kerf.compress.methods.ezcrop import spectral_tail
 from kerf.compress.methods.hessian import Curvature, Estimate
 from kerf.compress.methods.hrank import rank
 from kerf.compress.methods.lookahead import Lookahead
-from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning import criteria, schedules, scopes
 from kerf.compress.pruning.recipe import Criterion, Observe, Recipe, nothing
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Filter, Granularity, OneByN, Weight
 from kerf.errors import BadInput
 
@@ -72,7 +71,7 @@ GRANULARITIES: dict[str, Callable[[Settings, bool], Granularity]] = {
     "weight": lambda s, scaled: Weight(s.full),
     "1xN": lambda s, scaled: OneByN(s.n, s.full),
     "filter": lambda s, scaled: Filter(s.full),
-    "channel": lambda s, scaled: Channel(bool(s.residual), scaled=scaled, skip=s.skip),
+    "channel": lambda s, scaled: s.channels(scaled=scaled),
 }
 
 SCOPES = ("local", "global")
@@ -122,8 +121,7 @@ def composed(
         counted = scope == "global" and not (narrow and settings.by_macs)
         return Annealing(score.criterion, within, 20, 10.0, counted=counted, weights=not narrow).recipe(units)
     times = schedules.one_shot if schedule == "one_shot" else schedules.narrow_first
-    remove = removal.cut if narrow else removal.zero
-    return Recipe(units, score.criterion, within, times, rearrange, remove=remove, observe=score.observe)
+    return Recipe(units, score.criterion, within, times, rearrange, observe=score.observe)
 
 
 DEFAULT_PARTS = {name: str(p.default) for name, p in inspect.signature(composed).parameters.items() if name in PARTS}

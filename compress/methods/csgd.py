@@ -25,7 +25,7 @@ from kerf.compress.pruning.removal import Images, Removal
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import Plan, Pressure
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 SHRINK = 15.0  # differences are to fall by exp(-SHRINK)
@@ -147,8 +147,6 @@ class Centripetal(Pressure):
         return self.settings.uniform(scores, units, ratio)
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        if not self.attached:
-            return self.widths(scores, units, ratio)
         return [self.into[u.path] == torch.arange(u.count) for u in units]
 
     def remove(
@@ -162,7 +160,6 @@ class Centripetal(Pressure):
         note = self.report(model)
         kept = removal.by_set(units, keep)
         left = surgery.merge(model, graph, self.into)
-        self.fold(model)
         return Removal(left, kept=kept, note=f"{removal.describe(kept)}; {note}")
 
     def state(self) -> dict[str, Tensor]:
@@ -210,10 +207,11 @@ def csgd(settings: Settings, *, strength: float | None = None, clusters: str = "
     """
     centripetal = Centripetal(settings, strength, clusters)
     return Recipe(
-        Channel(settings.residual is not False, skip=settings.skip),
+        settings.channels(residual=True),
         lambda u: u.sizes.float(),
         centripetal.select,
         schedules.prune_while_training,
         pressure=centripetal,
+        reach=settings.uniform,
         remove=centripetal.remove,
     )

@@ -24,7 +24,7 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
@@ -100,18 +100,13 @@ class MarkovGates(Pressure):
         names = [f"{self.grafts.name}.{i}" for i in range(len(self.alphas))]
         return [ParameterGroup(names, scale=self.arch_lr / self.plan.peak, weight_decay=0.0)]
 
-    def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
-
-    step = 0  # done so far in this phase
-
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         """Sandwich: the full width learns the labels; the least and two random ones learn what the full one says."""
-        searching = self.step >= self.plan.steps // 2
+        searching = step >= self.plan.steps // 2
         self.mode = "full"
         loss, logits = task(model, x, y)
         teacher = logits.detach().log_softmax(1)
-        for widths in ([c.least for c in self.chains], self._widths(searching), self._widths(searching)):
+        for widths in ([c.least for c in self.chains], self._widths(step), self._widths(step)):
             self.mode = {id(alpha): width for alpha, width in zip(self.alphas, widths)}
             _, narrow = task(model, x, y)
             loss = loss + F.kl_div(narrow.log_softmax(1), teacher, reduction="batchmean", log_target=True)
@@ -120,9 +115,10 @@ class MarkovGates(Pressure):
         self.mode = "full"
         return loss, logits
 
-    def _widths(self, searching: bool) -> list[int]:
+    def _widths(self, step: int) -> list[int]:
         # uniform widths with chance q, which falls by 1e-4 with both draws of every tenth step
-        q = 0.9999 ** (2 * ((self.step - self.plan.steps // 2) // 10 + 1)) if searching else 1.0
+        searched = step - self.plan.steps // 2
+        q = 0.9999 ** (2 * (searched // 10 + 1)) if searched >= 0 else 1.0
         if float(torch.rand(())) < q:
             drawn = [c.uniform() for c in self.chains]
         else:
@@ -144,8 +140,6 @@ class MarkovGates(Pressure):
 
     def score(self, unit: ChannelUnits) -> Tensor:
         """Chance to survive; of equal ones, the later channel goes first."""
-        if not self.attached:
-            return unit.sizes.float()
         index = [u.path for u in self.units].index(unit.path)
         gate = self.chains[index].gate(self.alphas[index].detach()).double()
         return gate - torch.arange(len(gate), device=gate.device) * 1e-9
@@ -154,12 +148,6 @@ class MarkovGates(Pressure):
         if self.attached:
             self.grafts.detach(model)
         self.attached = False
-
-    def state(self) -> dict[str, Tensor]:
-        return {"step": torch.tensor(self.step)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.step = int(state["step"])
 
     def report(self, model: nn.Module) -> str:
         return f"expected MACs {float(self.expected_macs().detach()) / THOUSAND:.3f} of the target"
@@ -171,10 +159,10 @@ def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recip
         raise BadInput("dmcp searches for a number of MACs: give --flops_target")
     gates = MarkovGates(arch_lr, eta)
     return Recipe(
-        Channel(settings.residual is not False, skip=settings.skip),
+        settings.channels(residual=True),
         gates.score,
         partial(scopes.greedy_macs, **settings.floors),
         schedules.press_then_prune,
         pressure=gates,
-        remove=removal.after(gates.fold, removal.renew(settings.seed)),  # only the widths are inherited
+        remove=removal.renew(settings.seed),  # only the widths are inherited
     )

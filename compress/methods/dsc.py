@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning import criteria, schedules, scopes
 from kerf.compress.pruning.recipe import Criterion, Recipe
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks, Shadows
 from kerf.compress.training.pressure import Plan, Pressure, Task
-from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Granularity, Units, Weight
 from kerf.errors import BadInput
 
@@ -42,7 +41,7 @@ class Annealing(Pressure):
         self.channels, self.shadows = ChannelMasks(), Shadows(self._masked)
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
-        self.units, self.plan, self.step, self.round = units, plan, 0, 0
+        self.units, self.plan, self.round = units, plan, 0
         self.index = {u.path: i for i, u in enumerate(units)}
         if self.weights:
             self.kept = [torch.ones(u.count, dtype=torch.bool, device=u.sizes.device) for u in units]
@@ -70,15 +69,12 @@ class Annealing(Pressure):
         target = whole - int(whole * self.plan.sparsity + 1e-9)
         return (whole - int(left(e, whole, target, self.rounds, self.mu) + 1e-9)) / whole
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        e = self.step * self.rounds // self.plan.steps
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
+        e = step * self.rounds // self.plan.steps
         if e > self.round:
             self.round = e
             self._keep(self.scope([self.score(u) for u in self.units], self.units, self.share(e)))
         return task(model, x, y)
-
-    def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
 
     def score(self, unit: Units) -> Tensor:
         score = self.key(unit)
@@ -91,11 +87,11 @@ class Annealing(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        own = {"own": torch.tensor([self.step, self.round])}
+        own = {"own": torch.tensor([self.round])}
         return own | {str(i): kept for i, kept in enumerate(self.kept)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.step, self.round = state["own"].tolist()
+        self.round = int(state["own"][-1])
         self._keep([state[str(i)].to(kept.device) for i, kept in enumerate(self.kept)])
 
     def report(self, model: nn.Module) -> str:
@@ -110,7 +106,6 @@ class Annealing(Pressure):
             self.scope,
             schedules.press_then_prune,
             pressure=self,
-            remove=removal.after(self.fold, removal.zero if self.weights else removal.cut),
         )
 
 
@@ -136,4 +131,4 @@ def dsc2(settings: Settings, *, mu: float = 10.0, rounds: int = 20, pool: str = 
     scope = settings.pooled if _check(pool) else settings.uniform
     counted = _check(pool) and not settings.by_macs
     annealing = Annealing(criteria.bn_scale, scope, rounds, mu, counted=counted, weights=False)
-    return annealing.recipe(Channel(bool(settings.residual), scaled=True, skip=settings.skip))
+    return annealing.recipe(settings.channels(scaled=True))

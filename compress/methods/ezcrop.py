@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from kerf.compress.measures.feature_maps import Activations
-from kerf.compress.pruning import removal
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.units.channels import Channel
 from kerf.errors import BadInput
 
 
@@ -46,9 +44,8 @@ def ezcrop(settings: Settings, *, alpha: float = 0.25, images: int = 640) -> Rec
         raise BadInput(f"alpha is {alpha}: expected a share between 0 and 1")
     tails = Activations(partial(spectral_tail, alpha=alpha), images)
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
+        settings.channels(scaled=True),
         tails.score,
         settings.uniform,
-        remove=removal.cut,
         observe=tails.observe,
     )

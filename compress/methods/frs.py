@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kerf.compress.measures.relevance import relevances
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import evaluated
-from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning import schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
@@ -27,7 +27,7 @@ from kerf.compress.training import distributed
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.sample import Sample, first
-from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.compress.units.channels import ChannelUnits, by_channel
 from kerf.errors import BadInput
 
 TINY = 1e-9
@@ -83,28 +83,23 @@ class Gradual(Pressure):
         self.masks = ChannelMasks()
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        self.units, self.plan, self.step = units, plan, 0
+        self.units, self.plan, self.done = units, plan, 0  # events that are over
         last = max(1, int(self.until * plan.steps / plan.each + TINY))
         self.events = events(last, -(-last // self.number))  # no more than asked for
         self.masks.attach(model, graph, units)
         self.scores = [torch.zeros(u.count, dtype=torch.double, device=u.sizes.device) for u in units]
         self.attached = True
 
-    def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
-
-    def after_step(self, model: nn.Module) -> None:
-        epoch, within = divmod(self.step, self.plan.each)
+    def after_step(self, model: nn.Module, step: int) -> None:
+        epoch, within = divmod(step + 1, self.plan.each)
         if within == 0 and epoch - 1 in self.events:
-            done = self.events.index(epoch - 1) + 1
+            self.done = self.events.index(epoch - 1) + 1
             self.scores = scored(model, self.units, self.plan.sample, self.images)
-            share = self.plan.sparsity * done / len(self.events)
+            share = self.plan.sparsity * self.done / len(self.events)
             keep = self.scope([self.score(u) for u in self.units], self.units, share)
             self.masks.keep(distributed.from_first(keep))
 
     def score(self, unit: ChannelUnits) -> Tensor:
-        if not self.attached:
-            return unit.sizes.double()
         index = [u.path for u in self.units].index(unit.path)
         return self.scores[index].masked_fill(~self.masks.kept[index], -torch.inf)
 
@@ -115,17 +110,16 @@ class Gradual(Pressure):
 
     def state(self) -> dict[str, Tensor]:
         scores = {f"score.{i}": score for i, score in enumerate(self.scores)}
-        return {"step": torch.tensor(self.step)} | scores | {f"kept.{i}": k for i, k in enumerate(self.masks.kept)}
+        return {"done": torch.tensor(self.done)} | scores | {f"kept.{i}": k for i, k in enumerate(self.masks.kept)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.step = int(state["step"])
+        self.done = int(state["done"])
         self.scores = [score.copy_(state[f"score.{i}"]) for i, score in enumerate(self.scores)]
         self.masks.keep([state[f"kept.{i}"].to(kept.device) for i, kept in enumerate(self.masks.kept)])
 
     def report(self, model: nn.Module) -> str:
-        done = sum(e < self.step // self.plan.each for e in self.events)
         left, total = sum(int(k.sum()) for k in self.masks.kept), sum(u.count for u in self.units)
-        return f"{done} of {len(self.events)} removals, {left} of {total} channels left"
+        return f"{self.done} of {len(self.events)} removals, {left} of {total} channels left"
 
 
 def frs(settings: Settings, *, images: int = 6400, events: int = 10, until: float = 0.75) -> Recipe:
@@ -135,10 +129,9 @@ def frs(settings: Settings, *, images: int = 6400, events: int = 10, until: floa
     """
     gradual = Gradual(settings.pooled, images, events, until)
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip),  # gates get no relevance
+        settings.channels(scaled=True),  # gates get no relevance
         gradual.score,
         gradual.scope,
         schedules.within_training,
         pressure=gradual,
-        remove=removal.after(gradual.fold, removal.cut),
     )

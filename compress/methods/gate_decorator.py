@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from kerf.compress.network.grafts import affine
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning import schedules, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure, Task
-from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.compress.units.channels import ChannelUnits, by_channel
 
 LOWEST = 0.1  # learning rate of ticks, and at both ends of a tock, as a share of the highest
 LAST = 0.1  # the best tenth of a layer goes last
@@ -71,7 +71,7 @@ class Gates(Pressure):
             gate(norm)
         self.masks.attach(model, graph, units)
         self.scores = [torch.zeros(u.count, device=u.sizes.device) for u in units]
-        self.pruned = self.step = 0  # ticks at whose end channels went; steps done
+        self.pruned = 0  # ticks at whose end channels went
         gated = [_gate_paths(model, u) for u in units]
         self.gates = [[(p, model.get_parameter(p)) for p in paths] for paths in gated]
         light = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.Linear) for p in m.parameters()]
@@ -90,8 +90,8 @@ class Gates(Pressure):
         tock = self.at(step)[1]
         return LOWEST if tock is None else LOWEST + (1 - LOWEST) * (1 - abs(2 * tock - 1))
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        done, tock = self.at(self.step)
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
+        done, tock = self.at(step)
         if done > self.pruned:
             share = self.plan.sparsity * done / (self.rounds * self.ticks)
             self.masks.keep(self.scope([self.score(u) for u in self.units], self.units, share))
@@ -106,7 +106,6 @@ class Gates(Pressure):
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
         if self.at(step)[1] is not None:
             return
         for parameter in self.frozen:
@@ -117,8 +116,6 @@ class Gates(Pressure):
 
     def score(self, unit: ChannelUnits) -> Tensor:
         """What is masked comes first, a layer's best tenth last."""
-        if not self.attached:
-            return unit.sizes.float()
         index = [u.path for u in self.units].index(unit.path)
         score = self.scores[index].clone()
         score[~self.masks.kept[index]] = -torch.inf
@@ -134,12 +131,12 @@ class Gates(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        own = {"own": torch.tensor([self.pruned, self.step])}
+        own = {"own": torch.tensor([self.pruned])}
         own |= {f"score.{i}": score for i, score in enumerate(self.scores)}
         return own | {f"kept.{i}": kept for i, kept in enumerate(self.masks.kept)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.pruned, self.step = state["own"].tolist()
+        self.pruned = int(state["own"][0])
         self.scores = [score.copy_(state[f"score.{i}"]) for i, score in enumerate(self.scores)]
         self.masks.keep([state[f"kept.{i}"].to(kept.device) for i, kept in enumerate(self.masks.kept)])
 
@@ -166,10 +163,9 @@ def gate_decorator(settings: Settings, *, reg_weight: float = 1e-3, rounds: int 
         ticks,
     )
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
+        settings.channels(scaled=True),
         gates.score,
         gates.scope,
         schedules.press_then_prune,
         pressure=gates,
-        remove=removal.after(gates.fold, removal.cut),
     )

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning import criteria, schedules, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 
 PICKED = 1e-2  # τ', the penalty at which greg2 chooses
 LIMIT = 1.0  # τ, at which it stops growing
@@ -114,8 +114,6 @@ class Growing(Pressure):
                 weight.grad.addcmul_(weight, strength.view(-1, *[1] * (weight.ndim - 1)))
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        if not self.attached:
-            return self.widths(scores, units, ratio)
         if not self.picked:  # a phase of fewer steps than picking takes
             self._choose()
         return [~goes for goes in self.goes]
@@ -156,10 +154,10 @@ def greg2(
 
 def _recipe(settings: Settings, growing: Growing) -> Recipe:
     return Recipe(
-        Channel(bool(settings.residual), skip=settings.skip),
+        settings.channels(),
         criteria.l1,
         growing.select,
         schedules.press_then_prune,
         pressure=growing,
-        remove=removal.after(growing.fold, removal.cut),
+        reach=growing.widths,
     )

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from kerf.compress.measures.feature_maps import Activations
-from kerf.compress.pruning import removal
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.units.channels import Channel
 
 
 def rank(maps: Tensor) -> Tensor:
@@ -29,9 +27,8 @@ def hrank(settings: Settings, *, images: int = 640) -> Recipe:
     """
     ranks = Activations(rank, images)
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
+        settings.channels(scaled=True),
         ranks.score,
         settings.uniform,
-        remove=removal.cut,
         observe=ranks.observe,
     )

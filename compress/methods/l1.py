@@ -6,13 +6,12 @@ Differs: the same share of every layer, where the paper skips layers and stages 
     floor(width · p) goes, not width − int(width · (1 − p)).
 """
 
-from kerf.compress.pruning import criteria, removal
+from kerf.compress.pruning import criteria
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.units.channels import Channel
 
 
 def l1(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels whose filters have the smallest mean |w|; then fine-tunes."""
     scope = settings.uniform
-    return Recipe(Channel(bool(settings.residual), skip=settings.skip), criteria.l1, scope, remove=removal.cut)
+    return Recipe(settings.channels(), criteria.l1, scope)

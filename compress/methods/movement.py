@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal, schedules, scopes
+from kerf.compress.pruning import criteria, schedules, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
@@ -59,7 +59,7 @@ class Movement(Pressure):
         self.shadows = Shadows(self._value)
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], plan: Plan) -> None:
-        self.units, self.plan, self.step = units, plan, 0
+        self.units, self.plan = units, plan
         self.index = {u.path: i for i, u in enumerate(units)}
         device = next(model.parameters()).device
         self.keep = [torch.ones(u.count, dtype=torch.bool, device=device) for u in units]
@@ -77,39 +77,38 @@ class Movement(Pressure):
         names = [f"movement.{i}" for i in range(len(self.s))]
         return [ParameterGroup(names, self.rate / self.plan.peak, momentum=0.0, nesterov=False, weight_decay=0.0)]
 
-    def _at(self, start: float, end: float) -> float:
-        return cubic(self.step, self.plan.steps, self.warm * self.plan.steps, self.final, start, end)
+    def _at(self, step: int, start: float, end: float) -> float:
+        return cubic(step, self.plan.steps, self.warm * self.plan.steps, self.final, start, end)
 
     @torch.no_grad()
-    def _choose(self) -> None:
-        gone = 1 - self._at(1.0, 1 - self.plan.sparsity)
+    def _choose(self, step: int) -> None:
+        gone = 1 - self._at(step, 1.0, 1 - self.plan.sparsity)
         for s, keep in zip(self.s, self.keep):
             if self.threshold is None:
                 keep.fill_(False)
                 left = len(s) - int(len(s) * gone + 1e-9)
             else:
-                keep.copy_(s.sigmoid() > self._at(0.0, self.threshold))
+                keep.copy_(s.sigmoid() > self._at(step, 0.0, self.threshold))
                 left = int(LEAST * len(s)) + 1
             keep[s.topk(min(left, len(s))).indices] = True
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        self._choose()
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
+        self._choose(step)
         loss, logits = task(model, x, y)
         if self.threshold:
-            weight = self.penalty * self._at(0.0, self.threshold) / self.threshold
+            weight = self.penalty * self._at(step, 0.0, self.threshold) / self.threshold
             loss = loss + weight * torch.stack([s.sigmoid().mean() for s in self.s]).mean()
         return loss, logits
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
         """Adam's directions for the scores, which the optimiser then follows at their own rate."""
-        self.step = step + 1
         for s, (mean, square) in zip(self.s, self.moments):
             if s.grad is not None:
                 mean.lerp_(s.grad, 1 - BETAS[0])
                 square.lerp_(s.grad.square(), 1 - BETAS[1])
-                least = (square / (1 - BETAS[1] ** self.step)).sqrt_().add_(1e-8)
-                s.grad.copy_(mean / (1 - BETAS[0] ** self.step) / least)
+                least = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+                s.grad.copy_(mean / (1 - BETAS[0] ** (step + 1)) / least)
 
     def score(self, unit: WeightUnits) -> Tensor:
         """S; before there are any, mean |w|."""
@@ -124,10 +123,9 @@ class Movement(Pressure):
 
     def state(self) -> dict[str, Tensor]:
         moments = {f"moment.{i}.{k}": m for i, both in enumerate(self.moments) for k, m in enumerate(both)}
-        return {"step": torch.tensor(self.step)} | moments | {f"keep.{i}": k for i, k in enumerate(self.keep)}
+        return moments | {f"keep.{i}": k for i, k in enumerate(self.keep)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.step = int(state["step"])
         for i, (keep, both) in enumerate(zip(self.keep, self.moments)):
             keep.copy_(state[f"keep.{i}"])
             for k, moment in enumerate(both):
@@ -171,5 +169,4 @@ def _recipe(granularity: Granularity, movement: Movement) -> Recipe:
         movement.scope,
         schedules.prune_while_training,
         pressure=movement,
-        remove=removal.after(movement.fold, removal.zero),
     )

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning import criteria, schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import distributed
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure, Task
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 HARMLESS = 0.1  # share of the tolerance that the first threshold may take
@@ -73,7 +73,7 @@ class Game(Pressure):
         self.masks = ChannelMasks()
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        self.units, self.plan, self.step = units, plan, 0
+        self.units, self.plan = units, plan
         self.parameters = dict(model.named_parameters())
         self.masks.attach(model, graph, units)
         self.baseline = self.first = self.threshold = -1.0  # E, W₀ and W, once they are known
@@ -100,21 +100,20 @@ class Game(Pressure):
                 positions = unit.channels.positions((path, 0)).to(weight.device)
                 own[positions] = (self.penalty * chosen[:, None]).expand(positions.shape).to(weight)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         if self.baseline < 0:
             self.baseline = self.accuracy = self.plan.accuracy(model)
         return task(model, x, y)
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
         for path, strength in self.strength.items():
             weight = self.parameters[path]
             if weight.grad is not None:
                 weight.grad.add_(weight.sign() * strength.view(-1, *[1] * (weight.ndim - 1)))
 
-    def after_step(self, model: nn.Module) -> None:
-        if self.step % (self.plan.each * self.epochs) == 0:
+    def after_step(self, model: nn.Module, step: int) -> None:
+        if (step + 1) % (self.plan.each * self.epochs) == 0:
             self._close(model)
 
     @torch.no_grad()
@@ -170,14 +169,13 @@ class Game(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        numbers = [self.baseline, self.first, self.threshold, self.accuracy, self.penalty, self.step]
+        numbers = [self.baseline, self.first, self.threshold, self.accuracy, self.penalty]
         both = {f"kept.{i}": k for i, k in enumerate(self.masks.kept)}
         both |= {f"chosen.{i}": c for i, c in enumerate(self.chosen)}
         return {"own": torch.tensor(numbers, dtype=torch.double)} | both
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.baseline, self.first, self.threshold, self.accuracy, self.penalty, step = state["own"].tolist()
-        self.step = int(step)
+        self.baseline, self.first, self.threshold, self.accuracy, self.penalty = state["own"].tolist()[:5]
         self.masks.keep([state[f"kept.{i}"].to(kept.device) for i, kept in enumerate(self.masks.kept)])
         self.chosen = [state[f"chosen.{i}"].bool().to(c.device) for i, c in enumerate(self.chosen)]
         self._spread()
@@ -198,10 +196,9 @@ def play_and_prune(
     """
     game = Game(settings.pooled, tolerance, share, penalty, epochs)
     return Recipe(
-        Channel(bool(settings.residual), skip=settings.skip),
+        settings.channels(),
         game.score,
         game.scope,
         schedules.press_trained,
         pressure=game,
-        remove=removal.after(game.fold, removal.cut),
     )

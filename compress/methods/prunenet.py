@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import hooked
-from kerf.compress.pruning import removal, schedules, scopes
+from kerf.compress.pruning import schedules, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.training.sample import Sample, first
-from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.compress.units.channels import ChannelUnits, by_channel
 
 LAST = 0.1  # the best tenth of a layer goes last
 TINY = 1e-12  # a share's square root has no gradient at zero
@@ -86,7 +86,7 @@ class Importance(Pressure):
     def rate_factor(self, step: int) -> float:
         return self.scale
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         (loss, logits), contributed = contributions(model, self.units, lambda: task(model, x, y))
         roots = [s.clamp(min=TINY).sqrt().sum() for s in shares(contributed)]
         return loss + self.penalty * torch.stack(roots).sum(), logits
@@ -104,9 +104,9 @@ class Importance(Pressure):
         score[scopes.best(score, max(1, int(LAST * unit.count))).to(score.device)] = torch.inf
         return score
 
-    def give_back(self, model: nn.Module) -> None:
+    def release(self, model: nn.Module) -> None:
         """The weights from before: what was trained under the penalty has said how wide layers have to be."""
-        if self.attached and self.gives_back:
+        if self.gives_back:
             model.load_state_dict(self.given)
         self.fold(model)
 
@@ -128,11 +128,10 @@ def prunenet(
     """
     importance = Importance(penalty, rate, images, bool(restore))
     return Recipe(
-        Channel(bool(settings.residual), skip=settings.skip),
+        settings.channels(),
         importance.score,
         settings.pooled,
         partial(schedules.press_trained, most=1),
         pressure=importance,
-        remove=removal.after(importance.give_back, removal.cut),
         observe=importance.observe,
     )

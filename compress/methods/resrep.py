@@ -19,6 +19,7 @@ Differs: with --residual one compactor serves every branch of a residual sum; th
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -158,6 +159,9 @@ class Compactors(Pressure):
         removed = removal.cut_folded(model, graph, units, keep, images)
         return replace(removed, note=f"{removed.note}; largest row norm among those cut {left:.1e}")
 
+    def release(self, model: nn.Module) -> None:
+        """Nothing: `remove` folds, when rows that go are zero."""
+
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
         """Q into the convolution and batch norm before it: K' = Q diag(γ/σ) K, b' = Q (β − μγ/σ)."""
@@ -216,10 +220,11 @@ def resrep(
         raise BadInput("resrep removes MACs, from whichever layers: give --flops_target, not --pr_target")
     compactors = Compactors(settings, lasso, compactor_momentum, mask_interval, granularity, start)
     return Recipe(
-        Foldable(bool(settings.residual), skip=settings.skip),
+        settings.channels(Foldable),
         compactors.score,
         compactors.select,
         schedules.prune_while_training,
+        reach=partial(scopes.greedy_macs, **settings.floors),
         pressure=compactors,
         remove=compactors.remove,
     )

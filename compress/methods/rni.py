@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from kerf.compress.network.grafts import affine
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import removal, schedules
+from kerf.compress.pruning import schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 
 LEAST = 3  # channels that every layer keeps
 
@@ -62,10 +62,13 @@ class Receding(Pressure):
         names = [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, SigmoidBatchNorm2d)]
         return [ParameterGroup(names, scale=10.0, weight_decay=0.0)]
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         loss, logits = task(model, x, y)
         w = torch.cat([norm.weight for norm in affine(model, SigmoidBatchNorm2d)])
         return loss + self.reg_weight * penalty(w, self.b), logits
+
+    def release(self, model: nn.Module) -> None:
+        """Nothing: the sigmoid stays while the network is fine-tuned."""
 
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
@@ -85,10 +88,9 @@ def rni(settings: Settings, *, reg_weight: float = 1e-4, b: float = 3.0) -> Reci
     receding = Receding(reg_weight, b, settings.seed)
     scope = replace(settings, min_width=max(LEAST, settings.min_width)).pooled
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
+        settings.channels(scaled=True),
         receding.score,
         scope,
         schedules.press_then_prune,
         pressure=receding,
-        remove=removal.cut,
     )

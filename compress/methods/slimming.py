@@ -9,11 +9,10 @@ Differs: exactly as many channels go as were asked for (the authors' threshold t
 
 from torch import Tensor, nn
 
-from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning import criteria, schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Pressure, Task
-from kerf.compress.units.channels import Channel
 
 
 class ScalePenalty(Pressure):
@@ -22,7 +21,7 @@ class ScalePenalty(Pressure):
     def __init__(self, weight: float):
         self.weight = weight
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         loss, logits = task(model, x, y)
         scales = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.affine]
         return loss + self.weight * sum(scale.abs().sum() for scale in scales), logits
@@ -32,10 +31,9 @@ def slimming(settings: Settings, *, reg_weight: float = 1e-4) -> Recipe:
     """Sparse training, then the channels with the smallest |γ| go, then fine-tuning. reg_weight: s."""
     scope = settings.pooled
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip),
+        settings.channels(scaled=True),
         criteria.bn_scale,
         scope,
         schedules.press_then_prune,
         pressure=ScalePenalty(reg_weight),
-        remove=removal.cut,
     )

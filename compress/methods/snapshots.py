@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal
+from kerf.compress.pruning import criteria
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.schedules import Budget, Lessons, Phase
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 BETAS = 0.9, 0.999  # of Adam
@@ -48,7 +48,6 @@ class Adam(Pressure):
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.moments = {name: p.new_zeros(2, *p.shape) for name, p in model.named_parameters()}
-        self.step = 0
         self.attached = True
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
@@ -56,21 +55,19 @@ class Adam(Pressure):
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        self.step = step + 1
         for name, parameter in model.named_parameters():
             if parameter.grad is None:
                 continue
             mean, square = self.moments[name]
             mean.lerp_(parameter.grad, 1 - BETAS[0])
             square.lerp_(parameter.grad.square(), 1 - BETAS[1])
-            size = (square / (1 - BETAS[1] ** self.step)).sqrt_().add_(TINY)
-            parameter.grad.copy_(mean / (1 - BETAS[0] ** self.step) / size)
+            size = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(TINY)
+            parameter.grad.copy_(mean / (1 - BETAS[0] ** (step + 1)) / size)
 
     def state(self) -> dict[str, Tensor]:
-        return {"step": torch.tensor(self.step)} | {f"moments.{name}": m for name, m in self.moments.items()}
+        return {f"moments.{name}": m for name, m in self.moments.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.step = int(state["step"])
         for name, moments in self.moments.items():
             moments.copy_(state[f"moments.{name}"])
 
@@ -85,10 +82,9 @@ def snapshots(
     if rounds < 1 or temperature <= 0:
         raise BadInput(f"{rounds} rounds, temperature {temperature:g}: expected at least 1, and above 0")
     return Recipe(
-        Channel(bool(settings.residual), skip=settings.skip),
+        settings.channels(),
         criteria.l1,
         settings.uniform,
         partial(cycles, rounds=rounds, peak=peak, rate=rate, temperature=temperature),
         pressure=Adam(),
-        remove=removal.cut,
     )

@@ -5,15 +5,16 @@ Code:  method "ucs" of the authors' notebook (see rni.py)
 Differs: starts from trained weights as they are; the authors start γ at 0.5, train from scratch and keep 3 channels.
 """
 
-from kerf.compress.pruning import criteria, removal
+from kerf.compress.pruning import criteria
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.units.channels import Channel
 
 
 def ucs(settings: Settings) -> Recipe:
     """Removes, in every layer, the channels with the smallest |γ|; then fine-tunes."""
     scope = settings.uniform
     return Recipe(
-        Channel(bool(settings.residual), scaled=True, skip=settings.skip), criteria.bn_scale, scope, remove=removal.cut
+        settings.channels(scaled=True),
+        criteria.bn_scale,
+        scope,
     )

@@ -14,7 +14,6 @@ from kerf.compress.pruning import criteria, removal, schedules
 from kerf.compress.pruning.recipe import Criterion, Recipe, Schedule
 from kerf.compress.pruning.removal import Remove
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Units
 from kerf.errors import BadInput
 
@@ -45,6 +44,4 @@ def uniform_scaling(settings: Settings, *, weights: str = "new") -> Recipe:
         raise BadInput(f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}")
     criterion, remove, schedule = WEIGHTS[weights](settings.seed)
     scope = settings.uniform
-    return Recipe(
-        Channel(settings.residual is not False, skip=settings.skip), criterion, scope, schedule, remove=remove
-    )
+    return Recipe(settings.channels(residual=True), criterion, scope, schedule, remove=remove)

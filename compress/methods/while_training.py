@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from kerf.compress.measures import feature_maps
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import criteria, removal, schedules
+from kerf.compress.pruning import criteria, schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure, Task
-from kerf.compress.units.channels import Channel, ChannelUnits
+from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 
@@ -48,7 +48,7 @@ class Ramp(Pressure):
     def share(self, epoch: int) -> float:
         return min(1.0, max(0, epoch - self.first + 1) / self.span)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         self.batch = x, y
         return task(model, x, y)
 
@@ -64,7 +64,7 @@ class Ramp(Pressure):
             torch._foreach_mul_(list(gradients.values()), [self.alive[path] for path in gradients])
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: nn.Module, step: int) -> None:
         if self.held:
             torch._foreach_mul_(list(self.held.values()), list(self.alive.values()))
 
@@ -80,9 +80,9 @@ class Ramp(Pressure):
         self.held = {path: self.parameters[path] for path in self.alive}
 
     def choose(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        if self.attached:  # what has gone stays gone
-            scores = [s.cpu().double().masked_fill(~mask, -torch.inf) for s, mask in zip(scores, self.masks)]
-        return self.scope(scores, units, ratio)
+        """What has gone stays gone."""
+        left = [s.cpu().double().masked_fill(~mask, -torch.inf) for s, mask in zip(scores, self.masks)]
+        return self.scope(left, units, ratio)
 
     def state(self) -> dict[str, Tensor]:
         return {u.path: mask for u, mask in zip(self.units, self.masks)}
@@ -116,5 +116,5 @@ def while_training(settings: Settings, *, by: str = "l1", start: float = 0.05, o
     """
     scope = settings.uniform
     ramp = Ramp(by, start, over, scope, settings.seed)
-    channels = Channel(bool(settings.residual), skip=settings.skip)
-    return Recipe(channels, criteria.l1, ramp.choose, schedules.within_training, pressure=ramp, remove=removal.cut)
+    channels = settings.channels()
+    return Recipe(channels, criteria.l1, ramp.choose, schedules.within_training, pressure=ramp, reach=scope)

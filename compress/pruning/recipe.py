@@ -14,13 +14,13 @@ from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import removal, schedules, scopes
-from kerf.compress.pruning.removal import Removal, Remove
+from kerf.compress.pruning.removal import Images, Removal, Remove
 from kerf.compress.pruning.schedules import Budget, Phase
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, Pressure
 from kerf.compress.training.sample import Sample
-from kerf.compress.units.channels import ChannelUnits
+from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Granularity, Units
 from kerf.errors import BadInput
 
@@ -43,8 +43,24 @@ class Recipe:
     schedule: Schedule = schedules.one_shot
     rearrange: bool = False  # order channels by L1 before the units are formed
     pressure: Pressure = NOTHING
-    remove: Remove = removal.zero
+    remove: Remove = removal.plain
     observe: Observe = nothing  # what the criterion has to see of the network and of data, before it scores any unit
+    reach: Scope | None = None  # tells from units' sizes what can be reached, where the scope needs more than scores
+
+    def __post_init__(self) -> None:
+        if self.remove in ((removal.zero,) if self.cuts else (removal.cut, removal.cut_folded)):
+            kind, units = type(self.granularity).__name__, "channels" if self.cuts else "parts of weights"
+            raise BadInput(f"{kind} units are {units}, which {self.remove.__name__} cannot remove; leave remove out")
+
+    @property
+    def cuts(self) -> bool:
+        """Whether units are channels, which leave the network, not weights that become zero."""
+        return isinstance(self.granularity, Channel)
+
+    @property
+    def zeroes_at_once(self) -> bool:
+        """Whether it zeroes weights of a trained network, and asks for nothing else."""
+        return not self.cuts and self.pressure is NOTHING
 
 
 @torch.no_grad()
@@ -78,7 +94,21 @@ def prune(
         surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
     units = recipe.granularity.split(model, graph, example)
     keep = distributed.from_first(recipe.scope(scores(model, recipe, graph, units, sample), units, sparsity))
-    return recipe.remove(model, graph, units, keep, lambda: next(sample())[0][:SAMPLE])
+    return remove(model, recipe, graph, units, keep, lambda: next(sample())[0][:SAMPLE])
+
+
+def remove(
+    model: nn.Module,
+    recipe: Recipe,
+    graph: DependencyGraph,
+    units: Sequence[Units],
+    keep: Sequence[Tensor],
+    images: Images,
+) -> Removal:
+    """Releases the pressure, if it is there, then removes what `keep` drops."""
+    if recipe.pressure.attached:
+        recipe.pressure.release(model)
+    return recipe.remove(model, graph, units, keep, images)
 
 
 def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Tensor, sparsity: float) -> None:
@@ -90,8 +120,8 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
     units = recipe.granularity.split(model, graph, example)
     if not units:
         raise BadInput(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
-    keep = recipe.scope([u.sizes.float() for u in units], units, sparsity)
-    if not all(isinstance(unit, ChannelUnits) for unit in units):
+    keep = (recipe.reach or recipe.scope)([u.sizes.float() for u in units], units, sparsity)
+    if not recipe.cuts:
         return
     narrow = copy.deepcopy(model)
     surgery.cut(narrow, graph, removal.by_set(units, keep))

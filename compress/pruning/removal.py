@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.units.channels import ChannelUnits
-from kerf.compress.units.weights import WeightUnits
+from kerf.compress.units.weights import Units, WeightUnits
 
 Masks = dict[str, Tensor]  # parameter path -> bool of its shape, True = keep
 
@@ -40,6 +40,14 @@ def zero(
     return Removal(graph, masks)
 
 
+def plain(
+    model: nn.Module, graph: DependencyGraph, units: Sequence[Units], keep: Sequence[Tensor], images: Images
+) -> Removal:
+    """What the units ask for: channels leave the network, parts of weights become zero."""
+    way = cut if isinstance(next(iter(units), None), ChannelUnits) else zero
+    return way(model, graph, units, keep, images)
+
+
 def cut(
     model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], _: Images
 ) -> Removal:
@@ -63,18 +71,6 @@ def cut_folded(
     if lost:
         note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"
     return Removal(surgery.cut(model, graph, kept), kept=kept, note=note)
-
-
-def after(fold: Callable[[nn.Module], None], remove: Remove) -> Remove:
-    """Takes a pressure out of the model first: what it hides goes, what it added is no part of the network."""
-
-    def folded(
-        model: nn.Module, graph: DependencyGraph, units: Sequence, keep: Sequence[Tensor], images: Images
-    ) -> Removal:
-        fold(model)
-        return remove(model, graph, units, keep, images)
-
-    return folded
 
 
 def renew(seed: int) -> Remove:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kerf.compress.data.batches import WHOLE, Batches, Part
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import removal, scopes
+from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, scores
 from kerf.compress.training.train import Metrics, autocast, evaluate
 from kerf.errors import BadInput
@@ -94,7 +94,7 @@ def measure(
 
     Raises ValueError for methods that cut channels: those of one layer are others' inputs.
     """
-    if recipe.remove is not removal.zero:
+    if not recipe.zeroes_at_once:
         raise BadInput("sensitivity is measured for methods that zero weights in place (one_by_n, weight, filter)")
     model, part = copy.deepcopy(model).to(device), _First(images, batches)
     if recipe.rearrange:

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.scopes import Scope
+from kerf.compress.units.channels import Channel
+
+C = TypeVar("C", bound=Channel)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Settings:
     @property
     def floors(self) -> dict[str, int]:
         return {"least": self.min_width, "multiple": self.round_to}
+
+    def channels(self, kind: type[C] = Channel, *, scaled: bool = False, residual: bool = False) -> C:  # type: ignore[assignment]
+        """Channels as units; `residual` is the method's own wish about sums, where the user has none."""
+        return kind(residual if self.residual is None else self.residual, scaled, self.skip)
 
     @property
     def uniform(self) -> Scope:

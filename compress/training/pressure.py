@@ -58,8 +58,8 @@ class ParameterGroup:
 class Pressure:
     """Does nothing. A method overrides what it needs, in one small object that its recipe shares.
 
-    Order of calls: attach, begin (of a resumed run: restore), then per step loss, edit_gradients and after_step; fold
-    ends it.
+    Order of calls: attach, begin (of a resumed run: restore), then per step loss, edit_gradients and after_step;
+    release, when the phase is followed by a removal, and fold end it.
     """
 
     attached = False
@@ -78,14 +78,22 @@ class Pressure:
         """Factor of the learning rate at that step of the phase."""
         return 1.0
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
+        """``step`` counts from the start of the phase, here and below."""
         return task(model, x, y)
 
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        """After backward, before the optimiser's step. `step` counts from the start of the phase."""
+        """After backward, before the optimiser's step."""
 
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: nn.Module, step: int) -> None:
         """After the optimiser's step, for what momentum must not move."""
+
+    def release(self, model: nn.Module) -> None:
+        """Before units are removed: what hides them goes, and what was added is no part of the network.
+
+        A pressure overrides it that stays while the network is fine-tuned, or that its own removal takes out.
+        """
+        self.fold(model)
 
     def fold(self, model: nn.Module) -> None:
         """Takes everything out again; the outputs stay as they were, and the modules are plain ones."""

@@ -36,7 +36,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import NOTHING
 from kerf.compress.training.quantise import LEAST
 from kerf.compress.training.sample import Sample, accuracy, first, held_out
-from kerf.compress.units.channels import Channel, ChannelUnits, by_channel
+from kerf.compress.units.channels import ChannelUnits, by_channel
 from kerf.errors import BadInput
 
 LOWEST = 0.2  # share of a layer's channels that an action keeps
@@ -118,8 +118,7 @@ class Widths:
         return self.norms[unit.path]
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        if self.model is None:  # the question is only whether the target can be reached
-            return self.scope(scores, units, ratio)
+        assert self.model is not None  # observe has seen it
         ranks = [s.cpu().argsort(descending=True, stable=True).argsort() + 1.0 for s in scores]
 
         def chosen(widths: Sequence[int]) -> list[Tensor]:
@@ -191,11 +190,12 @@ def drl(
     search, quantises = Widths(settings, episodes, images, reward), size < 1
     bits = BitWidths(Numbers(bit_episodes, images, tuned, size, settings.seed))
     return Recipe(
-        Channel(bool(settings.residual), skip=settings.skip),
+        settings.channels(),
         search.score,
         search.select,
         schedules.prune_then_press if quantises else schedules.one_shot,
         pressure=bits if quantises else NOTHING,
         remove=search.remove,
+        reach=settings.pooled,
         observe=search.observe,
     )

@@ -1,6 +1,5 @@
 """What `kerf-prune methods` says of every method."""
 
-import inspect
 import io
 import re
 
@@ -11,6 +10,9 @@ from kerf.compress import cli
 from kerf.compress.command import show
 from kerf.compress.command.method_table import row, rows
 from kerf.compress.methods import METHODS
+from kerf.compress.pruning.settings import Settings
+from kerf.compress.training.pressure import NOTHING
+from kerf.compress.units.weights import Filter, OneByN, Patterns, Weight
 
 
 def printed(*name: str, width: int = 120) -> str:
@@ -28,9 +30,8 @@ def test_a_line_for_each():
 @pytest.mark.parametrize("name", METHODS)
 def test_one_with_its_numbers(name):
     text = printed(name, width=4000)
-    for parameter in inspect.signature(METHODS[name]).parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            assert f"{parameter.name}=" in text
+    for number in METHODS[name].numbers:
+        assert f"{number}=" in text
     assert "Differs:" in text or name in ("dense", "one_by_n", "random_block", "weight", "filter", "uniform_scaling")
 
 
@@ -46,6 +47,31 @@ def test_words_are_those_of_the_recipes():
     assert row("soft_movement").scope == "all layers"
     assert row("resrep").numbers["lasso"] is None
     assert row("resrep").paper == "Ding et al., arXiv 2007.03260"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rows_say_what_recipes_and_heads_do(name):
+    method = METHODS[name]
+    recipe, head = method(Settings(by_macs=True)), method.head
+    assert re.search(r"^Paper:", head, re.M)
+    assert re.search(r"^Code:", head, re.M)
+    assert re.search(r"^Differs:", head, re.M)
+    assert ("-style" in head.partition("\n")[0]) is not method.faithful
+    assert method.paper == "none" or method.paper.split("arXiv ")[1] in head
+    assert method.paper == "none" or re.split(r" and | et al", method.paper)[0] in head
+    assert recipe.cuts == (method.target in ("either", "macs"))
+    if method.target != "nothing":
+        assert method.removes == UNITS.get(type(recipe.granularity), "channels")
+    assert ("training" in method.needs) == (recipe.pressure is not NOTHING)
+    assert ("images" in method.needs) == ("images" in method.numbers)
+    if method.target == "macs":
+        with pytest.raises(ValueError, match="--flops_target"):
+            method(Settings())
+    else:
+        method(Settings())
+
+
+UNITS = {OneByN: "1xN blocks", Weight: "weights", Filter: "filters' weights", Patterns: "kernels' entries"}
 
 
 def test_wrong_use_is_refused(capsys):

@@ -185,10 +185,8 @@ def test_the_penalty_is_signed_and_sets_in_after_a_sixth():
     model, _, _, chosen, _, _ = attached("bwcp", "resnet20", gamma_weight=2.0, beta_weight=3.0)
     pressure = chosen.pressure
     nothing = lambda *_: (torch.zeros((), dtype=torch.double), None)  # noqa: E731
-    pressure.edit_gradients(model, 15)
-    assert float(pressure.loss(model, None, None, nothing)[0]) == 0
-    pressure.edit_gradients(model, 16)  # of 100 steps
-    pressure.loss(model, None, None, nothing)[0].backward()
+    assert float(pressure.loss(model, None, None, nothing, 16)[0]) == 0
+    pressure.loss(model, None, None, nothing, 17)[0].backward()
     norm = next(iter(pressure.norms.values()))
     assert torch.equal(norm.weight.grad, 2 * norm.weight.sign())
     assert (norm.bias.grad == 3).all()

@@ -6,6 +6,7 @@ from torch import nn
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.c2s2 import binary, cost_aware
+from kerf.compress.pruning import recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import ARCHS, BY_MACS, attached, plan, traced
@@ -37,7 +38,7 @@ def test_what_gates_drop_can_be_cut(arch):
         keep = [binary(r.detach(), n).bool() for r, n in zip(chosen.pressure.r, chosen.pressure.least)]
         before = model(x)
         assert not all(k.all() for k in keep)
-        chosen.remove(model, graph, units, keep, lambda: x)
+        recipe.remove(model, chosen, graph, units, keep, lambda: x)
         assert difference(before, model(x)) < 1e-6
     assert not any("selection" in name for name in model.state_dict())
     assert not any(module._forward_hooks for module in model.modules())
@@ -77,8 +78,7 @@ def step(model, pressure, at: int, loss: float = 1.0) -> None:
     def task(*_):
         return torch.tensor(loss, dtype=torch.double), torch.zeros(1)
 
-    pressure.step = at
-    total = pressure.loss(model, torch.zeros(1), torch.zeros(1), task)[0]
+    total = pressure.loss(model, torch.zeros(1), torch.zeros(1), task, at)[0]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     if total.requires_grad:
@@ -111,7 +111,7 @@ def test_the_push_alone_takes_a_gate_to_zero_in_its_phase():
         step(model, pressure, at)
         with torch.no_grad():
             r.sub_(0.01 * r.grad)  # the plan's rate
-        pressure.after_step(model)
+        pressure.after_step(model, at)
     assert pressure.widths()[first] == pressure.least[first]  # half of the way: all are at the threshold
     step(model, pressure, 20)
     assert not r.grad.any()
@@ -180,7 +180,7 @@ def test_gates_stay_between_zero_and_one():
     _, _, pressure = prepared()
     with torch.no_grad():
         pressure.r[0].copy_(torch.linspace(-1, 2, 16))
-    pressure.after_step(nn.Identity())
+    pressure.after_step(nn.Identity(), 0)
     assert (pressure.r[0].min().item(), pressure.r[0].max().item()) == (0, 1)
 
 

@@ -35,7 +35,7 @@ def test_exactly_as_many_are_left_in_every_round_and_none_comes_back(name, pool)
     whole, counts, last = sum(u.count for u in units), [], None
     target = whole - int(0.8 * whole + 1e-9)
     for step in range(100):
-        pressure.loss(model, None, None, lambda *_: (torch.zeros(()), None))
+        pressure.loss(model, None, None, lambda *_: (torch.zeros(()), None), step)
         if last is not None:
             assert not any(bool((now & ~before).any()) for now, before in zip(pressure.kept, last))
         last = [k.clone() for k in pressure.kept]

@@ -8,7 +8,7 @@ from kerf.compress.measures.relevance import relevances
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.frs import class_weights, events, scored
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import removal
+from kerf.compress.pruning import recipe
 from kerf.compress.pruning.scopes import overall
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
@@ -78,7 +78,7 @@ def run_through(each: int, epochs: int, sparsity: float = 0.5, settings: Setting
     left, before = [], [k.clone() for k in pressure.masks.kept]
     for step in range(each * epochs):
         pressure.edit_gradients(model, step)
-        pressure.after_step(model)
+        pressure.after_step(model, step)
         assert not any(bool((k & ~b).any()) for k, b in zip(pressure.masks.kept, before))  # none comes back
         before = [k.clone() for k in pressure.masks.kept]
         left.append(sum(int(k.sum()) for k in before))
@@ -99,7 +99,7 @@ def test_masked_is_cut_and_the_last_choice_is_the_one_that_is_cut():
         masked = model(x)
         keep = chosen.scope([chosen.criterion(u) for u in units], units, 0.4)
         assert all(torch.equal(k, m) for k, m in zip(keep, masks))
-        removal.after(chosen.pressure.fold, removal.cut)(model, graph, units, keep, lambda: x)
+        recipe.remove(model, chosen, graph, units, keep, lambda: x)
         assert difference(masked, model(x)) < 1e-9
 
 

@@ -135,12 +135,12 @@ def test_a_tick_removes_exactly_what_is_due_and_the_best_tenth_goes_last():
     for score in pressure.scores:
         score.copy_(torch.rand(len(score)))
     pressure.scores[0].fill_(0.0)  # a layer that would go whole
-    pressure.step = next(s for s in range(1000) if pressure.at(s)[0] == 30)
-    pressure.loss(nn.Identity(), None, None, lambda *_: (torch.zeros(()), None))
+    due = next(s for s in range(1000) if pressure.at(s)[0] == 30)
+    pressure.loss(nn.Identity(), None, None, lambda *_: (torch.zeros(()), None), due)
     assert total - sum(int(k.sum()) for k in pressure.masks.kept) == int(0.3 * total + 1e-9)
     assert int(pressure.masks.kept[0].sum()) == max(1, int(0.1 * units[0].count))
     before = [k.clone() for k in pressure.masks.kept]
-    pressure.step = next(s for s in range(1000) if pressure.at(s)[0] == 40)
-    pressure.loss(nn.Identity(), None, None, lambda *_: (torch.zeros(()), None))
+    due = next(s for s in range(1000) if pressure.at(s)[0] == 40)
+    pressure.loss(nn.Identity(), None, None, lambda *_: (torch.zeros(()), None), due)
     assert all(not bool((k & ~b).any()) for k, b in zip(pressure.masks.kept, before))  # none comes back
     assert total - sum(int(k.sum()) for k in pressure.masks.kept) == int(0.4 * total + 1e-9)

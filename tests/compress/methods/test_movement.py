@@ -64,10 +64,9 @@ def test_the_largest_scores_stay():
     pressure = attached("movement", *one_layer(2, 2))
     with torch.no_grad():
         pressure.s[0].copy_(torch.tensor([0.3, -0.1, 0.2, 0.5]))
-    pressure._choose()
+    pressure._choose(0)
     assert pressure.keep[0].all()  # at the start all do
-    pressure.step = 100
-    pressure._choose()
+    pressure._choose(100)
     assert pressure.keep[0].tolist() == [True, False, False, True]
 
 
@@ -75,16 +74,14 @@ def test_soft_movement_begins_with_everything_and_half_a_penalty():
     model, graph, unit = one_layer(20, 20)
     pressure = attached("soft_movement", model, graph, unit)
     nothing = lambda *_: (torch.zeros(()), torch.zeros(()))  # noqa: E731
-    assert float(pressure.loss(model, None, None, nothing)[0]) == 0  # λ(0) = 0
+    assert float(pressure.loss(model, None, None, nothing, 0)[0]) == 0  # λ(0) = 0
     assert pressure.keep[0].all()
-    pressure.step = 100
-    assert float(pressure.loss(model, None, None, nothing)[0]) == pytest.approx(400 * 0.5)
+    assert float(pressure.loss(model, None, None, nothing, 100)[0]) == pytest.approx(400 * 0.5)
     assert pressure.keep[0].all()  # σ(0) > 0.1
-    pressure.step = 45
-    assert pressure._at(0.0, 0.1) * 400 / 0.1 == pytest.approx(0.875 * 400)
+    assert pressure._at(45, 0.0, 0.1) * 400 / 0.1 == pytest.approx(0.875 * 400)
     with torch.no_grad():
         pressure.s[0].copy_(-5 - torch.rand(400))
-    pressure._choose()
+    pressure._choose(45)
     assert int(pressure.keep[0].sum()) == int(0.005 * 400) + 1
 
 

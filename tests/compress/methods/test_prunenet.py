@@ -72,7 +72,7 @@ def test_the_penalty_is_that_of_the_shares_and_ignores_the_scale_of_a_layer():
     units = chosen.granularity.split(model, graph, x[:1])
     chosen.pressure.attach(model, graph, units, plan())
     model.train()  # batch norm undoes the scale of what it reads
-    loss, _ = chosen.pressure.loss(model, x, torch.arange(2), lambda m, x, y: (m(x).sum() * 0, None))
+    loss, _ = chosen.pressure.loss(model, x, torch.arange(2), lambda m, x, y: (m(x).sum() * 0, None), 0)
     found = shares(contributions(model, units, lambda: model(x))[1])
     assert loss.item() == pytest.approx(2 * sum(s.sqrt().sum().item() for s in found), rel=1e-6)
     loss.backward()
@@ -91,7 +91,7 @@ def test_dead_channels_get_no_gradient():
     with torch.no_grad():
         model.layer1[0].bn1.weight[0] = 0
         model.layer1[0].bn1.bias[0] = -1
-    chosen.pressure.loss(model, x, torch.arange(2), lambda m, x, y: (m(x).sum(), None))[0].backward()
+    chosen.pressure.loss(model, x, torch.arange(2), lambda m, x, y: (m(x).sum(), None), 0)[0].backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
@@ -109,7 +109,7 @@ def test_the_weights_from_before_come_back(restore):
     before = model.linear.bias.detach().clone()
     with torch.no_grad():
         model.linear.bias += 1
-    chosen.pressure.give_back(model)
+    chosen.pressure.release(model)
     assert torch.equal(model.linear.bias, before + (1 - restore))
 
 

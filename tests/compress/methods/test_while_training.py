@@ -22,9 +22,9 @@ def ramp(arch: str = "resnet20", steps: int = 8, each: int = 1, sparsity: float 
 def stepped(pressure, model, x, steps: int):
     """Counts of removed filters of the widest layer after each step."""
     for step in range(steps):
-        pressure.loss(model, x, torch.arange(len(x)), lambda m, x, y: (m(x).sum(), None))[0].backward()
+        pressure.loss(model, x, torch.arange(len(x)), lambda m, x, y: (m(x).sum(), None), step)[0].backward()
         pressure.edit_gradients(model, step)
-        pressure.after_step(model)
+        pressure.after_step(model, step)
         model.zero_grad()
         yield max(int((~mask).sum()) for mask in pressure.masks)
 
@@ -56,12 +56,13 @@ def test_what_is_gone_stays_at_zero_while_momentum_goes_on(by):
     sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     before: dict[str, torch.Tensor] = {}
     for step in range(6):
-        loss, _ = recipe.pressure.loss(model.train(), x, torch.zeros(2), lambda m, x, _: (m(x).square().mean(), None))
+        task = lambda m, x, _: (m(x).square().mean(), None)  # noqa: E731
+        loss, _ = recipe.pressure.loss(model.train(), x, torch.zeros(2), task, step)
         sgd.zero_grad()
         loss.backward()
         recipe.pressure.edit_gradients(model, step)
         sgd.step()
-        recipe.pressure.after_step(model)
+        recipe.pressure.after_step(model, step)
         for unit, mask in zip(units, recipe.pressure.masks):
             rows = unit.rows()
             assert not rows[~mask].any()

@@ -10,7 +10,7 @@ from kerf.compress.methods import METHODS
 from kerf.compress.models import MODELS, create
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning import removal
+from kerf.compress.pruning import recipe, removal
 from kerf.compress.pruning.recipe import check
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
@@ -115,11 +115,10 @@ def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
 def test_evaluation_sees_the_masks_too():
     model, graph, units, chosen, x, _ = attached("movement", "resnet20")
     pressure = chosen.pressure
-    pressure.step = 100
-    pressure._choose()
+    pressure._choose(100)
     with torch.no_grad():
         masked = model(x)
         keep = [k.clone() for k in pressure.keep]
-        chosen.remove(model, graph, units, keep, lambda: x)
+        recipe.remove(model, chosen, graph, units, keep, lambda: x)
         assert difference(masked, model(x)) < 1e-9
     assert copy.deepcopy(model)(x).isfinite().all()
