@@ -208,10 +208,10 @@ def compare(
                     f"{np.count_nonzero(actual != expected)} of {expected.size} places; nothing was written"
                 )
             continue
-        error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
-        if not error <= tolerance:  # also true for NaN
+        apart = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+        if not apart <= tolerance:  # also true for NaN
             raise BadInput(
-                f"ONNX Runtime and torch differ by {error:.1e} relative, more than the {tolerance:.0e} allowed; "
+                f"ONNX Runtime and torch differ by {apart:.1e} relative, more than the {tolerance:.0e} allowed; "
                 "nothing was written"
             )
 

@@ -5,6 +5,7 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 def _constant(node: Node, stored: dict[str, Tensor]) -> Tensor | None:
     """What the node computes, if it computes from stored tensors and numbers alone."""
-    values: dict[Node, object] = {}
+    values: dict[Node, Any] = {}
 
     def evaluate(n: Node) -> bool:
         if n in values:
@@ -127,7 +128,7 @@ def _constant(node: Node, stored: dict[str, Tensor]) -> Tensor | None:
             return True
         if n.op != "call_function" or not callable(n.target) or not all(map(evaluate, n.all_input_nodes)):
             return False
-        args, kwargs = torch.fx.map_arg((n.args, n.kwargs), values.__getitem__)  # type: ignore[misc]  # fx: any structure
+        args, kwargs = torch.fx.map_arg((n.args, n.kwargs), values.__getitem__)
         values[n] = n.target(*args, **kwargs)
         return True
 
