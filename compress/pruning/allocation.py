@@ -14,6 +14,7 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
 from kerf.compress.pruning.sensitivity import GRID, Sensitivity, interpolate, share_out
+from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput
 
 CLOSE, NEAR = 0.02, 0.05  # of the target: good enough, and the most that is accepted
@@ -52,7 +53,9 @@ class Allocation:
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """`recipe` with these shares, and heights of blocks, in place of one for all."""
-        units = replace(recipe.granularity, heights=self.heights) if self.heights else recipe.granularity
+        units = recipe.granularity
+        if self.heights and isinstance(units, OneByN):
+            units = replace(units, heights=self.heights)
         return replace(recipe, granularity=units, scope=scopes.allotted(self.shares, self.removed))
 
 

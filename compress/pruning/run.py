@@ -63,7 +63,7 @@ def run(
     been stopped. `on_history` gets all rows so far after every epoch. Of several processes, rank 0 alone writes.
     """
     saved = distributed.on_first(partial(Saved.load, file)) if resume and file else Saved()
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     course = Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
     under_way = _Run(
         model, recipe, data, budget, seed, optim or Optim(), recalibration, device, file, on_history,
@@ -153,7 +153,7 @@ class _Run:
         units = self.recipe.granularity.split(self.model, self.course.graph, self.example)
         plan = plan_of(self.data, self._optim_of(phase), self.budget.sparsity, self.device)
         self.recipe.pressure.attach(self.model, self.course.graph, units, plan)
-        self.model.to(device=self.device, memory_format=torch.channels_last)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
 
     def _remove(self, sparsity: float) -> None:
         """Prunes up to `sparsity` of what the run began with."""
@@ -163,7 +163,7 @@ class _Run:
         course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
         for name, kept in outcome.kept.items():
             course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
-        model.to(device=self.device, memory_format=torch.channels_last)
+        model.to(self.device).to(memory_format=torch.channels_last)
         if self.recalibration and self.data.train:
             recalibrate(model, self.data.train, self.recalibration, self.device)
         course.measured["pruned"] = course.measured["final"] = evaluate(model, self.data.test, self.device)
