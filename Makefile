@@ -24,7 +24,7 @@ check: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m quick
 
 bench: $(VENV)/installed
-	$(RUN) scripts/bench_networks.py
+	$(RUN) scripts/bench/bench_networks.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

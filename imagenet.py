@@ -1,3 +1,3 @@
 from kerf.compress.cli import main
 
-raise SystemExit(main())
+raise SystemExit(main(program="imagenet.py"))

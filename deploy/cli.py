@@ -5,20 +5,31 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from kerf import console as output
-from kerf import files
+from kerf import console, files
 from kerf.console import Parser
-from kerf.deploy.report import compare, figures, inspect, tables
-from kerf.deploy.runtime import session
 from kerf.errors import BadInput
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser("kerf-deploy", description=__doc__)
+def main(argv: list[str] | None = None, program: str = "kerf-deploy") -> int:
+    """The command's exit code; ``program`` is what it is called in its lines."""
+    return console.guarded(program, lambda: work(argv, program))
+
+
+def work(argv: list[str] | None, program: str) -> None:
+    args = build_parser(program).parse_args(argv)
+    with console.speaking(args.quiet and args.command != "inspect", args.json):  # a table is what was asked for
+        found = COMMANDS[args.command](args)
+    if args.json:
+        console.answer(found)
+
+
+def build_parser(program: str) -> Parser:
+    parser = Parser(program, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser("inspect", help="what each layer of a network holds, and will bring")
     look.add_argument("file", type=Path, help=".onnx, .safetensors or a bundle")
@@ -32,42 +43,45 @@ def main(argv: list[str] | None = None) -> int:
     execute.add_argument("input", type=Path)
     execute.add_argument("output", type=Path)
     for command in (look, page, execute):
-        output.add_flags(command)
-    try:
-        args = parser.parse_args(argv)
-        with output.speaking(args.quiet and args.command != "inspect", args.json):  # a table is what was asked for
-            found = COMMANDS[args.command](args)
-        if args.json:
-            output.answer(found)
-    except (ValueError, OSError) as error:
-        print(f"kerf-deploy: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("kerf-deploy: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        console.add_flags(command)
+    return parser
 
 
-def show(args: argparse.Namespace) -> dict:
+def look_into(args: argparse.Namespace) -> dict[str, Any]:
+    from kerf.deploy.report import tables
+    from kerf.deploy.report.inspect import inspect
+    from kerf.deploy.runtime import bundle
+
     if args.picture and not args.layer:
         raise BadInput("--picture is of one layer: give --layer NAME")
-    is_bundle = (args.file / "manifest.json").is_file()
-    if args.layer:
-        if is_bundle:
+    if (args.file / "manifest.json").is_file():
+        if args.layer:
             raise BadInput(f"--layer: {args.file} holds packed weights; give the .onnx file or the checkpoint")
+        manifest = bundle.read_manifest(args.file)
+        if not args.json:
+            screen().print(tables.of_bundle(args.file.name, manifest))
+        same = {key: manifest[key] for key in ("model", "target", "threads", "layers")}
+        return {"file": str(args.file), **same}
+    if args.layer:
         return draw(args)
-    found = tables.of_bundle(args.file) if is_bundle else tables.of_network(args.file, args.bsr)
+    found = inspect(args.file, args.bsr)
     if not args.json:
-        console = Console(width=None if sys.stdout.isatty() else 140)
-        console.print(tables.bundle_table(found) if is_bundle else tables.network_table(found))
-        for note in found.get("notes", ()):
-            console.print(note, markup=False)
-    return found
+        table = screen()
+        table.print(tables.of_network(found))
+        for note in found.notes:
+            table.print(note, markup=False)
+    return found.to_json()
 
 
-def draw(args: argparse.Namespace) -> dict:
+def screen() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def draw(args: argparse.Namespace) -> dict[str, Any]:
     """Writes every block of a layer as a picture."""
-    found = inspect.pattern(args.file, args.layer, args.bsr, limit=sys.maxsize)
+    from kerf.deploy.report import block_pattern, figures
+
+    found = block_pattern.pattern(args.file, args.layer, args.bsr, limit=sys.maxsize)
     path = args.picture or Path(args.layer.replace("/", ".").strip(".") + ".svg")  # names may hold slashes
     files.write(path, figures.alone(figures.blocks(found["rows"], f"Kept blocks of {args.layer}")))
     if not args.quiet:
@@ -76,7 +90,9 @@ def draw(args: argparse.Namespace) -> dict:
     return {key: value for key, value in found.items() if key != "rows"} | {"files": [str(path)]}
 
 
-def put_side_by_side(args: argparse.Namespace) -> dict:
+def put_side_by_side(args: argparse.Namespace) -> dict[str, Any]:
+    from kerf.deploy.report import compare
+
     path = compare.write(args.folder)
     print(path)
     runs = compare.runs(args.folder)
@@ -95,19 +111,22 @@ def put_side_by_side(args: argparse.Namespace) -> dict:
     return {"runs": rows, "files": [str(path)]}
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from kerf.deploy.runtime.session import load
+
     try:
         x = np.load(args.input, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BadInput(f"{args.input}: not an .npy array ({error})") from error
-    y = session.load(args.bundle).run(x)
-    with args.output.open("wb") as file:
+    y = load(args.bundle).run(x)
+    with files.replacing(args.output) as temporary, temporary.open("wb") as file:
         np.save(file, y)
     print(f"{args.output}: {y.dtype} {y.shape}")
     return {"dtype": str(y.dtype), "shape": list(y.shape), "files": [str(args.output)]}
 
 
-COMMANDS = {"inspect": show, "run": run, "compare": put_side_by_side}
+# What a command needs is loaded when it is asked for: a device that runs a bundle has no need of onnx.
+COMMANDS = {"inspect": look_into, "run": run, "compare": put_side_by_side}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -12,14 +12,14 @@ import os
 import sys
 from pathlib import Path
 
-from zero_blocks import zero_blocks
-
 import kerf.tune.cli
 import kerf.tune.flags
 from kerf import files
 from kerf.console import Parser
 from kerf.deploy.frontend.onnx_graph import read_model
+from kerf.deploy.frontend.zero_blocks import zero_blocks
 from kerf.deploy.runtime import bundle
+from kerf.errors import BadInput
 
 PASSED_ON = ("trials", "tune_minutes", "threads", "seconds", "batch", "against")
 
@@ -56,11 +56,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """What can be wrong with the input is found before anything is written. Returns kerf-tune's exit code."""
     if args.N < 1:
-        raise ValueError(f"--N {args.N}: a block has at least one kernel; try 4")
+        raise BadInput(f"--N {args.N}: a block has at least one kernel; try 4")
     if not 0 <= args.sparsity < 1:
-        raise ValueError(f"--sparsity {args.sparsity}: expected a share of blocks, at least 0 and below 1")
+        raise BadInput(f"--sparsity {args.sparsity}: expected a share of blocks, at least 0 and below 1")
     if args.as_is and not args.onnx_path:
-        raise ValueError("--as_is: the image's networks have no zeros; give --onnx_path, or leave it out")
+        raise BadInput("--as_is: the image's networks have no zeros; give --onnx_path, or leave it out")
     source = args.onnx_path or known(args.arch, args.networks)
     model = read_model(source, args.batch)
     name = source.stem if args.as_is else f"{source.stem}-1x{args.N}-{args.sparsity:g}"
@@ -89,7 +89,7 @@ def known(arch: str, folder: Path) -> Path:
     if not names:
         raise FileNotFoundError(f"no networks in {folder}; give --onnx_path, or run docker/export_networks.py {folder}")
     if arch not in names:
-        raise ValueError(f"--arch {arch}: not in {folder}; expected {', '.join(names)}, or --onnx_path for another")
+        raise BadInput(f"--arch {arch}: not in {folder}; expected {', '.join(names)}, or --onnx_path for another")
     return folder / f"{arch}.onnx"
 
 

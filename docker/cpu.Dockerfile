@@ -24,7 +24,7 @@ ARG PIP_OPTIONS=
 ARG CONSTRAINTS=constraints.txt
 RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} torch torchvision onnxscript safetensors scikit-learn
 COPY . .
-RUN PYTHONPATH=.:scripts python docker/export_networks.py /networks
+RUN PYTHONPATH=. python docker/export_networks.py /networks
 
 FROM build AS packages
 ARG PIP_OPTIONS=
@@ -49,7 +49,7 @@ RUN apt-get update \
 COPY --from=networks /networks /opt/kerf/networks
 COPY --from=packages /opt/venv /opt/venv
 COPY model_tune.py /opt/kerf/
-COPY docker/benchmark.py docker/zero_blocks.py docker/entrypoint.sh /opt/kerf/docker/
+COPY docker/benchmark.py docker/entrypoint.sh /opt/kerf/docker/
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER kerf
 WORKDIR /opt/kerf

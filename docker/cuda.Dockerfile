@@ -1,7 +1,7 @@
 # Training and pruning on NVIDIA GPUs, and the whole chain behind it. Needs the NVIDIA container toolkit:
 #   docker build -f docker/cuda.Dockerfile -t kerf-cuda .
 #   docker run --gpus all -v "$PWD/out:/out" kerf-cuda python imagenet.py --data_set digits
-#   docker run --gpus all -v "$PWD/out:/out" kerf-cuda scripts/bench_gpu.sh /out/gpu_kit
+#   docker run --gpus all -v "$PWD/out:/out" kerf-cuda scripts/gpu/bench_gpu.sh /out/gpu_kit
 # torch's own wheels bring cuBLAS, cuDNN and NCCL, so the "base" flavour with the CUDA runtime is enough.
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 

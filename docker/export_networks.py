@@ -1,6 +1,6 @@
 """The zoo's dense networks as .onnx files, for images without torch: random weights, calibrated batch norms.
 
-Launch:    PYTHONPATH=.:scripts python docker/export_networks.py FOLDER [ARCH ...]
+Launch:    PYTHONPATH=. python docker/export_networks.py FOLDER [ARCH ...]
 Hardware:  one CPU core, two minutes for the five networks.
 Expected:  FOLDER/ARCH.onnx, input (1, 3, 224, 224), each compared with torch in ONNX Runtime before it is written.
 """
@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from bench_networks import CLASSES, SIZE, calibrate
 
 from kerf.compress.models import create
 from kerf.deploy.export import export
+from kerf.zoo import CLASSES, SIZE, calibrate
 
 ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
 

@@ -32,7 +32,7 @@ RUN apt-get update \
     && ln -s /out /opt/kerf/experiments
 COPY --from=packages /opt/venv /opt/venv
 COPY imagenet.py model_tune.py /opt/kerf/
-COPY docker/benchmark.py docker/zero_blocks.py docker/entrypoint.sh /opt/kerf/docker/
+COPY docker/benchmark.py docker/entrypoint.sh /opt/kerf/docker/
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER kerf
 WORKDIR /opt/kerf

@@ -1,4 +1,4 @@
-"""Block compressed sparse rows: the one place that maps weights to blocks.
+"""Block compressed sparse rows, and which blocks of a weight are zero: the one place that maps weights to blocks.
 
 A 1xN pruned layer is a matrix (M, K): M output channels, K = input channels times kernel taps. Here a *block* is
 ``bm`` consecutive output channels at one input channel with all its taps (``bk`` columns), so for a k x k convolution
@@ -10,6 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+
+def kept_blocks(weight: np.ndarray, n: int) -> np.ndarray:
+    """(ceil(O / n), I) bool of ``weight`` (O, I, *kernel): does any element of a block differ from zero?"""
+    kept = (weight != 0).reshape(*weight.shape[:2], -1).any(axis=2)
+    return np.logical_or.reduceat(kept, np.arange(0, len(kept), n), axis=0)
+
+
+def spread(kept: np.ndarray, weight: np.ndarray, n: int) -> np.ndarray:
+    """kept_blocks the other way: ``weight`` with the blocks that are not in ``kept`` zero."""
+    mask = np.repeat(kept, n, axis=0)[: len(weight)]
+    return np.where(mask.reshape(*mask.shape, *[1] * (weight.ndim - 2)), weight, 0).astype(weight.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +45,11 @@ class BSR:
         m, k = w.shape
         if bm < 1 or bk < 1 or k % bk:
             raise ValueError(f"BSR: block {block} does not fit a matrix {w.shape}; bm >= 1 and bk must divide K")
-        rows = -(-m // bm)
+        kept = kept_blocks(w.reshape(m, k // bk, bk), bm)
+        rows = len(kept)
         padded = np.zeros((rows * bm, k), dtype=np.float32)
         padded[:m] = w
         blocks = padded.reshape(rows, bm, k // bk, bk).transpose(0, 2, 1, 3)  # (rows, K/bk, bm, bk)
-        kept = np.any(blocks != 0, axis=(2, 3))  # (rows, K/bk)
         indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
         return cls(np.ascontiguousarray(blocks[kept]), np.nonzero(kept)[1].astype(np.int32), indptr, (m, k))
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tvm
 from tvm.target import Target
 
-from kerf.kernels.bsr import BSR
+from kerf.errors import Unsupported
+from kerf.kernels.config import Config
 from kerf.kernels.problem import Problem
-
-Config = Mapping[str, int | str]  # tile sizes, loop order: what tuning chooses
 
 
 class Kernel(Protocol):
@@ -27,8 +26,8 @@ class Kernel(Protocol):
     def configs(self, p: Problem, target: Target) -> Sequence[Config]:
         """Configurations worth measuring; the first is good without tuning."""
 
-    def pack(self, p: Problem, w: BSR | np.ndarray, c: Config) -> dict[str, np.ndarray]:
-        """Weight arrays as the function takes them, in its order."""
+    def pack(self, p: Problem, w: Any, c: Config) -> dict[str, np.ndarray]:
+        """Weight arrays as the function takes them, in its order. ``w``: a BSR where ``p.n`` says so, else an array."""
 
     def prim_func(self, p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
         """Function (x, *packed weights, bias, [residual], y)."""
@@ -44,12 +43,12 @@ class Candidate:
 
 def dense_twin(p: Problem) -> Problem:
     """The same layer with its zeros stored."""
-    return replace(p, block=0, nnzb=0)
+    return replace(p, n=0, nnzb=0)
 
 
 def candidates(kernels: Sequence[Kernel], p: Problem, target: Target) -> Iterator[Candidate]:
     """Every kernel that takes ``p``, then, for a sparse ``p``, every kernel that takes its dense twin."""
-    for problem in (p, dense_twin(p)) if p.block else (p,):
+    for problem in (p, dense_twin(p)) if p.n else (p,):
         for kernel in kernels:
             if kernel.refuses(problem, target) is None:
                 yield Candidate(kernel, problem)
@@ -63,4 +62,4 @@ def pick(kernels: Sequence[Kernel], p: Problem, target: Target) -> Kernel:
         if reason is None:
             return kernel
         reasons.append(f"{kernel.name}: {reason}")
-    raise ValueError(f"no kernel for {p.describe()} (block {p.block}): " + "; ".join(reasons))
+    raise Unsupported(f"no kernel for {p.describe()} (N = {p.n}): " + "; ".join(reasons))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+from kerf.errors import BadInput
+from kerf.kernels.precision import PRECISIONS, TYPES, types_of
+from kerf.kernels.tensor_type import F32, TensorType
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
-# Of products, and the type of images: f32 is exact, tf32 has 10 bits of mantissa. Sums are float32 everywhere.
-DTYPES = {"f32": "float32", "tf32": "float32", "f16": "float16"}
-PRECISIONS = tuple(DTYPES)
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class Problem:
     """A 2-D convolution: y = activation(conv(x, w) + bias [+ residual]).
 
     A fully connected layer is a 1x1 convolution of a 1x1 image. Sizes in elements; ``padding`` is (top, left, bottom,
-    right). ``block`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks.
+    right). ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks. ``x``, ``w`` and ``y``
+    are types without numbers (TensorType.unit), so that layers that differ in scales alone are equal problems;
+    ``residual_type`` is None where the residual's is that of y.
     """
 
     batch: int
@@ -31,24 +35,44 @@ class Problem:
     groups: int = 1
     activation: str = "none"
     residual: bool = False
-    block: int = 0
+    n: int = 0
     nnzb: int = 0
-    precision: str = "f32"
+    x: TensorType = F32
+    w: TensorType = F32
+    y: TensorType = F32
+    residual_type: TensorType | None = None
 
-    def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"Problem: precision {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+    def __post_init__(self) -> None:
+        for name, kind in self.types.items():
+            if kind != kind.unit:
+                raise BadInput(f"Problem: {name} is {kind}; scales and zero points belong to a layer, give {kind.unit}")
+            if kind.axis is not None and (name, kind.axis) != ("w", 0):
+                raise BadInput(f"Problem: {name} is {kind}; only weights have scales of an axis, that of outputs, 0")
+        if self.x.quantised != self.w.quantised:
+            raise BadInput(f"Problem: x is {self.x} and w is {self.w}; products are of integers or of floats")
+        if self.residual_type is not None and not self.residual:
+            raise BadInput(f"Problem: a residual of {self.residual_type}, but no residual; set residual=True")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"Problem: activation {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+            raise BadInput(f"Problem: activation {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
         if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(f"Problem: {self.groups} groups divide neither {self.in_channels} nor {self.out_channels}")
+            raise BadInput(f"Problem: {self.groups} groups divide neither {self.in_channels} nor {self.out_channels}")
         if min(self.out_shape) < 1:
-            raise ValueError(f"Problem: output {self.out_shape} of {self.describe()} is empty")
+            raise BadInput(f"Problem: output {self.out_shape} of {self.describe()} is empty")
+
+    @property
+    def types(self) -> dict[str, TensorType]:
+        """By field, of those that are given."""
+        return {name: kind for name in TYPES if (kind := getattr(self, name)) is not None}
+
+    @property
+    def precision(self) -> str | None:
+        """The word for these types; None where there is none, for integers or a mixture."""
+        return next((name for name in PRECISIONS if types_of(name) == self.types), None)
 
     @property
     def dtype(self) -> str:
-        """Of images."""
-        return DTYPES[self.precision]
+        """numpy's, of images."""
+        return self.x.numpy
 
     @property
     def out_height(self) -> int:
@@ -84,8 +108,8 @@ class Problem:
     def macs(self) -> int:
         """Multiply-accumulates on stored weights (padding counted as work, as everywhere in the field)."""
         per_pixel = (
-            self.nnzb * self.block * self.taps
-            if self.block
+            self.nnzb * self.n * self.taps
+            if self.n
             else self.out_channels * self.in_channels // self.groups * self.taps
         )
         return self.batch * self.out_height * self.out_width * per_pixel
@@ -100,12 +124,28 @@ class Problem:
 
     def to_json(self) -> str:
         """Canonical text: the key of records and of the custom ONNX operator."""
-        fields = asdict(self)
-        if self.precision == "f32":  # keys of records made before there was another
-            del fields["precision"]
-        return json.dumps(fields, separators=(",", ":"), sort_keys=True)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in TYPES}
+        values["block"] = values.pop("n")  # what the key called it from the first
+        if self.precision is None:
+            values["types"] = {
+                name: {k: v for k, v in vars(kind).items() if v is not None} for name, kind in self.types.items()
+            }
+        elif self.precision != "f32":  # without it in keys of records made before there was another
+            values["precision"] = self.precision
+        return json.dumps(values, separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Problem:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return cls(**fields)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        values["n"] = values.pop("block", 0)
+        values |= types_of(values.pop("precision", "f32"))
+        values |= {name: TensorType(**kind) for name, kind in values.pop("types", {}).items()}
+        return cls(**values)
+
+
+def computes(p: Problem, *precisions: str) -> str | None:
+    """Why a kernel for ``precisions`` cannot take the types of ``p``; None if it can."""
+    if p.precision in precisions:
+        return None
+    said = p.precision or ", ".join(f"{name} {kind}" for name, kind in p.types.items())
+    return f"types {said}; computes {' or '.join(precisions)}"

@@ -14,13 +14,14 @@ ORDER = {
     "kerf": ["errors", "files", "console", "bare_names", ""],
     "kernels": [
         "cpu/layout",
-        "cpu/isa",
+        "cpu/machine",
         "cpu/emit",
         "cpu",
         "cuda/layout",
         "cuda/emit",
         "cuda",
         "cuda/host",
+        "backends",
         "__init__",
     ],
     "deploy": [
@@ -32,7 +33,11 @@ ORDER = {
         *("compat", "command", ""),
     ],
 }
-ORDER["kernels"] = ["problem", "bsr", "kernel", "vector", "lowering", "reference", "epilogue", *ORDER["kernels"]]
+ORDER["kernels"] = [
+    *("version", "config", "tensor_type", "precision", "problem", "bsr", "kernel", "vector", "lowering"),
+    *("reference", "epilogue", "form"),
+    *ORDER["kernels"],
+]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}
 FORBIDDEN = {
     "kerf": {"tvm", "torch", "onnx", "onnxruntime"},
@@ -41,8 +46,9 @@ FORBIDDEN = {
     "deploy": {"torch", "torchvision", "safetensors"},
     "tune": {"torch", "torchvision", "onnx", "safetensors"},
 }
-# export is where torch ends; cli joins
-EXCEPTIONS = {("deploy/export.py", "torch"), ("compress/cli.py", "deploy"), ("compress/cli.py", "tune")}
+# zoo makes networks for benchmarks; export is where torch ends; a run of pruning exports, and times networks
+EXCEPTIONS = {("kerf/zoo.py", "torch"), ("deploy/export.py", "torch")}
+EXCEPTIONS |= {("compress/command/deployment.py", "deploy"), ("compress/command/deployment.py", "tune")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 
 

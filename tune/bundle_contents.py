@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tvm.target import Target
 
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import Built, record
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.report import claims, compare, inspect
+from kerf.deploy.report import block_pattern, compare
+from kerf.deploy.report.block_pattern import Pattern
+from kerf.deploy.report.schema import SCHEMA, LayerReport, Report
 from kerf.deploy.runtime import bundle, gpu
+from kerf.deploy.runtime.manifest import GpuContents, LayerKernel
+from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
-from kerf.tune.flags import Args
-from kerf.tune.search import Summary
+from kerf.tune.proof import Proof
+from kerf.tune.request import Request
 
-MANIFEST = ("name", "shape", "block", "density", "kernel", "config", "together_with")  # of a layer's row
 SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and of the others
 
 
 def layers(
     network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None, least: int
-) -> list[dict]:
+) -> list[LayerReport]:
     """A row per layer: what computes it, and how long that and the dense kernel took when they were measured.
 
-    "block", "density" and "macs" are those of the kernel that runs: a layer with zero blocks that a dense kernel
-    computes has no block and density 1. "zeros" and "zero_blocks" are what its weights hold, in blocks of those that
-    were found in it, else of `least` output kernels.
+    Zero blocks are counted in blocks of those that were found in the layer, else of `least` output kernels.
     """
-    rows = []
+    rows: list[LayerReport] = []
     for name, layer in network.layers.items():
         choice, p = built.choices[name], layer.problem
         chosen = choice.problem
@@ -41,14 +41,15 @@ def layers(
         # not the best record of the problem: the untuned network may have won, and runs another configuration
         timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
         own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
-        kept = inspect.kept_blocks(layer.weight, p.block or least) if p.groups == 1 else None
+        kept = kept_blocks(layer.weight, p.n or least) if p.groups == 1 else None
         rows.append(
             {
                 "name": name,
                 "op": "depthwise" if p.depthwise else layer.op,
                 "shape": p.describe(),
-                "block": f"{chosen.block}x1" if chosen.block else None,
-                "density": chosen.nnzb / kept.size if chosen.block else 1.0,
+                "n": chosen.n or None,
+                "block": f"{chosen.n}x1" if chosen.n else None,
+                "density": 1.0 if kept is None or not chosen.n else chosen.nnzb / kept.size,
                 "weights": layer.weight.size,
                 "zeros": 1 - np.count_nonzero(layer.weight) / layer.weight.size,
                 "zero_blocks": None if kept is None else 1 - float(kept.mean()),
@@ -65,20 +66,68 @@ def layers(
     return rows
 
 
-def manifest(network: Network, args: Args, built: Built, layers: list[dict]) -> dict:
-    target = built.target
-    return {
-        "model": args.onnx_path.name,
-        "model_sha256": bundle.sha256(args.onnx_path),
+def manifest(network: Network, request: Request, built: Built, layers: list[LayerReport]) -> GpuContents:
+    target, versions = built.target, environment()["versions"]
+    contents: GpuContents = {
+        "model": request.path.name,
+        "model_sha256": bundle.sha256(request.path),
         "input": list(network.input_shape),
         "target": targets.describe(target),
         "needs": targets.needs(target),
-        "threads": args.threads,
-        **({"precision": args.precision, "cuda_source": gpu.key(built.source)} if built.source else {}),
-        "tvm": environment()["versions"]["apache-tvm"],
-        "versions": environment()["versions"],
-        "layers": [{k: row[k] for k in MANIFEST} for row in layers],
+        "threads": request.threads,
+        "tvm": versions["apache-tvm"],
+        "versions": versions,
+        "layers": [kernel(row) for row in layers],
     }
+    if built.source:
+        contents |= {"precision": request.precision, "cuda_source": gpu.key(built.source)}
+    return contents
+
+
+def kernel(row: LayerReport) -> LayerKernel:
+    """What a manifest says of a layer."""
+    return {
+        "name": row["name"],
+        "shape": row["shape"],
+        "n": row["n"],
+        "block": row["block"],
+        "density": row["density"],
+        "kernel": row["kernel"],
+        "config": row["config"],
+        "together_with": row["together_with"],
+    }
+
+
+def report(
+    request: Request,
+    network: Network,
+    built: Built,
+    rows: list[LayerReport],
+    proven: Proof,
+    cpu: str,
+    size: int,
+    command: str,
+) -> Report:
+    """report.json of a bundle of ``size`` bytes that ran on ``cpu``. ``command``: what makes the same bundle again."""
+    where = environment()
+    made: Report = {
+        "schema": SCHEMA,
+        "model": request.path.name,
+        "target": targets.describe(built.target),
+        "threads": request.threads,
+        "batch": network.input_shape[0],
+        "bsr": list(request.n),
+        **proven,
+        "bytes": {"dense": network.weights_bytes, "bundle": size},
+        "layers": rows,
+        "cpu": cpu,
+        "date": where["date"],
+        "machine": where["machine"],
+        "versions": where["versions"],
+    }
+    add_job(made, request.path, command)
+    made["block_patterns"] = patterns(network, rows)
+    return made
 
 
 def used(book: RecordBook, network: Network) -> str:
@@ -87,69 +136,29 @@ def used(book: RecordBook, network: Network) -> str:
     return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
 
 
-def patterns(network: Network, layers: list[dict]) -> list[dict]:
+def patterns(network: Network, layers: list[LayerReport]) -> list[Pattern]:
     """The block pattern of every layer that runs sparse, the largest first."""
-    sparse = sorted((row for row in layers if row["block"]), key=lambda row: -row["weights"])
-    limits = [SHOWN[0], *[SHOWN[1]] * len(sparse)]
-    return [
-        inspect.picture(row["name"], network.layers[row["name"]].weight, int(row["block"].removesuffix("x1")), limit)
-        for row, limit in zip(sparse, limits, strict=False)
-    ]
+    ordered = sorted(layers, key=lambda row: -row["weights"])
+    sparse = [(network.layers[row["name"]].weight, row["name"], row["n"]) for row in ordered]
+    drawn = [(name, weight, n) for weight, name, n in sparse if n]
+    return [block_pattern.of(*layer, SHOWN[0] if first == 0 else SHOWN[1]) for first, layer in enumerate(drawn)]
 
 
-def job(onnx_path: Path, report: dict, command: str) -> dict:
+def add_job(report: Report, onnx_path: Path, command: str) -> None:
     """What the folder of imagenet.py's run adds to a report: accuracy, training, other runs; and all commands."""
-    folder, found = onnx_path.parent, {"commands": [command]}
+    folder, report["commands"] = onnx_path.parent, [command]
     if onnx_path.name != "model.onnx" or not (folder / "summary.json").exists():
-        return found
+        return
     summary = strict_json((folder / "summary.json").read_text())
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    found["training"] = [row for row in map(strict_json, lines) if row is not None]
+    report["training"] = [row for row in map(strict_json, lines) if row is not None]
     if summary is not None:
-        found["accuracy"] = summary
-        found["commands"] = [*([summary["command"]] if summary.get("command") else []), command]
-        found["runs"] = compare.others(folder, summary, report)
-    return found
+        report["accuracy"] = summary
+        report["commands"] = [*([summary["command"]] if summary.get("command") else []), command]
+        report["runs"] = compare.others(folder, summary, report)
 
 
-def figures(args: Args, report: dict, search: Summary | None) -> dict:
-    """What --json says of a network that was built and raced: the figures of the table, without samples and layers."""
-    latency = {
-        engine: {key: found[key] for key in ("median", "p10", "p90")} for engine, found in report["latency_ms"].items()
-    }
-    same = ("model", "target", "cpu", "threads", "batch", "verified", "max_abs_error", "speedup", "bytes")
-    accuracy = report.get("accuracy") or {}
-    return {
-        **{key: report[key] for key in same},
-        "latency_ms": latency,
-        "verdict": ": ".join(claims.verdict(report)),
-        "notes": claims.notes(report),
-        "accuracy": {key: accuracy.get(key) for key in ("top1_dense", "top1_pruned", "top1")},
-        "layers": len(report["layers"]),
-        "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
-        "tuning": tuning(search) if search else None,
-        "files": [str(args.out), *(str(args.out / f"report.{name}") for name in ("html", "json"))]
-        + ([str(args.records)] if args.trials else []),
-    }
-
-
-def tuning(s: Summary) -> dict:
-    """A search as plain values; times None where they were not measured."""
-    times = {"untuned_us": s.before_us, "tuned_us": s.after_us}
-    return {
-        **{key: getattr(s, key) for key in ("problems", "measured", "reused", "failed", "stopped")},
-        "seconds": s.seconds["total"],
-        **{key: value if math.isfinite(value) else None for key, value in times.items()},
-    }
-
-
-def unverified(args: Args, target: Target, reason: str) -> dict:
-    """What --json says of a bundle for a machine that this one is not."""
-    described = {"model": args.onnx_path.name, "target": targets.describe(target), "threads": args.threads}
-    return described | {"verified": False, "reason": reason, "files": [str(args.out)]}
-
-
-def strict_json(text: str) -> dict | None:
+def strict_json(text: str) -> dict[str, Any] | None:
     """None for a torn line, a row with NaN or no object: decoration of the report is no reason to fail."""
     try:
         value = json.loads(text)

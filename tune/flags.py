@@ -9,40 +9,25 @@ from pathlib import Path
 from kerf import console
 from kerf.console import Parser
 from kerf.errors import BadInput
-from kerf.kernels.problem import PRECISIONS
-from kerf.tune.records_cli import RECORDS
+from kerf.kernels.precision import PRECISIONS
+from kerf.tune.request import RECORDS, Request
 
 SEARCHED = ("runs", "experiments")
 
 
 @dataclass(frozen=True)
-class Args:
-    """What was asked, as one value: printed at the start."""
+class Flags:
+    """What was typed: the compilation, and how to speak of it."""
 
-    onnx_path: Path
-    bsr: tuple[int, ...]
-    sparsity: float
-    target: str
-    precision: str | None
-    rpc: str
-    rpc_key: str
-    threads: int
-    batch: int | None
-    trials: int
-    tune_minutes: float | None
-    tolerance: float
-    against: tuple[str, ...]
-    records: Path
-    out: Path
-    seconds: float
+    request: Request
     quiet: bool
     json: bool
 
 
-def parse(argv: list[str], description: str) -> Args:
+def parse(argv: list[str], description: str | None, program: str = "kerf-tune") -> Flags:
     others = "kerf-tune show, export-records and import-records read and carry measurements; each has --help."
     formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = Parser("kerf-tune", description=description, epilog=others, formatter_class=formatter)
+    p = Parser(program, description=description, epilog=others, formatter_class=formatter)
     p.add_argument("--onnx_path", type=Path, help="network; without it the newest .onnx under runs/ and experiments/")
     p.add_argument(
         "--bsr", type=int, nargs="+", default=[4], metavar="N",
@@ -71,26 +56,14 @@ def parse(argv: list[str], description: str) -> Args:
     a = p.parse_args(argv)
     if a.bsc != 1:
         raise BadInput(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
-    if a.threads < 1:
-        raise BadInput(f"--threads {a.threads}: expected at least 1")
-    if a.batch is not None and a.batch < 1:
-        raise BadInput(f"--batch {a.batch}: expected at least 1")
-    for name in ("tune_minutes", "seconds"):
-        if getattr(a, name) is not None and not getattr(a, name) > 0:
-            raise BadInput(f"--{name} {getattr(a, name)}: expected more than 0")
-    if not 0 <= a.tolerance < 1:
-        raise BadInput(f"--tolerance {a.tolerance}: expected a share of the time, at least 0 and below 1")
-    if a.trials < 0:
-        raise BadInput(f"--trials {a.trials}: expected 0 (no tuning) or more")
-    a.bsr = tuple(a.bsr)
-    a.against = tuple(name for name in a.against.split(",") if name)
-    unknown = sorted(set(a.against) - {"onnxruntime", "openvino"})
-    if unknown:
-        raise BadInput(f"--against: {', '.join(unknown)} is not known; expected onnxruntime, openvino")
-    a.onnx_path = a.onnx_path or newest()
-    a.out = a.out or a.onnx_path.with_suffix(".kerf")
-    del a.bsc
-    return Args(**vars(a))
+    path = a.onnx_path or newest()
+    request = Request(
+        path=path, out=a.out or path.with_suffix(".kerf"), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,
+        precision=a.precision or "", threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
+        tolerance=a.tolerance, against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds,
+        records=a.records, rpc=a.rpc, rpc_key=a.rpc_key,
+    )  # fmt: skip
+    return Flags(request, a.quiet, a.json)
 
 
 def newest() -> Path:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,24 +15,22 @@ from kerf.deploy.compiler.build import record
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import Layer
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.report import inspect
 from kerf.errors import BadInput, Mismatch
-from kerf.kernels.bsr import BSR
+from kerf.kernels.bsr import BSR, spread
 from kerf.kernels.kernel import dense_twin
-from kerf.tune.cli import run
-from kerf.tune.flags import parse
-from kerf.tune.records_cli import RECORDS
+from kerf.tune.pipeline import compile
+from kerf.tune.request import RECORDS
 from kerf.tune.search import search
 
 SHARES = (0.25, 0.5, 0.75, 0.9)
-LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a little before (scripts/break_even.py)
+LEAST_SPARSE = 0.15  # share of zero blocks from which sparse kernels win, a little before (scripts/bench/break_even.py)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Measures with blocks of ``heights`` rows on ``target``; what of it is in ``records`` is not measured again."""
+    """Measures with blocks of ``n`` rows on ``target``; what of it is in ``records`` is not measured again."""
 
-    heights: Sequence[int]
+    n: Sequence[int]
     target: str = "native"
     threads: int = 1
     records: Path = RECORDS
@@ -44,22 +39,18 @@ class Clock:
     def network_ms(self, path: Path, seconds: float = 5.0) -> tuple[float, float, str]:
         """(kerf's latency, the fastest dense engine's, its name) for an .onnx file, raced. Raises ValueError."""
         with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
-            flags = [f"--onnx_path={path}", "--bsr", *map(str, self.heights), f"--sparsity={LEAST_SPARSE}"]
-            flags += ["--trials=0"]
-            flags += [f"--target={self.target}", f"--threads={self.threads}", f"--seconds={seconds}"]
-            flags += [f"--out={folder}/bundle"]
-            with contextlib.redirect_stdout(io.StringIO()):
-                try:
-                    run(parse(flags, ""), flags)
-                except Mismatch as error:
-                    raise BadInput(str(error)) from error
-            report = Path(folder) / "bundle" / "report.json"
-            if not report.exists():
-                raise BadInput(f"--target {self.target}: this machine cannot run it, so nothing can be timed")
-            latency = json.loads(report.read_text())["latency_ms"]
-        dense = {name: found["median"] for name, found in latency.items() if name != "kerf"}
-        fastest = min(dense, key=dense.get)
-        return latency["kerf"]["median"], dense[fastest], fastest
+            try:
+                bundle = compile(
+                    path, Path(folder) / "bundle", n=self.n, sparsity=LEAST_SPARSE, target=self.target,
+                    threads=self.threads, trials=0, seconds=seconds,
+                )  # fmt: skip
+            except Mismatch as error:
+                raise BadInput(str(error)) from error
+        if not bundle.verified:
+            raise BadInput(f"--target {self.target}: this machine cannot run it, so nothing can be timed")
+        dense = {name: ms for name, ms in bundle.latency_ms.items() if name != "kerf"}
+        fastest = min(dense, key=lambda name: dense[name])
+        return bundle.latency_ms["kerf"], dense[fastest], fastest
 
     def layers_us(self, path: Path, layers: Sequence[str], n: int) -> dict[str, tuple[float, ...]]:
         """Layer -> microseconds dense, and with each of SHARES of its n x 1 blocks zero, whichever kernel is fastest.
@@ -91,5 +82,5 @@ def without(layer: Layer, n: int, share: float) -> Layer:
     if kept.all():
         return layer
     full = np.where(layer.weight == 0, np.float32(1e-6), layer.weight)
-    weight = inspect.spread(kept.reshape(rows, p.in_channels), full, n)
-    return replace(layer, weight=weight, problem=replace(p, block=n, nnzb=BSR.from_conv(weight, n).nnzb))
+    weight = spread(kept.reshape(rows, p.in_channels), full, n)
+    return replace(layer, weight=weight, problem=replace(p, n=n, nnzb=BSR.from_conv(weight, n).nnzb))

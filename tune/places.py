@@ -1,36 +1,39 @@
-"""Where candidates run: this machine, or the devices that a TVM RPC tracker knows under a key."""
+"""Where candidates run: this machine or its GPU here, and the devices of a tracker in kerf.tune.remote."""
 
 from __future__ import annotations
 
 import os
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import tvm
 from tvm import rpc
+from tvm.target import Target
 
+from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.session import use_threads
-from kerf.errors import BadInput, DeviceLost
+from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import from_planes, to_planes
-from kerf.kernels.cuda import KERNELS_VERSION as CUDA_VERSION
 from kerf.kernels.cuda.layout import from_rows, to_rows
-from kerf.kernels.problem import DTYPES
+from kerf.kernels.precision import PRECISIONS, types_of
+from kerf.kernels.version import code_version
 
-PATIENCE = 30  # seconds to wait for a tracker or a free device
+MakeEngine = Callable[[Path, int], bench.Engine]  # of an .onnx file, for so many threads
 
 
 class Place(Protocol):
     """Pickled to the workers, which open sessions."""
 
-    patience: int  # seconds that opening one may take
+    @property
+    def patience(self) -> int:
+        """Seconds that opening a session may take."""
 
     def devices(self) -> int:
         """How many races can run at once; 0 when there is nothing left to run on."""
@@ -38,8 +41,8 @@ class Place(Protocol):
     def provenance(self) -> dict[str, str]:
         """What records of this place are valid for, besides problem and target."""
 
-    def session(self, threads: int):
-        """Context: a session whose kernels run on ``threads`` threads."""
+    def session(self, threads: int) -> AbstractContextManager[rpc.RPCSession | None]:
+        """A session whose kernels run on ``threads`` threads."""
 
     def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
         """Where arrays of the session live."""
@@ -47,7 +50,20 @@ class Place(Protocol):
     def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
         """The module of a shared library that lies on this machine."""
 
-    tolerance: float  # of the largest output, for what a kernel computes
+    @property
+    def tolerance(self) -> float:
+        """Of the largest output, for what a kernel computes."""
+
+    @property
+    def dense_engines(self) -> Mapping[str, MakeEngine]:
+        """Those that can be raced there."""
+
+    @property
+    def races_networks(self) -> bool:
+        """Whether whole networks run in this process: tuned against untuned, and layer by layer."""
+
+    def peak(self, target: Target, threads: int) -> float | None:
+        """Multiply-accumulates that it can do in a microsecond; None where that is not known."""
 
     def pack(self, image: np.ndarray) -> np.ndarray:
         """Images (n, c, h, w) as the kernels take them."""
@@ -56,10 +72,10 @@ class Place(Protocol):
         """Back to (n, c, h, w)."""
 
 
-class _OnPlanes:
+class OnPlanes:
     """What kernels for CPUs take and give."""
 
-    tolerance: ClassVar[float] = 1e-4
+    tolerance: ClassVar[float] = PRECISIONS["f32"].kernel
 
     def pack(self, image: np.ndarray) -> np.ndarray:
         return to_planes(image)
@@ -69,13 +85,21 @@ class _OnPlanes:
 
 
 @dataclass(frozen=True)
-class Here(_OnPlanes):
+class Here(OnPlanes):
     """This machine, in the worker process itself."""
 
     patience: ClassVar[int] = 0
+    dense_engines: ClassVar[Mapping[str, MakeEngine]] = {
+        "onnxruntime": bench.onnxruntime_engine,
+        "openvino": bench.openvino_engine,
+    }
+    races_networks: ClassVar[bool] = True
 
     def devices(self) -> int:
         return 1
+
+    def peak(self, target: Target, threads: int) -> float | None:
+        return threads * macs_per_us(target)
 
     def provenance(self) -> dict[str, str]:
         return provenance()
@@ -100,16 +124,23 @@ class Gpu:
 
     precision: str
     patience: ClassVar[int] = 0
+    dense_engines: ClassVar[Mapping[str, MakeEngine]] = {
+        "onnxruntime": partial(bench.onnxruntime_engine, provider="CUDAExecutionProvider")
+    }
+    races_networks: ClassVar[bool] = False
 
     @property
     def tolerance(self) -> float:
-        return {"f32": 1e-4, "tf32": 5e-3, "f16": 5e-3}[self.precision]
+        return PRECISIONS[self.precision].kernel
 
     def devices(self) -> int:
         return 1
 
+    def peak(self, target: Target, threads: int) -> float | None:
+        return None
+
     def provenance(self) -> dict[str, str]:
-        return {**provenance(), "kernels": CUDA_VERSION, "cpu": tvm.cuda().device_name}
+        return {**provenance(), "kernels": code_version("cuda"), "cpu": tvm.cuda().device_name}
 
     @contextmanager
     def session(self, threads: int) -> Iterator[None]:
@@ -123,79 +154,8 @@ class Gpu:
         return tvm.runtime.load_module(path)
 
     def pack(self, image: np.ndarray) -> np.ndarray:
-        return to_rows(image.astype(DTYPES[self.precision]))
+        return to_rows(image.astype(types_of(self.precision)["x"].numpy))
 
     def unpack(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return from_rows(image, shape).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Tracker(_OnPlanes):
-    """The devices registered under ``key`` at a tracker: python -m tvm.exec.rpc_tracker, and rpc_server on each.
-
-    A key stands for one type of device: records say "rpc:KEY" where they would name the CPU.
-    """
-
-    host: str
-    port: int
-    key: str
-    patience: ClassVar[int] = PATIENCE
-
-    @classmethod
-    def parse(cls, text: str, key: str) -> Tracker:
-        """HOST:PORT. Raises ValueError."""
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdigit():
-            raise BadInput(f"--rpc {text!r}: expected HOST:PORT of a TVM RPC tracker")
-        if not key:
-            raise BadInput(f"--rpc {text}: which devices? Give the key they are registered under with --rpc_key")
-        return cls(host, int(port), key)
-
-    def devices(self) -> int:
-        """Registered under the key, busy or free. Raises DeviceLost when the tracker does not answer."""
-        servers = self._ask(lambda tracker: tracker.summary()["server_info"])
-        return sum(info["key"] == f"server:{self.key}" for info in servers)
-
-    def provenance(self) -> dict[str, str]:
-        return {**provenance(), "cpu": f"rpc:{self.key}"}
-
-    @contextmanager
-    def session(self, threads: int) -> Iterator[rpc.RPCSession]:
-        session = self._ask(lambda tracker: tracker.request(self.key))
-        try:
-            session.get_function("runtime.config_threadpool")(1, threads)
-            yield session
-        finally:
-            # not left to the last reference: after a retry TVM's request is a cycle that keeps the session, and with it
-            # the device, for which this process would wait in vain
-            with suppress(RuntimeError):  # the device has gone
-                session.get_function("CloseRPCConnection")()
-
-    def device(self, session: rpc.RPCSession | None) -> tvm.runtime.Device:
-        return session.cpu()
-
-    def load(self, session: rpc.RPCSession | None, path: str) -> tvm.runtime.Module:
-        # under a name of its own: a file that is loaded already must not be written over
-        name = path.strip(os.sep).replace(os.sep, ".")
-        session.upload(path, name)
-        return session.load_module(name)
-
-    def _ask(self, question: Callable[[rpc.TrackerSession], Any]) -> Any:
-        """The answer, within PATIENCE: TVM itself would wait for ever, and knocks for a minute where nobody listens."""
-        answer: list = []
-        errors: list[Exception] = []
-
-        def ask() -> None:
-            try:
-                socket.create_connection((self.host, self.port), timeout=5).close()
-                answer.append(question(rpc.connect_tracker(self.host, self.port)))
-            except Exception as error:
-                errors.append(error)
-
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(PATIENCE)
-        if answer:
-            return answer[0]
-        reason = " ".join(str(errors[0]).split()) if errors else f"no device is free within {PATIENCE} s"
-        raise DeviceLost(f"tracker {self.host}:{self.port}, key {self.key}: {reason}")
+        n, c, h, w = shape
+        return from_rows(image, (n, c, h, w)).astype(np.float32)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 QUIET_SECONDS = 5.0  # between lines
+Say = Callable[[str], object]  # gets a line
 SHOWN = 12  # layers on a terminal
 
 
@@ -28,10 +28,13 @@ class Row:
 
 
 class Progress:
-    """One per search: `update` after every batch, `stop` at the end."""
+    """One per search: `update` after every batch, `stop` at the end.
 
-    def __init__(self, quiet: bool = False, console: Console | None = None):
-        self.console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False, quiet=quiet)
+    ``say`` gets a line now and then; on a ``console`` that is a terminal a table stands in its place.
+    """
+
+    def __init__(self, say: Say = print, console: Console | None = None):
+        self.say, self.console = say, console
         self.live: Live | None = None
         self.last = -math.inf
 
@@ -45,14 +48,14 @@ class Progress:
             text += f", layers together {best / 1e3:.3f} ms ({default / best:.2f}x of untuned)"
         else:
             text += f", {sum(not math.isfinite(r.best_us) for r in rows)} layers not measured yet"
-        if self.console.is_terminal:
+        if self.console is not None and self.console.is_terminal:
             if self.live is None:
                 self.live = Live(console=self.console, transient=True)
                 self.live.start()
             self.live.update(_table(rows, text))
         elif time.monotonic() - self.last >= QUIET_SECONDS:
             self.last = time.monotonic()
-            self.console.print(text, markup=False)
+            self.say(text)
 
     def stop(self) -> None:
         """Gives the terminal back; safe to call twice."""

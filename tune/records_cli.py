@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from kerf import console as output
-from kerf import files
+from kerf import console, files
 from kerf.console import Parser
 from kerf.deploy.compiler import targets
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
-from kerf.kernels import BY_NAME
+from kerf.kernels.backends import BY_NAME
 from kerf.kernels.problem import Problem
 from kerf.tune import whole_network
+from kerf.tune.request import RECORDS
 
-RECORDS = Path("runs/records.jsonl")
 
-
-def show(args: argparse.Namespace) -> dict:
+def show(args: argparse.Namespace) -> dict[str, Any]:
     """A table per target and versions: every problem, its best and how many configurations were tried."""
     book = opened(args.records)
-    found = {"records": str(args.records), "versions": provenance(), "groups": measured(book)}
+    groups, here = measured(book), provenance()
+    found = {"records": str(args.records), "versions": here, "groups": groups}
     if args.json:
         return found
-    console = Console(soft_wrap=False)
-    for group in found["groups"]:
+    screen = Console(soft_wrap=False)
+    for group in groups:
         name = f"{group['target']}, {describe(group['versions'])}"
         table = Table("layer", "block", "best µs", "kernel", "configuration", "tried", "failed", title=name)
         for row in group["layers"]:
@@ -40,13 +41,13 @@ def show(args: argparse.Namespace) -> dict:
                 "-" if row["best_us"] is None else f"{row['best_us']:.1f}", row["kernel"] or "none works", config,
                 str(row["tried"]), str(row["failed"]),
             )  # fmt: skip
-        console.print(table)
-        if group["versions"] != found["versions"]:
-            console.print(f"not used here: this is {describe(found['versions'])}", markup=False)
+        screen.print(table)
+        if group["versions"] != here:
+            screen.print(f"not used here: this is {describe(here)}", markup=False)
     return found
 
 
-def measured(book: RecordBook) -> list[dict]:
+def measured(book: RecordBook) -> list[dict[str, Any]]:
     """[{target, versions, layers}] of a book; layers: [{layer, block, best_us, kernel, config, tried, failed}]."""
     groups: dict[tuple, set[str]] = defaultdict(set)
     for r in layers_of(book):
@@ -60,7 +61,7 @@ def measured(book: RecordBook) -> list[dict]:
             rows.append(
                 {
                     "layer": p.describe(),
-                    "block": p.block,
+                    "block": p.n,
                     "best_us": best.us if best else None,
                     "kernel": best.kernel if best else None,
                     "config": dict(best.config) if best else {},
@@ -72,7 +73,7 @@ def measured(book: RecordBook) -> list[dict]:
     return made
 
 
-def export_records(args: argparse.Namespace) -> dict:
+def export_records(args: argparse.Namespace) -> dict[str, Any]:
     """Writes this machine's records of the installed versions, or only the best of each problem."""
     book = opened(args.records)
     found = [r for r in layers_of(book) if r.versions == provenance()]
@@ -87,7 +88,7 @@ def export_records(args: argparse.Namespace) -> dict:
     return {"files": [str(args.file)], "records": len(found), "layers": layers}
 
 
-def import_records(args: argparse.Namespace) -> dict:
+def import_records(args: argparse.Namespace) -> dict[str, Any]:
     """Adds a file's records. Those that do not fit are left out, with the reason; ValueError when none does."""
     book = RecordBook(args.records)
     known = {r.to_json() for r in book.records}
@@ -156,18 +157,25 @@ def describe(versions: dict[str, str]) -> str:
 COMMANDS = {"show": show, "export-records": export_records, "import-records": import_records}
 
 
-def run(words: list[str]) -> None:
-    """``words[0]`` is one of COMMANDS. Raises ValueError or OSError with one line."""
-    name, *rest = words
-    p = Parser(f"kerf-tune {name}", description=COMMANDS[name].__doc__)
+def main(argv: list[str] | None = None, program: str = "kerf-tune") -> int:
+    """The exit code of ``program show``, ``export-records`` or ``import-records``, which argv begins with."""
+    words = sys.argv[1:] if argv is None else argv
+    return console.guarded(program, lambda: run(words, program))
+
+
+def run(words: list[str], program: str) -> None:
+    name, *rest = words or [""]
+    if name not in COMMANDS:
+        raise BadInput(f"{name or 'nothing'}: expected {', '.join(COMMANDS)}")
+    p = Parser(f"{program} {name}", description=COMMANDS[name].__doc__)
     if name != "show":
         p.add_argument("file", type=Path)
     if name == "export-records":
         p.add_argument("--best", action="store_true", help="only the best of each problem")
     p.add_argument("--records", type=Path, default=RECORDS, help=f"the record file, {RECORDS} by default")
-    output.add_flags(p)
+    console.add_flags(p)
     args = p.parse_args(rest)
-    with output.speaking(args.quiet and name != "show", args.json):  # a table is what was asked for
+    with console.speaking(args.quiet and name != "show", args.json):  # a table is what was asked for
         found = COMMANDS[name](args)
     if args.json:
-        output.answer(found)
+        console.answer(found)

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import tvm
@@ -90,7 +91,9 @@ class Measurer:
         is left.
         """
         arguments = Path(self._folder.name) / f"arguments-{next(self._number)}.npz"
-        arrays = {f"{i}.{k}": a for i, entrant in enumerate(entrants) for k, a in enumerate(entrant.arrays)}
+        arrays: dict[str, Any] = {
+            f"{i}.{k}": a for i, entrant in enumerate(entrants) for k, a in enumerate(entrant.arrays)
+        }
         np.savez(arguments, x=x, truth=truth.astype(np.float32), **arrays)
         return self._callers.submit(self._race, arguments, [e.library for e in entrants], rounds)
 

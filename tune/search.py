@@ -23,6 +23,7 @@ from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.targets import describe
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.measure.record import Record, RecordBook, race_name
+from kerf.errors import BadInput
 from kerf.kernels import reference
 from kerf.kernels.cpu.layout import to_planes
 from kerf.kernels.kernel import dense_twin
@@ -36,7 +37,7 @@ FIELD = 4  # of them in one race
 FINALISTS, FINAL_ROUNDS, PLAY_OFF_SECONDS = 5, 25, 1.0  # per problem
 WITHIN_REACH = 0.7  # a kernel whose default takes more than the best over this is not tuned: none gained as much
 # Share of a problem's time that further configurations of a kernel can be expected to save after so many were measured:
-# an exponential fitted to the sweeps of scripts/tuning_sweep.py (docs/benchmarks).
+# an exponential fitted to the sweeps of scripts/bench/tuning_sweep.py (docs/benchmarks).
 FIRST_GAIN, HALF = 0.06, 3
 
 
@@ -74,6 +75,7 @@ class Summary:
     failed: int = 0
     reused: int = 0
     stopped: str = "nothing is left to try"
+    failure: str = ""  # the most frequent, and how often
     before_us: float = 0.0  # layers together, by their defaults
     after_us: float = 0.0
     drift: tuple[float, ...] = ()  # of every winner over its default: as measured last / when it won
@@ -105,9 +107,18 @@ def search(
 
 
 class _Search:
-    def __init__(self, network, target, threads, book, reach, place, progress):
+    def __init__(
+        self,
+        network: Network,
+        target: Target,
+        threads: int,
+        book: RecordBook,
+        reach: float,
+        place: Place,
+        progress: Progress | None,
+    ):
         self.target, self.threads, self.book, self.reach, self.place = target, threads, book, reach, place
-        self.progress = progress or Progress(quiet=True)
+        self.progress = progress or Progress(lambda _: None)
         self.versions = place.provenance()
         counts = Counter(layer.problem for layer in network.layers.values())
         layers = {layer.problem: layer for layer in network.layers.values()}
@@ -115,16 +126,17 @@ class _Search:
         self.libraries: dict[tuple, str] = {}  # of choices that were built
         self.examples: dict[Problem, tuple] = {}
         self.failed: set[tuple] = set()
+        self.errors: Counter[str] = Counter()
         self._index: dict[Problem, tuple[int, dict]] = {}
         self.raced: list[Task] = []
         self.measurer: Measurer | None = None
-        reused = sum(self._settled(c) for task in self.tasks for way in task.ways for c in way)
+        reused = sum(1 for task in self.tasks for way in task.ways for c in way if self._settled(c))
         self.summary = Summary(problems=len(self.tasks), reused=reused)
 
-    def __enter__(self):
+    def __enter__(self) -> _Search:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
         if self.measurer is not None:
             self.measurer.close()
@@ -160,10 +172,11 @@ class _Search:
         defaults = [race for race in defaults if race.new]
         defaults.sort(key=lambda race: -race.task.count * race.task.problem.macs)
         while defaults:
-            batch = []
+            batch: list[Race] = []
             while defaults and sum(len(race.new) for race in batch) < BATCH:
                 batch.append(defaults.pop(0))
             yield batch
+        self._refuse_if_nothing_runs()
         while True:
             self.book.refresh()  # another tuner may have been at it
             gains = [self._expected_gain(t) for t in self.tasks]
@@ -211,14 +224,24 @@ class _Search:
         known = [self._settled(c) for c in choices]
         self.book.add(*(self._record(c, r, race) for c, r in zip(choices, results)))
         self.failed |= {c.key for c, r in zip(choices, results) if not r.latency_us}
-        self.summary.measured += sum(bool(r.latency_us) and not k for r, k in zip(results, known))
-        self.summary.failed += sum(not r.latency_us for r in results)
+        self.errors.update(r.error for r in results if not r.latency_us)
+        self.summary.failure = _most_frequent(self.errors)
+        self.summary.measured += sum(1 for r, k in zip(results, known) if r.latency_us and not k)
+        self.summary.failed += sum(1 for r in results if not r.latency_us)
+
+    def _refuse_if_nothing_runs(self) -> None:
+        """When all that was tried failed, it is not the kernels' fault, and the next thousand would fail as well."""
+        if self.errors and not any(self._best_us(t) < np.inf for t in self.tasks):
+            raise BadInput(
+                f"none of {self.errors.total()} candidates ran, so nothing can be tuned; {self.summary.failure}; "
+                "--trials 0 builds without measuring"
+            )
 
     def _record(self, c: Choice, r: Result, race: str) -> Record:
         return Record(
             problem=c.problem.to_json(),
             kernel=c.kernel,
-            config=dict(c.config),
+            config=c.config.copy(),
             target=describe(self.target),
             latency_us=r.latency_us,
             versions=self.versions,
@@ -251,7 +274,10 @@ class _Search:
         return [best, *ranked, *([task.default] if task.default not in (best, *ranked) else [])]
 
     def _best(self, task: Task) -> Choice:
-        return choose(task.problem, self.target, self.book, self.versions)
+        try:
+            return choose(task.problem, self.target, self.book, self.versions)
+        except BadInput as error:
+            raise BadInput(f"{error}; {self.summary.failure}" if self.summary.failure else str(error)) from error
 
     def _defaults(self, task: Task) -> list[Choice]:
         """Of every kernel, and what is known from elsewhere to be good."""
@@ -320,6 +346,11 @@ class _Search:
         to_come = min(trials - done, sum(row.left for row in rows))
         left = min(deadline - time.monotonic(), elapsed / max(done, 1) * to_come)
         self.progress.update(rows, done, elapsed, left)
+
+
+def _most_frequent(errors: Counter[str]) -> str:
+    """ "" where there are none."""
+    return "".join(f"{count} failed with: {error}" for error, count in errors.most_common(1))
 
 
 def _first(races: list[Race], most: int) -> list[Race]:

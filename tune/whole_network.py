@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import cast
 
 import numpy as np
 from tvm.target import Target
@@ -16,7 +17,8 @@ from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, faster, race_name
-from kerf.deploy.runtime import session as runtime
+from kerf.deploy.runtime.session import Session
+from kerf.kernels.config import Config
 
 KERNEL = "whole network"
 SECONDS = 4.0
@@ -28,11 +30,11 @@ def better(network: Network, target: Target, threads: int, book: RecordBook) -> 
     if tuned == untuned:
         return compiled(network, target, tuned), "nothing that was measured beats the untuned network's choices"
     names, built = _problem(tuned, untuned), {}
-    verdict = _known(names, target, book)
-    if not verdict:
+    known = _known(names, target, book)
+    if not known:
         built = {name: compiled(network, target, p) for name, p in (("tuned", tuned), ("untuned", untuned))}
-        verdict = _race(network, built, names, target, threads, book)
-    mine, other = verdict
+        known = _race(network, built, names, target, threads, book)
+    mine, other = known
     ratio = float(np.median(other.samples / mine.samples))
     if faster(other, mine):
         said = f"as a whole the tuned network is slower ({ratio:.3f}x): built untuned"
@@ -53,19 +55,19 @@ def _known(names: str, target: Target, book: RecordBook) -> tuple[Record, Record
 
 def _race(
     network: Network, built: dict[str, Built], names: str, target: Target, threads: int, book: RecordBook
-) -> tuple[Record, ...]:
+) -> tuple[Record, Record]:
     """A record each, of the same rounds."""
     shape, race = network.input_shape, race_name()
     engines = []
     for name, b in built.items():
-        session = runtime.Session(b.executable.jit(), list(b.packed.values()), {"input": shape}, threads)
+        session = Session(b.executable.jit(), list(b.packed.values()), shape, threads)
         engines.append(bench.Engine(name, session.run))
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    records = tuple(
+    tuned, untuned = (
         Record(
             problem=names,
             kernel=KERNEL,
-            config={"tuned": int(m.engine == "tuned")},
+            config=cast(Config, {"tuned": int(m.engine == "tuned")}),  # of no kernel
             target=describe(target),
             latency_us=tuple(1e3 * ms for ms in m.samples),
             versions=provenance(),
@@ -73,5 +75,5 @@ def _race(
         )
         for m in bench.race(engines, x, seconds=SECONDS)
     )
-    book.add(*records)
-    return records
+    book.add(tuned, untuned)
+    return tuned, untuned

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, final
 
 import torch
 from torch import nn
@@ -12,34 +12,76 @@ from kerf.compress.network import cost
 from kerf.compress.training import checkpoint
 from kerf.compress.training.loading import load_grids, load_network
 from kerf.compress.training.quantise import Grids, mean_bits
+from kerf.console import one_line
 from kerf.errors import BadInput
 
 Widths = tuple[int, int]  # outputs, inputs
 NEARLY_ZERO = 1e-5  # |w| that the plain listing counts as zero, as ResRep's display_hdf5.py does
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """{file, arch, image_size, method, mean_bits, params, macs, layers} of a network that kerf saved.
+class Layer(TypedDict):
+    """Pairs are of the dense network and of the one in the file."""
 
-    {file, bytes, tensors} of any other file. mean_bits: of weights, None where they are not quantised.
+    name: str
+    shape: list[int]
+    outputs: list[int]
+    inputs: list[int]
+    macs: list[int]
+    zeros: float  # share of the weights
 
-    layers: [{name, shape, outputs, inputs, macs, zeros}], pairs being of the dense network and of this one. tensors:
-    [{name, shape, numbers, mean, std, nearly_zero}], statistics None where there are none. Raises FileNotFoundError,
-    or ValueError with one line for what is no checkpoint or contradicts its own header.
-    """
+
+@final
+class Network(TypedDict):
+    """A network that kerf saved."""
+
+    file: str
+    arch: str
+    image_size: int
+    method: str
+    mean_bits: float | None  # of a weight; None where they are not quantised
+    params: list[int]
+    macs: list[int]
+    layers: list[Layer]
+
+
+class Statistics(TypedDict):
+    """None where there are none: of no number, or of complex ones."""
+
+    mean: float | None
+    std: float | None
+    nearly_zero: float | None
+
+
+class Entry(Statistics):
+    name: str
+    shape: list[int]
+    numbers: int
+
+
+@final
+class Tensors(TypedDict):
+    """Any other file."""
+
+    file: str
+    bytes: int
+    tensors: list[Entry]
+
+
+def describe(path: Path) -> Network | Tensors:
+    """Raises FileNotFoundError, or BadInput with one line for what is no checkpoint or contradicts its own header."""
     path = Path(path)
     state = checkpoint.load_state(path) if path.suffix == ".safetensors" else {}
     is_ours = isinstance(state, dict) and {"arch", "image_size"} <= state.keys()
-    return {"file": str(path), **(_network(path, state) if is_ours else _tensors(path))}
+    return _network(path, state) if is_ours else _tensors(path)
 
 
-def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+def _network(path: Path, state: Mapping[str, Any]) -> Network:
     try:
         model, grids, widths, dense, left = _rebuild(path, state)
     except (ValueError, RuntimeError) as error:  # torch's own where the header's image size is too small
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise BadInput(line if str(path) in line else f"{path}: {line}") from None
-    layers = []
+    layers: list[Layer] = []
     for name, before in dense.layers.items():
         (outputs, inputs), (outputs_left, inputs_left) = widths[name], _widths(model, name)
         layers.append(
@@ -53,26 +95,34 @@ def _network(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     return {
-        **{"arch": state["arch"], "image_size": state["image_size"], "method": state.get("method", "unknown")},
+        "file": str(path),
+        "arch": state["arch"],
+        "image_size": state["image_size"],
+        "method": state.get("method", "unknown"),
         "mean_bits": mean_bits(model, grids) if grids else None,
-        **{"params": [dense.params, left.params], "macs": [dense.macs, left.macs], "layers": layers},
+        "params": [dense.params, left.params],
+        "macs": [dense.macs, left.macs],
+        "layers": layers,
     }
 
 
-def _tensors(path: Path) -> dict[str, Any]:
+def _tensors(path: Path) -> Tensors:
     weights = checkpoint.read_weights(path)
     if not weights:
         raise BadInput(f"{path} holds no tensors")
-    tensors = []
-    for name, weight in weights.items():
-        statistics: list[float | None] = [None, None, None]
-        if weight.numel() and not weight.is_complex():
-            w = weight.double()
-            found = (w.mean(), w.std(correction=0), (w.abs() <= NEARLY_ZERO).double().mean())
-            statistics = [float(value) for value in found]
-        named = dict(zip(("mean", "std", "nearly_zero"), statistics, strict=True))
-        tensors.append({"name": name, "shape": list(weight.shape), "numbers": weight.numel(), **named})
-    return {"bytes": sum(weight.nbytes for weight in weights.values()), "tensors": tensors}
+    tensors: list[Entry] = [
+        {"name": name, "shape": list(weight.shape), "numbers": weight.numel(), **_statistics(weight)}
+        for name, weight in weights.items()
+    ]
+    return {"file": str(path), "bytes": sum(weight.nbytes for weight in weights.values()), "tensors": tensors}
+
+
+def _statistics(weight: torch.Tensor) -> Statistics:
+    if not weight.numel() or weight.is_complex():
+        return {"mean": None, "std": None, "nearly_zero": None}
+    w = weight.double()
+    nearly = (w.abs() <= NEARLY_ZERO).double().mean()
+    return {"mean": float(w.mean()), "std": float(w.std(correction=0)), "nearly_zero": float(nearly)}
 
 
 def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, Grids, dict[str, Widths], cost.Cost, cost.Cost]:
@@ -106,4 +156,6 @@ def _widths(model: nn.Module, layer: str) -> Widths:
     module = model.get_submodule(layer.rpartition(".")[0])
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
-    return module.out_channels, module.in_channels
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels, module.in_channels
+    raise TypeError(f"{layer} is of a {type(module).__name__}, expected a convolution or a linear layer")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kerf.compress.command.args import Args
+from kerf.compress.command.args import CONV_TYPES, FLAGS, Args
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.composed import COMPOSED, PARTS, composed
 from kerf.compress.pruning.recipe import Recipe
@@ -13,14 +13,6 @@ from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput
-
-CONV_TYPES = {  # the seed's names; nothing else in the project knows them
-    "BlockL1Conv": "one_by_n",
-    "BlockRandomConv": "random_block",
-    "UnstructureConv": "weight",
-    "StructureConv": "filter",
-    "DenseConv": "dense",
-}
 
 MAKERS: dict[str, Callable[..., Recipe]] = {**METHODS, COMPOSED: composed}
 
@@ -30,7 +22,7 @@ def method_of(args: Args) -> str:
         raise BadInput(f"unknown --conv_type {args.conv_type}: expected one of {', '.join(CONV_TYPES)}")
     if args.method is not None and args.method not in METHODS:
         raise BadInput(f"unknown --method {args.method}: expected one of {', '.join(METHODS)}")
-    named = CONV_TYPES.get(args.conv_type)
+    named = CONV_TYPES[args.conv_type] if args.conv_type else None
     if named and args.method and named != args.method:
         raise BadInput(f"--conv_type {args.conv_type} is method {named}, but --method is {args.method}: give one")
     if parts_of(args):
@@ -74,9 +66,9 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
     chosen = make(settings, **own)
     if args.flops_target is not None and not chosen.cuts:
         raise BadInput(f"method {method} removes a share of each layer: give --pr_target, not --flops_target")
-    asked = {"residual": None, "skip": (), "min_width": 1, "round_to": 1}
-    if not chosen.cuts and any(getattr(args, n) != v for n, v in asked.items()):
-        raise BadInput(f"method {method} cuts no channels: leave {', '.join(f'--{n}' for n in asked)} out")
+    for_channels = [f"--{f.name}" for f in FLAGS.values() if f.channels and getattr(args, f.name) != f.default]
+    if not chosen.cuts and for_channels:
+        raise BadInput(f"method {method} cuts no channels: leave {', '.join(for_channels)} out")
     if allocates(args) and not chosen.zeroes_at_once:
         raise BadInput(f"method {method}: shares by layer are for methods that zero weights in one go (one_by_n)")
     if allocates(args) and args.scope:

@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -12,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from kerf.compress.command import method_table
-from kerf.compress.command.args import Parser
-from kerf.compress.command.describe import NEARLY_ZERO, describe
+from kerf.compress.command.describe import NEARLY_ZERO, Network, Tensors, describe
 from kerf.compress.pruning.sensitivity import Sensitivity
+from kerf.console import Parser
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str], program: str) -> None:
     """`argv[0]` is one of COMMANDS. Raises ValueError or OSError with one line."""
     name, *rest = argv
-    parser = Parser(f"kerf-prune {name}", description=COMMANDS[name].__doc__)
+    parser = Parser(program, description=COMMANDS[name])
     if name == "show":
         parser.add_argument("given", type=Path, metavar="CHECKPOINT")
     else:
@@ -29,11 +28,13 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="changes nothing: the table is what was asked for")
     args = parser.parse_args(rest)
     if args.json:
-        found = {"show": describe, "methods": method_table.describe}[name](args.given)
+        values = {**(describe(args.given) if name == "show" else method_table.describe(args.given))}
         # JSON has no NaN, which tensors may have
-        print(json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None), indent=2))
+        print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
+    elif name == "show":
+        show(args.given)
     else:
-        COMMANDS[name](args.given)
+        methods(args.given)
 
 
 def show(path: Path, console: Console | None = None) -> None:
@@ -41,8 +42,11 @@ def show(path: Path, console: Console | None = None) -> None:
 
     Raises as `describe`.
     """
-    page, found = _Page(console), describe(path)
-    (_network if "layers" in found else _tensors)(found, page)
+    page, content = _Page(console), describe(path)
+    if "layers" in content:
+        _network(content, page)
+    else:
+        _tensors(content, page)
 
 
 def methods(name: str | None = None, console: Console | None = None) -> None:
@@ -62,7 +66,10 @@ def methods(name: str | None = None, console: Console | None = None) -> None:
     page.say(f"--set {numbers or 'takes nothing'}")
 
 
-COMMANDS = {"show": show, "methods": methods}
+COMMANDS = {
+    "show": "A network that kerf saved layer by layer, and any other file tensor by tensor.",
+    "methods": "The table of methods, or all that is known of one.",
+}
 
 
 def sensitivities(s: Sensitivity, console: Console | None = None) -> None:
@@ -109,17 +116,17 @@ class _Page:
         return self.full * full + self.empty * (self.cells - full)
 
 
-def _network(found: Mapping[str, Any], page: _Page) -> None:
-    size = found["image_size"]
-    page.say(f"{found['file']}: {found['arch']} for {size}x{size} images, method {found['method']}")
-    if bits := found["mean_bits"]:
-        page.say(f"quantised: weights of {bits:.2f} bits in the mean, inputs of 8")
-    counts = [("parameters", *found["params"]), ("MACs", *found["macs"])]
-    page.say("; ".join(f"{name} {a:,} {page.to} {b:,} ({b / a:.2%} kept)" for name, a, b in counts) + "\n")
-    zeros = any(layer["zeros"] for layer in found["layers"])
+def _network(content: Network, page: _Page) -> None:
+    size = content["image_size"]
+    page.say(f"{content['file']}: {content['arch']} for {size}x{size} images, method {content['method']}")
+    if bits := content["mean_bits"]:
+        page.say(f"quantised: weights of {bits:.2f} bits on average, inputs of 8")
+    counts = {"parameters": content["params"], "MACs": content["macs"]}
+    page.say("; ".join(f"{name} {a:,} {page.to} {b:,} ({b / a:.2%} kept)" for name, (a, b) in counts.items()) + "\n")
+    zeros = any(layer["zeros"] for layer in content["layers"])
     right = ["shape", "outputs", "inputs", "MACs", "left", "%"] + ["zeros"] * zeros
     table = page.table("weight", *right, "MACs left", right=right)
-    for layer in found["layers"]:
+    for layer in content["layers"]:
         changes = [page.change(*layer[key]) for key in ("outputs", "inputs")]
         before, macs = layer["macs"]
         figures = [_shape(layer["shape"]), *changes, _short(before), _short(macs), f"{macs / before:.1%}"]
@@ -129,17 +136,19 @@ def _network(found: Mapping[str, Any], page: _Page) -> None:
     page.console.print(table)
 
 
-def _tensors(found: Mapping[str, Any], page: _Page) -> None:
+def _tensors(content: Tensors, page: _Page) -> None:
     small = f"|w| <= {NEARLY_ZERO:g}"
     table = page.table("tensor", "shape", "mean", "std", small, right=("shape", "mean", "std", small))
-    for tensor in found["tensors"]:
+    for tensor in content["tensors"]:
         statistics = ["-"] * 3
         if tensor["mean"] is not None:
             statistics = [f"{tensor['mean']:.4g}", f"{tensor['std']:.4g}", f"{tensor['nearly_zero']:.2%}"]
         page.row(table, tensor["name"], _shape(tensor["shape"]), *statistics)
     page.console.print(table)
-    numbers = sum(tensor["numbers"] for tensor in found["tensors"])
-    page.say(f"\n{found['file']}: {len(found['tensors']):,} tensors, {numbers:,} numbers, {found['bytes']:,} bytes")
+    numbers = sum(tensor["numbers"] for tensor in content["tensors"])
+    page.say(
+        f"\n{content['file']}: {len(content['tensors']):,} tensors, {numbers:,} numbers, {content['bytes']:,} bytes"
+    )
 
 
 def _shape(shape: Sequence[int]) -> str:

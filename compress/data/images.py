@@ -1,10 +1,9 @@
-"""Image files in, uint8 arrays out: folders of classes, and CIFAR's own batches. No splits, no augmentation."""
+"""Image files in, uint8 arrays out: what lies in folders, and CIFAR's own batches. No splits, no augmentation."""
 
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kerf.compress.data.folders import Listing
 from kerf.errors import BadInput
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Files of one split: `names` are relative to the data path, `labels` index the sorted class folders."""
-
-    root: Path
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-
-
-def list_folder(root: Path, split: str) -> Listing:
-    """Lists root/split/<class>/*.jpg in sorted order. Raises ValueError when it is empty or not of that form."""
-    folder = root / split
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) if folder.is_dir() else ()
-    names, labels = [], []
-    for label, name in enumerate(classes):
-        for file in sorted((folder / name).iterdir()):
-            if file.suffix.lower() in SUFFIXES:
-                names.append(f"{split}/{name}/{file.name}")
-                labels.append(label)
-    if not names:
-        raise BadInput(f"no images in {folder}: expected {split}/<class>/*.jpg")
-    return Listing(root, tuple(names), tuple(labels), classes)
 
 
 @contextmanager
@@ -59,9 +32,31 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Decodes; copies only what is not RGB."""
+    """Decodes to 8-bit RGB; copies only what is not.
+
+    As the field does it (torchvision's default loader): alpha and a palette's transparency are dropped, CMYK is
+    converted without a profile, and EXIF's orientation is ignored. Grey of 16 bits keeps its upper 8, which PIL does by
+    itself for colour of 16 bits; its own conversion would make every value above 255 white. Raises ValueError for
+    integers of more bits and for floats outside [0, 255], whose range nobody states.
+    """
     image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits, or floats of [0, 1] or [0, 255], as uint8."""
+    low, high = float(grey.min()), float(grey.max())
+    if grey.dtype.kind == "f":
+        if not (low >= 0 and high <= 255):
+            raise BadInput(f"floats from {low:g} to {high:g}; expected [0, 1] or [0, 255]: store it as 8 or 16 bits")
+        return np.round(grey * (255 if high <= 1 else 1)).astype(np.uint8)
+    if not (low >= 0 and high <= 0xFFFF):
+        raise BadInput(f"integers from {low:.0f} to {high:.0f}; expected 16 bits: store it as 8 or 16 bits")
+    return (grey.astype(np.uint16) >> 8).astype(np.uint8)
 
 
 def open_rgb(path: Path) -> Image.Image:

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from kerf.compress.data.batches import WHOLE, Part, batches_of, generator, normalise
-from kerf.compress.data.images import Listing, opened, rgb
+from kerf.compress.data.folders import Listing
+from kerf.compress.data.images import opened, rgb
 from kerf.errors import BadInput
 
 BAD_IMAGES = ("fatal", "skip")

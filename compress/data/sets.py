@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kerf.compress.data.batches import Batches, InMemory
-from kerf.compress.data.images import Listing, decode, list_folder, read_cifar_batch
+from kerf.compress.data.folders import Listing, check_alike, list_folder, relabelled
+from kerf.compress.data.images import decode, read_cifar_batch
 from kerf.compress.data.photographs import Files, Folder
 from kerf.errors import BadInput
 
@@ -30,6 +31,7 @@ class Data:
     train: Batches | None  # None: only an evaluation split was found
     val: Batches | None
     test: Batches
+    notes: tuple[str, ...] = ()  # what of the folders was left out, a line each
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,15 @@ def evaluation_order(count: int, subset: int | None) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED)) if subset else torch.arange(count)
 
 
-def _in_memory(name: str, classes: int, train: Images, test: Images, options: Options, flip: bool = True) -> Data:
+def _in_memory(
+    name: str,
+    classes: int,
+    train: Images,
+    test: Images,
+    options: Options,
+    flip: bool = True,
+    notes: tuple[str, ...] = (),
+) -> Data:
     def part(source: Images, index: Tensor, training: bool) -> InMemory:
         pixels, labels, names = source
         index = index[: options.subset]
@@ -70,7 +80,7 @@ def _in_memory(name: str, classes: int, train: Images, test: Images, options: Op
     fit, val = split_order(len(train[1]))
     held = evaluation_order(len(test[1]), options.subset)
     side = test[0].shape[-1]
-    return Data(name, classes, side, part(train, fit, True), part(train, val, False), part(test, held, False))
+    return Data(name, classes, side, part(train, fit, True), part(train, val, False), part(test, held, False), notes)
 
 
 def digits(options: Options) -> Data:
@@ -107,11 +117,13 @@ def synthetic(options: Options) -> Data:
 
 
 def _cifar(name: str, classes: int, folder: str, files: tuple[str, ...], test: str, key: str, options: Options) -> Data:
-    root = options.path
+    root, notes = given(options), ()
     if (root / "train").is_dir():
         train, held = list_folder(root, "train"), list_folder(root, "test")
-        if len(train.classes) != classes or train.classes != held.classes:
-            raise BadInput(f"{root} has {len(train.classes)} train classes, expected the {classes} of {name} twice")
+        notes = (*train.notes, *held.notes, *check_alike(train, held, "train", "test"))
+        if len(train.classes) != classes:
+            raise BadInput(f"{root} has {len(train.classes)} train classes, expected the {classes} of {name}")
+        held = relabelled(held, train.classes)
         parts = [(decode(part, 32, options.workers), part.labels, part.names) for part in (train, held)]
     else:
         root = root / folder if (root / folder).is_dir() else root
@@ -121,7 +133,7 @@ def _cifar(name: str, classes: int, folder: str, files: tuple[str, ...], test: s
         pixels, labels, names = zip(*read)
         joined = torch.cat(pixels), list(chain.from_iterable(labels)), list(chain.from_iterable(names))
         parts = [joined, read_cifar_batch(root / test, key)]
-    return _in_memory(name, classes, parts[0], parts[1], options)
+    return _in_memory(name, classes, parts[0], parts[1], options, notes=notes)
 
 
 def cifar10(options: Options) -> Data:
@@ -137,7 +149,7 @@ def cifar100(options: Options) -> Data:
 
 def imagenet(options: Options) -> Data:
     """train/<wnid>/ (or ILSVRC2012_img_train/) and val/<wnid>/. val is the test part and enough to evaluate."""
-    root, size = options.path, options.image_size or 224
+    root, size = given(options), options.image_size or 224
     held = list_folder(root, "val")
 
     def part(listing: Listing, index: Tensor, training: bool = False) -> Files:
@@ -153,17 +165,24 @@ def imagenet(options: Options) -> Data:
         on_gpu = options.dali_device.startswith("cuda")
         return Dali(*common, device=options.dali_device, own_resizing=on_gpu)
 
-    test = part(held, evaluation_order(len(held.names), options.subset))
+    order = evaluation_order(len(held.names), options.subset)
     split = next((s for s in ("train", "ILSVRC2012_img_train") if (root / s).is_dir()), None)
     if split is None:
-        return Data("imagenet", len(held.classes), size, None, None, test)
+        return Data("imagenet", len(held.classes), size, None, None, part(held, order), held.notes)
     train = list_folder(root, split)
-    if train.classes != held.classes:
-        raise BadInput(
-            f"{root}: {split} has {len(train.classes)} classes, val has {len(held.classes)}; expected the same"
-        )
+    notes = (*train.notes, *held.notes, *check_alike(train, held, split, "val"))
+    test = part(relabelled(held, train.classes), order)
     fit, val = split_order(len(train.names))
-    return Data("imagenet", len(held.classes), size, part(train, fit, True), part(train, val), test)
+    return Data("imagenet", len(train.classes), size, part(train, fit, True), part(train, val), test, notes)
+
+
+def given(options: Options) -> Path:
+    """The folder of a data set that lies in one. Raises BadInput, FileNotFoundError."""
+    if options.path is None:
+        raise BadInput("no folder was given: --data_path")
+    if not options.path.is_dir():
+        raise FileNotFoundError(f"no folder {options.path} (--data_path)")
+    return options.path
 
 
 DATA_SETS: dict[str, Callable[[Options], Data]] = {
@@ -190,9 +209,6 @@ def open_data(name: str, options: Options) -> Data:
         asked = [("--use_dali", options.dali_device is not None), ("--bad_images skip", options.bad_images == "skip")]
         for flag in (flag for flag, given in asked if given):
             raise BadInput(f"{flag} is for {' or '.join(sorted(DECODED))}: {name} is decoded before training begins")
-    if name not in EMBEDDED:
-        if options.path is None:
-            raise BadInput(f"data set {name} needs --data_path: the folder it is stored in")
-        if not options.path.is_dir():
-            raise FileNotFoundError(f"no folder {options.path} (--data_path)")
+    if name not in EMBEDDED and options.path is None:
+        raise BadInput(f"data set {name} needs --data_path: the folder it is stored in")
     return DATA_SETS[name](options)

@@ -10,7 +10,7 @@ Differs: the share asked for is a share of each layer's weights, and exactly met
     momentum remembers; SGD takes Adam's place. Both ρ are multiplied so that a weight that nothing holds ends near a
     hundredth of itself; they come out at 1e-4 where the phase is long enough. Kernels go by their L2 norm in the layer
     (the public codes), or with --set balance=filter equally many of every filter (the paper). That the four patterns
-    are the centre and three edges was read second-hand. Phones' code generation is not here: methods/fkw.py stores
+    are the centre and three edges was read second-hand. Phones' code generation is not here: fkw.py stores
     the result in the paper's order, but kernels that skip 1×N blocks compute the zeros inside a kept kernel, so
     patterns make a network smaller, not faster.
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kerf.compress.network.blocks import blocks
 from kerf.errors import BadInput
 
 
@@ -96,8 +97,6 @@ def block_density(model: nn.Module, paths: Iterable[str], n: int) -> float:
         raise BadInput(f"N is {n}; expected at least 1 output kernel per block")
     occupied = total = 0
     for path in paths:
-        weight = model.get_parameter(path)
-        kernels = weight.reshape(*weight.shape[:2], -1).any(-1)  # (O, I)
-        blocks = torch.stack([rows.any(0) for rows in kernels.split(n)])  # (ceil(O / n), I)
-        occupied, total = occupied + int(blocks.sum()), total + blocks.numel()
+        kept = blocks(model.get_parameter(path), n).any(-1)
+        occupied, total = occupied + int(kept.sum()), total + kept.numel()
     return occupied / total

@@ -24,7 +24,9 @@ ATTEMPTS = 5
 class Clock(Protocol):
     """Times .onnx files on the machine that the network is for (kerf.tune.network_timer)."""
 
-    shares: Sequence[float]
+    @property
+    def shares(self) -> Sequence[float]:
+        """Of a layer's blocks, that `layers_us` tries to go without."""
 
     def network_ms(self, path: Path) -> tuple[float, float, str]:
         """(kerf's latency, the fastest dense engine's, its name)."""

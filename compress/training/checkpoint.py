@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kerf.compress.training import pickled
+from kerf.compress.training.state_dict import Say, weights_in
 from kerf.errors import BadInput
 from kerf.files import replacing
 
 HEADER = "kerf"
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which others keep the state dict in a .pth
-PREFIXES = ("module.", "model.")  # DataParallel's, and a checkpoint of our own
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None = None) -> None:
@@ -53,48 +53,46 @@ def _opened(path: Path) -> Iterator[safe_open]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is not a whole safetensors file ({error}); save it again") from None
+        with open(path, "rb") as raw:
+            pickle = raw.read(2) in (b"PK", b"\x80\x02")
+        what = "by its content it is torch.save's: rename it to .pth" if pickle else "save it again"
+        raise BadInput(f"{path} is not a whole safetensors file ({pickled.printable(error)}); {what}") from None
 
 
 def _state(file: safe_open) -> dict[str, Any]:
-    return json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    state = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    if not isinstance(state, dict):
+        raise BadInput(f"its header says {HEADER} {type(state).__name__}, expected an object; save it again")
+    return state
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, .pth or .pt, with wrappers, prefixes and a seed checkpoint's masks resolved.
+def read_weights(path: Path, say: Say = lambda _: None) -> dict[str, Tensor]:
+    """A state dict from .safetensors, .pth or .pt, with wrappers, prefixes and masks resolved.
 
-    Raises FileNotFoundError, or ValueError for a file that holds anything but tensors or has NaN or infinity in them.
+    `say` hears in a line what was chosen where a file holds several. Raises FileNotFoundError, or ValueError for a file
+    that cannot be read as a state dict, or has NaN or infinity in it.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        found = load(path)[0]
-    elif not path.is_file():
+    if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: expected a .safetensors, .pth or .pt file")
-    else:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many types here, pickle's and zipfile's among them
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadInput(f"{path} cannot be read as a state dict of plain tensors: {reason}") from None
-    for wrapper in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping):
-        raise BadInput(f"{path} holds a {type(found).__name__}, expected a state dict")
-    weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    for prefix in PREFIXES:
-        if any(name.startswith(prefix) for name in weights):
-            weights = {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
-    # The 1xN authors' files keep the raw weight beside its mask; the network they mean is the product of the two.
-    for name in [n for n in weights if n.endswith(".mask")]:
-        mask = weights.pop(name)
-        target = name.removesuffix("mask") + "weight"
-        if target in weights:
-            weights[target] = weights[target] * mask
-    for name, weight in weights.items():
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
-            raise BadInput(f"{path}: {name} has NaN or infinite values; expected finite weights")
-    return weights
+    found = load(path)[0] if path.suffix == ".safetensors" else pickled.read(path)
+    try:
+        weights = weights_in(found, lambda line: say(f"{path} {line}"))
+    except ValueError as error:
+        raise BadInput(f"{path} {pickled.printable(error)}") from None
+    return {name: _as_floats(path, name, weight) for name, weight in weights.items()}
+
+
+def _as_floats(path: Path, name: str, weight: Tensor) -> Tensor:
+    """The tensor as strided numbers in memory. Raises ValueError for one that has none, or infinite ones."""
+    name = pickled.printable(name)
+    if weight.is_quantized or weight.is_meta or weight.is_complex():
+        kind = "quantised" if weight.is_quantized else "empty (of device meta)" if weight.is_meta else "complex"
+        raise BadInput(f"{path}: {name} is {kind}; expected real weights: save the network's f32 state_dict()")
+    weight = weight.to_dense() if weight.layout != torch.strided else weight
+    if weight.is_floating_point() and not torch.isfinite(weight).all():
+        raise BadInput(f"{path}: {name} has NaN or infinite values; expected finite weights")
+    return weight
 
 
 def kept_channels(path: Path, arch: str) -> dict[str, Tensor]:
@@ -117,22 +115,72 @@ def _are_indices(value: object) -> bool:
     return isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a file into `model`, strictly. Raises ValueError naming the first tensors that do not fit."""
-    weights, wanted = read_weights(path), model.state_dict()
+def load_weights(model: nn.Module, path: Path, new_head: bool = False, say: Say = lambda _: None) -> None:
+    """Loads a file into `model`, strictly. Raises ValueError naming the first tensors that do not fit.
+
+    With `new_head` one thing may differ: where the file tells another number of classes apart, the layer that does
+    keeps the weights that `model` has, and `say` hears that.
+    """
+    weights, wanted = read_weights(path, say), model.state_dict()
     for name, tensor in weights.items():
         # a classifier kept as a 1x1 convolution, as the 1xN authors do, is the same matrix
         if name in wanted and tensor.ndim == 4 and wanted[name].ndim == 2 and tensor.shape[2:] == (1, 1):
             weights[name] = tensor.flatten(1)
-    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
-    wrong = [f"no {name}" for name in wanted if name not in weights and name not in optional]
-    wrong += [
+    head = _other_head(model, weights, wanted)
+    if head:
+        layer, theirs, ours = head
+        if not new_head:
+            raise BadInput(
+                f"{path} tells {theirs} classes apart ({layer}.weight is {tuple(weights[f'{layer}.weight'].shape)}), "
+                f"and {ours} are expected; give the images that it was trained on, or train it with --pretrained_model"
+            )
+        weights |= {name: wanted[name] for name in (f"{layer}.weight", f"{layer}.bias") if name in wanted}
+        say(f"{path} tells {theirs} classes apart, these images have {ours}: {layer} is new, its weights random")
+    if wrong := _differences(weights, wanted):
+        raise BadInput(f"{path} is a checkpoint of another architecture: {wrong}")
+    model.load_state_dict(weights, strict=False)
+
+
+def _other_head(
+    model: nn.Module, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[str, int, int] | None:
+    """(layer, its classes in the file, in the model) if all that differs is the number of one layer's outputs."""
+    if _names_apart(weights, wanted) != ([], []):
+        return None
+    other = [name for name in weights if weights[name].shape != wanted[name].shape]
+    layers, counts = {name.rpartition(".")[0] for name in other}, {tuple(weights[name].shape[:1]) for name in other}
+    if len(layers) != 1 or len(counts) != 1 or any(weights[n].shape[1:] != wanted[n].shape[1:] for n in other):
+        return None
+    (layer,) = layers
+    if not isinstance(model.get_submodule(layer), nn.Linear):
+        return None
+    return layer, len(weights[f"{layer}.weight"]), len(wanted[f"{layer}.weight"])
+
+
+def _names_apart(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Names that only the model has and that only the file has; old torch did not count batches."""
+    missing = [name for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]
+    return missing, [name for name in weights if name not in wanted]
+
+
+def _differences(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """How a state dict and a model's own differ, with the first few names of each kind; empty where they do not."""
+    missing, unexpected = _names_apart(weights, wanted)
+    shapes = [
         f"{name} is {tuple(weights[name].shape)}, expected {tuple(wanted[name].shape)}"
         for name in wanted
         if name in weights and weights[name].shape != wanted[name].shape
     ]
-    wrong += [f"unexpected {name}" for name in weights if name not in wanted]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise BadInput(f"{path} is a checkpoint of another architecture: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights, strict=False)
+    parts = []
+    if shapes:
+        parts.append(f"{_first(shapes, '; ')}")
+    if missing:
+        parts.append(f"it lacks {len(missing)} of {len(wanted)} tensors, {_first(missing)}")
+    if unexpected:
+        parts.append(f"{len(unexpected)} of its {len(weights)} tensors are of no layer, {_first(unexpected)}")
+    return "; ".join(parts)
+
+
+def _first(names: list[str], between: str = ", ") -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return between.join(map(pickled.printable, names[:3])) + more

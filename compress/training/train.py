@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,15 @@ class State:
     best_score: tuple[float, float] | None = None  # (top-1, -loss)
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics.jsonl per epoch
 
+    def add(self, row: dict[str, Any], weights: Mapping[str, Tensor] | None) -> None:
+        """An epoch more. Its weights are kept where they are given and the best so far."""
+        self.epoch = row["epoch"] + 1
+        self.history.append(row)
+        score = (row["val_top1"], -row["val_loss"])
+        if weights is not None and (self.best_score is None or score > self.best_score):
+            self.best_score = score
+            self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+
 
 PRECISIONS = ("auto", "f32", "bf16")
 
@@ -70,7 +79,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """bf16 where the hardware multiplies it natively ("auto"), always ("bf16") or never ("f32"). Weights stay f32."""
     if precision == "auto":
         if device.type == "cpu":
-            can = getattr(torch.cpu, "get_capabilities", dict)()
+            can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
             native = can.get("avx512_bf16") or can.get("amx_bf16")
         else:
             native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -184,10 +193,9 @@ def fit(
 
     Raises ValueError when the data has no training part, FloatingPointError when the loss is no longer finite.
     """
-    if data.train is None:
-        raise BadInput(f"{data.name} has no training images: expected train/<class>/ beside the evaluation folder")
+    images, held_out = parts_of(data)
     device, reporter, state = torch.device(device), reporter or Reporter(), state or State()
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     named = dict(model.named_parameters())
     sgd = _sgd(named, optim, pressure, model)
     task = make_task(optim, device, teachers)
@@ -196,21 +204,14 @@ def fit(
     distributed.agree(model.state_dict(), "before training")
     try:
         for epoch in range(state.epoch, optim.lr.epochs):
-            reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(data.train))
-            row = {"phase": title, "epoch": epoch}
-            row |= _train_epoch(
-                model, data.train, sgd, optim, epoch, device, seed, task, pressure, after_step, reporter
-            )
-            momentum = {n: b for n, p in named.items() if (b := sgd.state[p].get("momentum_buffer")) is not None}
-            distributed.agree(model.state_dict(), f"after epoch {epoch + 1}", list(momentum.values()))
-            val = evaluate(model, data.val, device)
+            reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(images))
+            row: dict[str, Any] = {"phase": title, "epoch": epoch}
+            row |= _train_epoch(model, images, sgd, optim, epoch, device, seed, task, pressure, after_step, reporter)
+            state.momentum = {n: b for n, p in named.items() if (b := sgd.state[p].get("momentum_buffer")) is not None}
+            distributed.agree(model.state_dict(), f"after epoch {epoch + 1}", list(state.momentum.values()))
+            val = evaluate(model, held_out, device)
             row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
-            state.epoch = epoch + 1
-            state.history.append(row)
-            state.momentum = momentum
-            if keep_best and (state.best_score is None or (val.top1, -val.loss) > state.best_score):
-                state.best_score = (val.top1, -val.loss)
-                state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            state.add(row, model.state_dict() if keep_best else None)
             if on_epoch:
                 on_epoch(state)
             reporter.finish(
@@ -224,6 +225,13 @@ def fit(
     return state
 
 
+def parts_of(data: Data) -> tuple[Batches, Batches]:
+    """The images to train on and those to choose the best epoch by. Raises BadInput where there are none."""
+    if data.train is None or data.val is None:
+        raise BadInput(f"{data.name} has no training images: expected train/<class>/ beside the evaluation folder")
+    return data.train, data.val
+
+
 def sample_of(data: Data, device: torch.device | str) -> Sample:
     """The training images in one order, and the validation images; those of the test part where there are none."""
 
@@ -235,18 +243,19 @@ def sample_of(data: Data, device: torch.device | str) -> Sample:
 
 def plan_of(data: Data, optim: Optim, sparsity: float, device: torch.device | str = "cpu") -> Plan:
     """The steps that `fit` takes with this `optim`, and the images that it trains on and is measured on."""
-    each = len(data.train) if data.train else 0
-    rate = lambda step: optim.lr(step // each, step % each, each)  # noqa: E731
+    steps = len(data.train) if data.train else 0  # of an epoch
+    rate = lambda step: optim.lr(step // steps, step % steps, steps)  # noqa: E731
 
     def accuracy(model: nn.Module) -> float:
         with evaluated(model):
-            return evaluate(model, data.val, device).top1 / 100
+            return evaluate(model, parts_of(data)[1], device).top1 / 100
 
-    return Plan(optim.lr.epochs * each, rate, sparsity, optim.momentum, each, sample_of(data, device), accuracy)
+    return Plan(optim.lr.epochs * steps, rate, sparsity, optim.momentum, steps, sample_of(data, device), accuracy)
 
 
 def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:
-    groups, own = [], set()
+    groups: list[dict[str, Any]] = []
+    own: set[str] = set()
     for group in pressure.parameter_groups(model):
         options = {"momentum": group.momentum, "nesterov": group.nesterov, "weight_decay": group.weight_decay}
         options = {name: value for name, value in options.items() if value is not None}
@@ -281,7 +290,7 @@ def _train_epoch(
     batch, parameters = images_of(batches), list(model.parameters())
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, hits
     # to read a number from a GPU, or from another process, is to wait for it
-    each = 1 if device.type == "cpu" and distributed.alone() else 20  # steps
+    interval = 1 if device.type == "cpu" and distributed.alone() else 20  # steps
     with global_batch(batch):
         for step, (x, y) in enumerate(batches.epoch(epoch, seed, distributed.part())):
             done = epoch * len(batches) + step
@@ -301,7 +310,7 @@ def _train_epoch(
                 after_step()
             images += batch
             sums += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double()])
-            if (step + 1) % each == 0 or step + 1 == len(batches):
+            if (step + 1) % interval == 0 or step + 1 == len(batches):
                 total, hits = distributed.total(sums).tolist()
                 if not math.isfinite(total):
                     raise FloatingPointError(

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from kerf.compress.network.blocks import blocks
 from kerf.compress.network.cost import positions
 from kerf.compress.network.graph import DependencyGraph
 from kerf.errors import BadInput
@@ -145,9 +146,7 @@ def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> WeightUn
     rows = -(-outputs // n)  # block rows, the last one perhaps short
 
     def view() -> Tensor:
-        w = weight.detach().reshape(outputs, inputs, -1)  # (O, I, kh·kw)
-        w = torch.nn.functional.pad(w, (0, 0, 0, 0, 0, rows * n - outputs))
-        return w.reshape(rows, n, inputs, -1).transpose(1, 2).reshape(rows * inputs, -1)  # (R·I, n·kh·kw)
+        return blocks(weight.detach(), n).flatten(0, 1)  # (R·I, n·kh·kw)
 
     def mask(kept: Tensor) -> Tensor:
         kernels = kept.view(rows, inputs).repeat_interleave(n, 0)[:outputs]  # (O, I)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.s_tir import dlight
 from tvm.target import Target
 
 from kerf.deploy.compiler import pretuned
@@ -17,13 +17,12 @@ from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.compiler.pairs import join
 from kerf.deploy.compiler.static_buffers import keep_buffers
-from kerf.deploy.compiler.targets import describe, linking, on_gpu, triple
+from kerf.deploy.compiler.targets import describe, linking, triple
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
-from kerf.kernels import BY_NAME, kernels_for
-from kerf.kernels.cuda import compiler
+from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.kernel import dense_twin, pick
 from kerf.kernels.lowering import pass_context
 from kerf.kernels.problem import Problem
@@ -38,7 +37,7 @@ class Built:
     choices: dict[str, Choice]
     pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
-    source: str = ""  # what runs on a GPU, and its machine code
+    source: str = ""  # what runs on a device besides the CPU, and its machine code
     code: bytes = b""
 
     def export(self, path: Path) -> None:
@@ -56,12 +55,11 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     to on such a target; else the first kernel's default.
     """
     versions = versions or provenance()
-    measured = [(record(problem, target, book, versions), problem) for problem in {p, dense_twin(p)}]
-    measured = [(r, problem) for r, problem in measured if r is not None and r.kernel in BY_NAME]
+    measured = [r for q in (p, dense_twin(p)) if (r := record(q, target, book, versions)) and r.kernel in BY_NAME]
     if measured:
-        best, problem = min(measured, key=lambda m: m[0].us)
-        return Choice(problem, best.kernel, best.config)
-    pick(kernels_for(target), p, target)  # raises with every kernel's reason if there is none
+        best = min(measured, key=lambda r: r.us)
+        return Choice(Problem.from_json(best.problem), best.kernel, best.config)
+    pick(backend_of(target).kernels, p, target)  # raises with every kernel's reason if there is none
     problems = {problem.to_json() for problem in (p, dense_twin(p))}
     failed = {(q, r.what) for q in problems for r in book.of(q, describe(target), versions) if r.error}
     known = pretuned.known(p, target)
@@ -91,41 +89,34 @@ def build(network: Network, target: Target, book: RecordBook, versions: dict[str
 
 def compiled(network: Network, target: Target, plan: Plan) -> Built:
     module, packed = lower(network, plan.choices, plan.pairs, target)
-    gpu = [schedule_rest(target)] if on_gpu(target) else []
-    pipeline = [*gpu, relax.get_pipeline("default_build"), trust_weights, keep_buffers]
+    backend = backend_of(target)
+    own = [trust_weights(len(network.inputs)), keep_buffers]
+    pipeline = [*backend.schedule(target), relax.get_pipeline("default_build"), *own]
     with pass_context():
         executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
-    source = compiler.source(executable.mod) if gpu else ""
-    code = compiler.cubin(source, target) if gpu else b""
-    return Built(executable, packed, plan.choices, plan.pairs, target, source, code)
+    return Built(executable, packed, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target))
 
 
-def schedule_rest(target: Target) -> tvm.transform.Pass:
-    """Threads for what is not kerf's own: operators that TVM's importer brought, unfused."""
+def trust_weights(inputs: int) -> tvm.transform.Pass:
+    """Drop the checks of type and shape that "main" makes of its weights, which follow its ``inputs``, on every call:
+    some 0.1 ms for MobileNet-V2.
+
+    A bundle's hashes vouch for its weights; images are still checked.
+    """
 
     @tvm.transform.module_pass(opt_level=0)
-    def _schedule(module: tvm.IRModule, _context) -> tvm.IRModule:
-        with target:
-            return dlight.ApplyDefaultSchedule(dlight.gpu.Reduction(), dlight.gpu.Fallback())(module)
+    def _trust(module: tvm.IRModule, _context) -> tvm.IRModule:
+        main = module["main"]
+        weights = set(main.params[inputs:])
 
-    return _schedule
+        def needed(binding: relax.Binding) -> bool:
+            call: Any = getattr(binding, "value", None)
+            name = call.op.global_symbol if isinstance(getattr(call, "op", None), relax.ExternFunc) else ""
+            return name not in ("vm.builtin.check_tensor_info", "vm.builtin.match_shape") or call.args[0] not in weights
 
+        blocks = [relax.BindingBlock([b for b in block.bindings if needed(b)]) for block in main.body.blocks]
+        body = relax.SeqExpr(blocks, main.body.body)
+        module["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+        return module
 
-@tvm.transform.module_pass(opt_level=0)
-def trust_weights(module: tvm.IRModule, _context) -> tvm.IRModule:
-    """Drop the checks of type and shape that "main" makes of its weights on every call, some 0.1 ms for MobileNet-V2.
-
-    A bundle's hashes vouch for its weights; the image is still checked.
-    """
-    main = module["main"]
-    weights = set(main.params[1:])
-
-    def needed(binding: relax.Binding) -> bool:
-        call = getattr(binding, "value", None)
-        name = call.op.global_symbol if isinstance(getattr(call, "op", None), relax.ExternFunc) else ""
-        return name not in ("vm.builtin.check_tensor_info", "vm.builtin.match_shape") or call.args[0] not in weights
-
-    blocks = [relax.BindingBlock([b for b in block.bindings if needed(b)]) for block in main.body.blocks]
-    body = relax.SeqExpr(blocks, main.body.body)
-    module["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
-    return module
+    return _trust

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm.target import Target
 
 from kerf.deploy.frontend.network import Layer
-from kerf.kernels import BY_NAME, kernels_for
+from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.bsr import BSR
-from kerf.kernels.kernel import Config, candidates
+from kerf.kernels.config import Config
+from kerf.kernels.kernel import candidates
 from kerf.kernels.problem import Problem
 
 
@@ -25,12 +27,12 @@ class Choice:
     config: Config
 
     @cached_property
-    def key(self) -> tuple:
+    def key(self) -> tuple[str, str, tuple[tuple[str, Any], ...]]:
         """Hashable; but for the problem what Record.what is."""
         return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
 
     def pack(self, layer: Layer) -> dict[str, np.ndarray]:
-        weight = BSR.from_conv(layer.weight, self.problem.block) if self.problem.block else layer.weight
+        weight = BSR.from_conv(layer.weight, self.problem.n) if self.problem.n else layer.weight
         return BY_NAME[self.kernel].pack(self.problem, weight, self.config)
 
     def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
@@ -44,5 +46,5 @@ def ways(p: Problem, target: Target) -> list[list[Choice]]:
     """
     return [
         [Choice(c.problem, c.kernel.name, config) for config in c.kernel.configs(c.problem, target)]
-        for c in candidates(kernels_for(target), p, target)
+        for c in candidates(backend_of(target).kernels, p, target)
     ]

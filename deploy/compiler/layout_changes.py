@@ -1,4 +1,5 @@
-"""Tensors between kerf's own functions lie in the form of their kernels (form.py); every other operator sees NCHW.
+"""Tensors between kerf's own functions lie in the form of their kernels (kerf.kernels.form); every other operator sees
+NCHW.
 
 A function's arguments are brought into it and its result back; then ways there and back are cancelled, so that from the
 stem to the pool nothing is ever moved.
@@ -12,8 +13,8 @@ import tvm
 from tvm import relax
 from tvm.s_tir import SBlock, SBlockRealize
 
-from kerf.deploy.compiler.form import Form
 from kerf.errors import BadInput
+from kerf.kernels.form import Form, Shape
 
 THERE, BACK = "into_form", "from_form"  # names of functions
 MOVES = (THERE, BACK, "reshape")  # TVM legalizes relax.reshape to functions of this name
@@ -61,6 +62,12 @@ class _Replace(relax.PyExprMutator):
         return visit(other)
 
 
+def image_shape(value: relax.Expr) -> Shape:
+    """shape_of an image."""
+    n, c, h, w = shape_of(value)
+    return n, c, h, w
+
+
 def shape_of(value: relax.Expr) -> tuple[int, ...]:
     """Raises ValueError for a size that is known only when the network runs."""
     try:
@@ -78,7 +85,7 @@ def call(
     function: relax.GlobalVar,
     images: Sequence[relax.Expr],
     rest: Sequence[relax.Expr],
-    shape: tuple[int, ...],
+    shape: Shape,
     form: Form,
 ) -> relax.Expr:
     """Emit function(images[0], *rest, *images[1:]) on images in the kernels' form; its result, an image of ``shape``,
@@ -91,14 +98,14 @@ def call(
 
 def into(bb: relax.BlockBuilder, image: relax.Expr, form: Form) -> relax.Expr:
     """An NCHW image in the form."""
-    shape = shape_of(image)
+    shape = image_shape(image)
     function = form.into(shape)
     if function is None:
         return reshaped(bb, image, tuple(int(d) for d in form.type(shape).shape))
     return bb.emit(relax.call_tir(add(bb, function, THERE), [image], form.type(shape)))
 
 
-def back(bb: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...], form: Form) -> relax.Expr:
+def back(bb: relax.BlockBuilder, value: relax.Expr, shape: Shape, form: Form) -> relax.Expr:
     """An image in the form as NCHW of ``shape``."""
     function = form.back(shape)
     if function is None:

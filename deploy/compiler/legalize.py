@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tvm
 from tvm import relax
 
 from kerf.deploy.compiler import layout_changes
-from kerf.deploy.compiler.form import Form
-from kerf.deploy.compiler.layout_changes import shape_of
+from kerf.deploy.compiler.layout_changes import image_shape, shape_of
+from kerf.kernels.form import Form
 from kerf.kernels.problem import Problem
 
 
@@ -43,32 +43,40 @@ def _static(call: relax.Call) -> bool:
 
 def _mean(bb: relax.BlockBuilder, call: relax.Call, form: Form) -> relax.Expr | None:
     """Over height and width."""
-    shape, axes = shape_of(call.args[0]), call.attrs.axis
-    if axes is None or len(shape) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
+    axes = call.attrs.axis
+    if axes is None or len(shape_of(call.args[0])) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
         return None
+    shape = n, c, _, _ = image_shape(call.args[0])
     function = layout_changes.add(bb, form.mean(shape), "mean")
-    y = layout_changes.call(bb, function, call.args[:1], [], (*shape[:2], 1, 1), form)
+    y = layout_changes.call(bb, function, call.args[:1], [], (n, c, 1, 1), form)
     return layout_changes.reshaped(bb, y, shape_of(call))
 
 
 def _scale(bb: relax.BlockBuilder, call: relax.Call, form: Form) -> relax.Expr | None:
     """An image times one number per channel."""
     x, factor = sorted(call.args, key=lambda a: -math.prod(shape_of(a)))
-    shape = shape_of(x)
-    if len(shape) != 4 or shape_of(factor) != (*shape[:2], 1, 1) or shape[2:] == (1, 1):
+    if len(shape_of(x)) != 4:
+        return None
+    shape = n, c, h, w = image_shape(x)
+    if shape_of(factor) != (n, c, 1, 1) or (h, w) == (1, 1):
         return None
     return layout_changes.call(bb, layout_changes.add(bb, form.scale(shape), "scale"), [x, factor], [], shape, form)
 
 
 def _max_pool(bb: relax.BlockBuilder, call: relax.Call, form: Form) -> relax.Expr | None:
-    a, (n, c, h, w) = call.attrs, shape_of(call.args[0])
+    a, (n, c, h, w) = call.attrs, image_shape(call.args[0])
     if (a.layout, a.out_layout) != ("NCHW", "NCHW"):
         return None
-    ints = {k: tuple(int(v) for v in getattr(a, k)) for k in ("pool_size", "strides", "padding", "dilation")}
-    where = dict(stride=ints["strides"], padding=ints["padding"], dilation=ints["dilation"])
-    p = Problem(n, c, h, w, c, ints["pool_size"], **where, groups=c)
+    kernel, stride, dilation = (_pair(getattr(a, name)) for name in ("pool_size", "strides", "dilation"))
+    top, left, bottom, right = map(int, a.padding)
+    p = Problem(n, c, h, w, c, kernel, stride, (top, left, bottom, right), dilation, groups=c)
     if p.out_shape != shape_of(call):
         return None  # ceil_mode with a window over the edge
     return layout_changes.call(
         bb, layout_changes.add(bb, form.max_pool(p), "max_pool"), call.args, [], p.out_shape, form
     )
+
+
+def _pair(values: Iterable) -> tuple[int, int]:
+    first, second = map(int, values)
+    return first, second

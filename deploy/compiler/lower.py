@@ -17,13 +17,14 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.deploy.compiler.form import Form, form_of
 from kerf.deploy.compiler.layout_changes import call, reshaped
 from kerf.deploy.compiler.legalize import legalize
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.network import DOMAIN, OP, Network
 from kerf.errors import BadInput, Unsupported
+from kerf.kernels.backends import backend_of
 from kerf.kernels.cpu import expand_depthwise
+from kerf.kernels.form import Form
 
 
 def lower(
@@ -41,7 +42,7 @@ def lower(
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
     weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
-    form = form_of(target, next(iter(network.layers.values())).problem.dtype)
+    form = backend_of(target).form(target, next(iter(network.layers.values())).problem.dtype)
     importer = _Importer(choices, pairs, weights, target, form)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -78,7 +79,7 @@ class _Importer(ONNXGraphImporter):
         form: Form,
     ):
         super().__init__({}, "float32")
-        self._dtype = {}  # every value has the type that the file gives it
+        self._dtype: dict = {}  # every value has the type that the file gives it
         self._choices, self._weights, self._target, self._form = choices, weights, target, form
         self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}

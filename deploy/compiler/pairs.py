@@ -11,6 +11,7 @@ from tvm.target import Target
 from kerf.deploy.compiler.choice import Choice
 from kerf.deploy.frontend.network import DOMAIN, Network
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
+from kerf.kernels.cpu.machine import machine_of
 
 
 def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[dict[str, Choice], dict[str, str]]:
@@ -27,7 +28,7 @@ def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[
         first, second = choices[node.name], choices[after.name]
         if first.kernel not in expand_depthwise.FIRST or second.kernel != conv2d_nchw_depthwise.name:
             continue
-        if expand_depthwise.refuses(first.problem, second.problem) is None:
+        if expand_depthwise.refuses(first.problem, second.problem, machine_of(target)) is None:
             choices[node.name] = replace(first, config=expand_depthwise.config(first.problem, first.kernel, target))
             after_config = conv2d_nchw_depthwise.configs(second.problem, target)[0]
             choices[after.name] = replace(second, config=after_config)

@@ -1,6 +1,6 @@
 """What the zoo's networks were tuned to, for machines that have measured nothing yet: a file per vector unit or GPU.
 
-Lines of JSON, written by scripts/pretune.py and scripts/gpu_pretune.py: a layer's problem, whether the dense kernels
+Lines of JSON, written by scripts/maintain/*pretune.py: a layer's problem, whether the dense kernels
 were faster, the kernel and its configuration, where that is not the kernel's own first. The number of blocks need not
 be the same: what is good for a layer at 50 % is good at 60 %, but for whether sparse kernels win, which is taken over
 from nearby alone.
@@ -13,27 +13,37 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, TypedDict
 
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.kernels import BY_NAME
-from kerf.kernels.cpu.isa import threads, vector_unit
+from kerf.kernels.backends import BY_NAME, backend_of
+from kerf.kernels.config import Config
+from kerf.kernels.cpu.machine import threads
 from kerf.kernels.kernel import dense_twin
 from kerf.kernels.problem import Problem
 
+
+class Row(TypedDict):
+    """A line of the file, and of its problem the number of blocks."""
+
+    problem: dict[str, Any]
+    threads: int
+    dense: bool
+    kernel: str
+    config: Config
+    nnzb: int
+
+
 FOLDER = Path(__file__).parents[1] / "pretuned"
-FILES = {(16, 32): "avx512.jsonl", (8, 16): "avx2.jsonl"}  # by lanes and registers of the widest vectors
 NEARBY = 0.1  # of all blocks
 
 
 def file_of(target: Target) -> Path | None:
     """Where what is known of such targets is kept; None for those the project knows nothing of."""
-    if target.kind.name == "cuda":
-        return FOLDER / f"{target.attrs['arch']}.jsonl"
-    lanes, registers = vector_unit(target)
-    name = FILES.get((max(lanes), registers))
-    return FOLDER / name if name else None
+    family = backend_of(target).family(target)
+    return FOLDER / f"{family}.jsonl" if family else None
 
 
 def known(p: Problem, target: Target) -> Choice | None:
@@ -42,7 +52,7 @@ def known(p: Problem, target: Target) -> Choice | None:
     if path is None or not path.is_file():
         return None
     rows = _read(path).get((_like(p), threads(target)), [])
-    blocks = -(-p.out_channels // p.block) * p.in_channels if p.block else 1
+    blocks = -(-p.out_channels // p.n) * p.in_channels if p.n else 1
     for row in sorted(rows, key=lambda row: abs(row["nnzb"] - p.nnzb)):
         if row["dense"] and abs(row["nnzb"] - p.nnzb) > NEARBY * blocks:
             continue
@@ -67,7 +77,7 @@ def _like(p: Problem) -> Problem:
 
 
 @cache
-def _read(path: Path) -> dict[tuple[Problem, int], list[dict]]:
+def _read(path: Path) -> dict[tuple[Problem, int], list[Row]]:
     found = defaultdict(list)
     for text in path.read_text().splitlines():
         row = json.loads(text)

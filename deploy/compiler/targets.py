@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import cast
 
 from tvm.support import cc
 from tvm.target import Target
@@ -10,7 +12,9 @@ from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu, llvm_
 
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.machine import CHECKED, architecture, missing
+from kerf.deploy.runtime.manifest import Needs
 from kerf.errors import BadInput
+from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda.compiler import ARCHITECTURES
 
 
@@ -51,16 +55,14 @@ def _cuda(text: str) -> Target:
 
 
 def on_gpu(target: Target) -> bool:
-    return target.kind.name == "cuda"
+    return bool(backend_of(target).device)
 
 
 def describe(target: Target) -> str:
     """Canonical text, the key of records: everything that changes code, nothing that does not."""
-    a = target.attrs
-    if on_gpu(target):
-        return f"cuda -arch={a['arch']}"
-    parts = [f"-{k}={a[k] if k != 'mattr' else ','.join(a[k])}" for k in ("mtriple", "mcpu", "mattr") if k in a]
-    return " ".join(["llvm", *parts, f"-num-cores={a['num-cores']}"])
+    given = {k: target.attrs[k] for k in backend_of(target).attributes if k in target.attrs}
+    said = [f"-{k}={','.join(map(str, v)) if k == 'mattr' else v}" for k, v in given.items()]
+    return " ".join([target.kind.name, *said])
 
 
 def triple(target: Target) -> str:
@@ -68,7 +70,7 @@ def triple(target: Target) -> str:
     return str(target.attrs.get("mtriple", ""))
 
 
-def linking(triple: str) -> dict:
+def linking(triple: str) -> dict[str, Callable]:
     """Arguments of export_library: libraries for another architecture are linked by its own compiler.
 
     Raises ValueError where that is not installed.
@@ -80,13 +82,14 @@ def linking(triple: str) -> dict:
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
 
 
-def needs(target: Target) -> dict:
+def needs(target: Target) -> Needs:
     """Machine and instruction sets that code for ``target`` may use."""
-    if on_gpu(target):  # the code for the host takes what every CPU of this architecture has
-        return {"machine": architecture(), "features": [], "cuda": str(target.attrs["arch"])}
+    machine = architecture(triple(target).split("-")[0])
+    if device := backend_of(target).device:  # the code for the host takes what every CPU of this architecture has
+        asked = {"machine": machine, "features": [], device: str(target.attrs["arch"])}
+        return cast(Needs, asked)  # which names its devices as backends do
     features = {CHECKED[f] for f in map(str, llvm_get_cpu_features(target)) if f in CHECKED}
-    name = architecture(triple(target).split("-")[0])
-    return {"machine": name, "features": sorted(features)}
+    return {"machine": machine, "features": sorted(features)}
 
 
 def foreign(target: Target) -> str | None:

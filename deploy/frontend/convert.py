@@ -12,9 +12,10 @@ from kerf.deploy.frontend.onnx_graph import Graph, read_model
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.errors import BadInput
-from kerf.kernels.bsr import BSR
+from kerf.kernels.bsr import kept_blocks
+from kerf.kernels.precision import types_of
 
-NEARLY = 0.03  # share of blocks that taller ones may miss
+NEARLY = 0.03  # share of blocks that those of a larger N may miss
 
 
 def convert(
@@ -30,9 +31,9 @@ def convert(
     to floor(share * blocks) counts. Raises ValueError for n < 1, a share outside [0, 1], a file that cannot be read, is
     quantised or has several inputs.
     """
-    heights = sorted((n,) if isinstance(n, int) else n, reverse=True)
-    if not heights or heights[-1] < 1:
-        given = " ".join(map(str, heights))
+    ns = sorted((n,) if isinstance(n, int) else n, reverse=True)
+    if not ns or ns[-1] < 1:
+        given = " ".join(map(str, ns))
         raise BadInput(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
     if not 0 <= sparsity <= 1:
         raise BadInput(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
@@ -51,27 +52,26 @@ def convert(
         raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
     if not layers:
         raise refusals.nothing(path, graph)
-    layers = {k: replace(v, problem=replace(v.problem, precision=precision)) for k, v in layers.items()}
-    return Network(path, graph, {k: blocked(v, heights, sparsity) for k, v in layers.items()}, weights_bytes)
+    layers = {k: replace(v, problem=replace(v.problem, **types_of(precision))) for k, v in layers.items()}
+    return Network(path, graph, {k: blocked(v, ns, sparsity) for k, v in layers.items()}, weights_bytes)
 
 
-def blocked(layer: Layer, heights: Sequence[int], sparsity: float) -> Layer:
+def blocked(layer: Layer, ns: Sequence[int], sparsity: float) -> Layer:
     """The layer as 1xN blocks if enough of them are zero, else unchanged.
 
-    N is the first of ``heights`` that loses no more than NEARLY of the zero blocks that another finds: random blocks of
+    N is the first of ``ns`` that loses no more than NEARLY of the zero blocks that another finds: random blocks of
     4 rows make some of 8, too, and kernels of 8 would compute most of what the 4 leave out.
     """
     if layer.problem.groups > 1:
         return layer
     fitting = []  # (share of zero blocks, N, blocks kept)
-    for n in heights:
-        bsr = BSR.from_conv(layer.weight, n)
-        blocks = (len(bsr.indptr) - 1) * layer.weight.shape[1]
-        zero = blocks - bsr.nnzb
-        if zero and zero + 1 >= sparsity * blocks:
-            fitting.append((zero / blocks, n, bsr.nnzb))
+    for n in ns:
+        kept = kept_blocks(layer.weight, n)
+        zero = int(kept.size - kept.sum())
+        if zero and zero + 1 >= sparsity * kept.size:
+            fitting.append((zero / kept.size, n, kept.size - zero))
     most = max((share for share, _, _ in fitting), default=0.0)
-    for share, n, kept in fitting:
+    for share, n, nnzb in fitting:
         if share >= most - NEARLY:
-            return replace(layer, problem=replace(layer.problem, block=n, nnzb=kept))
+            return replace(layer, problem=replace(layer.problem, n=n, nnzb=nnzb))
     return layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,8 +31,25 @@ class Graph:
                 self.nodes.append(node)
         self.inputs = [i for i in graph.input if i.name not in self.constants]
         self.outputs = list(graph.output)
-        self.shapes = {v.name: dims(v) for v in (*graph.input, *graph.value_info, *graph.output)}
+        self.shapes: dict[str, tuple[int | str, ...] | None] = {
+            v.name: dims(v) for v in (*graph.input, *graph.value_info, *graph.output)
+        }
         self.shapes.update({name: array.shape for name, array in self.constants.items()})
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Raises BadInput unless it is known, and fixed."""
+        found = self.fixed_shape(tensor)
+        if found is None:
+            raise BadInput(f"{tensor!r} has no fixed shape; export the network with fixed sizes")
+        return found
+
+    def fixed_shape(self, tensor: str) -> tuple[int, ...] | None:
+        """None when the shape is unknown or has a symbolic size."""
+        found = self.shapes.get(tensor)
+        if found is None:
+            return None
+        sizes = tuple(d for d in found if isinstance(d, int) and d > 0)
+        return sizes if len(sizes) == len(found) else None
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
         return [n for n in self.nodes if tensor in _reads(n)]
@@ -54,7 +72,7 @@ class Graph:
 
     def model(self, extra_inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The graph as a model, constants that are still read included."""
-        read = set().union(*map(_reads, self.nodes)) | {o.name for o in self.outputs}
+        read = {name for node in self.nodes for name in _reads(node)} | {o.name for o in self.outputs}
         constants = [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in read]
         graph = helper.make_graph(self.nodes, "kerf", [*self.inputs, *extra_inputs], self.outputs, constants)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("kerf", 1)]
@@ -80,7 +98,7 @@ def called(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def attributes(node: onnx.NodeProto) -> dict:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 

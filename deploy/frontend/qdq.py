@@ -26,9 +26,12 @@ OFF_GRID = 1e-3  # steps that a folded weight may be away from its grid
 class Grid(Protocol):
     """Bits of a layer's weight; scale and zero point of its input, x = scale (q - zero), q of uint8."""
 
-    bits: int
-    scale: float
-    zero: int
+    @property
+    def bits(self) -> int: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def zero(self) -> int: ...
 
 
 def insert(file: onnx.ModelProto, grids: Mapping[str, Grid]) -> onnx.ModelProto:

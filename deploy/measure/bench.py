@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -28,6 +29,15 @@ LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means anything
 class Engine:
     name: str  # "kerf", "onnxruntime", "openvino"
     run: Callable[[np.ndarray], np.ndarray]
+
+
+class Latency(TypedDict):
+    """An engine's entry of report.json's latency_ms."""
+
+    median: float
+    p10: float
+    p90: float
+    samples: list[float]
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,7 @@ class Measurement:
     def p90(self) -> float:
         return float(np.percentile(self.samples, 90))
 
-    def to_json(self) -> dict:
-        """The engine's entry of report.json's latency_ms."""
+    def to_json(self) -> Latency:
         return {"median": self.median, "p10": self.p10, "p90": self.p90, "samples": list(self.samples)}
 
 
@@ -186,7 +195,7 @@ def refuse_different_outputs(engines: Sequence[Engine], x: np.ndarray, tolerance
     """Raises ValueError unless all compute what the first dense engine does on `x`, relative to its largest output."""
     reference = next((engine for engine in engines if engine.name != "kerf"), engines[0])
     expected = np.array(reference.run(x))
-    scale = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
     for engine in engines:
         actual = np.array(engine.run(x))
         if actual.shape != expected.shape:
@@ -199,8 +208,17 @@ def refuse_different_outputs(engines: Sequence[Engine], x: np.ndarray, tolerance
             )
 
 
-def speedup(kerf: Measurement, dense: Sequence[Measurement], *, resamples: int = 2000, seed: int = 0) -> dict:
-    """How many times faster `kerf` is than the fastest of `dense`: {against, median, ci95, conclusive}.
+class Speedup(TypedDict):
+    """report.json's speedup."""
+
+    against: str  # the fastest dense engine
+    median: float
+    ci95: list[float]
+    conclusive: bool
+
+
+def speedup(kerf: Measurement, dense: Sequence[Measurement], *, resamples: int = 2000, seed: int = 0) -> Speedup:
+    """How many times faster `kerf` is than the fastest of `dense`.
 
     The median of the ratios within rounds, and its 95 % bootstrap interval. Rounds next to each other are alike, so
     runs of consecutive rounds are drawn instead of single ones: circular block bootstrap, Politis and Romano, 1992,

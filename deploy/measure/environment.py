@@ -5,8 +5,9 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from kerf.kernels import KERNELS_VERSION
+from kerf.kernels.version import code_version
 
 DISTRIBUTIONS = ("kerf", "apache-tvm", "onnx", "onnxruntime", "openvino", "numpy")
 VECTOR_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve")
@@ -20,7 +21,7 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def environment() -> dict:
+def environment() -> dict[str, Any]:
     """The keys of report.json that describe where it was measured: date, cpu, machine {...}, versions {...}."""
     flags = next(
         (line.split() for line in read("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))), []
@@ -41,7 +42,7 @@ def environment() -> dict:
 
 def provenance() -> dict[str, str]:
     """What a measurement of a kernel depends on besides problem and target: records of others are not comparable."""
-    return {"tvm": version("apache-tvm"), "kernels": KERNELS_VERSION, "cpu": cpu()}
+    return {"tvm": version("apache-tvm"), "kernels": code_version("cpu"), "cpu": cpu()}
 
 
 def installed(distribution: str) -> str | None:

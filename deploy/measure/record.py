@@ -18,13 +18,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kerf.errors import BadInput
-from kerf.kernels.kernel import Config
+from kerf.kernels.config import Config
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]  # problem, target, versions
+What = tuple[str, tuple[tuple[str, Any], ...]]  # kernel and configuration, hashable
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ class Record:
         return float(np.median(self.samples)) if self.latency_us else math.inf
 
     @property
-    def what(self) -> tuple:
-        """Kernel and configuration, hashable."""
+    def what(self) -> What:
         return self.kernel, tuple(sorted(self.config.items()))
 
     @property

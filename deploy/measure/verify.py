@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from kerf.errors import BadInput, Mismatch
+from kerf.kernels.precision import PRECISIONS
 
-TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6
-# Rounded inputs of every product: random networks, which forgive least, differ by 3e-3 (tf32) and 3e-2 (f16).
-ALLOWED = {"f32": TOLERANCE, "tf32": 1e-2, "f16": 6e-2}
+ALLOWED = {name: precision.network for name, precision in PRECISIONS.items()}  # of the largest output
 
 
 def reference_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
@@ -34,22 +34,30 @@ def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
 
 
+class Verified(TypedDict):
+    """report.json's keys on what was compared."""
+
+    verified: bool
+    max_abs_error: float
+    max_relative_error: float
+
+
 def verify(
     run: Callable, path: Path, shape: tuple[int, ...], inputs: int = 3, seed: int = 0, precision: str = "f32"
-) -> dict:
-    """Compare on random inputs of several magnitudes. Returns {verified: True, max_abs_error, max_relative_error}.
+) -> Verified:
+    """Compare on random inputs of several magnitudes.
 
-    ``precision``: of the products that ``run`` makes (kerf.kernels.problem.PRECISIONS).
+    ``precision``: of the products that ``run`` makes (kerf.kernels.precision.PRECISIONS).
 
     Raises Mismatch with the input and the error otherwise, ValueError where ONNX Runtime's output is not finite.
     """
     session = reference_session(str(path))
-    name = session.get_inputs()[0].name
+    (source,) = session.get_inputs()
     rng = np.random.default_rng(seed)
-    worst = {"max_abs_error": 0.0, "max_relative_error": 0.0}
+    worst: Verified = {"verified": True, "max_abs_error": 0.0, "max_relative_error": 0.0}
     for i in range(inputs):
         x = (rng.standard_normal(shape) * (1, 0.1, 3)[i % 3]).astype(np.float32)
-        y, truth = run(x), session.run(None, {name: x})[0]
+        y, truth = run(x), session.run(None, {source.name: x})[0]
         if not np.isfinite(truth).all():
             raise BadInput(
                 f"{path}: ONNX Runtime's own output for a random image is not finite; nothing to compare with"
@@ -59,4 +67,4 @@ def verify(
             raise Mismatch(f"{path}: output {i} differs from ONNX Runtime by {error:.1e} (allowed {allowed:.0e})")
         worst["max_abs_error"] = max(worst["max_abs_error"], float(np.abs(y - truth).max()))
         worst["max_relative_error"] = max(worst["max_relative_error"], error)
-    return {"verified": True, **worst}
+    return worst

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from kerf.deploy.report.page import percent
+from kerf.deploy.report.schema import Report
 
 ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 WORTH_SAYING = 0.05  # share of the weights
 
 
-def verdict(report: Mapping) -> tuple[str, str]:
+def verdict(report: Report) -> tuple[str, str]:
     """(headline, evidence). A ratio whose interval contains 1.0 is not called a speedup."""
     ratio = report.get("speedup")
     if not ratio:
@@ -24,20 +23,21 @@ def verdict(report: Mapping) -> tuple[str, str]:
     return f"{ratio['median']:.2f}× faster than {engine}", interval
 
 
-def notes(report: Mapping) -> list[str]:
+def notes(report: Report) -> list[str]:
     """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
     rows, said = report["layers"], []
     bsr = report.get("bsr", "N")  # one number in older reports
-    heights = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
-    known = [row for row in rows if row.get("zero_blocks") is not None and row.get("weights")]
-    total = sum(row["weights"] for row in known)
-    zeros, blocks = (sum(row[key] * row["weights"] for row in known) for key in ("zeros", "zero_blocks"))
+    sizes = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
+    known = [(row, share) for row in rows if (share := row.get("zero_blocks")) is not None and row.get("weights")]
+    total = sum(row["weights"] for row, _ in known)
+    zeros = sum(row["zeros"] * row["weights"] for row, _ in known)
+    blocks = sum(share * row["weights"] for row, share in known)
     if total and zeros > WORTH_SAYING * total and blocks < zeros / 2:
         said.append(
             f"{percent(zeros / total)} of the weights are zero, but only {percent(blocks / total)} are in whole zero "
-            f"blocks of {heights} output kernels. No kernel can skip the others: they bring no speed."
+            f"blocks of {sizes} output kernels. No kernel can skip the others: they bring no speed."
         )
-    dense = [row["name"] for row in known if row["zero_blocks"] > WORTH_SAYING and not row["block"]]
+    dense = [row["name"] for row, share in known if share > WORTH_SAYING and not row["block"]]
     if dense:
         layers = f"{len(dense)} layers with zero blocks" if len(dense) > 1 else "A layer with zero blocks"
         said.append(
@@ -49,7 +49,7 @@ def notes(report: Mapping) -> list[str]:
     return said
 
 
-def work(report: Mapping) -> float | None:
+def work(report: Report) -> float | None:
     """Multiply-accumulates of an image that the kernels do, zeros that are not skipped included; None if not known."""
-    counts = [row.get("macs") for row in report["layers"]]
-    return None if None in counts or not counts else sum(counts) / report["batch"]
+    counts = [row["macs"] for row in report["layers"] if "macs" in row]
+    return sum(counts) / report["batch"] if counts and len(counts) == len(report["layers"]) else None

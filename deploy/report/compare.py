@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from kerf import files
 from kerf.deploy.report import claims, page, tradeoff
+from kerf.deploy.report.schema import SCHEMA, Report
 from kerf.deploy.report.tradeoff import Point
 from kerf.errors import BadInput
 
@@ -25,8 +27,8 @@ class Run:
     """What a folder of imagenet.py says, and the report of a bundle in it, if one was built."""
 
     name: str
-    summary: dict
-    report: dict | None
+    summary: dict[str, Any]
+    report: Report | None
 
     @property
     def latency_ms(self) -> float | None:
@@ -39,9 +41,18 @@ class Run:
 
     @property
     def point(self) -> Point:
-        ratio = self.report.get("speedup") or {}
+        """Only of a run that was built."""
+        built = self.built
+        ratio, ms = built.get("speedup"), built["latency_ms"]["kerf"]["median"]
         style = "dense" if self.notes else "kerf"
-        return Point(self.name, self.summary["top1"], self.latency_ms, self.sparsity, ratio.get("median"), style)
+        return Point(self.name, self.summary["top1"], ms, self.sparsity, ratio["median"] if ratio else None, style)
+
+    @property
+    def built(self) -> Report:
+        """Raises BadInput where there is none."""
+        if self.report is None:
+            raise BadInput(f"{self.name}: no bundle was built of it")
+        return self.report
 
     @property
     def notes(self) -> list[str]:
@@ -49,7 +60,7 @@ class Run:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        return conditions(self.summary, self.report)
+        return conditions(self.summary, self.built)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Group:
     speedup: Markup | None
 
 
-def conditions(summary: Mapping, report: Mapping) -> tuple[str, ...]:
+def conditions(summary: Mapping[str, Any], report: Report) -> tuple[str, ...]:
     """What two runs must have in common for their top-1 and milliseconds to compare, as words."""
     said = [summary.get("data_set"), f"batch {report['batch']}"]
     said += [f"threads {report['threads']}", report["cpu"]]
@@ -83,13 +94,15 @@ def read(path: Path, folder: Path) -> list[Run]:
         built = {report.parent.name: json.loads(report.read_text()) for report in reports} or {"": None}
         found = [Run(f"{name}/{key}" if len(built) > 1 else name, summary, value) for key, value in built.items()]
         for run in found:
+            if run.report and run.report.get("schema", 0) > SCHEMA:
+                raise ValueError(f"schema {run.report['schema']}, this kerf knows up to {SCHEMA}")
             _ = run.sparsity, summary["top1"], summary["method"], run.report and (run.point, run.conditions)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise BadInput(f"{path} or its report cannot be read ({error}); run it again") from error
     return found
 
 
-def others(job: Path, summary: Mapping, report: Mapping) -> list[dict]:
+def others(job: Path, summary: Mapping[str, Any], report: Report) -> list[dict[str, Any]]:
     """Fields of a Point for each built run in a folder beside `job` that compares with it, if it can be read."""
     points = []
     for path in sorted(job.resolve().parent.glob("*/summary.json")):
@@ -103,7 +116,7 @@ def others(job: Path, summary: Mapping, report: Mapping) -> list[dict]:
     return [{"name": p.name, "top1": p.top1, "ms": p.ms, "sparsity": p.sparsity, "speedup": p.speedup} for p in points]
 
 
-def sensitivities(folder: Path) -> list[dict]:
+def sensitivities(folder: Path) -> list[dict[str, Any]]:
     """{name, levels, rows, dense_top1, images} of every sensitivity file in or below `folder`. Raises ValueError.
 
     `rows`: (layer, [(top-1 in percent, share of the worst loss of top-1), …] by level), the most delicate layer first.
@@ -154,7 +167,7 @@ def write(folder: Path) -> Path:
     return files.write(folder / "compare.html", render(found, folder.resolve().name, delicate))
 
 
-def render(found: Sequence[Run], title: str, delicate: Sequence[dict] = ()) -> str:
+def render(found: Sequence[Run], title: str, delicate: Sequence[dict[str, Any]] = ()) -> str:
     """The page as text."""
     made = groups(found)
     return (

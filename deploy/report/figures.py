@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from markupsafe import Markup
 
 from kerf.deploy.report import labels
+from kerf.deploy.report.schema import Latency
 
 FULL = 96.0  # percent of the width that the largest bar takes
 GUTTER = 10.0  # percent of the width left of a line chart, for the numbers of its y axis
@@ -24,7 +25,7 @@ def ticks(high: float, low: float = 0.0, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
-def latency(engines: Sequence[tuple[str, str, dict]]) -> Markup:
+def latency(engines: Sequence[tuple[str, str, Latency]]) -> Markup:
     """One bar per (label, css class, {median, p10, p90, samples} in ms): median, p10-p90 whisker, a tick per round."""
     highest = max(m["p90"] for _, _, m in engines)
     scale, bottom = FULL / highest, 58 * len(engines)
@@ -36,7 +37,7 @@ def latency(engines: Sequence[tuple[str, str, dict]]) -> Markup:
         parts += [f'<line x1="{x}" x2="{x}" y1="{y + 20}" y2="{y + 48}" class="grid"/>' for y in range(0, bottom, 58)]
     for i, (label, style, m) in enumerate(engines):
         y = 58 * i
-        x10, x50, x90 = (f"{m[key] * scale:.2f}%" for key in ("p10", "median", "p90"))
+        x10, x50, x90 = (f"{value * scale:.2f}%" for value in (m["p10"], m["median"], m["p90"]))
         parts.append(
             f'<text x="0" y="{y + 14}" class="strong">{Markup.escape(label)}</text>'
             f'<text x="100%" y="{y + 14}" class="end"><tspan class="strong">{number(m["median"])} ms</tspan>'
@@ -70,8 +71,8 @@ def lines(
     marks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """A line per (css class, x, y), both axes as wide as the data; a dot where a series is one point; labelled x."""
-    xs, ys = ([v for s in series for v in s[axis]] for axis in (1, 2))
-    (x0, x1), (y0, y1) = span(xs), span(ys)
+    x0, x1 = span([x for _, xs, _ in series for x in xs])
+    y0, y1 = span([y for _, _, ys in series for y in ys])
 
     def across(value: float) -> float:
         return GUTTER + (100 - GUTTER) * (value - x0) / (x1 - x0)
@@ -114,7 +115,8 @@ def scatter(
 
     A label stands beside its dot where there is room for it on the narrowest page, and in the dot's tooltip always.
     """
-    (x0, x1), (y0, y1) = (padded([p[axis] for p in points]) for axis in (0, 1))
+    x0, x1 = padded([x for x, *_ in points])
+    y0, y1 = padded([y for _, y, *_ in points])
     height = 1.5 * LINES
 
     def across(value: float) -> float:

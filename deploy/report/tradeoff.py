@@ -52,9 +52,12 @@ def accuracy(points: Sequence[Point]) -> Markup | None:
 
 def speedup(points: Sequence[Point]) -> Markup | None:
     """Speedup over percent of multiply-accumulates gone. None unless at least two points differ in that."""
-    known = [p for p in points if p.speedup is not None and p.sparsity is not None]
-    shares = [p.sparsity for p in known]
-    if not known or max(shares) - min(shares) < APART:
+    drawn = [
+        (100 * p.sparsity, p.speedup, p.name, p.style)
+        for p in points
+        if p.speedup is not None and p.sparsity is not None
+    ]
+    removed = [percent for percent, *_ in drawn]
+    if not drawn or max(removed) - min(removed) < 100 * APART:
         return None
-    drawn = [(100 * p.sparsity, p.speedup, p.name, p.style) for p in known]
     return figures.scatter(drawn, "Times as fast as the fastest dense engine against percent of MACs removed")

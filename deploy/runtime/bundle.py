@@ -14,15 +14,16 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kerf.deploy.runtime.manifest import FORMAT, Contents, Manifest
 from kerf.errors import BadInput
 
-FORMAT = 2
 MACHINE_CODE = "kernels.cubin"
 HASHED = ("library.so", "weights.npz", "records.jsonl")
 
@@ -68,27 +69,33 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def write(
-    folder: Path, manifest: dict, write_library, packed: dict[str, np.ndarray], records: str, code: bytes = b""
+    folder: Path,
+    contents: Contents,
+    write_library: Callable[[Path], None],
+    packed: dict[str, np.ndarray],
+    records: str,
+    code: bytes = b"",
 ) -> None:
     """Fill an empty folder. ``write_library(path)`` writes the shared library; ``code`` is a GPU's machine code."""
     write_library(folder / "library.so")
     # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
-    np.savez_compressed(folder / "weights.npz", **{f"{i:04d}": a for i, a in enumerate(packed.values())})
+    arrays: dict[str, Any] = {f"{i:04d}": a for i, a in enumerate(packed.values())}
+    np.savez_compressed(folder / "weights.npz", **arrays)
     (folder / "records.jsonl").write_text(records)
     if code:
         (folder / MACHINE_CODE).write_bytes(code)
     hashes = {name: sha256(folder / name) for name in (*HASHED, *([MACHINE_CODE] if code else []))}
-    body = {"format": FORMAT, **manifest, "weights": list(packed), "sha256": hashes}
+    body = {"format": FORMAT, **contents, "weights": list(packed), "sha256": hashes}
     (folder / "manifest.json").write_text(json.dumps({**body, "manifest_sha256": _body_sha256(body)}, indent=1) + "\n")
 
 
-def _body_sha256(body: dict) -> str:
+def _body_sha256(body: Mapping[str, Any]) -> str:
     """Of the manifest without this very entry, in canonical form."""
     rest = {k: v for k, v in body.items() if k != "manifest_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest, every hashed file verified. Raises FileNotFoundError or BundleError."""
     path = folder / "manifest.json"
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 import tvm_ffi
@@ -15,11 +16,11 @@ CPU, CUDA, POOLED = 1, 2, 2  # DLPack's device types, the virtual machine's allo
 class GpuSession:
     """One network ready to run. Not safe for calls from several threads at once."""
 
-    def __init__(self, library, weights: list[np.ndarray], manifest: dict):
+    threads = 1  # of the host
+
+    def __init__(self, library: tvm_ffi.Module, weights: list[np.ndarray], input_shape: Sequence[int]):
         """``library``: module of a compiled network, its machine code provided (kerf.deploy.runtime.gpu)."""
-        self.manifest = manifest
-        self.input_shape = tuple(manifest["input"])
-        self.threads = manifest["threads"]
+        self.input_shape = tuple(input_shape)
         self._machine = library["vm_load_executable"]()
         # the host's memory is the second device: shapes are computed there
         self._machine["vm_initialization"](CUDA, 0, POOLED, CPU, 0, POOLED)
@@ -28,7 +29,7 @@ class GpuSession:
         self._image = allocate(self.input_shape, "float32")
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
+        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises BadInput for other inputs."""
         bundle.refuse_input(x, self.input_shape)
         fill(self._image, x)
         return download(self.run_on_device(self._image))

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 from kerf.deploy.runtime import gpu
+from kerf.deploy.runtime.manifest import Needs
 
 # Instruction sets that compilers use: LLVM's name -> the name in /proc/cpuinfo.
 CHECKED = {
@@ -23,8 +24,8 @@ def architecture(name: str = "") -> str:
     return NAMES.get(name or platform.machine(), name or platform.machine())
 
 
-def missing(needs: dict) -> str | None:
-    """Why this machine cannot run code with ``needs`` = {machine, features, [cuda]}; None when it can."""
+def missing(needs: Needs) -> str | None:
+    """Why this machine cannot run code with ``needs``; None when it can."""
     if needs["machine"] != architecture():
         return f"built for {needs['machine']}, this machine is {architecture()}"
     if "cuda" in needs and (found := gpu.architecture()) != needs["cuda"]:

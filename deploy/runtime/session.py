@@ -1,4 +1,4 @@
-"""load(bundle) -> Session: numpy in, numpy out. Needs TVM's runtime library and numpy; no torch, no onnx, no compiler.
+"""kerf.load(bundle).run(x): numpy in, numpy out. Needs TVM's runtime library and numpy; no torch, onnx or compiler.
 
 ``import tvm`` would load the compiler, 170 MB of resident memory; the runtime alone is a library of 3 MB.
 """
@@ -10,7 +10,8 @@ import importlib.util
 import os
 import sys
 import threading
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +25,24 @@ ALIGNED = 64  # bytes that TVM expects tensors to start on
 
 
 def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession:
-    """Verify a bundle's hashes, TVM version and target, and load it.
+    """A bundle's network, ready to run: its files' hashes, its version of TVM and this machine are checked first.
 
-    ``threads``: worker threads, by default as many as it was built for; code built for one thread runs on one only.
-    Raises FileNotFoundError, or BundleError with the reason why the bundle must not run here or so.
+        y = kerf.load("model.kerf").run(x)
+
+    x: float32 of exactly ``session.input_shape``, (images, channels, height, width) of what was exported; y: a new
+    array of the file's output. threads: workers, by default as many as it was built for; code built for one thread
+    runs on one only. A session is not safe for calls from several threads at once: load one for each.
+
+    Raises FileNotFoundError where there is no bundle, BundleError (a BadInput) with the reason why it must not run here
+    or so, ImportError where TVM's runtime, or a GPU's driver, is not installed.
     """
     folder = Path(folder)
     manifest = bundle.read_manifest(folder)
-    if manifest["tvm"] != version("apache-tvm"):
+    installed = tvm_version()
+    if manifest["tvm"] != installed:
         raise bundle.BundleError(
-            f"{folder}: built with TVM {manifest['tvm']}, installed is {version('apache-tvm')}; build it again"
+            f"{folder}: built with TVM {manifest['tvm']}, installed is {installed}; build it again, or pip install "
+            f"apache-tvm=={manifest['tvm']}"
         )
     on_gpu = "cuda" in manifest["needs"]
     reason = machine.missing(manifest["needs"])
@@ -47,9 +56,27 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
     load_runtime(on_gpu)
     if on_gpu:
         gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())
-        return GpuSession(tvm_ffi.load_module(str(folder / "library.so")), bundle.read_weights(folder), manifest)
-    library = tvm_ffi.load_module(str(folder / "library.so"))
-    return Session(library, bundle.read_weights(folder), manifest, threads or manifest["threads"])
+        return GpuSession(_library(folder), bundle.read_weights(folder), manifest["input"])
+    return Session(_library(folder), bundle.read_weights(folder), manifest["input"], threads or manifest["threads"])
+
+
+def _library(folder: Path) -> tvm_ffi.Module:
+    """Its code. Raises BundleError where the system does not load it, from a file system without execution, say."""
+    try:
+        return tvm_ffi.load_module(str(folder / "library.so"))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("library.so")[2].strip(": ")
+        raise bundle.BundleError(
+            f"{folder}: its library cannot be loaded ({reason}); is it on a file system mounted noexec?"
+        ) from error
+
+
+def tvm_version() -> str:
+    """Raises ImportError where TVM is not installed."""
+    try:
+        return version("apache-tvm")
+    except PackageNotFoundError as error:
+        raise ImportError("apache-tvm is not installed; pip install kerf") from error
 
 
 def load_runtime(cuda: bool = False) -> None:
@@ -58,7 +85,7 @@ def load_runtime(cuda: bool = False) -> None:
     Raises ImportError where it, or what it needs, is not installed.
     """
     package = importlib.util.find_spec("tvm")
-    if package is None:
+    if package is None or package.origin is None:
         raise ImportError("apache-tvm is not installed; pip install kerf")
     name = {"darwin": "libtvm_runtime.dylib", "win32": "tvm_runtime.dll"}.get(sys.platform, "libtvm_runtime.so")
     folder = Path(package.origin).parent / "lib"
@@ -96,10 +123,9 @@ def use_threads(count: int) -> None:
 class Session:
     """One network ready to run. Not safe for calls from several threads at once."""
 
-    def __init__(self, library, weights: list[np.ndarray], manifest: dict, threads: int):
+    def __init__(self, library: tvm_ffi.Module, weights: list[np.ndarray], input_shape: Sequence[int], threads: int):
         """``library``: module of a compiled network (of Built.executable, its jit())."""
-        self.manifest = manifest
-        self.input_shape = tuple(manifest["input"])
+        self.input_shape = tuple(input_shape)
         self.threads = threads
         self._machine = library["vm_load_executable"]()
         self._machine["vm_initialization"](CPU, 0, POOLED)
@@ -109,7 +135,7 @@ class Session:
         self._image = tvm_ffi.from_dlpack(self._pixels)
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises ValueError for other inputs."""
+        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises BadInput for other inputs."""
         bundle.refuse_input(x, self.input_shape)
         use_threads(self.threads)
         # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied, to memory that is

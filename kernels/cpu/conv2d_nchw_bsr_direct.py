@@ -6,8 +6,9 @@ into sub-rows that share the indices, since more than a few broadcasts per vecto
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import tvm
@@ -15,10 +16,11 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_bsr_direct"
@@ -31,28 +33,28 @@ class _Blocks:
     A block is stored sub-row by sub-row, in each (tap, row): what a register tile reads lies together.
     """
 
-    def __init__(self, p: Problem, c: dict, channel: int):
-        self.p, self.height, self.rows = p, p.block, p.out_channels // p.block
+    def __init__(self, p: Problem, c: Config, channel: int):
+        self.p, self.n, self.rows = p, p.n, p.out_channels // p.n
         self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
         self.parts, self.step = c.get("parts", 1), c["rows"]
-        self.ahead = -(-AHEAD // (p.taps * p.block))
+        self.ahead = -(-AHEAD // (p.taps * p.n))
 
     def declare(self) -> None:
         p = self.p
         # an all-zero layer still needs arrays of one entry: a tensor of zero bytes has no address
-        self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps * p.block), "float32"))
+        self.data = T.arg("data", T.buffer((max(p.nnzb, 1), p.taps * p.n), "float32"))
         self.indices = T.arg("indices", T.buffer((max(p.nnzb, 1),), "int32"))
         self.indptr = T.arg("indptr", T.buffer((self.panels * block_rows(p) + 1,), "int32"))
-        self.cuts = T.arg("cuts", T.buffer((self.parts + 1,), "int32")) if self.parts > 1 else None
+        self.cuts: Any = T.arg("cuts", T.buffer((self.parts + 1,), "int32")) if self.parts > 1 else None
 
-    def share(self, k) -> tuple:
+    def share(self, k) -> tuple[Any, Any]:
         return self.cuts[k], self.cuts[k + 1]
 
     @contextmanager
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[Any, Callable]]:
         p, row = self.p, T.Bind(panel * block_rows(self.p) + block)
         # a short block row's last sub-row is stored whole
-        stored = min(self.step, p.block - first_row) if isinstance(first_row, int) else rows
+        stored = min(self.step, p.n - first_row) if isinstance(first_row, int) else rows
         begin = first_row * p.taps
         with T.serial(self.indptr[row], self.indptr[row + 1]) as j:
             for line in range(0, p.taps * stored, LINE):
@@ -61,25 +63,27 @@ class _Blocks:
 
 
 def block_rows(p: Problem) -> int:
-    return -(-p.out_channels // p.block)
+    return -(-p.out_channels // p.n)
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if not p.block:
+    if reason := computes(p, "f32"):
+        return reason
+    if not p.n:
         return "weights are dense"
     if p.groups > 1:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
     return None
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
-    heights = tuple(sorted({min(p.block, 4), min(p.block, 6), min(p.block, 8)}))
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    heights = tuple(sorted({min(p.n, 4), min(p.n, 6), min(p.n, 8)}))
     inputs = p.nnzb / block_rows(p)
     found = direct.configs(p, target, heights, inputs) + columns.configs(p, target, heights, inputs)
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters: blocks by panel of input channels, then by block row."""
     if w.nnzb == 0:
         data, indices = np.zeros((1, *w.block), np.float32), np.zeros(1, np.int32)
@@ -93,7 +97,7 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
         "data": np.concatenate(
             [
                 data[order, r : r + c["rows"]].transpose(0, 2, 1).reshape(len(data), -1)
-                for r in range(0, p.block, c["rows"])
+                for r in range(0, p.n, c["rows"])
             ],
             axis=1,
         ),
@@ -106,12 +110,12 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     return arrays
 
 
-def weights(p: Problem, c: dict) -> _Blocks:
+def weights(p: Problem, c: Config) -> _Blocks:
     """The format inside a function that reads the channels where the configuration puts them."""
     channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
     return _Blocks(p, c, channel)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     form = columns if c["pixels"] == "columns" else direct
     return form.prim_func(p, c, target, weights(p, c))

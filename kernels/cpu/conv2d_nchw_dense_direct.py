@@ -5,18 +5,20 @@ Weights are packed in rows of ``rows`` output channels, (blocks, I / groups, tap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_dense_direct"
@@ -24,35 +26,35 @@ AHEAD = 512  # floats of weights that are fetched before their turn
 
 
 class _Rows:
-    def __init__(self, p: Problem, c: dict, channel: int):
-        self.p, self.height, self.rows = p, c["rows"], p.out_channels // c["rows"]
+    def __init__(self, p: Problem, c: Config, channel: int):
+        self.p, self.n, self.rows = p, c["rows"], p.out_channels // c["rows"]
         self.parts = c.get("parts", 1)
-        self.ahead = -(-AHEAD // (p.taps * self.height))
+        self.ahead = -(-AHEAD // (p.taps * self.n))
         self.inputs, self.panel, self.channel = p.in_channels // p.groups, c["panel"], channel
 
     def declare(self) -> None:
-        shape = (-(-self.p.out_channels // self.height), self.inputs, self.p.taps, self.height)
+        shape = (-(-self.p.out_channels // self.n), self.inputs, self.p.taps, self.n)
         self.data = T.arg("data", T.buffer(shape, "float32"))
 
-    def share(self, k) -> tuple:
-        rows = -(-self.p.out_channels // self.height)
+    def share(self, k) -> tuple[Any, Any]:
+        rows = -(-self.p.out_channels // self.n)
         return rows * k // self.parts, rows * (k + 1) // self.parts
 
     @contextmanager
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple]:
-        group = block // (self.p.out_channels // self.p.groups // self.height) if self.p.groups > 1 else 0
+    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[Any, Callable]]:
+        group = block // (self.p.out_channels // self.p.groups // self.n) if self.p.groups > 1 else 0
         begin = T.Bind(panel * self.panel)
         with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:
-            for line in range(0, self.p.taps * self.height, LINE):
-                prefetch(self.data[block, j + self.ahead, line // self.height, line % self.height])
+            for line in range(0, self.p.taps * self.n, LINE):
+                prefetch(self.data[block, j + self.ahead, line // self.n, line % self.n])
             yield (group * self.inputs + j) * self.channel, lambda tap, r: self.data[block, j, tap, first_row + r]
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    return "weights are block-sparse" if p.block else None
+    return "weights are block-sparse" if p.n else computes(p, "f32")
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     per_group = p.out_channels // p.groups
     heights = [h for h in (4, 6, 8) if h <= per_group and (p.groups == 1 or per_group % h == 0)]
     if not heights:
@@ -62,7 +64,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
-def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """w (O, I / groups, kh, kw) -> data (blocks, I / groups, taps, rows), zero rows appended to a short last block."""
     rows = c["rows"]
     blocks = -(-p.out_channels // rows)
@@ -71,12 +73,12 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, rows, w.shape[1], p.taps).transpose(0, 2, 3, 1))}
 
 
-def weights(p: Problem, c: dict) -> _Rows:
+def weights(p: Problem, c: Config) -> _Rows:
     """The format inside a function that reads the channels where the configuration puts them."""
     channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
     return _Rows(p, c, channel)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     form = columns if c["pixels"] == "columns" else direct
     return form.prim_func(p, c, target, weights(p, c))

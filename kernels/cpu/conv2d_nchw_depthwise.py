@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -15,13 +16,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit.output import Output
+from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
-from kerf.kernels.cpu.emit.tiling import L1_FLOATS
-from kerf.kernels.cpu.isa import parallel_loop, vector_unit
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import even_tiles, overrun, run, spans, splat
 
 name = "conv2d_nchw_depthwise"
@@ -30,16 +32,19 @@ CHUNKS = 16  # parallel pieces of the channel loop, each with a scratch plane of
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if reason := computes(p, "f32"):
+        return reason
+    if p.n:
         return "weights are block-sparse"
     return None if p.depthwise else f"{p.groups} groups over {p.in_channels}->{p.out_channels} channels: not depthwise"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     """Config "rows" output rows a tile, vectors of "lanes" along a row."""
-    widths, registers = vector_unit(target)
-    found = {}
-    for wide in widths:
+    machine = machine_of(target)
+    found: dict[tuple, tuple[float, Config]] = {}
+    registers = machine.registers
+    for wide in machine.lanes:
         lanes, offsets = _row(p, wide)
         for most in (registers - 4, registers // 2, registers // 3, registers // 4, registers // 8):
             rows = max(1, min(p.out_height, MAX_CODE // p.taps, most) // len(offsets))
@@ -50,12 +55,12 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
     return [c for _, c in sorted(found.values(), key=lambda f: f[0])]
 
 
-def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """w (C, 1, kh, kw) -> data (C, taps)."""
     return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps))}
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     chunk = -(-p.in_channels // CHUNKS)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
@@ -64,7 +69,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
         y = T.arg("y", T.buffer(out_planes(p), "float32"))
         flat = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data)
-        emit = Channels(p, c, data, bias, Output.of(p, y, residual))
+        emit = Channels(p, c, machine_of(target), data, bias, Output.of(p, y, residual))
         with T.serial(0, p.batch) as image, parallel_loop(target)(0, CHUNKS) as k:
             first = T.Bind(k * chunk)
             origin = (image * p.in_channels + first) * in_planes(p)[2]
@@ -80,7 +85,7 @@ def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
     return spans(p.out_width, wide)
 
 
-def declare(p: Problem, name: str = "data") -> tuple:
+def declare(p: Problem, name: str = "data") -> tuple[Any, Any]:
     """The weights as parameters of the function being built: (data, bias)."""
     data = T.arg(name, T.buffer((p.out_channels, p.taps), "float32"))
     return data, T.arg(f"{name}_bias", T.buffer((p.out_channels,), "float32"))
@@ -89,8 +94,9 @@ def declare(p: Problem, name: str = "data") -> tuple:
 class Channels:
     """The code of one channel, for whatever loop is around it."""
 
-    def __init__(self, p: Problem, c: dict, data, bias, out: Output):
-        self.p, self.c, self.planes, self.data, self.bias, self.out = p, c, Planes.of(p), data, bias, out
+    def __init__(self, p: Problem, c: Config, machine: Machine, data, bias, out: Output):
+        self.p, self.c, self.machine, self.planes = p, c, machine, Planes.of(p)
+        self.data, self.bias, self.out = data, bias, out
 
     def channels(self, src, origin, image, first, count) -> None:
         """``count`` channels from ``first``, whose planes start at float ``origin`` of ``src``, a few at a time."""
@@ -100,12 +106,12 @@ class Channels:
                 self._channel(src, origin + i * step, image, T.Bind(first + i))
             return
         # all copies before the first sum: a load that spans stores just made waits until they have left the core
-        few = max(1, L1_FLOATS // 8 // planes.channel)
+        few = max(1, self.machine.l1_floats // 8 // planes.channel)
         scratch = T.alloc_buffer((planes.scratch(few),), "float32")
         with T.serial(0, (count + few - 1) // few) as k:
             done = T.Bind(k * few)
             some = T.Bind(T.min(few, count - done)) if few > 1 else 1
-            planes.emit_copy(src, origin + done * step, scratch, some, self.c["lanes"], T.serial)
+            Padding(planes, src, scratch, self.c["lanes"]).copy(origin + done * step, some, T.serial)
             with T.serial(0, some) as i:
                 self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
 

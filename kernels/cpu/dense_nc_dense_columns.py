@@ -13,11 +13,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.isa import parallel_loop, vector_unit
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.layout import in_planes, out_planes
+from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.epilogue import ACTIVATION
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import run, splat
 
 name = "dense_nc_dense_columns"
@@ -29,17 +30,18 @@ def is_matrix_product(p: Problem) -> bool:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if reason := computes(p, "f32"):
+        return reason
+    if p.n:
         return "weights are block-sparse"
     return None if is_matrix_product(p) else f"{p.describe()} is no matrix product"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
-    widths, _ = vector_unit(target)
-    return [{"lanes": lanes, "vectors": v} for v in (4, 8, 2) for lanes in widths]
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    return [{"lanes": lanes, "vectors": v} for v in (4, 8, 2) for lanes in machine_of(target).lanes]
 
 
-def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """w (O, I, 1, 1) -> data (ceil(O / columns), I, columns), zero-padded."""
     columns = c["lanes"] * c["vectors"]
     blocks = -(-p.out_channels // columns)
@@ -48,7 +50,7 @@ def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, columns, p.in_channels).transpose(0, 2, 1))}
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     lanes, vectors = c["lanes"], c["vectors"]
     columns = lanes * vectors
     blocks = -(-p.out_channels // columns)
@@ -59,19 +61,19 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(out_planes(p), "float32")) if p.residual else None
         y = T.arg("y", T.buffer(out_planes(p), "float32"))
-        with T.serial(0, p.batch) as n, parallel_loop(target)(0, blocks) as b:
+        with T.serial(0, p.batch) as image, parallel_loop(target)(0, blocks) as b:
             acc = T.alloc_buffer((columns,), "float32", scope="local", annotations=REGISTERS)
             runs = [run(v * lanes, lanes) for v in range(vectors)]
             for at in runs:
                 T.buffer_store(acc, splat(0, lanes), [at])
             with T.serial(0, p.in_channels) as k:
-                value = T.Bind(splat(x[n, k, 0], lanes))
+                value = T.Bind(splat(x[image, k, 0], lanes))
                 for at in runs:
                     T.buffer_store(acc, acc[at] + data[b, k, at] * value, [at])
             with T.serial(0, T.min(columns, p.out_channels - b * columns)) as i:
                 o = b * columns + i
                 value = acc[i] + bias[o]
                 if residual is not None:
-                    value = value + residual[n, o, 0]
-                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [n, o, 0])
+                    value = value + residual[image, o, 0]
+                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [image, o, 0])
     return builder.get()

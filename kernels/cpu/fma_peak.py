@@ -8,7 +8,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.cpu.isa import vector_unit
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.lowering import REGISTERS, compile_func
 
 CHAINS = 12  # enough independent chains to hide the latency of two multiply-add pipes
@@ -17,7 +17,7 @@ STEPS = 1 << 16
 
 def macs_per_us(target: Target, repeat: int = 7) -> float:
     """Measured fp32 multiply-accumulates per microsecond of one core of this machine."""
-    lanes = vector_unit(target)[0][0]
+    lanes = machine_of(target).lanes[0]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer((2, lanes), "float32"))

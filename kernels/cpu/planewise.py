@@ -13,9 +13,10 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.emit.output import Output
+from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
-from kerf.kernels.cpu.isa import parallel_loop, vector_unit
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes, pitch
+from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, spans, splat
@@ -27,7 +28,7 @@ LOWEST = float(np.finfo(np.float32).min)  # what max pooling pads with
 def mean(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
     """(x (n, c, pitch), y (n, c, 1)): the mean of every plane's pixels, of images of ``shape``."""
     planes, pixels = shape[0] * shape[1], shape[2] * shape[3]
-    lanes = next((n for n in (*vector_unit(target)[0], 4, 2) if n <= pixels), 1)
+    lanes = next((n for n in (*machine_of(target).lanes, 4, 2) if n <= pixels), 1)
     vectors = pixels // lanes
     chains = min(CHAINS, vectors)
     with IRBuilder() as builder, T.prim_func():
@@ -61,7 +62,7 @@ def mean(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
 def scale(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
     """(x (n, c, pitch), factor (n, c, 1), y) -> y = x * factor of its plane: what squeeze-excite ends with."""
     planes, width = shape[0] * shape[1], pitch(shape[2] * shape[3])
-    lanes, offsets = spans(width, vector_unit(target)[0][0])
+    lanes, offsets = spans(width, machine_of(target).lanes[0])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         images = T.arg("x", T.buffer((*shape[:2], width), "float32"))
@@ -91,7 +92,7 @@ def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> 
     n, c, h, w = shape
     pixels = h * w
     padded = (n, c, pitch(pixels))
-    lanes, offsets = spans(pixels, vector_unit(target)[0][0])
+    lanes, offsets = spans(pixels, machine_of(target).lanes[0])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(padded if packed else shape, "float32"))
@@ -112,7 +113,7 @@ def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> 
 def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
     """(x, y), images as in layout.py. Of ``p`` count the shapes, the kernel, its stride, padding and dilation."""
     planes = Planes.of(p)
-    lanes, offsets = spans(p.out_width, vector_unit(target)[0][0])
+    lanes, offsets = spans(p.out_width, machine_of(target).lanes[0])
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
@@ -124,7 +125,7 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
             source, origin = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data), plane * in_planes(p)[2]
             if planes.copied:
                 copy = T.alloc_buffer((planes.scratch(1),), "float32")
-                planes.emit_copy(source, origin, copy, 1, lanes, T.serial, fill=LOWEST)
+                Padding(planes, source, copy, lanes, fill=LOWEST).copy(origin, 1, T.serial)
                 source, origin = copy, 0
             if out.pitch > p.out_height * p.out_width:
                 out.blank(plane * out.pitch, out.pitch - LINE, lanes)

@@ -1,8 +1,5 @@
 """Kernels for NVIDIA GPUs, in the protocol of those for CPUs: generated in TIR, on images with the batch innermost."""
 
-from hashlib import sha256
-from pathlib import Path
-
 from kerf.kernels.cuda import (
     conv2d_chwn_bsr_halo,
     conv2d_chwn_bsr_mma,
@@ -23,6 +20,3 @@ KERNELS = (
     conv2d_chwn_dense_mma,
     conv2d_chwn_dense_simt,
 )
-
-# As kernels.KERNELS_VERSION, of the code in this folder.
-KERNELS_VERSION = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()[:12]

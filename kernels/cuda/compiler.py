@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import tvm
+from tvm.s_tir import dlight
 from tvm.support import nvcc
 from tvm.target import Target
 
@@ -24,7 +25,7 @@ def toolkit() -> Path | None:
     """The folder that holds include/cuda_fp16.h; None without one."""
     packages = importlib.util.find_spec("nvidia")
     folders = [
-        Path(f) for where in (packages.submodule_search_locations if packages else ()) for f in Path(where).glob("cu*")
+        Path(f) for where in ((packages and packages.submodule_search_locations) or ()) for f in Path(where).glob("cu*")
     ]
     named = [Path(os.environ["CUDA_PATH"])] if "CUDA_PATH" in os.environ else []
     candidates = [*named, Path("/usr/local/cuda"), *sorted(folders, reverse=True)]
@@ -65,10 +66,26 @@ def source(module: tvm.runtime.Module) -> str:
     return found[0]
 
 
+def device_code(module: tvm.runtime.Module, target: Target) -> tuple[str, bytes]:
+    """Source and machine code of what runs on the GPU."""
+    text = source(module)
+    return text, cubin(text, target)
+
+
+def schedule(target: Target) -> list[tvm.transform.Pass]:
+    """Threads for what is not kerf's own: operators that TVM's importer brought, unfused."""
+
+    @tvm.transform.module_pass(opt_level=0)
+    def _schedule(module: tvm.IRModule, _context) -> tvm.IRModule:
+        with target:
+            return dlight.ApplyDefaultSchedule(dlight.gpu.Reduction(), dlight.gpu.Fallback())(module)
+
+    return [_schedule]
+
+
 def compile_funcs(funcs: dict[str, tvm.tirx.PrimFunc], target: Target) -> tuple[tvm.runtime.Executable, str, bytes]:
     """Kernels under these names in one library, its source and its machine code."""
     module = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in funcs.items()})
     with pass_context():
         built = tvm.compile(module, target=target)
-    text = source(built.mod)
-    return built, text, cubin(text, target)
+    return built, *device_code(built.mod, target)

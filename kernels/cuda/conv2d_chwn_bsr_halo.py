@@ -23,6 +23,7 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import halo
 from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS
 from kerf.kernels.cuda.emit.halo import CHUNK, Halo, room
@@ -49,21 +50,21 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None if configs(p, target) else "no tile fits into shared memory"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     images = [n for n in (16, 8, 32) if p.batch % n == 0]
-    found = []
+    found: list[Config] = []
     for across, pixels, n, wide, stages in product((4, 2, 1), (64, 32), images, (4, 2, 8), (2, 3)):
-        c = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
+        c: Config = {"across": across, "warp_pixels": pixels, "images": n, "wide": wide, "stages": stages}
         if across * pixels % (n * wide) or not Halo.of(p, c).fits() or Halo.of(p, c).threads < 64:
             continue
         if prod(Halo.of(p, c).tiles) > GRID:
             continue
-        if Halo.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
+        if Halo.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.n * pixels // LANES <= 64:
             found.append(c)
     return sorted(found, key=lambda c: cost(p, target, c))
 
 
-def cost(p: Problem, target: Target, c: dict) -> float:
+def cost(p: Problem, target: Target, c: Config) -> float:
     """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
     tile = Halo.of(p, c)
     inner = tile.plane
@@ -71,28 +72,28 @@ def cost(p: Problem, target: Target, c: dict) -> float:
     waste = tiles * tile.pixels / (inner.batch * inner.out[0] * inner.out[1])
     held = min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), 512 // tile.threads)
     hidden = max(12 * LANES / max(held * tile.threads, 1), 1.0)
-    idle = max(BUSY / (tiles * -(-p.out_channels // p.block)), 1.0)
+    idle = max(BUSY / (tiles * -(-p.out_channels // p.n)), 1.0)
     # numbers through shared memory per multiply-add: copies, and what a warp reads of pixels and weights
-    copied = tile.vectors * VECTOR / (tile.pixels * p.taps * p.block) + 1 / tile.pixels
+    copied = tile.vectors * VECTOR / (tile.pixels * p.taps * p.n) + 1 / tile.pixels
     copied *= 1 if tile.images > VECTOR else 2  # half of every sector of 32 bytes
-    return waste * hidden * idle * (2 * copied + 1 / p.block + 1 / tile.warp_pixels + 1 / 32)
+    return waste * hidden * idle * (2 * copied + 1 / p.n + 1 / tile.warp_pixels + 1 / 32)
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     return halo.pack(p, w)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, channels, starts, bias, [residual], y)"""
     tile = Halo.of(p, c)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         build = _Program(p, tile)
         with (
-            T.launch_thread("blockIdx.x", -(-p.out_channels // p.block)) as block,
+            T.launch_thread("blockIdx.x", -(-p.out_channels // p.n)) as block,
             T.launch_thread("blockIdx.y", prod(tile.tiles)) as at,
             T.launch_thread("threadIdx.x", tile.threads) as thread,
-            resident(tile.threads, p.block * tile.warp_pixels // LANES, RESIDENT),
+            resident(tile.threads, p.n * tile.warp_pixels // LANES, RESIDENT),
         ):
             build.emit(block, at, thread)
     return builder.get()
@@ -101,13 +102,15 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
 class _Program(PanelProgram, Pipelined):
     """The function being built."""
 
+    panel: Halo
+
     def __init__(self, p: Problem, tile: Halo):
         super().__init__(p, tile)
         self.chunks, self.stages = room(p), tile.stages
         self.x = T.arg("x", T.buffer(in_rows(p), F16.dtype))
         self.data = T.arg("data", T.buffer((self.chunks, tile.weight), F16.dtype))
         self.channels = T.arg("channels", T.buffer((self.chunks * CHUNK,), "int32"))
-        self.starts = T.arg("starts", T.buffer((-(-p.out_channels // p.block) + 1,), "int32"))
+        self.starts = T.arg("starts", T.buffer((-(-p.out_channels // p.n) + 1,), "int32"))
         self.end_args()
 
     def emit(self, block, at, thread) -> None:

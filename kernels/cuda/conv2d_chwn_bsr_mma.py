@@ -12,6 +12,7 @@ import tvm
 from tvm.target import Target
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather, mma, stage, tile_sizes
 from kerf.kernels.problem import Problem
 
@@ -22,13 +23,13 @@ def refuses(p: Problem, target: Target) -> str | None:
     return tile_sizes.refuses_blocks(p)
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
-    return tile_sizes.configs(p, target, p.block)
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    return tile_sizes.configs(p, target, p.n)
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     return stage.pack(p, gather.Lists.of(w, c["chunk"]), c)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
-    return mma.prim_func(p, c, p.block)
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
+    return mma.prim_func(p, c, p.n)

@@ -23,6 +23,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import F16, LANES, ROWS
 from kerf.kernels.cuda.emit.panel import Panel, block_rows, pack, room
@@ -48,11 +49,11 @@ def refuses(p: Problem, target: Target) -> str | None:
     return None if configs(p, target) else "no tile fits into shared memory"
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     pointwise = gather.pointwise(p)
     images = [VECTOR] if pointwise else [n for n in (16, 8, 32) if p.batch % n == 0]
-    most = -(-p.out_channels // p.block)
-    found = []
+    most = -(-p.out_channels // p.n)
+    found: list[Config] = []
     for down, across, pixels, n, channels, stages in product(
         (8, 4, 2, 1, 16), (1, 2, 4), (64, 32), images, (256, 128, 64, 32, 16), (2, 3, 4)
     ):
@@ -60,7 +61,7 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
             continue
         positions = across * pixels // n
         for wide in [positions] if pointwise else (4, 2, 8):
-            c = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
+            c: Config = {"down": down, "across": across, "warp_pixels": pixels, "images": n, "wide": wide}
             c |= {"channels": min(channels, p.in_channels), "stages": stages}
             if (channels >= 2 * p.in_channels and channels > 16) or stages > max(-(-p.in_channels // channels), 2):
                 continue  # the same as a smaller one
@@ -70,30 +71,30 @@ def configs(p: Problem, target: Target) -> Sequence[dict]:
                 continue
             if prod(Panel.of(p, c).tiles) > GRID:
                 continue
-            if Panel.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.block * pixels // LANES <= 64:
+            if Panel.of(p, c).shared_bytes <= (shared_memory(target) - 1) * 1024 and p.n * pixels // LANES <= 64:
                 found.append(c)
     found = list({str(c): c for c in found}.values())
     return sorted(found, key=lambda c: cost(p, target, c))
 
 
-def cost(p: Problem, target: Target, c: dict) -> float:
+def cost(p: Problem, target: Target, c: Config) -> float:
     """Relative; a rough guide to what was fastest on an H100 (docs/benchmarks)."""
     panel = Panel.of(p, c)
     inner, groups = panel.plane, block_rows(p, panel) // panel.down
     tiles = prod(panel.tiles)
     numbers = inner.batch * inner.out[0] * inner.out[1]
-    waste = tiles * panel.pixels / numbers * (block_rows(p, panel) * p.block / p.out_channels)
+    waste = tiles * panel.pixels / numbers * (block_rows(p, panel) * p.n / p.out_channels)
     resident = min(shared_memory(target) * 1024 // (panel.shared_bytes + 1024), 1024 // panel.threads * 2, 16)
     warps = max(resident, 1) * panel.threads // LANES
     # bytes of x and of weights that a CTA fetches, per multiply-add that it makes
-    density = p.nnzb * p.block / (p.out_channels * p.in_channels)
-    made = panel.pixels * panel.down * p.block * p.taps * max(density, 0.01)
+    density = p.nnzb * p.n / (p.out_channels * p.in_channels)
+    made = panel.pixels * panel.down * p.n * p.taps * max(density, 0.01)
     fetched = panel.vectors * VECTOR / made + 1 / panel.warp_pixels / panel.across
     filling = 1 + 8 / max(density * panel.channels * p.taps, 1)  # steps that zeros fill up
     return waste * filling * max(BUSY / (tiles * groups), 1.0) * max(16 / warps, 1.0) * (fetched + 1 / 24)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, starts, bias, [residual], y)"""
     panel = Panel.of(p, c)
     with IRBuilder() as builder, T.prim_func():
@@ -103,7 +104,7 @@ def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
             T.launch_thread("blockIdx.x", block_rows(p, panel) // panel.down) as group,
             T.launch_thread("blockIdx.y", prod(panel.tiles)) as tile,
             T.launch_thread("threadIdx.x", panel.threads) as thread,
-            resident(panel.threads, p.block * panel.warp_pixels // LANES, 384 if panel.threads <= 128 else 512),
+            resident(panel.threads, p.n * panel.warp_pixels // LANES, 384 if panel.threads <= 128 else 512),
         ):
             build.emit(group, tile, thread)
     return builder.get()
@@ -116,11 +117,11 @@ class _Program(PanelProgram):
         super().__init__(p, panel)
         self.steps, self.lists = room(p, panel), block_rows(p, panel) * panel.panels
         self.x = T.arg("x", T.buffer(in_rows(p), F16.dtype))
-        self.data = T.arg("data", T.buffer((self.steps, F16.depth * p.block), F16.dtype))
+        self.data = T.arg("data", T.buffer((self.steps, F16.depth * p.n), F16.dtype))
         self.offsets = T.arg("offsets", T.buffer((self.steps * F16.depth,), "int32"))
         self.starts = T.arg("starts", T.buffer((self.lists + 1,), "int32"))
         self.end_args()
-        self.words = T.decl_buffer((self.steps * F16.depth * p.block // 2,), "uint32", data=self.data.data)
+        self.words = T.decl_buffer((self.steps * F16.depth * p.n // 2,), "uint32", data=self.data.data)
 
     def emit(self, group, tile, thread) -> None:
         panel = self.panel
@@ -166,7 +167,7 @@ class _Program(PanelProgram):
         """Weights and places of a step are asked for one step ahead, the ends of lists one panel ahead. A block row's
         lists follow one another, so that this goes on from panel to panel.
         """
-        words = F16.depth * self.p.block // 2 // LANES  # of a lane in a step
+        words = F16.depth * self.p.n // 2 // LANES  # of a lane in a step
         self.a, self.next_a = (T.alloc_buffer((words,), "uint32", scope="local") for _ in range(2))
         self.next_at = T.alloc_buffer((1,), "int32", scope="local")
         self.b = T.alloc_buffer((self.across * 2,), "uint32", scope="local")
@@ -179,7 +180,7 @@ class _Program(PanelProgram):
     def _ask(self, step) -> None:
         step = T.Bind(T.min(step, self.steps - 1))  # behind the last list nothing is used
         for m in range(self.down):
-            source = step * (F16.depth * self.p.block // 2) + (m * LANES + self.lane) * 4
+            source = step * (F16.depth * self.p.n // 2) + (m * LANES + self.lane) * 4
             T.buffer_store(self.next_a, self.words[T.ramp(source, 1, 4)], [T.ramp(4 * m, 1, 4)])
         T.buffer_store(self.next_at, self.offsets[step * F16.depth + self.lane % ROWS], [0])
 

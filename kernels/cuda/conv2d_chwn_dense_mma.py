@@ -8,6 +8,7 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather, mma, stage, tile_sizes
 from kerf.kernels.cuda.emit.fragments import ROWS
 from kerf.kernels.problem import Problem
@@ -22,21 +23,21 @@ def heights(p: Problem) -> list[int]:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if p.block:
+    if p.n:
         return "weights are sparse"
     if not heights(p):
         return f"{p.out_channels // p.groups} filters to a group; tensor cores take {ROWS} at once"
     return tile_sizes.refuses_size(p)
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
-    found = [{"rows": h, **c} for h in heights(p) for c in tile_sizes.configs(p, target, h)]
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    found: list[Config] = [{"rows": h, **c} for h in heights(p) for c in tile_sizes.configs(p, target, h)]
     return sorted(found, key=lambda c: tile_sizes.cost(p, target, c, c["rows"]))
 
 
-def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     return stage.pack(p, gather.Lists.of(gather.dense_blocks(p, w, c["rows"]), c["chunk"]), c)
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     return mma.prim_func(p, c, c["rows"])

@@ -10,6 +10,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.store import emit_store
 from kerf.kernels.cuda.layout import VECTOR, in_rows, out_rows
@@ -29,15 +30,15 @@ def refuses(p: Problem, target: Target) -> str | None:
     return gather.refuses(p)
 
 
-def configs(p: Problem, target: Target) -> Sequence[dict]:
+def configs(p: Problem, target: Target) -> Sequence[Config]:
     return [{"threads": t} for t in (128, 256, 64, 32)]
 
 
-def pack(p: Problem, w: np.ndarray, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps), np.float32)}
 
 
-def prim_func(p: Problem, c: dict, target: Target) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     """(x, data, bias, [residual], y)"""
     dtype = p.dtype
     with IRBuilder() as builder, T.prim_func():

@@ -1,6 +1,5 @@
 """The command line, on the smallest runs that go through everything."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kerf import files
 from kerf.compress import cli
-from kerf.compress.command.args import Args, build_parser, config_flags, parse
 from kerf.compress.models import create
 from kerf.compress.training import checkpoint
+from tests.helpers import run_files
 from tests.helpers.run_files import killed_after, read, rows
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]
+SMALL = [*run_files.SMALL, "--N=4"]
 SUMMARY_KEYS = {
     "method", "arch", "data_set", "N", "pr_target", "rearranged", "top1_dense", "top1_pruned", "top1", "top5",
     "macs_dense", "macs", "params_dense", "params", "block_density", "element_density", "seconds",
@@ -75,96 +73,97 @@ def test_a_resumed_run_keeps_its_settings(tmp_path, capsys):
     assert "resuming keeps its settings" in capsys.readouterr().err
 
 
-def wrong(tmp_path):
-    other, broken = tmp_path / "other.pt", tmp_path / "nan.pt"
-    torch.save(create("resnet56", 10, 32).state_dict(), other)
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Files that cannot be used, by the name under which WRONG has them."""
+    folder = tmp_path_factory.mktemp("given")
+    torch.save(create("resnet56", 10, 32).state_dict(), folder / "other.pt")
     state = create("resnet20", 10, 32).state_dict()
     state["linear.weight"][0, 0] = float("nan")
-    torch.save(state, broken)
-    (tmp_path / "config.json").write_text('{"lr": "fast"}')
-    (tmp_path / "text.pt").write_text("no weights")
-    return {
-        "unknown --conv_type BlockL2Conv: expected one of BlockL1Conv": ["--conv_type=BlockL2Conv"],
-        "unknown --method magic: expected one of": ["--method=magic"],
-        "give one": ["--method=weight", "--conv_type=DenseConv"],
-        "--N is 0: expected 1 or more": ["--N=0"],
-        "--N is -4: expected 1 or more": ["--N=-4"],
-        "--pr_target is 1.0: expected less than 1": ["--pr_target=1"],
-        "--pr_target is nan": ["--pr_target=nan"],
-        "--lr is -1.0": ["--lr=-1"],
-        "no weights at absent.pth": ["--pretrained_model=absent.pth"],
-        "no weights at gone.pth": ["--evaluate=gone.pth"],
-        "another architecture": [f"--pretrained_model={other}"],
-        "linear.weight has NaN": [f"--pretrained_model={broken}"],
-        "cannot be read as a state dict": [f"--pretrained_model={tmp_path / 'text.pt'}"],
-        "no run to resume at nowhere": ["--resume=nowhere"],
-        "no file absent.json": ["--config=absent.json"],
-        "invalid float value: 'fast'": [f"--config={tmp_path / 'config.json'}"],
-        "unrecognized arguments: --rearange": ["--rearange"],
-        "no folder /nonexistent": ["--data_set=cifar10", "--data_path=/nonexistent"],
-        "needs --data_path": ["--data_set=cifar100"],
-        "alexnet": ["--arch=alexnet"],
-        "--use_dali": ["--use_dali"],
-        "no device cuda:99": ["--device=cuda:99"],
-        "a process takes one GPU": ["--gpus", "0", "1"],
-        "leave --image_size out": ["--data_set=digits", "--image_size=64"],
-    }
+    torch.save(state, folder / "nan.pt")
+    (folder / "text.pt").write_text("no weights")
+    (folder / "config.json").write_text('{"lr": "fast"}')
+    return folder
 
 
-def test_wrong_input_is_one_line_and_exit_2_before_anything_is_written(tmp_path, capsys, monkeypatch):
+WRONG = {
+    "unknown --conv_type BlockL2Conv: expected one of BlockL1Conv": ["--conv_type=BlockL2Conv"],
+    "unknown --method magic: expected one of": ["--method=magic"],
+    "give one": ["--method=weight", "--conv_type=DenseConv"],
+    "--N is 0: expected 1 or more": ["--N=0"],
+    "--N is -4: expected 1 or more": ["--N=-4"],
+    "--pr_target is 1.0: expected less than 1": ["--pr_target=1"],
+    "--pr_target is nan": ["--pr_target=nan"],
+    "--lr is -1.0": ["--lr=-1"],
+    "no weights at absent.pth": ["--pretrained_model=absent.pth"],
+    "no weights at gone.pth": ["--evaluate=gone.pth"],
+    "another architecture": ["--pretrained_model={given}/other.pt"],
+    "linear.weight has NaN": ["--pretrained_model={given}/nan.pt"],
+    "cannot be read as a state dict": ["--pretrained_model={given}/text.pt"],
+    "no run to resume at nowhere": ["--resume=nowhere"],
+    "no file absent.json": ["--config=absent.json"],
+    'config.json: lr is "fast", expected a number': ["--config={given}/config.json"],
+    "unrecognized arguments: --rearange": ["--rearange"],
+    "no folder /nonexistent": ["--data_set=cifar10", "--data_path=/nonexistent"],
+    "needs --data_path": ["--data_set=cifar100"],
+    "alexnet": ["--arch=alexnet"],
+    "--use_dali": ["--use_dali"],
+    "no device cuda:99": ["--device=cuda:99"],
+    "a process takes one GPU": ["--gpus", "0", "1"],
+    "leave --image_size out": ["--data_set=digits", "--image_size=64"],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_input_is_one_line_and_exit_2_before_anything_is_written(message, given, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for message, flags in wrong(tmp_path).items():
-        assert cli.main([*SMALL, "--job_dir=out", *flags]) == 2, flags
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1, error
-        assert message in error
-        assert not (tmp_path / "out").exists()
+    flags = [flag.format(given=given) for flag in WRONG[message]]
+    assert cli.main([*SMALL, "--job_dir=out", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_seed_readme_commands_parse():
-    """Both commands of the 1xN README, and the spellings of its parser."""
-    common = "--gpus 0 --arch mobilenet_v1 --data_path D --eval_batch_size 256 "
-    train = "--job_dir ./experiment/ --pretrained_model P --pr_target 0.5 --N 4 --conv_type BlockL1Conv --rearrange"
-    args, _ = parse((common + train).split())
-    assert (args.N, args.rearrange, args.data_set, args.num_epochs, args.lr) == (4, True, "imagenet", 180, 0.01)
-    assert parse((common + "--conv_type DenseConv --evaluate P").split())[0].pruned_model == "P"
-    readme = "--pretrain_model P --lr_type step --lr_decay_freq 20 --lr_decay_step 50 100 --label-smoothing 0.1 --full"
-    args, _ = parse(readme.split())
-    assert (args.pretrained_model, args.lr_policy, args.lr_adjust, args.lr_decay_step) == ("P", "step", 20, (50, 100))
-    parser = "--lr_policy exp --lr_gamma 0.2 --warmup_length 2 --nesterov --optimizer sgd --init kaiming_normal"
-    args, notes = parse(parser.split())
-    assert (args.lr_policy, args.lr_gamma, args.warmup_length, args.nesterov) == ("exp", 0.2, 2, True)
-    assert "--init is accepted, since 1xN's scripts pass it, and changes nothing" in notes
+@pytest.mark.parametrize(
+    ("program", "flags", "said"),
+    [
+        ("kerf prune", ["--N=0"], "kerf prune: error: --N is 0: expected 1 or more"),
+        ("kerf sensitivity", ["sensitivity", "--N=0"], "kerf sensitivity: error: --N is 0: expected 1 or more"),
+        ("kerf methods", ["methods", "odd"], "kerf methods: error: no method odd: expected one of"),
+        ("kerf show", ["show", "odd"], "kerf show: error: no weights at odd"),
+        ("kerf-prune", ["sensitivity", "--N=0"], "error: --N is 0: expected 1 or more"),
+        ("imagenet.py", ["--N=0"], "error: --N is 0: expected 1 or more"),
+    ],
+)
+def test_errors_begin_with_the_name_that_was_typed(program, flags, said, capsys):
+    assert cli.main(flags, program=program) == 2
+    assert capsys.readouterr().err.startswith(said)
 
 
-def test_without_data_path_the_digits_are_used_and_said():
-    args, notes = parse(["--conv_type", "BlockL1Conv", "--N", "4", "--rearrange"])
-    assert args.data_set == "digits"
-    assert args.num_epochs < 20
-    assert [note for note in notes if "no --data_path" in note and "digits" in note]
+@pytest.mark.parametrize(
+    ("program", "flags", "usage"),
+    [
+        ("kerf prune", [], "kerf prune [--FLAG"),
+        ("kerf sensitivity", ["sensitivity"], "kerf sensitivity [--FLAG"),
+        ("kerf-prune", ["sensitivity"], "kerf-prune sensitivity [--FLAG"),
+        ("kerf show", ["show"], "kerf show [-h]"),
+        ("kerf-prune", ["methods"], "kerf-prune methods [-h]"),
+        ("imagenet.py", [], "imagenet.py [--FLAG"),
+    ],
+)
+def test_usage_has_the_name_that_was_typed(program, flags, usage, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main([*flags, "--help"], program=program)
+    assert capsys.readouterr().out.startswith(f"usage: {usage}")
 
 
-def test_config_gives_defaults_that_flags_override(tmp_path):
-    path = tmp_path / "c.json"
-    path.write_text(
-        json.dumps({"N": 8, "rearrange": True, "lr_decay_step": [3, 4], "label_smoothing": 0.1, "gpus": [0]})
-    )
-    args, _ = parse([f"--config={path}", "--N=2"])
-    assert (args.N, args.rearrange, args.lr_decay_step, args.label_smoothing) == (2, True, (3, 4), 0.1)
-    assert parse([f"--config={path}", "--no-rearrange"])[0].rearrange is False
-
-
-def test_a_saved_config_is_the_run(tmp_path):
-    args, _ = parse(["--N=2", "--full", "--lr_decay_step", "1", "2", f"--job_dir={tmp_path}", "--nesterov"])
-    files.write_json(tmp_path / "config.json", args.as_json())
-    assert parse([f"--config={tmp_path / 'config.json'}"])[0] == args
-
-
-def test_every_flag_has_a_field():
-    fields = set(Args.__dataclass_fields__)
-    given = {action.dest for action in build_parser()._actions if not action.dest.startswith("ignored_")}
-    assert given - {"help", "config"} == fields
-    assert config_flags.__doc__
+def test_an_interrupted_run_says_how_to_go_on_under_its_name(tmp_path, capsys):
+    flags = [*SMALL, "--num_epochs=1", f"--job_dir={tmp_path}"]
+    with killed_after(5):  # 4 steps an epoch
+        assert cli.main(flags, program="kerf prune") == 130
+    assert capsys.readouterr().err == f"kerf prune: interrupted; continue with --resume {tmp_path}\n"
 
 
 @pytest.mark.parametrize("start", ["repository", "elsewhere"])

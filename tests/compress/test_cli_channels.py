@@ -4,16 +4,14 @@ import pytest
 import torch
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 from kerf.compress.command.planning import own_numbers
 from kerf.compress.methods import METHODS
 from kerf.compress.models import create
 from kerf.compress.training import checkpoint
 from tests.helpers.attaching import quickly
-from tests.helpers.run_files import killed_after, read, rows
+from tests.helpers.run_files import BRIEF, killed_after, read, rows
 
-SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
-SMALL += ["--lr_policy=cos_step", "--warmup_length=0"]
 LONG = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
 LONG += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
 
@@ -21,7 +19,7 @@ LONG += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
     first = tmp_path / "first"
     flags = ["--method=l1", "--flops_target=0.6", "--num_epochs=1", "--export_onnx", f"--job_dir={first}"]
-    assert cli.main([*SMALL, *flags]) == 0
+    assert cli.main([*BRIEF, *flags]) == 0
     summary = read(first / "summary.json")
     assert 0.53 < summary["macs"] / summary["macs_dense"] <= 0.6
     assert summary["params"] < 0.7 * summary["params_dense"]
@@ -31,7 +29,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     assert (first / "model.onnx").is_file()
 
     weights = first / "checkpoint" / "best.safetensors"
-    assert cli.main([*SMALL, f"--evaluate={weights}", f"--job_dir={tmp_path / 'evaluated'}"]) == 0
+    assert cli.main([*BRIEF, f"--evaluate={weights}", f"--job_dir={tmp_path / 'evaluated'}"]) == 0
     assert read(tmp_path / "evaluated" / "predictions.json") == read(first / "predictions.json")
     capsys.readouterr()
     assert cli.main(["show", str(weights)]) == 0
@@ -40,7 +38,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     # channels again, then blocks: each step starts from the file of the one before
     second, third = tmp_path / "second", tmp_path / "third"
     flags = ["--method=ucs", "--flops_target=0.8", "--num_epochs=1", f"--pretrained_model={weights}"]
-    assert cli.main([*SMALL, *flags, f"--job_dir={second}"]) == 0
+    assert cli.main([*BRIEF, *flags, f"--job_dir={second}"]) == 0
     again = second / "checkpoint" / "best.safetensors"
     kept = [checkpoint.kept_channels(path, "resnet20") for path in (weights, again)]
     for name, index in kept[1].items():  # indices of the dense network's channels, not of the first narrow one's
@@ -53,12 +51,12 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
         f"--pretrained_model={again}",
         "--export_onnx",
     ]
-    assert cli.main([*SMALL, *flags, f"--job_dir={third}"]) == 0
+    assert cli.main([*BRIEF, *flags, f"--job_dir={third}"]) == 0
     summary = read(third / "summary.json")
     assert summary["macs_dense"] == read(second / "summary.json")["macs"]
     assert summary["macs"] < 0.6 * summary["macs_dense"]
     assert (
-        cli.main([*SMALL, f"--evaluate={third / 'checkpoint/best.safetensors'}", f"--job_dir={tmp_path / 'e3'}"]) == 0
+        cli.main([*BRIEF, f"--evaluate={third / 'checkpoint/best.safetensors'}", f"--job_dir={tmp_path / 'e3'}"]) == 0
     )
 
 
@@ -71,7 +69,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
 )
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
-    flags = [*SMALL, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
+    flags = [*BRIEF, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
     flags += quickly(method)
     assert cli.main([*flags, f"--job_dir={tmp_path / 'whole'}"]) == 0
     for steps in (6, 14):  # 4 steps an epoch
@@ -86,51 +84,62 @@ def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
         assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[1][0])
 
 
-def test_wrong_use_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch):
+WRONG = {
+    "--flops_target is 1.0": ["--method=l1", "--flops_target=1"],
+    "--flops_target is 0.0": ["--method=l1", "--flops_target=0"],
+    "give one": ["--method=l1", "--flops_target=0.5", "--pr_target=0.5"],
+    "of the MACs cannot be reached": ["--method=resrep", "--flops_target=0.01"],
+    "resrep removes MACs": ["--method=resrep", "--pr_target=0.5"],
+    "dmcp searches for a number of MACs": ["--method=dmcp", "--pr_target=0.5"],
+    "DenseNet40 has nothing that this method prunes": ["--arch=densenet40", "--method=resrep"],
+    "method one_by_n removes a share of each layer": ["--method=one_by_n", "--flops_target=0.5"],
+    "method weight cuts no channels: leave --round_to out": ["--method=weight", "--round_to=8"],
+    "--skip transition* is the name of no layer": ["--method=l1", "--skip", "transition*"],
+    "it has lasso, compactor_momentum": ["--method=resrep", "--set", "laso=1"],
+    "is not a number": ["--method=resrep", "--set", "lasso=much"],
+    "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
+    "method csgd prunes by training, and 0 epochs": ["--method=csgd", "--finetune_epochs=0"],
+    "method csgd has its own schedule": ["--method=csgd", "--prune_steps=2"],
+    "it has none": ["--method=l1", "--set", "lasso=1"],
+    "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
+    "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
+    "is a resnet56: give --arch resnet56": ["--method=l1", "--pretrained_model={other}"],
+}
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    path = tmp_path_factory.mktemp("other") / "resnet56.safetensors"
+    checkpoint.save(path, create("resnet56", 10, 32).state_dict(), {"arch": "resnet56", "kept": {}})
+    return path
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_use_is_refused_before_anything_is_written(message, other, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    other = tmp_path / "vgg.safetensors"
-    checkpoint.save(other, create("resnet56", 10, 32).state_dict(), {"arch": "resnet56", "kept": {}})
-    wrong = {
-        "--flops_target is 1.0": ["--method=l1", "--flops_target=1"],
-        "--flops_target is 0.0": ["--method=l1", "--flops_target=0"],
-        "give one": ["--method=l1", "--flops_target=0.5", "--pr_target=0.5"],
-        "of the MACs cannot be reached": ["--method=resrep", "--flops_target=0.01"],
-        "resrep removes MACs": ["--method=resrep", "--pr_target=0.5"],
-        "dmcp searches for a number of MACs": ["--method=dmcp", "--pr_target=0.5"],
-        "DenseNet40 has nothing that this method prunes": ["--arch=densenet40", "--method=resrep"],
-        "method one_by_n removes a share of each layer": ["--method=one_by_n", "--flops_target=0.5"],
-        "method weight cuts no channels": ["--method=weight", "--round_to=8"],
-        "--skip transition* is the name of no layer": ["--method=l1", "--skip", "transition*"],
-        "it has lasso, compactor_momentum": ["--method=resrep", "--set", "laso=1"],
-        "is not a number": ["--method=resrep", "--set", "lasso=much"],
-        "expected a finite number": ["--method=resrep", "--set", "lasso=nan"],
-        "method csgd prunes by training, and 0 epochs": ["--method=csgd", "--finetune_epochs=0"],
-        "method csgd has its own schedule": ["--method=csgd", "--prune_steps=2"],
-        "it has none": ["--method=l1", "--set", "lasso=1"],
-        "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
-        "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
-        "is a resnet56: give --arch resnet56": ["--method=l1", f"--pretrained_model={other}"],
-    }
-    for message, flags in wrong.items():
-        assert cli.main([*SMALL, "--job_dir=out", *flags]) == 2, flags
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1, error
-        assert message in error
-        assert not (tmp_path / "out").exists()
-    assert cli.main(["show"]) == 2
-    assert cli.main(["show", "absent.safetensors"]) == 2
+    flags = [flag.format(other=other) for flag in WRONG[message]]
+    assert cli.main([*BRIEF, "--job_dir=out", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argv", [["show"], ["show", "absent.safetensors"]])
+def test_show_needs_a_checkpoint(argv):
+    assert cli.main(argv) == 2
 
 
 def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):
-    assert cli.main([*SMALL, "--method=l1", "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
+    assert cli.main([*BRIEF, "--method=l1", "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")
     assert 0.43 < summary["macs"] / summary["macs_dense"] <= 0.5
 
 
 def test_densenet40_with_three_filters_per_layer(tmp_path):
-    """The C-SGD seed's own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
+    """The C-SGD authors' own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
     flags = ["--arch=densenet40", "--method=csgd", "--pr_target=0.75", "--skip", "conv", "transition*"]
-    assert cli.main([*SMALL, *flags, "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
+    assert cli.main([*BRIEF, *flags, "--num_epochs=1", f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")
     assert set(map(tuple, summary["widths"].values())) == {(12, 3)}
     assert len(summary["widths"]) == 36
@@ -152,7 +161,7 @@ SLOW = ("hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead",
 )
 def test_a_whole_run(method, tmp_path):
     flags = [f"--method={method}", "--num_epochs=1", "--export_onnx", *quickly(method), f"--job_dir={tmp_path}"]
-    assert cli.main([*SMALL, *flags]) == 0
+    assert cli.main([*BRIEF, *flags]) == 0
     summary = read(tmp_path / "summary.json")
     assert 0.3 < summary["macs"] / summary["macs_dense"] < 0.75
     assert (tmp_path / "model.onnx").is_file()
@@ -169,6 +178,6 @@ def test_distillation_recalibration_and_steps_from_the_command_line(tmp_path):
     checkpoint.save(weights, create("resnet20", 10, 32).state_dict())
     flags = ["--method=l1", "--flops_target=0.6", "--prune_steps=2", "--finetune_epochs=2", "--recalibrate=2"]
     flags += ["--distill=0.5", f"--pretrained_model={weights}", f"--job_dir={tmp_path / 'job'}", "--residual"]
-    assert cli.main([*SMALL, *flags]) == 0
+    assert cli.main([*BRIEF, *flags]) == 0
     assert [row["phase"] for row in rows(tmp_path / "job")] == ["fine-tune, step 1 of 2", "fine-tune"]
     assert "conv1" in read(tmp_path / "job" / "summary.json")["widths"]  # the residual stream

@@ -6,9 +6,8 @@ from kerf.compress import cli
 from kerf.compress.methods import METHODS
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
-from tests.compress.test_cli_channels import SMALL
 from tests.helpers.attaching import quickly
-from tests.helpers.run_files import read
+from tests.helpers.run_files import BRIEF, read
 
 
 @pytest.mark.slow
@@ -16,7 +15,7 @@ from tests.helpers.run_files import read
 def test_a_small_run_writes_what_it_did(name, tmp_path):
     narrow = isinstance(METHODS[name](Settings(by_macs=True)).granularity, Channel)
     target = "--flops_target=0.6" if narrow else "--pr_target=0.4"
-    flags = [*SMALL, f"--method={name}", target, "--num_epochs=1", "--finetune_epochs=2", "--N=4"]
+    flags = [*BRIEF, f"--method={name}", target, "--num_epochs=1", "--finetune_epochs=2", "--N=4"]
     flags += quickly(name)
     assert cli.main([*flags, f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")

@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 from kerf.compress.training import progress
+from tests.helpers import run_files
 from tests.helpers.run_files import read
 
-SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--N=4", "--device=cpu"]
+SMALL = [*run_files.SMALL, "--N=4"]
 
 
 def test_a_run_in_json_is_its_summary_and_files(tmp_path, capfd):

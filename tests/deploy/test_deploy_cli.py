@@ -46,7 +46,8 @@ def test_run_maps_array_to_array(tmp_path):
 def test_wrong_use_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     mobile(tmp_path / "m.onnx")
-    assert main(words) == 2
+    assert main(words, "kerf look") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("kerf look: error: ")
     assert said in line
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]

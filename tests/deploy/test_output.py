@@ -8,8 +8,8 @@ import pytest
 import kerf.deploy.cli
 import kerf.tune.cli
 from kerf import console
-from tests.deploy.report.test_compare import job
 from tests.helpers.onnx_networks import mobile
+from tests.helpers.reports import job
 
 FAST = ["--trials=0", "--seconds=0.2", "--against=onnxruntime"]
 

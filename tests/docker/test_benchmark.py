@@ -1,7 +1,6 @@
 """The benchmark of the images, without an image: a network of 32x32 pixels stands for the zoo's."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.helpers.onnx_networks import Builder, mobile
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "docker"))
-import benchmark
-from zero_blocks import prunable, without_least, zero_blocks
-
+from docker import benchmark
+from kerf.deploy.frontend.zero_blocks import prunable, without_least, zero_blocks
 from kerf.deploy.report.inspect import densities
+from tests.helpers.onnx_networks import Builder, mobile
 
 
 @pytest.fixture
@@ -132,6 +128,6 @@ def test_a_benchmark_that_fails_leaves_the_last_one_as_it_was(folder, monkeypatc
     out = folder / "out"
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     mobile(folder / "networks" / "tiny.onnx", zero_blocks=0.9)
-    monkeypatch.setattr(benchmark.tune.cli, "main", lambda _: 2)
+    monkeypatch.setattr("kerf.tune.cli.main", lambda _: 2)
     assert benchmark.main(asked) == 2
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Flags of a run of a second or two, and of one whose learning rate starts at once, for methods that act while training
+SMALL = ["--data_set=synthetic", "--arch=resnet20", "--subset=32", "--train_batch_size=8", "--device=cpu"]
+BRIEF = [*SMALL, "--lr_policy=cos_step", "--warmup_length=0"]
+
 
 def read(path: Path):
     return json.loads(path.read_text())

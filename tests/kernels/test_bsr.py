@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerf.kernels.bsr import BSR
+from kerf.kernels.bsr import BSR, kept_blocks, spread
 
 
 @settings(deadline=None, max_examples=40)
@@ -36,3 +36,14 @@ def test_conv_blocks_hold_all_taps_of_one_input_channel():
 def test_block_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="bk must divide K"):
         BSR.from_dense(np.zeros((4, 10), np.float32), (2, 3))
+
+
+@settings(deadline=None, max_examples=40)
+@given(o=st.integers(1, 23), i=st.integers(1, 6), n=st.integers(1, 9), seed=st.integers(0, 9))
+def test_what_is_spread_is_what_is_kept(o, i, n, seed):
+    rng = np.random.default_rng(seed)
+    kept = rng.random((-(-o // n), i)) < 0.5
+    weight = spread(kept, np.ones((o, i, 3, 3), np.float32), n)
+    np.testing.assert_array_equal(kept_blocks(weight, n), kept)
+    for r, c in np.ndindex(kept.shape):
+        assert (weight[r * n : (r + 1) * n, c] == kept[r, c]).all()

@@ -26,10 +26,10 @@ def test_what_cannot_be_timed_is_refused_and_an_interrupt_is_one(tmp_path, monke
     with pytest.raises(ValueError, match="cannot run it"):
         Clock((4,)).network_ms(path)
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(network_timer, "run", interrupted)
+    monkeypatch.setattr(network_timer, "compile", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Clock((4,)).network_ms(path)
 

@@ -12,15 +12,15 @@ from kerf.deploy.compiler.choice import Choice
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, interval
-from kerf.kernels import BY_NAME, KERNELS
+from kerf.kernels.backends import BY_NAME, CPU
 from kerf.kernels.kernel import pick
 from kerf.kernels.problem import Problem
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
 TARGET = targets.parse("native", 1)
-P = Problem(1, 16, 8, 8, 16, block=4, nnzb=32)
-KERNEL = pick(KERNELS, P, TARGET)
+P = Problem(1, 16, 8, 8, 16, n=4, nnzb=32)
+KERNEL = pick(CPU.kernels, P, TARGET)
 
 
 def record(config=None, samples=(3.0,) * 9, **more) -> Record:
@@ -173,7 +173,7 @@ def test_every_shipped_line_is_a_configuration_that_is_taken(cpu, name):
 def test_what_is_shipped_helps_layers_of_other_densities(tmp_path, monkeypatch):
     network = convert(mobile(tmp_path / "m.onnx"))
     p = network.layers["spatial"].problem
-    kernel = pick(KERNELS, p, TARGET)
+    kernel = pick(CPU.kernels, p, TARGET)
     config = kernel.configs(p, TARGET)[3]
     file = tmp_path / "known.jsonl"
     sparser = replace(p, nnzb=p.nnzb // 2)

@@ -18,7 +18,7 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.errors import DeviceLost
 from kerf.tune.cli import main
-from kerf.tune.places import Tracker
+from kerf.tune.remote import Tracker
 from kerf.tune.search import search
 from tests.helpers.onnx_networks import mobile
 

@@ -4,17 +4,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import kerf.tune.cli
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import choose
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure import verify
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
-from kerf.kernels import KERNELS
+from kerf.errors import BadInput
+from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
 from kerf.kernels.kernel import dense_twin, pick
+from kerf.tune import proof
 from kerf.tune.cli import main
+from kerf.tune.places import Here
 from kerf.tune.runners import Entrant, Measurer
 from kerf.tune.search import example, search
 from tests.helpers.onnx_networks import mobile
@@ -34,7 +36,7 @@ def written(problem, kernel, config, us, error=""):
 
 def test_the_faster_of_sparse_and_dense_is_chosen(network):
     p = network.layers["spatial"].problem
-    sparse, dense = pick(KERNELS, p, TARGET), pick(KERNELS, dense_twin(p), TARGET)
+    sparse, dense = pick(CPU.kernels, p, TARGET), pick(CPU.kernels, dense_twin(p), TARGET)
     sparse_config, dense_config = sparse.configs(p, TARGET)[1], dense.configs(dense_twin(p), TARGET)[1]
     book = RecordBook()
     assert choose(p, TARGET, book).config == sparse.configs(p, TARGET)[0]  # nothing measured: the default
@@ -49,7 +51,7 @@ def test_the_faster_of_sparse_and_dense_is_chosen(network):
 
 def test_a_default_that_failed_is_not_chosen_though_the_file_orders_its_keys(network, tmp_path):
     p = network.layers["spatial"].problem
-    kernel = pick(KERNELS, p, TARGET)
+    kernel = pick(CPU.kernels, p, TARGET)
     first, second = kernel.configs(p, TARGET)[:2]
     RecordBook(tmp_path / "r.jsonl").add(written(p, kernel.name, first, None, "crashed"))
     assert list(first) != sorted(first)  # else the file would change nothing
@@ -80,7 +82,7 @@ def test_a_search_ends_when_little_is_to_be_gained(network):
     part = replace(network, layers={"expand": network.layers["expand"]})
     summary = search(part, TARGET, 1, RecordBook(), trials=1000, tolerance=0.9)
     assert "less than 90.0%" in summary.stopped
-    ways = [k for k in KERNELS for p in (part.layers["expand"].problem,) if k.refuses(p, TARGET) is None]
+    ways = [k for k in CPU.kernels for p in (part.layers["expand"].problem,) if k.refuses(p, TARGET) is None]
     assert summary.measured <= len(ways) + 2  # the defaults alone
 
 
@@ -92,7 +94,7 @@ def measurer():
 
 
 def entrants_of(layer, configs, measurer, spoil=lambda arrays: arrays):
-    kernel = pick(KERNELS, layer.problem, TARGET)
+    kernel = pick(CPU.kernels, layer.problem, TARGET)
     built = measurer.build([kernel.prim_func(layer.problem, c, TARGET) for c in configs])
     assert all(library for library, _ in built), built
     found = []
@@ -104,7 +106,7 @@ def entrants_of(layer, configs, measurer, spoil=lambda arrays: arrays):
 
 def test_a_wrong_kernel_is_wrong_not_fast_and_does_not_disturb_the_others(network, measurer):
     layer = network.layers["expand"]
-    configs = pick(KERNELS, layer.problem, TARGET).configs(layer.problem, TARGET)[:2]
+    configs = pick(CPU.kernels, layer.problem, TARGET).configs(layer.problem, TARGET)[:2]
     (good, arrays), (other, others) = entrants_of(layer, configs, measurer)
     x, residual, truth = example(layer)
     wrong = Entrant(other, (others[0] * 1.01, *others[1:], *residual))
@@ -116,7 +118,7 @@ def test_a_wrong_kernel_is_wrong_not_fast_and_does_not_disturb_the_others(networ
 
 def test_a_kernel_that_crashes_is_found_and_the_others_are_timed(network, measurer, tmp_path):
     layer = network.layers["expand"]
-    configs = pick(KERNELS, layer.problem, TARGET).configs(layer.problem, TARGET)[:2]
+    configs = pick(CPU.kernels, layer.problem, TARGET).configs(layer.problem, TARGET)[:2]
     (good, arrays), (other, others) = entrants_of(layer, configs, measurer)
     x, residual, truth = example(layer)
     garbage = tmp_path / "kernel.so"
@@ -131,7 +133,7 @@ def test_a_kernel_that_crashes_is_found_and_the_others_are_timed(network, measur
 
 def test_records_of_another_cpu_are_not_used(network):
     p = network.layers["expand"].problem
-    kernel = pick(KERNELS, p, TARGET)
+    kernel = pick(CPU.kernels, p, TARGET)
     record = written(p, kernel.name, kernel.configs(p, TARGET)[3], 1.0)
     book = RecordBook()
     book.add(Record(**{**record.__dict__, "versions": {**record.versions, "cpu": "another"}}))
@@ -195,7 +197,7 @@ def test_a_target_that_cannot_run_here_is_built_without_running(tmp_path, monkey
 
 def test_what_failed_is_not_built(network):
     p = network.layers["spatial"].problem
-    sparse, dense = pick(KERNELS, p, TARGET), pick(KERNELS, dense_twin(p), TARGET)
+    sparse, dense = pick(CPU.kernels, p, TARGET), pick(CPU.kernels, dense_twin(p), TARGET)
     book = RecordBook()
     first, second = sparse.configs(p, TARGET)[:2]
     book.add(written(p, sparse.name, first, None, "wrong result: differs"))
@@ -211,7 +213,7 @@ def test_a_network_that_is_not_verified_leaves_no_bundle(tmp_path, monkeypatch, 
     def mismatch(*_, **__):
         raise verify.Mismatch("output 0 differs")
 
-    monkeypatch.setattr(kerf.tune.cli, "verify", mismatch)
+    monkeypatch.setattr(proof, "verify", mismatch)
     assert main(["--onnx_path", str(path), "--trials=0"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "output 0 differs; wrong layers: none on its own" in line
@@ -224,8 +226,14 @@ def test_a_race_that_fails_leaves_no_bundle(tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise RuntimeError("engine\nbroke")
 
-    monkeypatch.setattr(kerf.tune.cli.bench, "openvino_engine", broken)
+    monkeypatch.setitem(Here.dense_engines, "openvino", broken)
     assert main(["--onnx_path", str(path), "--trials=0", "--against=openvino"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "leave it out of --against" in line
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_search_in_which_nothing_runs_says_why(network, monkeypatch):
+    monkeypatch.setattr(Measurer, "build", lambda self, funcs: [(None, "ld: cannot find crti.o") for _ in funcs])
+    with pytest.raises(BadInput, match=r"none of \d+ candidates ran.*failed with: ld: cannot find crti.o; --trials 0"):
+        search(network, TARGET, 1, RecordBook(), trials=1000)

@@ -7,7 +7,7 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.bench import Measurement
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
-from kerf.kernels import KERNELS
+from kerf.kernels.backends import CPU
 from kerf.kernels.kernel import pick
 from kerf.tune import whole_network
 from tests.helpers.onnx_networks import mobile
@@ -20,7 +20,7 @@ def tuned(tmp_path):
     """(network, book in which another configuration than the first was fastest)"""
     network, book = convert(mobile(tmp_path / "m.onnx")), RecordBook(tmp_path / "r.jsonl")
     p = network.layers["expand"].problem
-    kernel = pick(KERNELS, p, TARGET)
+    kernel = pick(CPU.kernels, p, TARGET)
     fields = dict(target=targets.describe(TARGET), latency_us=(1.0,) * 9, versions=provenance())
     book.add(Record(problem=p.to_json(), kernel=kernel.name, config=kernel.configs(p, TARGET)[2], **fields))
     return network, book
@@ -39,7 +39,9 @@ def test_the_whole_network_decides_and_is_asked_once(tuned, monkeypatch, ms, kep
 
     monkeypatch.setattr(whole_network.bench, "race", race)
     built, said = whole_network.better(network, TARGET, 1, book)
-    first = pick(KERNELS, network.layers["expand"].problem, TARGET).configs(network.layers["expand"].problem, TARGET)[0]
+    first = pick(CPU.kernels, network.layers["expand"].problem, TARGET).configs(
+        network.layers["expand"].problem, TARGET
+    )[0]
     assert (built.choices["expand"].config != first) == kept
     assert ("slower" in said) == (not kept)
     again, _ = whole_network.better(network, TARGET, 1, RecordBook(book.path))

@@ -7,6 +7,9 @@ Result: one node kerf::Layer (inputs: x, [residual]) and a Layer that holds the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -15,6 +18,17 @@ from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
 from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A layer before what follows it: (O, I / groups, kh, kw) weights, and the nodes that compute it."""
+
+    op: str  # "conv" or "dense"
+    problem: Problem
+    weight: np.ndarray
+    bias: np.ndarray | None
+    fused: tuple[onnx.NodeProto, ...]
 
 
 def fuse_layers(graph: Graph) -> dict[str, Layer]:
@@ -35,15 +49,12 @@ def _fuse(graph: Graph, node: onnx.NodeProto, layers: dict[str, Layer]) -> None:
     parts = read(graph, node) if read else None
     if parts is None:
         return
-    op, fields, weight, bias, fused = parts
-    tensor = fused[-1].output[0]
-    residual, activation, absorbed = _epilogue(graph, tensor)
-    fused += absorbed
-    problem = Problem(**fields, activation=activation, residual=residual is not None)
-    if bias is None:
-        bias = np.zeros(problem.out_channels, np.float32)
+    residual, activation, absorbed = _epilogue(graph, parts.fused[-1].output[0])
+    fused = [*parts.fused, *absorbed]
+    problem = replace(parts.problem, activation=activation, residual=residual is not None)
+    bias = np.zeros(problem.out_channels, np.float32) if parts.bias is None else parts.bias
     name = _unique(called(node), layers)
-    layers[name] = Layer(name, op, problem, weight, bias)
+    layers[name] = Layer(name, parts.op, problem, parts.weight, bias)
     inputs = [node.input[0], *([residual] if residual else [])]
     output = list(fused[-1].output)
     graph.replace(fused, helper.make_node(OP, inputs, output, name=name, domain=DOMAIN))
@@ -57,22 +68,17 @@ def _has_bias(node: onnx.NodeProto) -> bool:
     return len(node.input) > 2 and bool(node.input[2])  # an empty name is an input left out
 
 
-def _fixed_shape(graph: Graph, tensor: str) -> tuple[int, ...] | None:
-    shape = graph.shapes.get(tensor)
-    return shape if shape is not None and all(isinstance(d, int) and d > 0 for d in shape) else None
-
-
-def _row_bias(array: np.ndarray | None, size: int) -> bool:
+def _row_bias(array: np.ndarray | None, size: int) -> TypeGuard[np.ndarray]:
     """Whether this is one number per output column: (O,) or (1, O), not a column that broadcasts the other way."""
     return _is_float(array) and array.shape in ((size,), (1, size))
 
 
-def _is_float(array: np.ndarray | None) -> bool:
+def _is_float(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
     return array is not None and array.dtype == np.float32
 
 
-def _conv(graph: Graph, node: onnx.NodeProto):
-    weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
+    weight, x = graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
     bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
     if not _is_float(weight) or weight.ndim != 4 or x is None or len(x) != 4 or (_has_bias(node) and bias is None):
         return None
@@ -86,9 +92,9 @@ def _conv(graph: Graph, node: onnx.NodeProto):
     n, channels, height, width = x
     if (taken := weight.shape[1] * a.get("group", 1)) != channels:
         raise BadInput(f"its weights take {taken} channels, its input has {channels}")
-    fields = dict(batch=n, in_channels=channels, height=height, width=width, out_channels=weight.shape[0])
-    fields |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=a.get("group", 1))
-    return "conv", fields, weight, bias, [node]
+    sizes = n, channels, height, width, weight.shape[0]
+    problem = Problem(*sizes, kernel, stride, padding, dilation, groups=a.get("group", 1))
+    return Parts("conv", problem, weight, bias, (node,))
 
 
 def _same(size, kernel, stride, dilation, lower: bool) -> tuple[int, int, int, int]:
@@ -102,12 +108,14 @@ def _same(size, kernel, stride, dilation, lower: bool) -> tuple[int, int, int, i
     return (*begin, *end)
 
 
-def _dense_fields(x, weight: np.ndarray) -> dict:
-    return dict(batch=x[0], in_channels=weight.shape[1], height=1, width=1, out_channels=weight.shape[0])
+def _dense(x: tuple[int, ...], weight: np.ndarray, bias: np.ndarray | None, fused: tuple[onnx.NodeProto, ...]) -> Parts:
+    """y = x w^T + bias with w (O, I): a 1x1 convolution of an image of one pixel."""
+    problem = Problem(x[0], weight.shape[1], 1, 1, weight.shape[0])
+    return Parts("dense", problem, np.ascontiguousarray(weight)[:, :, None, None], bias, fused)
 
 
-def _gemm(graph: Graph, node: onnx.NodeProto):
-    a, weight, x = attributes(node), graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+def _gemm(graph: Graph, node: onnx.NodeProto) -> Parts | None:
+    a, weight, x = attributes(node), graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
     if not _is_float(weight) or x is None or a.get("transA", 0) or (a.get("alpha", 1.0), a.get("beta", 1.0)) != (1, 1):
         return None
     weight = weight if a.get("transB", 0) else weight.T
@@ -115,20 +123,19 @@ def _gemm(graph: Graph, node: onnx.NodeProto):
     if _has_bias(node) and not _row_bias(bias, weight.shape[0]):
         return None
     bias = bias.reshape(-1) if bias is not None else None
-    return "dense", _dense_fields(x, weight), np.ascontiguousarray(weight)[:, :, None, None], bias, [node]
+    return _dense(x, weight, bias, (node,))
 
 
-def _matmul(graph: Graph, node: onnx.NodeProto):
-    weight, x = graph.constants.get(node.input[1]), _fixed_shape(graph, node.input[0])
+def _matmul(graph: Graph, node: onnx.NodeProto) -> Parts | None:
+    weight, x = graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
     if not _is_float(weight) or weight.ndim != 2 or x is None or len(x) != 2:
         return None
-    fused, bias = [node], None
     add = graph.sole_consumer(node.output[0])
     if add is not None and add.op_type == "Add" and add.input[0] != add.input[1]:
         other = graph.constants.get(next(i for i in add.input if i != node.output[0]))
         if _row_bias(other, weight.shape[1]):
-            bias, fused = other.reshape(-1), [node, add]
-    return "dense", _dense_fields(x, weight.T), np.ascontiguousarray(weight.T)[:, :, None, None], bias, fused
+            return _dense(x, weight.T, other.reshape(-1), (node, add))
+    return _dense(x, weight.T, None, (node,))
 
 
 def _epilogue(graph: Graph, tensor: str) -> tuple[str | None, str, list[onnx.NodeProto]]:
@@ -149,13 +156,13 @@ def _activation(graph: Graph, tensor: str) -> tuple[str, list[onnx.NodeProto]]:
     if len(readers) == 2 and graph.sole_consumer(tensor) is None and tensor not in {o.name for o in graph.outputs}:
         gate = next((n for n in readers if n.op_type in ("Sigmoid", "HardSigmoid")), None)
         product = graph.sole_consumer(gate.output[0]) if gate is not None else None
-        if product is not None and product.op_type == "Mul" and product in readers:
-            name = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(_named(graph, gate))
+        if gate is not None and product is not None and product.op_type == "Mul" and product in readers:
+            name = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(_named(graph, gate) or "")
             if name:
                 return name, [gate, product]
     node = graph.sole_consumer(tensor)
     name = _named(graph, node) if node is not None else None
-    return (name, [node]) if name else ("none", [])
+    return (name, [node]) if node is not None and name else ("none", [])
 
 
 def _named(graph: Graph, node: onnx.NodeProto) -> str | None:

@@ -19,27 +19,29 @@ multiple of 16, but seven runs of four are, one run from each quarter of a 28 x 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit.direct import parameters
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.sharing import busiest, in_parts, in_turn, splits, sub_rows, waits
 from kerf.kernels.cpu.emit.tiling import VISIT_CYCLES
-from kerf.kernels.cpu.emit.weight_format import Weights
-from kerf.kernels.cpu.isa import vector_unit
+from kerf.kernels.cpu.emit.weight_format import Rows, Weights
+from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import even_tiles, every, run, splat
 
-STRIP_FLOATS = 150 * 1024  # of copies made at a time: they stay in the second-level cache
+STRIP_SHARE = 15 / 32  # of the second-level cache, for copies made at a time
 
 
 @dataclass(frozen=True)
@@ -80,30 +82,54 @@ class Columns:
         return ((vector * self.p.kernel[1] + column) * self.rows + row) * self.lanes
 
 
-def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float) -> list[tuple[float, dict]]:
+@dataclass(frozen=True)
+class Tile:
+    """``high`` rows, from row ``at`` of the strip that begins with row ``row0``, of one vector.
+
+    ``pixels`` of it exist in every band.
+    """
+
+    image: Any
+    row0: Any
+    at: Any
+    high: int
+    vector: Any
+    pixels: int
+
+
+def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float) -> list[tuple[float, Config]]:
     """(estimated cycles, configuration), as direct.py has them; none for 1 x 1 kernels, groups, few registers."""
-    widths, registers = vector_unit(target)
+    machine = machine_of(target)
+    lanes, registers = machine.lanes[0], machine.registers
     if p.taps == 1 or p.groups > 1 or registers < 32:
         return []
-    found: dict[tuple, tuple[float, dict]] = {}
-    for rows, groups in product(heights, _groups(p, widths[0])):
-        whole = Columns(p, widths[0], groups, -(-p.out_height // groups))
+    found: dict[tuple, tuple[float, Config]] = {}
+    for rows, groups in product(heights, _groups(p, lanes)):
+        whole = Columns(p, lanes, groups, -(-p.out_height // groups))
         fit = min(8, (registers - 2 - p.kernel[0] * rows) // rows)
-        for high in (h for h in (fit, fit - 1) if h >= 2):
-            for strip in {min(s, whole.band) for s in (high, _strip(whole, high))}:
-                g = replace(whole, strip=strip)
-                high = min(high, strip)
-                c = {"lanes": g.lanes, "rows": rows, "pixels": "columns", "high": high, "groups": groups}
-                c |= {"strip": strip, "panel": p.in_channels}
-                for split in splits(target, -(-g.band // strip)):
-                    cost = p.batch * (_cycles(p, g, {**c, **split}, inputs) + waits(p, split))
-                    found.setdefault((rows, groups, high, strip, *split.values()), (cost, {**c, **split}))
+        for high, strip in _strips(whole, [h for h in (fit, fit - 1) if h >= 2], machine):
+            g = replace(whole, strip=strip)
+            c: Config = {"lanes": g.lanes, "rows": rows, "pixels": "columns", "high": high, "groups": groups}
+            c |= {"strip": strip, "panel": p.in_channels}
+            for split in splits(target, -(-g.band // strip)):
+                cost = p.batch * (_cycles(p, g, {**c, **split}, inputs) + waits(p, split))
+                found.setdefault((rows, groups, high, strip, *split.values()), (cost, {**c, **split}))
     return list(found.values())
 
 
-def _strip(whole: Columns, high: int) -> int:
+def _strips(whole: Columns, heights: list[int], machine: Machine) -> Iterator[tuple[int, int]]:
+    """(output rows of a tile, of a strip) worth trying."""
+    for fits in heights:
+        high = fits
+        for strip in {min(s, whole.band) for s in (high, _strip(whole, high, machine))}:
+            high = min(high, strip)
+            yield high, strip
+
+
+def _strip(whole: Columns, high: int, machine: Machine) -> int:
     """The most tiles of ``high`` rows whose copies stay in the second-level cache."""
-    fits = [s for s in range(high, whole.band + high, high) if _floats(replace(whole, strip=s)) <= STRIP_FLOATS]
+    room = machine.l2_floats * STRIP_SHARE
+    fits = [s for s in range(high, whole.band + high, high) if _floats(replace(whole, strip=s)) <= room]
     return max(fits, default=high)
 
 
@@ -121,12 +147,12 @@ def _groups(p: Problem, lanes: int) -> list[int]:
     return sorted(waste, key=lambda g: (waste[g], g))[:2]
 
 
-def _cycles(p: Problem, g: Columns, c: dict, inputs: float) -> float:
+def _cycles(p: Problem, g: Columns, c: Config, inputs: float) -> float:
     runs = [(n, size) for _, n, size in even_tiles(g.band, g.strip)]
     strips = sum(n for n, _ in runs)
     each = 2.5 if p.stride[1] == 1 else 5
     copies = p.in_channels * strips * g.rows * p.kernel[1] * g.vectors * g.groups * each
-    rows, whole = c["rows"], p.block or p.out_channels
+    rows, whole = c["rows"], p.n or p.out_channels
     sweeps = -(-p.out_channels // whole) * -(-whole // rows)
     total = 0.0
     for _, tiles, high in even_tiles(g.band, c["high"]):
@@ -146,11 +172,11 @@ def _meetings(p: Problem, high: int) -> dict[int, list[tuple[int, int]]]:
     return dict(sorted(found.items()))
 
 
-def geometry(p: Problem, c: dict) -> Columns:
+def geometry(p: Problem, c: Config) -> Columns:
     return Columns(p, c["lanes"], c["groups"], c["strip"])
 
 
-def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, target: Target, weights: Weights) -> tvm.tirx.PrimFunc:
     """The kernel: (x, *weights, bias, [residual], y), images as in kerf.kernels.cpu.layout."""
     g = geometry(p, c)
     with IRBuilder() as builder, T.prim_func():
@@ -167,7 +193,7 @@ def prim_func(p: Problem, c: dict, target: Target, weights: Weights) -> tvm.tirx
 class _Emit:
     """The loops of one function under construction."""
 
-    def __init__(self, g: Columns, c: dict, weights: Weights, bias, out: Output):
+    def __init__(self, g: Columns, c: Config, weights: Weights, bias, out: Output):
         self.g, self.p, self.c = g, g.p, c
         self.weights, self.bias, self.out = weights, bias, out
 
@@ -192,16 +218,19 @@ class _Emit:
         for band in range(g.groups):
             with T.serial(0, rows) as i:
                 row = T.Bind((band * g.band + row0) * p.stride[0] + i - p.padding[0])
-                for real in (True, False):
-                    with T.If(T.And(row >= 0, row < p.height) if real else T.Or(row < 0, row >= p.height)), T.Then():
-                        for v in range(g.vectors):
-                            for q in range(p.kernel[1]):
-                                to = channel * g.channel + g.line(v, q, i) + band * g.run
-                                column = v * g.run * p.stride[1] + q * p.dilation[1] - p.padding[1]
-                                if real:
-                                    self._copy_run(x, copies, to, image, channel, row * p.width, column)
-                                else:
-                                    T.buffer_store(copies, splat(0, g.run), [run(to, g.run)])
+                with T.If(T.And(row >= 0, row < p.height)), T.Then():
+                    for to, column in self._shifted(channel, band, i):
+                        self._copy_run(x, copies, to, image, channel, row * p.width, column)
+                with T.If(T.Or(row < 0, row >= p.height)), T.Then():
+                    for to, _ in self._shifted(channel, band, i):
+                        T.buffer_store(copies, splat(0, g.run), [run(to, g.run)])
+
+    def _shifted(self, channel, band: int, row) -> Iterator[tuple[Any, int]]:
+        """(where a run of a band's row goes, the image's column that it begins with), by vector and kernel column."""
+        g, p = self.g, self.p
+        for v, q in product(range(g.vectors), range(p.kernel[1])):
+            to = channel * g.channel + g.line(v, q, row) + band * g.run
+            yield to, v * g.run * p.stride[1] + q * p.dilation[1] - p.padding[1]
 
     def _copy_run(self, x, copies, to, image, channel, row_at, column: int) -> None:
         """Pixels column, column + stride ... of a row; zeros where there are none."""
@@ -225,51 +254,57 @@ class _Emit:
         """Output rows row0 .. row0+size-1 of every band."""
         rest = self.p.out_width % self.g.run
 
-        def tiles(b, first_row, rows: int) -> None:
+        def tiles(rows: Rows) -> None:
             for first, count, high in even_tiles(size, self.c["high"]):
                 with T.serial(0, count) as t:
                     at = T.Bind(first + t * high)
                     with T.serial(0, self.g.vectors - bool(rest)) as v:
-                        self._tile(copies, image, b, first_row, rows, row0, at, high, v, self.g.run)
+                        self._tile(copies, rows, Tile(image, row0, at, high, v, self.g.run))
                     if rest:
-                        v = self.g.vectors - 1
-                        self._tile(copies, image, b, first_row, rows, row0, at, high, v, rest)
+                        self._tile(copies, rows, Tile(image, row0, at, high, self.g.vectors - 1, rest))
 
-        block_rows(lambda b, height: sub_rows(height, self.c["rows"], partial(tiles, b)))
+        block_rows(lambda b, height: sub_rows(b, height, self.c["rows"], tiles))
 
-    def _tile(self, copies, image, b, first_row, rows, row0, at, high, v, pixels) -> None:
-        """One register tile: ``rows`` channels x ``high`` rows from row ``at`` of the strip x vector v, ``pixels`` of
-        which in every band exist.
-        """
-        g, p, lanes = self.g, self.p, self.g.lanes
-        acc = T.alloc_buffer((rows * high * lanes,), "float32", scope="local", annotations=REGISTERS)
-        channel = T.Bind(b * self.weights.height + first_row)
-        for r in range(rows):
+    def _tile(self, copies, rows: Rows, tile: Tile) -> None:
+        """Sums of the channels ``rows``, in registers, and their results."""
+        lanes, count = self.g.lanes, rows.count
+        acc = T.alloc_buffer((count * tile.high * lanes,), "float32", scope="local", annotations=REGISTERS)
+        channel = T.Bind(rows.channel(self.weights))
+        for r in range(count):
             start = T.Bind(splat(self.bias[channel + r], lanes))
-            for t in range(high):
-                T.buffer_store(acc, start, [run((r * high + t) * lanes, lanes)])
-        with self.weights.reduction(b, 0, first_row, rows) as (origin, w):
-            base = T.Bind(origin + at * p.stride[0] * lanes)
+            for t in range(tile.high):
+                T.buffer_store(acc, start, [run((r * tile.high + t) * lanes, lanes)])
+        self._sum(copies, acc, rows, tile)
+        for r in range(count):
+            plane = T.Bind(self.out.plane(tile.image, channel + r))
+            for t in range(tile.high):
+                self._store_row(acc, (r * tile.high + t) * lanes, plane, t, tile)
+
+    def _sum(self, copies, acc, rows: Rows, tile: Tile) -> None:
+        g, p, lanes = self.g, self.p, self.g.lanes
+        with self.weights.reduction(rows.block, 0, rows.first, rows.count) as (origin, w):
+            base = T.Bind(origin + tile.at * p.stride[0] * lanes)
             for q in range(p.kernel[1]):
                 ws = [
-                    [T.Bind(splat(w(k * p.kernel[1] + q, r), lanes)) for r in range(rows)] for k in range(p.kernel[0])
+                    [T.Bind(splat(w(k * p.kernel[1] + q, r), lanes)) for r in range(rows.count)]
+                    for k in range(p.kernel[0])
                 ]
-                for i, meetings in _meetings(p, high).items():
-                    x = T.Bind(copies[run(base + g.line(v, q, i), lanes)])
-                    for t, k in meetings:
-                        for r in range(rows):
-                            to = run((r * high + t) * lanes, lanes)
-                            T.buffer_store(acc, acc[to] + ws[k][r] * x, [to])
-        for r in range(rows):
-            plane = T.Bind(self.out.plane(image, channel + r))
-            for t in range(high):
-                for band in range(g.groups):
-                    row = T.Bind(band * g.band + row0 + at + t)
-                    if (band + 1) * g.band <= p.out_height:
-                        self._store(acc, (r * high + t) * lanes + band * g.run, plane, row, v, pixels)
-                    else:
-                        with T.If(row < p.out_height), T.Then():
-                            self._store(acc, (r * high + t) * lanes + band * g.run, plane, row, v, pixels)
+                for i, meetings in _meetings(p, tile.high).items():
+                    x = T.Bind(copies[run(base + g.line(tile.vector, q, i), lanes)])
+                    for (t, k), r in product(meetings, range(rows.count)):
+                        to = run((r * tile.high + t) * lanes, lanes)
+                        T.buffer_store(acc, acc[to] + ws[k][r] * x, [to])
+
+    def _store_row(self, acc, lane: int, plane, t: int, tile: Tile) -> None:
+        """Row ``t`` of the tile, of all bands; the last band may end before it."""
+        g, p = self.g, self.p
+        for band in range(g.groups):
+            row = T.Bind(band * g.band + tile.row0 + tile.at + t)
+            if (band + 1) * g.band <= p.out_height:
+                self._store(acc, lane + band * g.run, plane, row, tile.vector, tile.pixels)
+            else:
+                with T.If(row < p.out_height), T.Then():
+                    self._store(acc, lane + band * g.run, plane, row, tile.vector, tile.pixels)
 
     def _store(self, acc, lane: int, plane, row, v, pixels: int) -> None:
         for i, n in _powers(0, pixels):

@@ -8,20 +8,17 @@ vector would waste a quarter), "rows" keeps every vector inside one row and stor
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import pitch
+from kerf.kernels.cpu.machine import Machine
 from kerf.kernels.vector import even_tiles, spans
 
 MAX_TAIL = 4  # pixels summed along rows; more are cheaper as one more vector of pixels
-L1_FLOATS = 9 * 1024  # of inputs that stay in a 48 KiB first-level cache beside weights and outputs
-L2_FLOATS = 320 * 1024  # of an image that is still in the second-level cache when the next kernel reads it
-# Cycles that a vector waits when so many floats were read since it was last used.
-FAR = ((L1_FLOATS, 0.0), (L2_FLOATS // 2, 0.7), (L2_FLOATS, 1.0), (math.inf, 2.5))
 VISIT_CYCLES = 50  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
 
 
@@ -55,7 +52,7 @@ class Tiling:
             tiles += [(first, n - 1, size), (first + (n - 1) * size, 1, size)]
         return cls(lanes, count, per_row, tuple(tiles), tail, blank, planes)
 
-    def place(self, i) -> tuple:
+    def place(self, i) -> tuple[Any, Any]:
         """(input offset, output offset) in floats of vector i (TIR expression)."""
         p = self.planes.p
         if self.per_row:  # the last vector of a row overlaps its neighbour
@@ -96,7 +93,7 @@ class Tiling:
         """Whether input vectors start on their own size."""
         return self.planes.p.taps == 1 and self.covers
 
-    def cycles(self, rows: int, inputs: float, panels: int, reach: int) -> float:
+    def cycles(self, machine: Machine, rows: int, inputs: float, panels: int, reach: int) -> float:
         """Estimate for one row of tiles: ``rows`` output channels, ``inputs`` input channels, ``reach`` floats of input
         between two uses of the same one.
 
@@ -110,7 +107,16 @@ class Tiling:
             lines = vectors * (1 if self.aligned else 1.9)
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
-            far = next(c for size, c in FAR if reach <= size) * (1 if self.aligned else 1.5)
+            far = _far(machine, reach) * (1 if self.aligned else 1.5)
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
             total += n * (visits + inputs * (taps * step + far * vectors)) * width
         return total
+
+
+def _far(machine: Machine, floats: int) -> float:
+    """Cycles that a vector waits when so many floats were read since it was last used."""
+    if floats <= machine.l1_floats:
+        return 0.0
+    if floats <= machine.l2_floats // 2:
+        return 0.7
+    return 1.0 if floats <= machine.l2_floats else 2.5

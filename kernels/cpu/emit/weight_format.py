@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 class Weights(Protocol):
     """A weight format inside the function being built."""
 
-    height: int  # output channels of a block row
-    rows: int  # full block rows; out_channels - rows * height channels make one more, short
+    n: int  # output channels of a block row
+    rows: int  # full block rows; out_channels - rows * n channels make one more, short
     parts: int  # threads that share the work
 
     def declare(self) -> None:
         """Add the format's arrays to the function's parameters."""
 
-    def share(self, k) -> tuple:
+    def share(self, k) -> tuple[Any, Any]:
         """(begin, end) of thread k's block rows, the short one counted."""
 
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[object, Callable]]:
+    def reduction(self, block, panel, first_row, rows: int) -> AbstractContextManager[tuple[Any, Callable]]:
         """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, r or ramp)), r
         of the ``rows`` channels from ``first_row``.
 
         Offsets are in floats, in steps of what the format was told a channel takes.
         """
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``count`` output channels of block row ``block``, from its ``first``: what a register tile holds."""
+
+    block: Any
+    first: Any
+    count: int
+
+    def channel(self, weights: Weights):
+        """The first one's number in the layer."""
+        return self.block * weights.n + self.first

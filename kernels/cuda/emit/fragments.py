@@ -42,7 +42,7 @@ BY_PRECISION = {"f16": F16, "tf32": TF32}
 
 
 def instruction(p: Problem) -> Instruction:
-    return BY_PRECISION[p.precision]
+    return BY_PRECISION[p.precision or ""]
 
 
 def staged_half(pixels: int) -> int:

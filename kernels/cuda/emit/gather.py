@@ -8,13 +8,14 @@ length for the tensor cores; the last is filled up with zero weights on the row'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda.layout import VECTOR, in_rows
-from kerf.kernels.problem import Problem
+from kerf.kernels.precision import PRECISIONS
+from kerf.kernels.problem import Problem, computes
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,18 @@ def contiguous(p: Problem, most: int) -> int:
 
 
 def refuses(p: Problem) -> str | None:
-    """Why a layer's taps do not fit a mask of 64 bits, or its offsets 32 bits; None if they do."""
+    """Why its numbers are no floats, its taps do not fit a mask of 64 bits, or its offsets 32 bits; None if they do."""
+    if reason := computes(p, *PRECISIONS):
+        return reason
     if p.taps > 64:
         return f"{p.taps} taps; at most 64 fit the mask of those inside the image"
-    numbers = max(np.prod(in_rows(p), dtype=np.int64), p.out_channels * (p.batch * p.out_height * p.out_width + VECTOR))
+    numbers = max(prod(in_rows(p)), p.out_channels * (p.batch * p.out_height * p.out_width + VECTOR))
     return f"{numbers:,} numbers in an image; offsets have 32 bits" if numbers >= 2**31 else None
 
 
 def entries(p: Problem, rows: int) -> int:
     """Entries of all lists; at least one, since a tensor of no bytes has no address."""
-    if p.block:
+    if p.n:
         return max(p.nnzb * p.taps, 1)
     return -(-p.out_channels // rows) * (p.in_channels // p.groups) * p.taps
 

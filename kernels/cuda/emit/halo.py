@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit.fragments import F16, pack_weights
 from kerf.kernels.cuda.emit.panel import Panel, Plane
 from kerf.kernels.cuda.layout import in_rows
@@ -26,9 +27,9 @@ class Halo(Panel):
     taps: int
 
     @classmethod
-    def of(cls, p: Problem, c: dict) -> Halo:
-        sizes = (c[k] for k in ("across", "warp_pixels", "images", "wide"))
-        return cls(Plane.of(p), p.block, 1, *sizes, CHUNK, c["stages"], c["stages"], p.taps)
+    def of(cls, p: Problem, c: Config) -> Halo:
+        tile = 1, c["across"], c["warp_pixels"], c["images"], c["wide"]
+        return cls(Plane.of(p), p.n, *tile, CHUNK, c["stages"], c["stages"], p.taps)
 
     @property
     def weight(self) -> int:
@@ -43,7 +44,7 @@ class Halo(Panel):
 
 def room(p: Problem) -> int:
     """Chunks that the lists of all block rows have at most."""
-    return max((p.nnzb + -(-p.out_channels // p.block) * (CHUNK - 1)) // CHUNK, 1)
+    return max((p.nnzb + -(-p.out_channels // p.n) * (CHUNK - 1)) // CHUNK, 1)
 
 
 def pack(p: Problem, w: BSR) -> dict[str, np.ndarray]:

@@ -16,11 +16,14 @@ lie in different banks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS
 from kerf.kernels.cuda.emit.pipeline import Pipelined, drain
@@ -33,7 +36,7 @@ from kerf.kernels.problem import Problem
 OUTSIDE = -1  # where an entry has no number for a pixel
 
 
-def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, rows: int) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, [taps], starts, bias, [residual], y)"""
     tile = Tile.of(p, c, rows)
     block_rows = -(-p.out_channels // rows)
@@ -87,7 +90,8 @@ class _Program(Pipelined):
         self.sums = T.alloc_buffer((self.down * self.across * 4,), "float32", scope="local")
         self.column = T.Bind(thread % tile.columns * tile.copy)
         self.places = T.alloc_buffer((tile.copies,), "int32", scope="local")
-        self.bits = self.loaded = None
+        self.bits: Any = None
+        self.loaded: Any = None
         if tile.loads:  # as bits: a store of PTX takes no float16
             self.bits = T.decl_buffer(self.flat.shape, f"uint{8 * self.op.bytes}", data=self.x.data)
             self.loaded = T.alloc_buffer((tile.copies,), self.bits.dtype, scope="local")

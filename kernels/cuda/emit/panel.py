@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import COLUMNS, F16, LANES, ROWS, pack_weights, staged_row
 from kerf.kernels.cuda.layout import VECTOR, in_rows
@@ -62,9 +63,9 @@ class Panel:
     panels: int
 
     @classmethod
-    def of(cls, p: Problem, c: dict) -> Panel:
-        sizes = (c[k] for k in ("down", "across", "warp_pixels", "images", "wide", "channels", "stages"))
-        return cls(Plane.of(p), p.block, *sizes, -(-p.in_channels // c["channels"]))
+    def of(cls, p: Problem, c: Config) -> Panel:
+        tile = c["down"], c["across"], c["warp_pixels"], c["images"], c["wide"]
+        return cls(Plane.of(p), p.n, *tile, c["channels"], c["stages"], -(-p.in_channels // c["channels"]))
 
     @property
     def threads(self) -> int:
@@ -82,19 +83,22 @@ class Panel:
     @property
     def steps(self) -> tuple[int, int]:
         """In shared memory, from a position's window to the next one's: strides of 1x1 are not copied."""
-        return tuple(1 if k == 1 else s for k, s in zip(self.plane.kernel, self.plane.stride, strict=True))
+        rows, columns = (1 if k == 1 else s for k, s in zip(self.plane.kernel, self.plane.stride, strict=True))
+        return rows, columns
 
     @property
     def source_steps(self) -> tuple[int, int]:
         """In the image, from one copied position to the next."""
-        return tuple(s if k == 1 else 1 for k, s in zip(self.plane.kernel, self.plane.stride, strict=True))
+        rows, columns = (s if k == 1 else 1 for k, s in zip(self.plane.kernel, self.plane.stride, strict=True))
+        return rows, columns
 
     @property
     def copied(self) -> tuple[int, int]:
         """Positions (rows, columns) of the tile with its border."""
         reach = [(k - 1) * d + 1 for k, d in zip(self.plane.kernel, self.plane.dilation, strict=True)]
         tile = (self.tall, self.wide)
-        return tuple((n - 1) * s + r for n, s, r in zip(tile, self.steps, reach, strict=True))
+        rows, columns = ((n - 1) * s + r for n, s, r in zip(tile, self.steps, reach, strict=True))
+        return rows, columns
 
     @property
     def vectors(self) -> int:
@@ -110,7 +114,8 @@ class Panel:
     def tiles(self) -> tuple[int, int, int]:
         """Of rows, columns and images."""
         sizes = zip((*self.plane.out, self.plane.batch), (self.tall, self.wide, self.images), strict=True)
-        return tuple(-(-n // m) for n, m in sizes)
+        rows, columns, images = (-(-n // m) for n, m in sizes)
+        return rows, columns, images
 
     @property
     def stage(self) -> int:
@@ -152,16 +157,16 @@ class Panel:
 
 def room(p: Problem, panel: Panel) -> int:
     """Steps of 16 entries that all lists have at most, however the blocks are shared among rows and panels."""
-    lists = -(-p.out_channels // p.block) * panel.panels
+    lists = -(-p.out_channels // p.n) * panel.panels
     return max((p.nnzb * p.taps + lists * (F16.depth - 1)) // F16.depth, 1)
 
 
 def block_rows(p: Problem, panel: Panel) -> int:
     """Filled up to whole CTAs."""
-    return -(-p.out_channels // (p.block * panel.down)) * panel.down
+    return -(-p.out_channels // (p.n * panel.down)) * panel.down
 
 
-def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters: lists by block row, then by panel."""
     panel = Panel.of(p, c)
     panels, rows = panel.panels, len(w.indptr) - 1
@@ -172,9 +177,9 @@ def pack(p: Problem, w: BSR, c: dict) -> dict[str, np.ndarray]:
     places = lists.channels % panel.channels * panel.row + panel.tap(lists.taps)
     order = spread_over_banks(places, lists.starts * F16.depth)
     steps, used = room(p, panel), int(lists.starts[-1])
-    data = np.zeros((steps, F16.depth * p.block), np.float16)
+    data = np.zeros((steps, F16.depth * p.n), np.float16)
     offsets = np.zeros(steps * F16.depth, np.int32)
-    data[:used] = pack_weights(F16, lists.weights[order]).reshape(used, F16.depth * p.block)
+    data[:used] = pack_weights(F16, lists.weights[order]).reshape(used, F16.depth * p.n)
     offsets[: used * F16.depth] = places[order]
     starts = np.full(block_rows(p, panel) * panels + 1, used, np.int32)
     starts[: rows * panels + 1] = lists.starts

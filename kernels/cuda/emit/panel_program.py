@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
@@ -16,9 +18,11 @@ from kerf.kernels.problem import Problem
 class PanelProgram:
     """A function being built: arguments, then ``begin``, the kernel's own loop, and ``finish``."""
 
+    x: Any  # the image, the first parameter
+
     def __init__(self, p: Problem, panel: Panel):
         self.p, self.panel = p, panel
-        self.across, self.down = panel.warp_pixels // COLUMNS, p.block // ROWS
+        self.across, self.down = panel.warp_pixels // COLUMNS, p.n // ROWS
 
     def end_args(self) -> None:
         """bias, [residual], y: the last parameters."""
@@ -85,7 +89,7 @@ class PanelProgram:
             staging.store(self.sums, m * self.across * 4)
             staging.wait()
             with staging.vectors() as (row, column):
-                channel = T.Bind(self.block * p.block + m * ROWS + row)
+                channel = T.Bind(self.block * p.n + m * ROWS + row)
                 number = self.number + column
                 position = number // panel.images
                 y = T.Bind(self.origin[0] + position // panel.wide)

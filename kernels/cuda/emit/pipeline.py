@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from tvm.script import tirx as script
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cuda.emit.store import ptx
 
 
-class Pipelined:
-    """A function being built that has ``stages`` of shared memory, and
-
-    _locate(chunk): ask where the copies of a chunk come from; harmless behind the last chunk
-    _fetch(chunk, stage): start the copies of the chunk that was located last
-    _settle(stage): store what _fetch could not copy asynchronously, and loaded into registers; behind the last chunk
-        anything, into a stage that nobody reads
-    _multiply(stage): the product of what a stage holds
-    """
+class Pipelined(ABC):
+    """A function being built that has ``stages`` of shared memory."""
 
     stages: int
+
+    @abstractmethod
+    def _locate(self, chunk) -> None:
+        """Ask where the copies of a chunk come from; harmless behind the last chunk."""
+
+    @abstractmethod
+    def _fetch(self, chunk, stage) -> None:
+        """Start the copies of the chunk that was located last."""
+
+    @abstractmethod
+    def _multiply(self, stage) -> None:
+        """The product of what a stage holds."""
 
     def fill(self, begin, count) -> None:
         """Start the copies of the first of ``count`` chunks, from chunk ``begin`` on."""
@@ -44,7 +51,10 @@ class Pipelined:
         self._settle((i + ahead) % self.stages)
 
     def _settle(self, stage) -> None:
-        pass
+        """Store what _fetch could not copy asynchronously, and loaded into registers: by default nothing. Behind the
+        last chunk anything, into a stage that nobody reads.
+        """
+        return
 
 
 def drain() -> None:

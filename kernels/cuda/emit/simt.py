@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.store import emit_store, load
 from kerf.kernels.cuda.emit.window import Window, flat
@@ -22,7 +23,7 @@ from kerf.kernels.problem import Problem
 from kerf.kernels.vector import splat
 
 
-def prim_func(p: Problem, c: dict, rows: int) -> tvm.tirx.PrimFunc:
+def prim_func(p: Problem, c: Config, rows: int) -> tvm.tirx.PrimFunc:
     """(x, data, offsets, [taps], starts, bias, [residual], y)"""
     dtype, block_rows = p.dtype, -(-p.out_channels // rows)
     count, width = gather.entries(p, rows), out_rows(p)[1]

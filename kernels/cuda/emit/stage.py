@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import COLUMNS, LANES, ROWS, Instruction, instruction, pack_weights, staged_row
 from kerf.kernels.problem import Problem
@@ -28,7 +29,7 @@ class Tile:
     cache: str  # "ca": copies of image are kept in the first-level cache, for the taps to come; "cg": they are not
 
     @classmethod
-    def of(cls, p: Problem, c: dict, rows: int) -> Tile:
+    def of(cls, p: Problem, c: Config, rows: int) -> Tile:
         op = instruction(p)
         sizes = (c["pixels"], c["warp_rows"], c["warp_pixels"], c["slices"], c["chunk"], c["stages"])
         return cls(op, rows, *sizes, gather.contiguous(p, op.vector), c.get("repeat", 1), c["cache"])
@@ -127,12 +128,12 @@ def threads_beside(registers: int) -> int:
 def room(p: Problem, chunk: int, rows: int) -> int:
     """Chunks that the lists of all block rows have at most, however the blocks are shared among the rows."""
     block_rows = -(-p.out_channels // rows)
-    if not p.block:
+    if not p.n:
         return block_rows * -(-p.in_channels // p.groups * p.taps // chunk)
     return max((p.nnzb * p.taps + block_rows * (chunk - 1)) // chunk, 1)
 
 
-def pack(p: Problem, lists: gather.Lists, c: dict) -> dict[str, np.ndarray]:
+def pack(p: Problem, lists: gather.Lists, c: Config) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters, filled up to ``room``."""
     op, chunk, rows = instruction(p), c["chunk"], lists.weights.shape[1]
     chunks = room(p, chunk, rows)

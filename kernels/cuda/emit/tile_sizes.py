@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 from tvm.target import Target
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda.emit import gather
 from kerf.kernels.cuda.emit.fragments import BY_PRECISION, ROWS, instruction
 from kerf.kernels.cuda.emit.stage import Tile, threads_beside
@@ -36,12 +37,12 @@ HEIGHTS = (16, 32, 64)  # of block rows
 
 def refuses_blocks(p: Problem) -> str | None:
     """Why 1xN blocks do not fit tensor cores; None if they do."""
-    if not p.block:
+    if not p.n:
         return "weights are dense"
     if p.groups > 1:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
-    if p.block not in HEIGHTS:
-        return f"blocks of {p.block} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
+    if p.n not in HEIGHTS:
+        return f"blocks of {p.n} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
     return refuses_size(p)
 
 
@@ -59,16 +60,16 @@ def shared_memory(target: Target) -> int:
     return SHARED.get(str(target.attrs.get("arch", "")), min(SHARED.values()))
 
 
-def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
+def configs(p: Problem, target: Target, rows: int) -> Sequence[Config]:
     """For CTAs of ``rows`` filters."""
-    found = []
+    found: list[Config] = []
     block_rows = -(-p.out_channels // rows)
     chunks = (16, 32) if instruction(p).bytes == 2 else (16,)  # longer ones need more registers than there are
     sizes = product((WIDEST, 128, 64, 32, 16), (64, 32, 16), (64, 32, 16), (1, 2, 4, 8), chunks, (4, 3, 2), (1, 2, 4))
     for wide, down, across, slices, chunk, stages, repeat in sizes:
         if repeat > block_rows or (slices > 1 and (wide > 64 or repeat > 1 or chunk != chunks[0])):
             continue
-        c = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "slices": slices}
+        c: Config = {"pixels": wide, "warp_rows": down, "warp_pixels": across, "slices": slices}
         c |= {"chunk": chunk * slices, "stages": stages}
         c |= {"repeat": repeat, "cache": "ca" if p.taps > 1 else "cg"}
         tile = Tile.of(p, c, rows)
@@ -84,15 +85,15 @@ def configs(p: Problem, target: Target, rows: int) -> Sequence[dict]:
     return sorted(found, key=lambda c: cost(p, target, c, rows))
 
 
-def cost(p: Problem, target: Target, c: dict, rows: int) -> float:
+def cost(p: Problem, target: Target, c: Config, rows: int) -> float:
     """Microseconds, as an H100 would take: fitted to 350 measured tiles, nine in ten between 0.6 and 1.35 of it
-    (scripts/gpu_cost.py).
+    (scripts/gpu/gpu_cost.py).
     """
     tile, block_rows = Tile.of(p, c, rows), -(-p.out_channels // rows)
     ctas = -(-block_rows // tile.repeat) * -(-out_rows(p)[1] // tile.pixels)
     threads = min(threads_beside(tile.registers), 512)
     resident = max(min(shared_memory(target) * 1024 // (tile.shared_bytes + 1024), threads // tile.threads, 32), 1)
-    entries = (p.nnzb / block_rows if p.block else p.in_channels // p.groups) * p.taps
+    entries = (p.nnzb / block_rows if p.n else p.in_channels // p.groups) * p.taps
     chunks = -(-entries // tile.chunk) * tile.repeat
     # what a multiprocessor is busy with: copies to shared memory, and reading them, 128 bytes at a time
     whole = tile.copy * tile.op.bytes / 16  # a copy of less takes as many instructions, but fewer turns

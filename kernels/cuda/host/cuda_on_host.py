@@ -59,6 +59,7 @@ def lower(func: tvm.tirx.PrimFunc, target: Target) -> Launch:
     text = host.script()
     aliases = dict(re.findall(r"(\w+) = T\.decl_buffer\(.*data=(\w+)(?:\.source)?\.data", text))
     call = re.search(r'call_ffi_kernel\("main_kernel", (.*), launch_params=\[(.*?)\]', text)
+    assert call is not None, text
     values, names = call[1].split(", "), [name.strip('"') for name in call[2].split(", ")]
     sizes = dict(zip(names, (int(re.sub(r"\D", "", v.split("(")[-1])) for v in values[-len(names) :]), strict=True))
     arguments = []
@@ -67,7 +68,9 @@ def lower(func: tvm.tirx.PrimFunc, target: Target) -> Launch:
         while name in aliases:
             name = aliases[name]
         arguments.append(name)
-    signature = re.search(r"main_kernel\((.*?)\);", source)[1]
+    declared = re.search(r"main_kernel\((.*?)\);", source)
+    assert declared is not None, source
+    signature = declared[1]
     types = tuple(re.findall(r"(\w+)\* __restrict__", signature))
     assert len(types) == len(arguments), (signature, arguments)
     body = source[source.rindex('extern "C" __global__') :]

@@ -6,7 +6,7 @@ from kerf.compress.compat import rni
 from kerf.compress.compat.rni import Kept, prune_finetune, set_dataset_path, train
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.training.train import evaluate
-from tests.compress.data.test_sets import write_folder
+from tests.helpers.image_files import write_folder
 
 SMALL = {"epochs": 2, "batch_size": 16, "device": "cpu"}
 

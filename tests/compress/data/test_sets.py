@@ -12,16 +12,7 @@ from kerf.compress.data.batches import InMemory, Part, crop_and_flip, generator,
 from kerf.compress.data.photographs import centred, crop_box, random_crop, resized
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.training.train import evaluate
-
-
-def write_folder(root, split, classes=3, images=4, size=32):
-    random = np.random.default_rng(len(split))
-    for c in range(classes):
-        folder = root / split / f"class{c}"
-        folder.mkdir(parents=True)
-        for i in range(images):
-            pixels = random.integers(0, 256, (size, size + 8 * (size > 32), 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i}.png")
+from tests.helpers.image_files import damage, write_folder
 
 
 def test_digits_parts_are_disjoint_and_do_not_depend_on_the_run():
@@ -162,11 +153,6 @@ def test_parts_of_photographs_are_the_batch_that_one_process_has(tmp_path):
 class Guess(torch.nn.Module):
     def forward(self, x):
         return x.mean((2, 3))
-
-
-def damage(root, *names):
-    for name in names:
-        (root / name).write_bytes(b"no image")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 from kerf.compress.command.planning import method_of, plan
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
@@ -22,8 +22,7 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import OneByN, averaged
-from tests.compress.test_cli_channels import SMALL
-from tests.helpers.run_files import read
+from tests.helpers.run_files import BRIEF, read
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 DATA = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4))]
@@ -147,7 +146,7 @@ def test_flags_put_a_method_together_and_refuse_a_second_one(tmp_path):
 
 def test_a_small_run_by_flags(tmp_path):
     flags = ["--criterion=fisher", "--granularity=1xN", "--scope=global", "--N=4", "--pr_target=0.5"]
-    assert cli.main([*SMALL, *flags, "--num_epochs=1", "--finetune_epochs=1", f"--job_dir={tmp_path}"]) == 0
+    assert cli.main([*BRIEF, *flags, "--num_epochs=1", "--finetune_epochs=1", f"--job_dir={tmp_path}"]) == 0
     summary = read(tmp_path / "summary.json")
     assert summary["method"] == "composed"
     assert summary["block_density"] == pytest.approx(0.5, abs=0.02)

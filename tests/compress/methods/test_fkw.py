@@ -2,7 +2,6 @@
 
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -111,8 +110,7 @@ def test_a_kept_weight_that_is_zero_is_no_pattern_of_its_own(kernel):
 
 
 def test_the_script_stores_a_checkpoint(tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "scripts"))
-    import pack_patterns as script
+    from scripts import pack_patterns as script
 
     source, file = tmp_path / "a.safetensors", tmp_path / "a.fkw"
     checkpoint.save(source, {"a.weight": example(), "b.weight": torch.ones(2, 2, 3, 3)})

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kerf.compress.network.graph import UnsupportedOperator
-from tests.compress.network.test_graph import Rearranged, check_function_is_kept
 from tests.helpers.random_networks import images
+from tests.helpers.rotated import Rearranged, check_function_is_kept
 
 
 def random_function(seed: int):

@@ -16,7 +16,7 @@ from kerf.compress.data.batches import Part
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.training import checkpoint, distributed
 from kerf.compress.training.global_batch import batch_norm
-from tests.compress.data.test_sets import damage, write_folder
+from tests.helpers.image_files import damage, write_folder
 from tests.helpers.run_files import in_double, read, rows
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -147,7 +147,7 @@ def test_one_cycle_rises_from_a_tenth_and_ends_at_a_thousandth():
 
 
 def test_answers_of_several_teachers():
-    """The numbers of a method card; ∂/∂z of mean T² KL is T (p_s − mean p_k)."""
+    """Two teachers, then the student itself; ∂/∂z of mean T² KL is T (p_s − mean p_k)."""
     even, quarters = torch.zeros(1, 2), torch.tensor([[0.75, 0.25]]).log()
     assert distance(even, [quarters], 1.0).item() == pytest.approx(0.1308120, abs=1e-6)
     student = torch.zeros(1, 2, requires_grad=True)

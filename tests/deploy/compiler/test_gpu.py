@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +10,21 @@ from tvm import relax
 
 from kerf.deploy.compiler import pretuned, targets
 from kerf.deploy.compiler.build import choose
-from kerf.deploy.compiler.form import Rows
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime import bundle, gpu
-from kerf.deploy.runtime import session as runtime
+from kerf.deploy.runtime.session import load
+from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
+from kerf.kernels.cuda.host import cuda_on_host
+from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
 from kerf.tune.cli import main
+from scripts.gpu import gpu_emulate
+from scripts.maintain import gpu_pretune
 from tests.helpers.onnx_networks import mobile
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import gpu_emulate
-import gpu_pretune
-
-from kerf.kernels.cuda.host import cuda_on_host
 
 HOPPER = targets.parse("cuda -arch=sm_90", 1)
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
@@ -51,7 +47,7 @@ def calls(module) -> list[str]:
 @pytest.mark.parametrize("precision", ["f32", "tf32", "f16"])
 def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
     found = convert(network, 4, 0.5, precision=precision)
-    built = {n: replace(x, problem=replace(x.problem, block=0, nnzb=0)) for n, x in found.layers.items()}
+    built = {n: replace(x, problem=replace(x.problem, n=0, nnzb=0)) for n, x in found.layers.items()}
     found = replace(found, layers=built)
     choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
     module, packed = lower(found, choices, {}, HOPPER)
@@ -66,7 +62,7 @@ def test_images_stay_in_rows_from_the_stem_to_the_pool(network, precision):
 
 def test_equal_sizes_are_not_taken_for_equal_images():
     """(8, 8) of 8 channels and 8 images of one pixel, in rows and as a matrix, are each other's transpose."""
-    form = Rows("float32")
+    form = CUDA.form(HOPPER, "float32")
     assert not form.is_nchw
     assert [int(d) for d in form.type((8, 8, 1, 1)).shape] == [8, 8]
 
@@ -86,7 +82,7 @@ def test_network_on_the_host_equals_onnx_runtime(tmp_path, precision, block, ima
     path = mobile(tmp_path / "net.onnx", n=block, batch="n")
     found = convert(path, block, 0.3, batch=images, precision=precision)
     choices = {n: choose(x.problem, HOPPER, RecordBook(None), None) for n, x in found.layers.items()}
-    assert any(c.problem.block for c in choices.values())
+    assert any(c.problem.n for c in choices.values())
     module, packed = lower(found, choices, {}, HOPPER)
 
     verify(
@@ -113,7 +109,7 @@ def test_a_bundle_for_a_gpu_is_built_without_one(network, tmp_path, capsys):
         assert told["verified"] is False
         assert "no NVIDIA GPU" in told["reason"]
         with pytest.raises(bundle.BundleError, match=r"built for a GPU sm_90, this machine has no NVIDIA GPU"):
-            runtime.load(out)
+            load(out)
     changed = tmp_path / "changed.kerf"
     shutil.copytree(out, changed)
     (changed / bundle.MACHINE_CODE).write_bytes(b"\x7fELF")
@@ -152,7 +148,7 @@ def test_code_is_known_by_its_source(monkeypatch):
 
 def test_what_a_gpu_measured_is_taken_over_for_layers_alike(tmp_path, monkeypatch):
     shape = Problem(64, 64, 14, 14, 64, (3, 3), padding=(1, 1, 1, 1), activation="relu")
-    sparse = replace(shape, block=32, nnzb=32, precision="f16")
+    sparse = replace(shape, n=32, nnzb=32, **types_of("f16"))
     config = dict(conv2d_chwn_bsr_halo.configs(sparse, HOPPER)[3])
     group = {"group": shape.to_json(), "precision": "f16"}
     rows = [
@@ -181,5 +177,5 @@ def test_network_on_the_gpu_equals_onnx_runtime(network, tmp_path, precision):
     report = json.loads((out / "report.json").read_text())
     assert report["verified"]
     assert any(row["kerf_us"] for row in report["layers"]), "kernels were timed on the GPU"
-    session = runtime.load(out)
+    session = load(out)
     verify(session.run, network, session.input_shape, precision=precision)

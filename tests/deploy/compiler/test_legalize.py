@@ -9,7 +9,7 @@ from kerf.deploy.compiler.lower import lower
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
-from kerf.deploy.runtime import session as runtime
+from kerf.deploy.runtime.session import Session
 from tests.helpers.onnx_networks import Builder
 
 TARGET = targets.parse("native", 2)
@@ -71,7 +71,7 @@ def test_operator(tmp_path, tail, functions):
     ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
     assert ours == functions
     built = build(network, TARGET, RecordBook())
-    session = runtime.Session(built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, 2)
+    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 2)
     verify(session.run, network.path, network.input_shape)
     assert np.isfinite(session.run(np.zeros(network.input_shape, np.float32))).all()
 

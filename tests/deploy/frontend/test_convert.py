@@ -43,16 +43,16 @@ def test_of_several_heights_a_layer_takes_the_largest_that_its_zeros_fill(tmp_pa
         source = b.conv(source, f"by{n}", 32, width, zero_blocks=0.5, n=n)
         heights[f"by{n}"], width = n, 32
     path = b.save(tmp_path / "m.onnx", source, out_shape=(1, 32, 32, 32))
-    found = {name: layer.problem.block for name, layer in convert(path, (2, 4, 8), 0.5).layers.items()}
+    found = {name: layer.problem.n for name, layer in convert(path, (2, 4, 8), 0.5).layers.items()}
     assert found == heights
     b = Builder()
     path = b.save(
         tmp_path / "r.onnx", b.conv("input", "by4", 128, 3, zero_blocks=0.75, n=4), out_shape=(1, 128, 32, 32)
     )
     for asked in (0.15, 0.5):  # at random: a good half of the blocks of 8 are zero, too
-        assert convert(path, (4, 8, 16), asked).layers["by4"].problem.block == 4
+        assert convert(path, (4, 8, 16), asked).layers["by4"].problem.n == 4
     path = tmp_path / "m.onnx"
-    assert {layer.problem.block for layer in convert(path, (1, 2), 0.5).layers.values()} == {2}
+    assert {layer.problem.n for layer in convert(path, (1, 2), 0.5).layers.values()} == {2}
     with pytest.raises(ValueError, match="--bsr 4 0: a block has at least one row"):
         convert(path, (4, 0))
 

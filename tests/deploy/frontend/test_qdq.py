@@ -19,7 +19,7 @@ from kerf.compress.models import create  # noqa: E402
 from kerf.compress.training import quantise  # noqa: E402
 from kerf.compress.training.quantise import Grid  # noqa: E402
 from kerf.deploy.export import export  # noqa: E402
-from tests.deploy.test_export import OptionA, randomised  # noqa: E402
+from tests.helpers.torch_networks import OptionA, randomised  # noqa: E402
 
 SIZE = (1, 3, 32, 32)
 

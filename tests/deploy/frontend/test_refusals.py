@@ -87,7 +87,7 @@ def test_sorting_operators_run_without_the_compiler(tmp_path):
     assert main([f"--onnx_path={path}", "--trials=0", f"--out={out}", "--quiet", "--seconds=0.2"]) == 0
     code = f"""
 import sys, numpy as np
-from deploy import runtime
+from kerf.deploy.runtime import session as runtime
 assert runtime.load({str(out)!r}).run(np.ones({IMAGE}, np.float32)).shape == (1, 5)
 assert "tvm" not in sys.modules
 """

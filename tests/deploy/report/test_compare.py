@@ -7,26 +7,7 @@ import pytest
 
 from kerf.deploy.cli import main
 from kerf.deploy.report import compare, tradeoff
-from tests.deploy.report.test_report import Page, dense_row, row
-
-
-def job(folder, name, top1, ms, macs=50, data="cifar10", cpu="A <fast> one", layers=None):
-    (folder / name / "model.kerf").mkdir(parents=True)
-    summary = {
-        "method": "one_by_n",
-        "data_set": data,
-        "top1": top1,
-        "top1_dense": 90.0,
-        "macs": macs,
-        "macs_dense": 100,
-    }
-    (folder / name / "summary.json").write_text(json.dumps(summary))
-    if ms:
-        latency = {"median": ms, "p10": ms * 0.9, "p90": ms * 1.1, "samples": [ms]}
-        speedup = {"against": "onnxruntime", "median": 10 / ms, "ci95": [9 / ms, 11 / ms]}
-        built = {"latency_ms": {"kerf": latency}, "speedup": speedup, "cpu": cpu, "threads": 1, "batch": 1}
-        built["layers"] = layers or [row("a")]
-        (folder / name / "model.kerf" / "report.json").write_text(json.dumps(built))
+from tests.helpers.reports import Page, dense_row, job
 
 
 def test_the_front_is_what_none_beats_in_both():

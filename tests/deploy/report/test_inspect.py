@@ -7,7 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kerf.deploy.report.inspect import densities, expected_gain, measure, pattern, scattered, survey
+from kerf.deploy.report.block_pattern import pattern
+from kerf.deploy.report.inspect import densities, expected_gain, inspect, measure, scattered
+from kerf.deploy.report.stored_weights import Stored
 
 
 def write(path, nodes, weights):
@@ -66,7 +68,7 @@ def test_bad_input_is_one_line(tmp_path):
         densities(path, 0)
 
 
-def test_a_survey_says_what_every_block_size_would_find(tmp_path):
+def test_an_inspection_says_what_every_block_size_would_find(tmp_path):
     weight = np.ones((8, 4, 1, 1), np.float32)
     weight[:4, 0] = 0  # a block of four, two of two
     weight[6:, 1] = 0  # a block of two
@@ -76,9 +78,16 @@ def test_a_survey_says_what_every_block_size_would_find(tmp_path):
         for size in shape:
             value.type.tensor_type.shape.dim.add().dim_value = size
     onnx.save(model, path)
-    ((layer, kept),) = survey(path, (4, 1, 2))
-    assert (layer.macs, layer.parameters, layer.blocks, layer.zero_blocks) == (8 * 4 * 25, 32, 8, 1)
-    assert kept == {4: 7 / 8, 1: 26 / 32, 2: 13 / 16}
+    found = inspect(path)
+    (layer,) = found.layers
+    assert (found.n, layer.name, layer.op, layer.shape) == (4, "layer", "conv", (8, 4, 1, 1))
+    assert (layer.macs, layer.parameters, layer.zeros) == (8 * 4 * 25, 32, 6 / 32)
+    assert layer.zero_blocks == {4: 1 / 8, 1: 6 / 32, 2: 3 / 16, 8: 0, 16: 0}
+    assert layer.expected_gain == expected_gain(7 / 8, 4) > 1
+    assert inspect(str(path), n=8).layers[0].expected_gain is None
+    assert found.notes[0] == "1 layers, 0.00 M weights, 0.0 M MACs"
+    assert "1 layers, 1 gain" in repr(found)
+    assert json.loads(json.dumps(found.to_json()))["layers"][0]["zero_blocks"]["4"] == 1 / 8
 
 
 def test_a_checkpoint_is_surveyed_without_torch(tmp_path):
@@ -87,11 +96,11 @@ def test_a_checkpoint_is_surveyed_without_torch(tmp_path):
     header = json.dumps({"a.weight": {"dtype": "F32", "shape": weight.shape, "data_offsets": [0, weight.nbytes]}})
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + weight.tobytes())
-    ((layer, kept),) = survey(path, (4,))
-    assert (layer.name, layer.op, layer.macs, kept[4]) == ("a", "conv", None, 0.5)
+    (layer,) = inspect(path).layers
+    assert (layer.name, layer.op, layer.macs, layer.zero_blocks[4]) == ("a", "conv", None, 0.5)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="cut short"):
-        survey(path, (4,))
+        inspect(path)
 
 
 def test_sparser_is_faster_and_scattered_zeros_are_told_from_blocks(tmp_path):
@@ -101,6 +110,6 @@ def test_sparser_is_faster_and_scattered_zeros_are_told_from_blocks(tmp_path):
     assert expected_gain(0.5, 1) < expected_gain(0.5, 3) <= gains[2]
     loose = (np.random.default_rng(0).random((64, 64, 1, 1)) < 0.5).astype(np.float32)
     blocks = np.repeat(loose[:16], 4, axis=0)
-    assert scattered(measure("a", "conv", loose, 4))
-    assert not scattered(measure("a", "conv", loose, 1))
-    assert not scattered(measure("a", "conv", blocks, 4))
+    assert scattered(measure(Stored("a", "conv", loose), 4))
+    assert not scattered(measure(Stored("a", "conv", loose), 1))
+    assert not scattered(measure(Stored("a", "conv", blocks), 4))

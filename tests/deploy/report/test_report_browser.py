@@ -2,17 +2,13 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from kerf.deploy.report import compare, report
-from tests.deploy.report.test_compare import job
-from tests.deploy.report.test_report import complete, dense_row, row
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import screenshots
+from scripts.maintain import screenshots
+from tests.helpers.reports import complete, dense_row, job, row
 
 pytestmark = pytest.mark.slow
 

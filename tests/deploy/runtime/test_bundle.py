@@ -13,7 +13,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from kerf.deploy.compiler import targets
+from kerf.deploy.compiler import pairs, targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Plan, build, compiled
 from kerf.deploy.compiler.choice import Choice
@@ -21,10 +21,10 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import relative_error, verify
 from kerf.deploy.runtime import bundle
-from kerf.deploy.runtime import session as runtime
+from kerf.deploy.runtime.session import Session, load
 from kerf.errors import Mismatch
-from kerf.kernels import KERNELS
-from kerf.kernels.cpu import expand_depthwise
+from kerf.kernels.backends import CPU
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates
 from tests.helpers.onnx_networks import mobile
 
@@ -54,7 +54,7 @@ def small(tmp_path_factory):
 
 def test_bundle_equals_onnxruntime(small):
     network, _, folder = small
-    session = runtime.load(folder)
+    session = load(folder)
     result = verify(session.run, network.path, network.input_shape)
     assert result["verified"] is True
     assert 0 < result["max_relative_error"] < 1e-5
@@ -65,27 +65,25 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
     for depth in range(4):
         choices = {}
         for name, layer in network.layers.items():
-            taker = list(candidates(KERNELS, layer.problem, TARGET))
+            taker = list(candidates(CPU.kernels, layer.problem, TARGET))
             taker = taker[depth % len(taker)]
             configs = taker.kernel.configs(taker.problem, TARGET)
             choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
         built = compiled(network, TARGET, Plan(choices, {}))
         packed = list(built.packed.values())
-        session = runtime.Session(built.executable.jit(), packed, {"input": network.input_shape}, 1)
+        session = Session(built.executable.jit(), packed, network.input_shape, 1)
         verify(session.run, network.path, network.input_shape)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_pairs_compute_the_same_network(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr(expand_depthwise, "LEAST_BYTES", 0)
+    monkeypatch.setattr(pairs, "machine_of", lambda target: replace(machine_of(target), l2=0))
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=2)
     built = build(network, targets.parse("native", threads), RecordBook())
     assert built.pairs
     names = built.executable.as_text()
     assert "conv2d_nchw_bsr_direct_depthwise" in names
-    session = runtime.Session(
-        built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, threads
-    )
+    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, threads)
     verify(session.run, network.path, network.input_shape)
 
 
@@ -107,7 +105,7 @@ def test_a_call_checks_the_image_and_makes_its_result_alone(small):
 
 def test_results_stay_as_they_were_when_the_next_are_made(small):
     network, built, folder = small
-    sessions = [runtime.load(folder) for _ in range(2)]  # each with memory of its own
+    sessions = [load(folder) for _ in range(2)]  # each with memory of its own
     images = np.random.default_rng(0).standard_normal((4, *network.input_shape)).astype(np.float32)
     results = [sessions[i % 2].run(x) for i, x in enumerate(images)]
     whole = relax.VirtualMachine(built.executable, tvm.cpu())  # "main" makes every tensor anew
@@ -119,7 +117,7 @@ def test_results_stay_as_they_were_when_the_next_are_made(small):
 def test_batch_and_threads(tmp_path):
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3)
     built = build(network, targets.parse("native", 2), RecordBook())
-    session = runtime.Session(built.executable.jit(), list(built.packed.values()), {"input": network.input_shape}, 2)
+    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 2)
     verify(session.run, network.path, network.input_shape)
 
 
@@ -127,7 +125,7 @@ def test_a_wrong_layer_is_named(small, tmp_path):
     network, built, _ = small
     packed = dict(built.packed)
     packed["project.data"] = packed["project.data"] * 1.5
-    session = runtime.Session(built.executable.jit(), list(packed.values()), {"input": network.input_shape}, 1)
+    session = Session(built.executable.jit(), list(packed.values()), network.input_shape, 1)
     with pytest.raises(Mismatch, match="differs from ONNX Runtime"):
         verify(session.run, network.path, network.input_shape)
     assert blame(network, built) == []
@@ -139,9 +137,9 @@ def test_a_wrong_layer_is_named(small, tmp_path):
 def test_running_leaves_the_callers_cores_alone(small):
     code = f"""
 import os, numpy as np
-from deploy import runtime
+import kerf
 before = os.sched_getaffinity(0)
-runtime.load({str(small[2])!r}, threads=1).run(np.ones((1, 3, 32, 32), np.float32))
+kerf.load({str(small[2])!r}, threads=1).run(np.ones((1, 3, 32, 32), np.float32))
 assert os.sched_getaffinity(0) == before, os.sched_getaffinity(0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -158,7 +156,7 @@ def test_nan_is_never_verified():
 def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small, tmp_path):
     network = small[0]
     folder = save(tmp_path / "two.kerf", build(network, targets.parse("native", 2), RecordBook()), network)
-    one, two = runtime.load(folder, threads=1), runtime.load(folder, threads=2)
+    one, two = load(folder, threads=1), load(folder, threads=2)
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     results = [one.run(x), two.run(x), one.run(x)]
     with ThreadPoolExecutor(1) as pool:
@@ -169,11 +167,11 @@ def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small, t
 
 def test_code_for_one_thread_is_not_spread_over_two(small):
     with pytest.raises(bundle.BundleError, match="built for one thread, which 2 cannot share"):
-        runtime.load(small[2], threads=2)
+        load(small[2], threads=2)
 
 
 def test_input_of_other_shape_or_type_is_refused(small):
-    session = runtime.load(small[2])
+    session = load(small[2])
     with pytest.raises(ValueError, match=r"input is float32 \(1, 3, 8, 8\); this bundle takes"):
         session.run(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(ValueError, match="float64"):
@@ -183,7 +181,7 @@ def test_input_of_other_shape_or_type_is_refused(small):
 
 
 def test_read_only_unaligned_and_strided_inputs_give_the_same_result(small):
-    session = runtime.load(small[2])
+    session = load(small[2])
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     y = session.run(x)
     frozen = x.copy()
@@ -203,7 +201,7 @@ def test_a_changed_byte_is_refused(small, tmp_path, name):
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(bundle.BundleError, match=f"{name}: changed since it was built"):
-        runtime.load(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_a_bundle_for_another_machine_is_refused(small, tmp_path, change, reason
     manifest = {**manifest, "tvm": version("apache-tvm"), **change}
     bundle.write(tmp_path, manifest, built.export, built.packed, "")
     with pytest.raises(bundle.BundleError, match=reason):
-        runtime.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_changed_manifest_is_refused(small, tmp_path):
@@ -231,11 +229,11 @@ def test_a_changed_manifest_is_refused(small, tmp_path):
     for change in ({"threads": 7}, {"input": [1, 3, 16, 16]}, {"sha256": {}}, {"manifest_sha256": ""}):
         (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises(bundle.BundleError, match=r"manifest\.json: changed since it was built"):
-            runtime.load(folder)
+            load(folder)
     for text in ("[]", "{", ""):
         (folder / "manifest.json").write_text(text)
         with pytest.raises(bundle.BundleError, match="not a bundle's manifest"):
-            runtime.load(folder)
+            load(folder)
 
 
 def test_failing_while_it_is_replaced_keeps_the_old_bundle(small, tmp_path):
@@ -263,14 +261,16 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(small, tmp_path):
         save(tmp_path / "precious", built, network)
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
     with pytest.raises(FileNotFoundError, match="no bundle"):
-        runtime.load(tmp_path)
+        load(tmp_path)
 
 
 def test_the_runtime_does_without_tvms_compiler(small):
     code = f"""
 import sys, numpy as np
+import kerf
 from deploy import runtime
-y = runtime.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
+assert runtime.load is kerf.load, "as programs in a checkout had it"
+y = kerf.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
 assert y.shape == (1, 10) and np.isfinite(y).all()
 assert not {{'tvm', 'onnx', 'onnxruntime'}} & set(sys.modules)
 """
@@ -289,8 +289,8 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import kerf.tune.cli, kerf.deploy.cli
-from deploy import runtime
-y = runtime.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
+import kerf
+y = kerf.load({str(small[2])!r}).run(np.ones((1, 3, 32, 32), np.float32))
 assert y.shape == (1, 10) and 'torch' not in sys.modules
 assert kerf.tune.cli.main(['--onnx_path', {str(small[0].path)!r}, '--trials', '0', '--seconds', '0.2',
     '--against', 'onnxruntime', '--out', {str(small[2].parent / "again.kerf")!r}]) == 0

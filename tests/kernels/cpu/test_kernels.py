@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
-from kerf.kernels import KERNELS, reference
+from kerf.kernels import reference
+from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
 from kerf.kernels.cpu.emit.sharing import busiest
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import ACTIVATIONS, Problem
@@ -45,26 +47,26 @@ DENSE = {
     "classifier": Problem(3, 37, 1, 1, 101, activation="relu"),
 }
 SPARSE = {
-    "1x1": Problem(1, 24, 14, 14, 32, block=4, activation="relu6"),
-    "1x1 7x7 plane": Problem(1, 24, 7, 7, 32, block=8, residual=True, activation="relu"),
-    "remainder": Problem(1, 10, 9, 9, 22, block=4),
-    "tail of 1": Problem(2, 9, 7, 7, 22, block=4, residual=True, activation="hardswish"),
-    "tail of 2, N=1": Problem(1, 9, 5, 10, 6, block=1),
-    "tail of 3, N=3": Problem(1, 9, 5, 7, 8, block=3),
-    "tail of 4, several tiles": Problem(1, 9, 14, 14, 37, block=8, activation="relu"),
-    "tail between rows": Problem(1, 5, 3, 5, 8, (3, 3), padding=SAME, block=4),
-    "wide remainder": Problem(1, 10, 8, 8, 37, block=16, activation="hardsigmoid"),
-    "N=1": Problem(1, 13, 10, 10, 7, (3, 3), padding=SAME, block=1),
-    "N=2": Problem(1, 13, 10, 10, 7, block=2),
-    "N=3": Problem(1, 3, 9, 33, 5, (3, 3), (2, 3), (2, 0, 1, 4), (2, 1), block=3, activation="silu", residual=True),
-    "N=32": Problem(1, 16, 12, 12, 64, (3, 3), padding=SAME, block=32),
-    "N > channels": Problem(1, 5, 12, 12, 6, block=8),
-    "stride 2 projection": Problem(1, 16, 14, 14, 24, (1, 1), (2, 2), block=4),
-    "3x3 batch 2": Problem(2, 12, 28, 28, 16, (3, 3), padding=SAME, block=4, activation="relu", residual=True),
-    "5x5": Problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), block=4),
-    "classifier": Problem(2, 40, 1, 1, 30, block=4, residual=True),
-    "classifier N=3": Problem(1, 40, 1, 1, 31, block=3, activation="sigmoid"),
-    "classifier N=16": Problem(1, 33, 1, 1, 70, block=16),
+    "1x1": Problem(1, 24, 14, 14, 32, n=4, activation="relu6"),
+    "1x1 7x7 plane": Problem(1, 24, 7, 7, 32, n=8, residual=True, activation="relu"),
+    "remainder": Problem(1, 10, 9, 9, 22, n=4),
+    "tail of 1": Problem(2, 9, 7, 7, 22, n=4, residual=True, activation="hardswish"),
+    "tail of 2, N=1": Problem(1, 9, 5, 10, 6, n=1),
+    "tail of 3, N=3": Problem(1, 9, 5, 7, 8, n=3),
+    "tail of 4, several tiles": Problem(1, 9, 14, 14, 37, n=8, activation="relu"),
+    "tail between rows": Problem(1, 5, 3, 5, 8, (3, 3), padding=SAME, n=4),
+    "wide remainder": Problem(1, 10, 8, 8, 37, n=16, activation="hardsigmoid"),
+    "N=1": Problem(1, 13, 10, 10, 7, (3, 3), padding=SAME, n=1),
+    "N=2": Problem(1, 13, 10, 10, 7, n=2),
+    "N=3": Problem(1, 3, 9, 33, 5, (3, 3), (2, 3), (2, 0, 1, 4), (2, 1), n=3, activation="silu", residual=True),
+    "N=32": Problem(1, 16, 12, 12, 64, (3, 3), padding=SAME, n=32),
+    "N > channels": Problem(1, 5, 12, 12, 6, n=8),
+    "stride 2 projection": Problem(1, 16, 14, 14, 24, (1, 1), (2, 2), n=4),
+    "3x3 batch 2": Problem(2, 12, 28, 28, 16, (3, 3), padding=SAME, n=4, activation="relu", residual=True),
+    "5x5": Problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), n=4),
+    "classifier": Problem(2, 40, 1, 1, 30, n=4, residual=True),
+    "classifier N=3": Problem(1, 40, 1, 1, 31, n=3, activation="sigmoid"),
+    "classifier N=16": Problem(1, 33, 1, 1, 70, n=16),
 }
 
 
@@ -72,18 +74,18 @@ def layer(p: Problem, density: float, seed: int = 0):
     """(problem with nnzb, weight (O, I/g, kh, kw), bias, inputs) of a layer with this share of blocks."""
     rng = np.random.default_rng(seed)
     w = rng.standard_normal(p.weight_shape).astype(np.float32)
-    if p.block:
-        rows = -(-p.out_channels // p.block)
+    if p.n:
+        rows = -(-p.out_channels // p.n)
         kept = rng.permutation(rows * p.in_channels) < round(density * rows * p.in_channels)
-        w *= np.repeat(kept.reshape(rows, -1), p.block, axis=0)[: p.out_channels, :, None, None]
-        p = replace(p, nnzb=BSR.from_conv(w, p.block).nnzb)
+        w *= np.repeat(kept.reshape(rows, -1), p.n, axis=0)[: p.out_channels, :, None, None]
+        p = replace(p, nnzb=BSR.from_conv(w, p.n).nnzb)
     x = rng.standard_normal(p.in_shape).astype(np.float32)
     residual = [rng.standard_normal(p.out_shape).astype(np.float32)] if p.residual else []
     return p, w, rng.standard_normal(p.out_channels).astype(np.float32), x, residual
 
 
 def check(kernel, p, c, w, bias, x, residual, target=HOST):
-    weights = BSR.from_conv(w, p.block) if p.block else w
+    weights = BSR.from_conv(w, p.n) if p.n else w
     out = tvm.runtime.tensor(np.full(out_planes(p), np.nan, np.float32))
     planes = [to_planes(a) for a in (x, *residual)]
     arrays = [planes[0], *kernel.pack(p, weights, c).values(), bias, *planes[1:]]
@@ -97,7 +99,7 @@ def check(kernel, p, c, w, bias, x, residual, target=HOST):
 @pytest.mark.parametrize("key", DENSE)
 def test_dense_problem_equals_reference_with_every_kernel(key):
     p, w, bias, x, residual = layer(DENSE[key], 1)
-    takers = list(candidates(KERNELS, p, HOST))
+    takers = list(candidates(CPU.kernels, p, HOST))
     assert takers
     for taker in takers:
         configs = taker.kernel.configs(p, HOST)
@@ -109,7 +111,7 @@ def test_dense_problem_equals_reference_with_every_kernel(key):
 @pytest.mark.parametrize("key", SPARSE)
 def test_sparse_problem_equals_reference_with_every_kernel(key, density):
     p, w, bias, x, residual = layer(SPARSE[key], density)
-    takers = [t for t in candidates(KERNELS, p, HOST) if t.problem.block]
+    takers = [t for t in candidates(CPU.kernels, p, HOST) if t.problem.n]
     assert takers
     for taker in takers:
         configs = taker.kernel.configs(p, HOST)
@@ -118,28 +120,27 @@ def test_sparse_problem_equals_reference_with_every_kernel(key, density):
 
 
 PAIRS = {
-    "expand": (Problem(1, 5, 14, 14, 22, block=4, activation="relu6"), (3, 3), (1, 1)),
-    "expand, stride 2, batch 2": (Problem(2, 7, 15, 17, 12, block=8, activation="hardswish"), (5, 5), (2, 2)),
-    "wide blocks": (Problem(1, 9, 7, 7, 37, block=32), (3, 3), (2, 2)),
+    "expand": (Problem(1, 5, 14, 14, 22, n=4, activation="relu6"), (3, 3), (1, 1)),
+    "expand, stride 2, batch 2": (Problem(2, 7, 15, 17, 12, n=8, activation="hardswish"), (5, 5), (2, 2)),
+    "wide blocks": (Problem(1, 9, 7, 7, 37, n=32), (3, 3), (2, 2)),
     "dense": (Problem(1, 6, 12, 12, 19, activation="relu"), (3, 3), (1, 1)),
 }
 
 
 @pytest.mark.parametrize("target", [HOST, SHARED], ids=["one thread", "three"])
 @pytest.mark.parametrize("key", PAIRS)
-def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
-    monkeypatch.setattr(expand_depthwise, "LEAST_BYTES", 0)
+def test_a_pair_equals_its_two_layers(key, target):
     first, kernel, stride = PAIRS[key]
     first, w, bias, x, _ = layer(first, 0.5)
     channels, pad = first.out_channels, kernel[0] // 2
     second = Problem(*first.out_shape, channels, kernel, stride, (pad,) * 4, groups=channels, activation="relu")
-    assert expand_depthwise.refuses(first, second) is None
+    assert expand_depthwise.refuses(first, second, replace(machine_of(target), l2=0)) is None
     second, filters, filter_bias, _, _ = layer(second, 1, seed=1)
-    taker = pick(KERNELS, first, target)
+    taker = pick(CPU.kernels, first, target)
     c = expand_depthwise.config(first, taker.name, target)
     depthwise = conv2d_nchw_depthwise.configs(second, target)[0]
     func = compile_func(expand_depthwise.prim_func(first, taker.name, c, second, depthwise, target), target)
-    weights = BSR.from_conv(w, first.block) if first.block else w
+    weights = BSR.from_conv(w, first.n) if first.n else w
     packed = [*taker.pack(first, weights, c).values(), bias]
     packed += [*conv2d_nchw_depthwise.pack(second, filters, depthwise).values(), filter_bias]
     out = tvm.runtime.tensor(np.full(out_planes(second), np.nan, np.float32))
@@ -151,22 +152,22 @@ def test_a_pair_equals_its_two_layers(key, target, monkeypatch):
 
 def test_what_is_no_pair_is_refused_with_a_reason():
     first, second = Problem(1, 8, 14, 14, 32), Problem(1, 32, 14, 14, 32, (3, 3), padding=SAME, groups=32)
-    assert "fewer than" in expand_depthwise.refuses(first, second)
-    assert "no plain 1x1" in expand_depthwise.refuses(replace(first, stride=(2, 2)), second)
-    assert "no depthwise" in expand_depthwise.refuses(
-        first, replace(second, in_channels=64, out_channels=64, groups=64)
-    )
-    assert "residual" in expand_depthwise.refuses(replace(first, residual=True), second)
+    machine = machine_of(HOST)
+    assert "fewer than" in expand_depthwise.refuses(first, second, machine)
+    assert "no plain 1x1" in expand_depthwise.refuses(replace(first, stride=(2, 2)), second, machine)
+    wider = replace(second, in_channels=64, out_channels=64, groups=64)
+    assert "no depthwise" in expand_depthwise.refuses(first, wider, machine)
+    assert "residual" in expand_depthwise.refuses(replace(first, residual=True), second, machine)
     large = Problem(1, 64, 112, 112, 64), Problem(1, 64, 112, 112, 64, (3, 3), padding=SAME, groups=64)
-    assert "planes read" in expand_depthwise.refuses(*large)
-    assert expand_depthwise.refuses(replace(large[0], block=4, nnzb=6 * 64), large[1]) is None
+    assert "planes read" in expand_depthwise.refuses(*large, machine)
+    assert expand_depthwise.refuses(replace(large[0], n=4, nnzb=6 * 64), large[1], machine) is None
 
 
 @pytest.mark.parametrize("key", ["1x1", "wide remainder", "3x3 batch 2", "stride 2 projection", "N > channels"])
 def test_threads_share_the_work(key):
     for density in (0, 0.5):
         p, w, bias, x, residual = layer(SPARSE[key], density)
-        for taker in candidates(KERNELS, p, SHARED):
+        for taker in candidates(CPU.kernels, p, SHARED):
             configs = taker.kernel.configs(taker.problem, SHARED)
             by_split = {c.get("split"): c for c in reversed(configs)}
             for c in by_split.values():
@@ -178,13 +179,13 @@ def test_threads_cut_what_leaves_each_the_least():
     two = Target({"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 2})
 
     def split(p: Problem) -> str:
-        p = replace(p, block=4, nnzb=p.in_channels * p.out_channels // 8)
-        return pick(KERNELS, p, two).configs(p, two)[0]["split"]
+        p = replace(p, n=4, nnzb=p.in_channels * p.out_channels // 8)
+        return pick(CPU.kernels, p, two).configs(p, two)[0]["split"]
 
     assert split(Problem(1, 64, 56, 56, 256)) == split(Problem(1, 64, 56, 56, 64, (3, 3), padding=SAME)) == "pixels"
     assert split(Problem(1, 512, 7, 7, 2048)) == split(Problem(1, 256, 14, 14, 1024)) == "rows"
-    assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "rows"}, []) == 3 / 5
-    assert busiest(Problem(1, 8, 8, 8, 20, block=4), {"parts": 2, "split": "pixels"}, [(3, 6), (1, 10)]) == 16 / 28
+    assert busiest(Problem(1, 8, 8, 8, 20, n=4), {"parts": 2, "split": "rows"}, []) == 3 / 5
+    assert busiest(Problem(1, 8, 8, 8, 20, n=4), {"parts": 2, "split": "pixels"}, [(3, 6), (1, 10)]) == 16 / 28
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_threads_cut_what_leaves_each_the_least():
 def test_panels_of_input_channels_add_up(key):
     p, w, bias, x, residual = layer(SPARSE[key], 0.5)
     for problem in (p, dense_twin(p)):
-        kernel = pick(KERNELS, problem, HOST)
+        kernel = pick(CPU.kernels, problem, HOST)
         c = next(c for c in kernel.configs(problem, HOST) if c["order"] == "tiles")
         for panel in (1, 4, p.in_channels - 1):
             check(kernel, problem, {**c, "panel": panel}, w, bias, x, residual)
@@ -205,28 +206,28 @@ COLUMNS = [k for k, p in (DENSE | SPARSE).items() if p.taps > 1 and p.groups == 
 @pytest.mark.parametrize("key", [pytest.param(k, marks=pytest.mark.slow) if k == "stem" else k for k in COLUMNS])
 def test_columns_equal_reference_with_every_grouping(key):
     p, w, bias, x, residual = layer((DENSE | SPARSE)[key], 0.5)
-    kernel = pick(KERNELS, p, HOST)
+    kernel = pick(CPU.kernels, p, HOST)
     for lanes, groups, strip, high in ((16, 1, 3, 2), (16, 2, 2, 2), (16, 4, 1, 1), (8, 2, 3, 3), (4, 1, 2, 1)):
         if (groups - 1) * -(-p.out_height // groups) < p.out_height:
-            c = {"lanes": lanes, "rows": min(4, p.block or 4), "pixels": "columns", "high": high, "groups": groups}
+            c = {"lanes": lanes, "rows": min(4, p.n or 4), "pixels": "columns", "high": high, "groups": groups}
             check(kernel, p, {**c, "strip": strip, "panel": p.in_channels}, w, bias, x, residual)
 
 
 def test_empty_block_rows():
-    p = Problem(1, 9, 10, 10, 12, (3, 3), padding=SAME, block=4)
+    p = Problem(1, 9, 10, 10, 12, (3, 3), padding=SAME, n=4)
     _, w, bias, x, residual = layer(p, 1)
     w[4:8] = 0
     p = replace(p, nnzb=BSR.from_conv(w, 4).nnzb)
     assert p.nnzb == 18
-    kernel = pick(KERNELS, p, HOST)
+    kernel = pick(CPU.kernels, p, HOST)
     for c in kernel.configs(p, HOST):
         check(kernel, p, c, w, bias, x, residual)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation):
-    p, w, bias, x, residual = layer(Problem(1, 8, 9, 9, 8, block=4, residual=True, activation=activation), 0.5)
-    kernel = pick(KERNELS, p, HOST)
+    p, w, bias, x, residual = layer(Problem(1, 8, 9, 9, 8, n=4, residual=True, activation=activation), 0.5)
+    kernel = pick(CPU.kernels, p, HOST)
     check(kernel, p, kernel.configs(p, HOST)[0], w, 4 * bias, x, residual)
 
 
@@ -234,7 +235,7 @@ def test_activations(activation):
 def test_every_kernel_compiles_for_other_targets(target):
     for p in (SPARSE["remainder"], SPARSE["classifier"], DENSE["stem"], DENSE["depthwise"], DENSE["classifier"]):
         p = layer(p, 0.5)[0]
-        kernel = pick(KERNELS, p, target)
+        kernel = pick(CPU.kernels, p, target)
         assert "main" in compile_func(kernel.prim_func(p, kernel.configs(p, target)[0], target), target).inspect_source(
             "asm"
         )
@@ -261,10 +262,10 @@ def test_any_problem_stays_in_bounds_and_equals_reference(data):
         dilation=(draw(small), draw(small)),
         groups=channels if depthwise else 1,
         residual=draw(st.booleans()),
-        block=0 if depthwise else draw(st.sampled_from([0, 1, 2, 3, 4, 8])),
+        n=0 if depthwise else draw(st.sampled_from([0, 1, 2, 3, 4, 8])),
     )
     p, w, bias, x, residual = layer(p, 0.5, seed=draw(st.integers(0, 99)))
-    taker = draw(st.sampled_from(list(candidates(KERNELS, p, HOST))))
+    taker = draw(st.sampled_from(list(candidates(CPU.kernels, p, HOST))))
     c = draw(st.sampled_from(list(taker.kernel.configs(taker.problem, HOST))))
     with tvm.transform.PassContext(config={"tirx.instrument_bound_checkers": True}):
         check(taker.kernel, taker.problem, c, w, bias, x, residual)
@@ -273,7 +274,7 @@ def test_any_problem_stays_in_bounds_and_equals_reference(data):
 def test_large_depthwise_kernels_have_a_configuration():
     for side in (13, 31):
         p = Problem(1, 8, 7, 7, 8, (side, side), padding=(side // 2,) * 4, groups=8)
-        kernel = pick(KERNELS, p, HOST)
+        kernel = pick(CPU.kernels, p, HOST)
         assert kernel.name == "conv2d_nchw_depthwise"
         p, w, bias, x, residual = layer(p, 1)
         check(kernel, p, kernel.configs(p, HOST)[0], w, bias, x, residual)
@@ -281,8 +282,8 @@ def test_large_depthwise_kernels_have_a_configuration():
 
 def test_accumulators_stay_in_registers():
     """The tile's inner loop must not store: the reason why kerf.kernels.lowering turns a pass off."""
-    p = layer(Problem(1, 64, 28, 28, 64, block=4), 0.5)[0]
-    kernel = pick(KERNELS, p, AVX2)
+    p = layer(Problem(1, 64, 28, 28, 64, n=4), 0.5)[0]
+    kernel = pick(CPU.kernels, p, AVX2)
     asm = compile_func(kernel.prim_func(p, kernel.configs(p, AVX2)[0], AVX2), AVX2).inspect_source("asm")
     lines = asm.splitlines()
     fused = [i for i, line in enumerate(lines) if "vfmadd" in line]
@@ -293,13 +294,13 @@ def test_accumulators_stay_in_registers():
 
 def test_refusals_have_reasons_and_every_problem_has_a_taker():
     for p in (*DENSE.values(), *(layer(p, 0.5)[0] for p in SPARSE.values())):
-        assert pick(KERNELS, p, HOST)
-        assert [c for c in candidates(KERNELS, p, HOST) if c.problem == dense_twin(p)]
-        for kernel in KERNELS:
+        assert pick(CPU.kernels, p, HOST)
+        assert [c for c in candidates(CPU.kernels, p, HOST) if c.problem == dense_twin(p)]
+        for kernel in CPU.kernels:
             reason = kernel.refuses(p, HOST)
             assert reason is None or len(reason) > 8
     with pytest.raises(ValueError, match="no kernel for 8x9x9->12 3x3 g4"):
-        pick(KERNELS, replace(DENSE["grouped"], block=4, nnzb=1), HOST)
+        pick(CPU.kernels, replace(DENSE["grouped"], n=4, nnzb=1), HOST)
 
 
 def test_problem_round_trips_and_refuses_nonsense():

@@ -10,6 +10,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda import conv2d_chwn_bsr_panels
 from kerf.kernels.cuda.emit import fragments, gather
 from kerf.kernels.cuda.layout import from_rows, to_rows
+from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
 
 HOPPER = Target({"kind": "cuda", "arch": "sm_90"}, host={"kind": "llvm"})
@@ -19,19 +20,19 @@ SAME = (1, 1, 1, 1)
 def sample(p: Problem, density: float):
     rng = np.random.default_rng(0)
     w = rng.standard_normal(p.weight_shape).astype(np.float32)
-    if p.block:
-        rows = -(-p.out_channels // p.block)
+    if p.n:
+        rows = -(-p.out_channels // p.n)
         kept = rng.permutation(rows * p.in_channels) < round(density * rows * p.in_channels)
         kept.reshape(rows, -1)[0] &= density == 1  # a row without blocks
-        w *= np.repeat(kept.reshape(rows, -1), p.block, axis=0)[: p.out_channels, :, None, None]
-        p = replace(p, nnzb=BSR.from_conv(w, p.block).nnzb)
+        w *= np.repeat(kept.reshape(rows, -1), p.n, axis=0)[: p.out_channels, :, None, None]
+        p = replace(p, nnzb=BSR.from_conv(w, p.n).nnzb)
     return p, w, rng.standard_normal(p.in_shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("n", [16, 32, 64])
 def test_lists_hold_every_block_once_and_fill_up_with_zeros(n, density):
-    _, w, _ = sample(Problem(2, 19, 5, 5, 100, (3, 3), padding=SAME, block=n, precision="f16"), density)
+    _, w, _ = sample(Problem(2, 19, 5, 5, 100, (3, 3), padding=SAME, n=n, **types_of("f16")), density)
     lists = gather.Lists.of(BSR.from_conv(w, n), 32)
     rebuilt = np.zeros((len(lists.starts) - 1, n, 19, 9), np.float32)
     for row, (first, last) in enumerate(zip(lists.starts, lists.starts[1:], strict=False)):
@@ -41,7 +42,7 @@ def test_lists_hold_every_block_once_and_fill_up_with_zeros(n, density):
 
 
 def test_eight_rows_of_a_matrix_lie_in_different_banks_where_they_can():
-    p, w, _ = sample(Problem(16, 128, 5, 5, 32, (3, 3), padding=SAME, block=32, precision="f16"), 1.0)
+    p, w, _ = sample(Problem(16, 128, 5, 5, 32, (3, 3), padding=SAME, n=32, **types_of("f16")), 1.0)
     c = {"down": 1, "across": 4, "warp_pixels": 32, "images": 16, "wide": 2, "channels": 128, "stages": 2}
     offsets = conv2d_chwn_bsr_panels.pack(p, BSR.from_conv(w, 32), c)["offsets"]
     banks = offsets[: 128 * 9].reshape(-1, 8) // 8 % 8

@@ -1,19 +1,16 @@
 """GPU kernels as the CUDA compiler makes them, without a GPU."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tvm.target import Target
 
-from kerf.kernels import kernels_for
+from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.kernel import candidates, pick
+from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import gpu_resources
+from scripts.gpu import gpu_resources
 
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
 looks_inside = pytest.mark.skipif(gpu_resources.cuobjdump() is None, reason="no cuobjdump")
@@ -59,25 +56,25 @@ def test_no_kernel_spills_on_any_architecture(arch):
 
 
 def test_kernels_are_chosen_by_target_and_precision():
-    p = Problem(16, 64, 14, 14, 64, block=32, nnzb=20, precision="f16")
-    assert kernels_for(gpu("sm_80")) is KERNELS
-    takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.block]
+    p = Problem(16, 64, 14, 14, 64, n=32, nnzb=20, **types_of("f16"))
+    assert backend_of(gpu("sm_80")).kernels is KERNELS
+    takers = [c.kernel.name for c in candidates(KERNELS, p, gpu("sm_80")) if c.problem.n]
     assert takers == ["conv2d_chwn_bsr_mma", "conv2d_chwn_bsr_panels"], "1x1: one tap"
-    assert pick(KERNELS, replace(p, precision="tf32"), gpu("sm_80")).name == "conv2d_chwn_bsr_mma"
-    assert pick(KERNELS, replace(p, block=8, precision="f32"), gpu("sm_80")).name == "conv2d_chwn_bsr_simt"
+    assert pick(KERNELS, replace(p, **types_of("tf32")), gpu("sm_80")).name == "conv2d_chwn_bsr_mma"
+    assert pick(KERNELS, replace(p, n=8, **types_of("f32")), gpu("sm_80")).name == "conv2d_chwn_bsr_simt"
     odd = replace(p, batch=3, kernel=(3, 3), padding=(1, 1, 1, 1))
-    takers = [c.kernel.name for c in candidates(KERNELS, odd, gpu("sm_80")) if c.problem.block]
+    takers = [c.kernel.name for c in candidates(KERNELS, odd, gpu("sm_80")) if c.problem.n]
     assert takers == ["conv2d_chwn_bsr_mma"], "three images fill no vector"
     with pytest.raises(ValueError, match="registers hold 8"):
-        pick(KERNELS, replace(p, block=32, precision="f32"), gpu("sm_80"))
-    assert [c.problem.block for c in candidates(KERNELS, replace(p, block=32, precision="f32"), gpu("sm_80"))] == [0]
+        pick(KERNELS, replace(p, n=32, **types_of("f32")), gpu("sm_80"))
+    assert [c.problem.n for c in candidates(KERNELS, replace(p, n=32, **types_of("f32")), gpu("sm_80"))] == [0]
 
 
 def test_precision_is_in_the_key_of_records_where_it_is_not_f32():
     p = Problem(1, 4, 4, 4, 4)
     assert "precision" not in p.to_json()
     assert Problem.from_json(p.to_json()) == p
-    half = replace(p, precision="f16")
+    half = replace(p, **types_of("f16"))
     assert Problem.from_json(half.to_json()) == half
     with pytest.raises(ValueError, match="f32, tf32, f16"):
-        replace(p, precision="bf16")
+        replace(p, **types_of("bf16"))

@@ -1,6 +1,5 @@
 """GPU kernels' generated code, run on the host's CPU against the reference: no GPU, no CUDA compiler."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +12,15 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda import KERNELS, planewise
 from kerf.kernels.cuda.emit import reorder
 from kerf.kernels.cuda.emit.fragments import round_to_tf32
+from kerf.kernels.cuda.host import cuda_on_host, problems
 from kerf.kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
+from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
-import gpu_kit
-import gpu_problems
-
-from kerf.kernels.cuda.host import cuda_on_host
+from scripts.gpu import gpu_kit
 
 HOPPER = Target({"kind": "cuda", "arch": "sm_90"}, host={"kind": "llvm"})
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
-ITEMS = list(gpu_kit.checks(HOPPER))  # what scripts/gpu_bench.py checks on a GPU
+ITEMS = list(gpu_kit.checks(HOPPER))  # what scripts/gpu/gpu_bench.py checks on a GPU
 SAME = (1, 1, 1, 1)
 TOLERANCE = {"f32": 1e-5, "tf32": 1e-3, "f16": 1e-3}
 
@@ -52,11 +48,11 @@ def rounded(p: Problem, a: np.ndarray) -> np.ndarray:
 def measure(item, folder: Path) -> tuple[float, cuda_on_host.Result]:
     """(relative error in norm, what ran)"""
     p, c, kernel = Problem.from_json(item.problem), item.config, BY_NAME[item.kernel]
-    _, w, bias = gpu_problems.weights(replace(p, nnzb=0), item.density)
+    _, w, bias = problems.weights(replace(p, nnzb=0), item.density)
     rng = np.random.default_rng(1)
     x = rng.standard_normal(p.in_shape)
     residual = rng.standard_normal(p.out_shape) if p.residual else None
-    packed = kernel.pack(p, BSR.from_conv(w, p.block) if p.block else w, c)
+    packed = kernel.pack(p, BSR.from_conv(w, p.n) if p.n else w, c)
     arrays = {"x": to_rows(x).astype(p.dtype), "bias": bias, **packed}
     if p.residual:
         arrays["residual"] = to_rows(residual).astype(p.dtype)
@@ -149,7 +145,7 @@ def planewise_cases():
         yield f"from_rows {dtype} {n}", reorder.from_rows(shape, dtype), rows, x
         if n != 3:
             continue
-        pool = Problem(*shape, 5, (3, 3), (2, 2), SAME, groups=5, precision="f16" if dtype == "float16" else "f32")
+        pool = Problem(*shape, 5, (3, 3), (2, 2), SAME, groups=5, **types_of("f16" if dtype == "float16" else "f32"))
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
         views = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2, ::2]
         yield f"max_pool {dtype}", planewise.max_pool(pool, dtype), rows, views.max((4, 5))
@@ -172,5 +168,5 @@ def test_shapes_of_the_cases_hurt():
     shapes = [Problem.from_json(item.problem) for item in ITEMS]
     assert {p.batch % 8 == 0 for p in shapes} == {True, False}
     assert any(in_rows(p)[1] % 8 == 0 and p.height * p.width * p.batch % 8 for p in shapes), "rows are filled up"
-    assert any(p.block and not p.nnzb for p in shapes), "no blocks at all"
+    assert any(p.n and not p.nnzb for p in shapes), "no blocks at all"
     assert round_to_tf32(np.float32([1 + 2**-12])) == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kerf.compress import cli
-from kerf.compress.command.args import parse
+from kerf.compress.command.parsing import parse
 
 
 def finish(folder: Path, flags: list[str], start: Callable[[list[str]], int] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The layers that scripts/gpu_kit.py compiles and scripts/gpu_bench.py checks and times. No TVM."""
+"""The layers that scripts/gpu/gpu_kit.py compiles and scripts/gpu/gpu_bench.py checks and times. No TVM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from kerf.kernels.bsr import BSR
+from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
 
 SAME = (1, 1, 1, 1)
@@ -24,28 +25,28 @@ CHECKED = {
     "depthwise": Problem(2, 19, 14, 14, 19, (3, 3), padding=SAME, groups=19, activation="relu6", residual=True),
     "depthwise stride 2": Problem(8, 17, 23, 29, 17, (5, 5), (2, 2), (2, 2, 2, 2), groups=17, activation="hardswish"),
     "classifier": Problem(3, 37, 1, 1, 101, activation="sigmoid"),
-    "N=16": Problem(8, 24, 14, 14, 40, (3, 3), padding=SAME, block=16, activation="relu", residual=True),
-    "N=16, one image": Problem(1, 24, 14, 14, 40, (3, 3), padding=SAME, block=16, activation="hardsigmoid"),
-    "N=32": Problem(8, 48, 12, 12, 64, (3, 3), padding=SAME, block=32, residual=True),
-    "N=32, 1x1": Problem(3, 50, 13, 11, 70, block=32, activation="relu", residual=True),
-    "N=32, stride 2": Problem(16, 64, 14, 14, 96, (1, 1), (2, 2), block=32),
-    "N=64": Problem(4, 40, 9, 9, 130, (3, 3), (2, 2), SAME, block=64, activation="relu"),
-    "N=64, one image": Problem(1, 96, 7, 7, 128, block=64, residual=True),
-    "N=2": Problem(1, 13, 10, 10, 7, block=2),
-    "N=4": Problem(8, 24, 15, 14, 42, (3, 3), (2, 2), SAME, block=4, activation="silu", residual=True),
-    "N=8": Problem(64, 33, 7, 7, 64, block=8, activation="relu"),
+    "N=16": Problem(8, 24, 14, 14, 40, (3, 3), padding=SAME, n=16, activation="relu", residual=True),
+    "N=16, one image": Problem(1, 24, 14, 14, 40, (3, 3), padding=SAME, n=16, activation="hardsigmoid"),
+    "N=32": Problem(8, 48, 12, 12, 64, (3, 3), padding=SAME, n=32, residual=True),
+    "N=32, 1x1": Problem(3, 50, 13, 11, 70, n=32, activation="relu", residual=True),
+    "N=32, stride 2": Problem(16, 64, 14, 14, 96, (1, 1), (2, 2), n=32),
+    "N=64": Problem(4, 40, 9, 9, 130, (3, 3), (2, 2), SAME, n=64, activation="relu"),
+    "N=64, one image": Problem(1, 96, 7, 7, 128, n=64, residual=True),
+    "N=2": Problem(1, 13, 10, 10, 7, n=2),
+    "N=4": Problem(8, 24, 15, 14, 42, (3, 3), (2, 2), SAME, n=4, activation="silu", residual=True),
+    "N=8": Problem(64, 33, 7, 7, 64, n=8, activation="relu"),
 }
 DENSITIES = (0.0, 0.3, 1.0)
 
 
-def resnet50(batch: int, block: int = 0, precision: str = "f16") -> list[tuple[Problem, int]]:
+def resnet50(batch: int, n: int = 0, precision: str = "f16") -> list[tuple[Problem, int]]:
     """(convolution with bias, activation and residual as in the network, how often) for 224 x 224 images."""
     found: list[tuple[Problem, int]] = []
 
     def add(count: int, inputs: int, size: int, outputs: int, k: int = 1, stride: int = 1, **rest) -> None:
         pad = k // 2
         p = Problem(
-            batch, inputs, size, size, outputs, (k, k), (stride, stride), (pad,) * 4, precision=precision, **rest
+            batch, inputs, size, size, outputs, (k, k), (stride, stride), (pad,) * 4, **types_of(precision), **rest
         )
         found.append((p, count))
 
@@ -53,14 +54,14 @@ def resnet50(batch: int, block: int = 0, precision: str = "f16") -> list[tuple[P
     inputs, size = 64, 56
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         stride, outputs = (1 if width == 64 else 2), 4 * width
-        add(1, inputs, size, width, activation="relu", block=block)
-        add(1, inputs, size, outputs, 1, stride, block=block)
+        add(1, inputs, size, width, activation="relu", n=n)
+        add(1, inputs, size, outputs, 1, stride, n=n)
         if stride == 2:
-            add(1, width, size, width, 3, 2, activation="relu", block=block)
+            add(1, width, size, width, 3, 2, activation="relu", n=n)
         size //= stride
-        add(blocks - (stride == 2), width, size, width, 3, activation="relu", block=block)
-        add(blocks, width, size, outputs, activation="relu", residual=True, block=block)
-        add(blocks - 1, outputs, size, width, activation="relu", block=block)
+        add(blocks - (stride == 2), width, size, width, 3, activation="relu", n=n)
+        add(blocks, width, size, outputs, activation="relu", residual=True, n=n)
+        add(blocks - 1, outputs, size, width, activation="relu", n=n)
         inputs = outputs
     return found
 
@@ -72,9 +73,9 @@ def weights(p: Problem, density: float, seed: int = 0) -> tuple[Problem, np.ndar
     rng = np.random.default_rng(seed)
     fan = p.in_channels // p.groups * p.taps
     w = (rng.standard_normal(p.weight_shape) / np.sqrt(fan)).astype(np.float32)
-    if p.block:
-        rows = -(-p.out_channels // p.block)
+    if p.n:
+        rows = -(-p.out_channels // p.n)
         kept = rng.permutation(rows * p.in_channels) < round(density * rows * p.in_channels)
-        w *= np.repeat(kept.reshape(rows, -1), p.block, axis=0)[: p.out_channels, :, None, None]
-        p = replace(p, nnzb=BSR.from_conv(w, p.block).nnzb)
+        w *= np.repeat(kept.reshape(rows, -1), p.n, axis=0)[: p.out_channels, :, None, None]
+        p = replace(p, nnzb=BSR.from_conv(w, p.n).nnzb)
     return p, w, rng.standard_normal(p.out_channels).astype(np.float32)

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import peers
-from bench_networks import build
 
 from kerf import files
-from kerf.deploy.measure import bench
+from kerf.deploy.measure import bench, peers
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.runtime import session
+from kerf.errors import BadInput, Mismatch
+from kerf.zoo import build
 
 
 def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
@@ -32,7 +32,7 @@ def race(folder: Path, blocks: dict[str, int], seconds: float) -> None:
         if not (network / "model.kerf").is_dir():
             try:
                 build(network / "model.onnx", network / "model.kerf", 0.3, blocks[method])
-            except SystemExit as refused:
+            except (BadInput, Mismatch) as refused:
                 print(f"{refused}; not raced")
                 continue
         networks.append(network)

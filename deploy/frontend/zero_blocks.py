@@ -5,7 +5,8 @@ import onnx
 from onnx import numpy_helper
 
 from kerf.deploy.frontend.onnx_graph import attributes
-from kerf.deploy.report.inspect import spread
+from kerf.errors import BadInput
+from kerf.kernels.bsr import spread
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
 
@@ -18,7 +19,7 @@ def zero_blocks(model: onnx.ModelProto, n: int, share: float, source: object) ->
     """
     tensors = prunable(model.graph)
     if not tensors:
-        raise ValueError(f"{source}: no convolution to prune (ungrouped, constant weight, behind the first layer)")
+        raise BadInput(f"{source}: no convolution to prune (ungrouped, constant weight, behind the first layer)")
     for tensor in tensors:
         weight = without_least(numpy_helper.to_array(tensor), n, share)
         tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))

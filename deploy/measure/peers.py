@@ -1,4 +1,4 @@
-"""Every dense engine installed, for the benchmark scripts. Not a script itself.
+"""Every dense engine installed, raced by the benchmarks.
 
 ONNX Runtime and OpenVINO read the .onnx file; torch gets a module with the same weights, traced, frozen and optimised
 for inference, which is how its oneDNN kernels run with packed weights.

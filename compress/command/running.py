@@ -1,0 +1,126 @@
+"""A run itself: pruned and trained, or evaluated alone; and what it leaves when it is whole."""
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+from kerf import files
+from kerf.compress.command import deployment
+from kerf.compress.command.allocating import allocate
+from kerf.compress.command.args import Args
+from kerf.compress.command.folder import best, last, open_job_dir
+from kerf.compress.command.job import Job
+from kerf.compress.command.summary import Result, Summary, summarise
+from kerf.compress.pruning.run import Outcome, run
+from kerf.compress.training import checkpoint, distributed
+from kerf.compress.training.board import Board
+from kerf.compress.training.learning_rate import LearningRate
+from kerf.compress.training.progress import Reporter
+from kerf.compress.training.quantise import quantised, to_json
+from kerf.compress.training.train import Optim, evaluate, skipped_images
+
+
+def prune_and_train(job: Job, reporter: Reporter) -> Summary:
+    args, began = job.args, time.monotonic()
+    folder = distributed.on_first(partial(open_job_dir, args, reporter))
+    job, shares = allocate(job, reporter)
+    explain(job, reporter)
+    board = Board(folder) if args.tensorboard else None
+
+    def keep_rows(rows: list[dict[str, Any]]) -> None:
+        files.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if board:
+            board.write(rows, job.model)
+
+    outcome = run(
+        job.model,
+        job.recipe,
+        job.data,
+        job.budget,
+        args.seed,
+        graph=job.graph,
+        optim=optim_of(args),
+        recalibration=args.recalibrate,
+        device=job.device,
+        file=last(folder),
+        resume=bool(args.resume),
+        on_history=keep_rows,
+        reporter=reporter,
+    )
+    job.model.cpu().eval()
+    result = Result(
+        outcome.final, outcome.grids, skipped_images(job.data), outcome.dense, outcome.pruned, job.recipe.rearrange,
+        outcome.kept, shares,
+    )  # fmt: skip
+
+    def write() -> Summary:
+        save(job, outcome)
+        return finish(job, result, reporter, began)
+
+    return distributed.on_first(write)
+
+
+def evaluate_only(job: Job, reporter: Reporter) -> Summary:
+    began = time.monotonic()
+    distributed.on_first(partial(open_job_dir, job.args, reporter))
+    final = evaluate(quantised(job.model, job.grids), job.data.test, job.device)
+    job.model.cpu()
+    result = Result(final, job.grids, skipped_images(job.data))
+    return distributed.on_first(partial(finish, job, result, reporter, began))
+
+
+def explain(job: Job, reporter: Reporter) -> None:
+    """Says what a run does that its flags do not show."""
+    if job.budget.dense_epochs and job.method != "dense":
+        epochs = job.budget.dense_epochs
+        reporter.say(f"no --pretrained_model: training the dense network first, {epochs} epochs, then pruning it")
+    if job.grids:
+        reporter.say(
+            f"{job.args.pretrained_model} is quantised: its weights are trained on in f32, its inputs' grids forgotten"
+        )
+
+
+def optim_of(args: Args) -> Optim:
+    rate = LearningRate(
+        args.lr, policy=args.lr_policy, warmup=args.warmup_length, adjust=args.lr_adjust, gamma=args.lr_gamma,
+        milestones=args.lr_decay_step,
+    )  # fmt: skip
+    return Optim(
+        rate, args.momentum, args.nesterov, args.weight_decay, args.label_smoothing, args.distill, args.precision
+    )
+
+
+def save(job: Job, outcome: Outcome) -> None:
+    """checkpoint/best.safetensors, whose header says what the network is and which channels it has left."""
+    kept = job.kept | {n: job.kept[n][index] if n in job.kept else index for n, index in outcome.kept.items()}
+    state = {
+        "arch": job.args.arch,
+        "num_classes": job.data.num_classes,
+        "image_size": job.data.image_size,
+        "method": job.method,
+        "kept": {name: index.tolist() for name, index in kept.items()},
+    }
+    if outcome.grids:
+        state["quantised"] = to_json(outcome.grids)
+    checkpoint.save(best(job.args.job_dir), job.model.state_dict(), state)
+
+
+def finish(job: Job, result: Result, reporter: Reporter, began: float) -> Summary:
+    """Writes predictions.json, model.onnx if asked, and last summary.json, and returns that: now the run is whole."""
+    args, folder, final = job.args, job.args.job_dir, result.final
+    files.write_json(folder / "predictions.json", final.by_name(job.data.test.names))
+    if args.export_onnx:
+        deployment.exported(job, result.grids, reporter)
+    summary = summarise(job, result)
+    if result.shares and result.shares.target_ms:
+        summary["latency"] = deployment.latency_of(job, result.shares, reporter)
+    if args.bad_images == "skip":
+        summary["images_skipped"] = result.skipped
+        reporter.say(f"{result.skipped} images could not be read and were skipped")
+    summary["seconds"] = round(time.monotonic() - began, 1)
+    files.write_json(folder / "summary.json", summary)
+    reporter.say(
+        f"test top-1 {final.top1:.3f} %  top-5 {final.top5:.3f} %  ({final.images} images); results in {folder}"
+    )
+    return summary

@@ -1,0 +1,5 @@
+"""python -m kerf: the command kerf."""
+
+from kerf.cli import main
+
+raise SystemExit(main())

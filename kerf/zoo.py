@@ -1,0 +1,61 @@
+"""Random networks of the zoo, pruned and exported: what the benchmarks race. Needs torch.
+
+Weights are random, batch norms calibrated after pruning so that every layer's output counts: speed depends on shapes
+and on which blocks are zero, not on what the others hold.
+"""
+
+from pathlib import Path
+
+import torch
+
+from kerf.compress.methods import METHODS
+from kerf.compress.models import create
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import recipe
+from kerf.compress.pruning.settings import Settings
+from kerf.compress.training import checkpoint
+from kerf.deploy.export import export
+from kerf.tune.pipeline import Bundle, compile
+
+SIZE, CLASSES = 224, 1000
+
+
+def network(arch: str, n: int, sparsity: float, folder: Path, batch: int = 1) -> tuple[torch.nn.Module, Path]:
+    """A random network of `folder` in torch and as .onnx, made if they are not there yet."""
+    folder = folder / f"{arch}-1x{n}-{sparsity:g}"
+    model = folder / f"b{batch}.onnx"
+    if not (folder / "weights.safetensors").exists():
+        prune(arch, n, sparsity, folder)
+    module = create(arch, CLASSES, SIZE).eval()
+    module.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors"))
+    if not model.exists():
+        export(module, torch.zeros(batch, 3, SIZE, SIZE), model)
+    return module, model
+
+
+def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:
+    """A random network, rearranged and pruned to 1xN, into weights.safetensors."""
+    torch.manual_seed(0)
+    model, example = create(arch, CLASSES, SIZE).eval(), torch.zeros(1, 3, SIZE, SIZE)
+    if sparsity:
+        method = METHODS["one_by_n"](Settings(n, rearrange=True))
+        recipe.prune(model, method, DependencyGraph.trace(model, example), example, sparsity)
+    calibrate(model, SIZE)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(folder / "weights.safetensors", model.state_dict())
+
+
+def calibrate(model: torch.nn.Module, size: int) -> None:
+    """Batch norm statistics of random images, so that every layer's output counts."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # running statistics become those of the batches that follow
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(4, 3, size, size))
+    model.eval()
+
+
+def build(model: Path, out: Path, least: float, n: int, threads: int = 1, trials: int = 0) -> Bundle:
+    """A verified bundle in which layers with at least the share `least` of zero n x 1 blocks are sparse; no race."""
+    return compile(model, out, n=n, sparsity=least, threads=threads, trials=trials, against=(), seconds=0.1)

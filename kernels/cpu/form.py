@@ -1,0 +1,51 @@
+"""Images on CPUs: padded planes (kerf.kernels.cpu.layout)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from kerf.kernels.cpu import planewise
+from kerf.kernels.cpu.layout import from_planes, pitch, to_planes
+from kerf.kernels.form import Shape
+from kerf.kernels.problem import Problem
+
+
+@dataclass(frozen=True)
+class PaddedPlanes:
+    target: Target
+    dtype: str = "float32"
+    is_nchw = True
+
+    def type(self, shape: Shape) -> relax.TensorType:
+        n, c, h, w = shape
+        return relax.TensorType((n, c, pitch(h * w)), self.dtype)
+
+    def pack(self, images: np.ndarray) -> np.ndarray:
+        return to_planes(images)
+
+    def unpack(self, images: np.ndarray, shape: Shape) -> np.ndarray:
+        return from_planes(images, shape)
+
+    def into(self, shape: Shape) -> tvm.tirx.PrimFunc | None:
+        return planewise.to_planes(shape, self.target) if _padded(shape) else None
+
+    def back(self, shape: Shape) -> tvm.tirx.PrimFunc | None:
+        return planewise.from_planes(shape, self.target) if _padded(shape) else None
+
+    def mean(self, shape: Shape) -> tvm.tirx.PrimFunc:
+        return planewise.mean(shape, self.target)
+
+    def scale(self, shape: Shape) -> tvm.tirx.PrimFunc:
+        return planewise.scale(shape, self.target)
+
+    def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
+        return planewise.max_pool(p, self.target)
+
+
+def _padded(shape: Shape) -> bool:
+    return pitch(shape[2] * shape[3]) != shape[2] * shape[3]

@@ -1,0 +1,67 @@
+"""What code can expect of a CPU: vector registers, instructions, caches, and whether threads share the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_cpu_features
+from tvm.tirx.script.builder import ir as T
+
+# LLVM's name -> ours: products of 8-bit integers, summed by four.
+FEATURES = {"dotprod": "dotprod", "i8mm": "i8mm", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Made from a target, not measured: what is built must not depend on the machine that builds it."""
+
+    lanes: tuple[int, ...]  # float32 of a vector that are worth trying, widest first
+    registers: int  # of vectors
+    features: frozenset[str] = frozenset()  # of FEATURES' values
+    l1: int = 48 << 10  # bytes of its data caches
+    l2: int = 1280 << 10
+
+    @property
+    def l1_floats(self) -> int:
+        """Of inputs that stay in the first-level cache beside weights and outputs."""
+        return self.l1 // 4 * 3 // 4
+
+    @property
+    def l2_floats(self) -> int:
+        """Of an image that is still in the second-level cache when the next kernel reads it."""
+        return self.l2 // 4
+
+    @property
+    def family(self) -> str:
+        """Of machines that take the same configurations."""
+        return {(16, 32): "avx512", (8, 16): "avx2", (4, 32): "neon"}.get((self.lanes[0], self.registers), "")
+
+
+def machine_of(target: Target) -> Machine:
+    return _machine(str(target))
+
+
+@cache  # a network's layers ask hundreds of times
+def _machine(text: str) -> Machine:
+    target = Target(text)
+    has = set(map(str, llvm_get_cpu_features(target)))
+    features = frozenset(ours for theirs, ours in FEATURES.items() if theirs in has)
+    if str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64")):
+        return Machine((4,), 32, features)
+    if "avx512vl" in has:
+        return Machine((16, 8), 32, features)
+    if "avx2" in has:
+        return Machine((8,), 16, features)
+    return Machine((4,), 32 if "neon" in has else 16, features)
+
+
+def threads(target: Target) -> int:
+    """Workers the code is made for."""
+    return int(target.attrs.get("num-cores", 1))
+
+
+def parallel_loop(target: Target):
+    """The loop whose iterations threads share. A serial one on one thread: entering a parallel region costs 5 us."""
+    return T.serial if threads(target) == 1 else T.parallel

@@ -1,0 +1,39 @@
+"""The form in which images lie between a backend's kernels, and its functions on them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from kerf.kernels.problem import Problem
+
+Shape = tuple[int, int, int, int]  # of images: n, c, h, w
+
+
+class Form(Protocol):
+    """Functions are of one image each, as relax.call_tir takes them."""
+
+    is_nchw: bool  # whether pixels are in NCHW's order, so that equal shapes are equal images
+
+    def type(self, shape: Shape) -> relax.TensorType:
+        """Of images in the form."""
+
+    def pack(self, images: np.ndarray) -> np.ndarray:
+        """Images (n, c, h, w) of float32 in the form."""
+
+    def unpack(self, images: np.ndarray, shape: Shape) -> np.ndarray:
+        """Back to (n, c, h, w) of float32."""
+
+    def into(self, shape: Shape) -> tvm.tirx.PrimFunc | None:
+        """(NCHW float32, y); None where a reshape does."""
+
+    def back(self, shape: Shape) -> tvm.tirx.PrimFunc | None: ...
+
+    def mean(self, shape: Shape) -> tvm.tirx.PrimFunc: ...
+
+    def scale(self, shape: Shape) -> tvm.tirx.PrimFunc: ...
+
+    def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc: ...

@@ -1,0 +1,48 @@
+"""Resident memory of a process that runs a bundle, beside one that runs the same network in ONNX Runtime.
+
+Launch:    python scripts/bench/resident_memory.py NETWORK.onnx BUNDLE.kerf
+Hardware:  any; seconds.
+Expected:  kerf at most ONNX Runtime: the runtime loads neither TVM's compiler nor zero blocks.
+
+As on a deployment machine: each in a process of its own, torch hidden (TVM's bindings import it where they find it).
+"""
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+if {kerf}:
+    from deploy import runtime
+    session = runtime.load({path!r})
+    run, shape = session.run, session.input_shape
+else:
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession({path!r}, options)
+    (source,) = session.get_inputs()
+    run, shape = lambda x: session.run(None, {{source.name: x}}), source.shape
+x = np.zeros(shape, np.float32)
+for _ in range(5):
+    run(x)
+import psutil
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def main() -> int:
+    if len(sys.argv) != 3:
+        print(__doc__)
+        return 2
+    for name, path in zip(("ONNX Runtime", "kerf"), sys.argv[1:]):
+        code = CODE.format(kerf=name == "kerf", path=path)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        print(f"{name}: {int(done.stdout) / 2**20:.0f} MiB resident")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

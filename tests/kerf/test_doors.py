@@ -1,0 +1,59 @@
+"""What `import kerf` gives, and what it does not load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kerf
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.quick
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_door_opens():
+    pytest.importorskip("torch")
+    assert all(getattr(kerf, name) is not None for name in kerf.__all__)
+    assert set(kerf.__all__) <= set(dir(kerf))
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        kerf.prun  # noqa: B018
+
+
+def test_importing_loads_no_stage():
+    heavy = ("torch", "tvm", "onnx", "onnxruntime", "numpy")
+    assert python(f"import kerf, sys; print([m for m in {heavy} if m in sys.modules])").strip() == "[]"
+
+
+def test_the_deployment_side_needs_no_torch():
+    python("import sys; sys.modules['torch'] = None; import kerf; kerf.load, kerf.inspect, kerf.compile, kerf.Bundle")
+
+
+def test_loading_a_bundle_needs_no_compiler():
+    assert python("import kerf, sys; kerf.load; print('tvm' in sys.modules)").strip() == "False"
+
+
+def test_errors_have_one_base():
+    for error in (kerf.BadInput, kerf.Unsupported, kerf.DeviceLost, kerf.Mismatch):
+        assert issubclass(error, kerf.KerfError)
+    assert issubclass(kerf.BadInput, ValueError)
+
+
+def test_bare_names_are_the_same_modules():
+    """Programs in a checkout imported `compress`, `deploy`, `kernels` and `tune`."""
+    python(
+        "import deploy, kerf.deploy, kerf.deploy.runtime.bundle as new\n"
+        "import deploy.runtime.bundle as old\n"
+        "from deploy.runtime.bundle import BundleError\n"
+        "from kernels.problem import Problem\n"
+        "import kerf.kernels.problem\n"
+        "assert old is new and BundleError is new.BundleError and deploy is kerf.deploy\n"
+        "assert Problem is kerf.kernels.problem.Problem"
+    )

@@ -1,0 +1,55 @@
+"""What is asked of a compilation, as one value: the command's flags and kerf.compile's arguments become it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerf.errors import BadInput
+from kerf.kernels.precision import PRECISIONS
+
+RECORDS = Path("runs/records.jsonl")
+DENSE_ENGINES = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Raises BadInput, naming the value, for numbers and names that mean nothing."""
+
+    path: Path
+    out: Path
+    n: tuple[int, ...] = (4,)
+    sparsity: float = 0.5
+    target: str = "native"
+    precision: str = ""  # of a GPU's products; "": what the target takes by itself
+    threads: int = 1
+    batch: int | None = None
+    trials: int = 1000
+    minutes: float | None = None
+    tolerance: float = 0.005
+    against: tuple[str, ...] = DENSE_ENGINES
+    seconds: float = 10.0
+    records: Path = RECORDS
+    rpc: str = ""
+    rpc_key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise BadInput(f"--threads {self.threads}: expected at least 1")
+        if self.batch is not None and self.batch < 1:
+            raise BadInput(f"--batch {self.batch}: expected at least 1")
+        for name, value in (("tune_minutes", self.minutes), ("seconds", self.seconds)):
+            if value is not None and not value > 0:
+                raise BadInput(f"--{name} {value}: expected more than 0")
+        if not 0 <= self.tolerance < 1:
+            raise BadInput(f"--tolerance {self.tolerance}: expected a share of the time, at least 0 and below 1")
+        if self.trials < 0:
+            raise BadInput(f"--trials {self.trials}: expected 0 (no tuning) or more")
+        if self.precision not in ("", *PRECISIONS):
+            raise BadInput(f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}")
+        unknown = sorted(set(self.against) - set(DENSE_ENGINES))
+        if unknown:
+            raise BadInput(f"--against: {', '.join(unknown)} is not known; expected {', '.join(DENSE_ENGINES)}")
+
+    def describe(self) -> str:
+        return "  ".join(f"{name}={value}" for name, value in vars(self).items())

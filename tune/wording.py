@@ -1,0 +1,63 @@
+"""What a compilation says while it runs, and the call that asks for the same again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from kerf.deploy.frontend.network import Network
+from kerf.deploy.report import inspect
+from kerf.tune.request import Request
+from kerf.tune.search import Summary
+
+NOISY = 0.1  # of a gain, between a search's measurement and the last
+
+
+def call(request: Request) -> str:
+    """kerf.compile(...) with what is not its default."""
+    words = [repr(str(request.path))]
+    if request.out != request.path.with_suffix(".kerf"):
+        words.append(repr(str(request.out)))
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.default is not MISSING and value != field.default:
+            words.append(f"{field.name}={str(value) if isinstance(value, Path) else value!r}")
+    return f"kerf.compile({', '.join(words)})"
+
+
+def layers(network: Network, request: Request) -> str:
+    """How many there are, how many go sparse, and how near they are if none does."""
+    sparse = network.sparse_layers
+    text = (
+        f"{request.path}: {len(network.layers)} layers, {len(sparse)} with at least {request.sparsity:.0%} "
+        f"zero blocks of {' or '.join(map(str, request.n))} rows"
+    )
+    if not sparse:
+        found = [d for n in request.n for d in inspect.densities(request.path, n)]
+        share = max((1 - d.block for d in found if d.op in ("conv", "dense")), default=0)
+        text += f"\n  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity"
+    return text
+
+
+def searched(s: Summary) -> str:
+    """What a search did, and where its time went."""
+    seconds = s.seconds["total"]
+    text = (
+        f"tuned: {s.problems} distinct layers, {s.measured} measured, {s.reused} reused, {s.failed} failed, "
+        f"{seconds:.0f} s; ended because of: {s.stopped}"
+    )
+    if s.failure:
+        text += f"\n  {s.failure}"
+    if s.measured:
+        share = {part: spent / seconds for part, spent in s.seconds.items()}
+        text += f"\n  compiling {share['build']:.0%}, measuring {share['measure']:.0%} of the time"
+    if s.before_us < math.inf:
+        text += f"\n  layers together: untuned {s.before_us / 1e3:.3f} ms, tuned {s.after_us / 1e3:.3f} ms"
+    if s.drift:
+        off = sorted(abs(ratio - 1) for ratio in s.drift)
+        text += f"\n  winners over their defaults, measured again: off by {off[len(off) // 2]:.1%} (median), "
+        text += f"{off[-1]:.1%} at most"
+        if off[len(off) // 2] > NOISY:
+            text += "; other programs kept the machine busy: the same command on an idle one chooses better"
+    return text
