@@ -14,7 +14,6 @@ Differs: as many channels go as were asked for, those with the least chance of a
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,11 +132,13 @@ class WhitenedBatchNorm2d(nn.BatchNorm2d):
         return summed(x @ x.transpose(1, 2)) / count
 
 
-def whiten(norm: nn.BatchNorm2d, free: Tensor, *options: Any) -> WhitenedBatchNorm2d:
+def whiten(
+    norm: nn.BatchNorm2d, free: Tensor, group: int, iterations: int, delta: float, tau: float
+) -> WhitenedBatchNorm2d:
     """The same tensors under the same names, of another class."""
     norm.__class__ = WhitenedBatchNorm2d
     assert isinstance(norm, WhitenedBatchNorm2d)
-    norm.begin(free, *options)
+    norm.begin(free, group, iterations, delta, tau)
     return norm
 
 
