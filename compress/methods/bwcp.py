@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kerf.compress.methods.own_norms import momentum_of
-from kerf.compress.network import surgery
+from kerf.compress.network import folding
 from kerf.compress.network.grafts import made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
@@ -198,7 +198,7 @@ class Whitening(Pressure):
             mask = norm.hard() if kept is None else kept[maker]
             matrix = torch.block_diag(*norm.whitening.double().unbind())[: len(mask), : len(mask)] * mask[:, None]
             norm.end()
-            surgery.fold_matrix(model, self.graph, maker, matrix)
+            folding.fold_matrix(model, self.graph, maker, matrix)
         self.attached = False
 
     def release(self, model: nn.Module) -> None:

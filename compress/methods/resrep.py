@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kerf.compress.network import surgery
+from kerf.compress.network import folding
 from kerf.compress.network.grafts import Grafts, made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules, scopes
@@ -173,7 +173,7 @@ class Compactors(Pressure):
                 matrix[entries[:, None], entries[None, :]] = q.double()
         self.grafts.detach(model)
         for path, matrix in mixing.items():
-            surgery.fold_matrix(model, self.graph, path, matrix)
+            folding.fold_matrix(model, self.graph, path, matrix)
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kerf.compress.network import surgery
+from kerf.compress.network import folding, surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.units.channels import ChannelUnits
 from kerf.compress.units.weights import WeightUnits
@@ -59,15 +59,15 @@ def cut(
 def cut_folded(
     model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], images: Images
 ) -> Removal:
-    """Cuts channels that a matrix made zero when it was folded (`surgery.fold_matrix`) into the layers before them.
+    """Cuts channels that a matrix made zero when it was folded (`folding.fold_matrix`) into the layers before them.
 
     Batch norms get the variances that they now see, and constants that the channels become behind depthwise filters go
     into the layers that read them; the note says where that is not exact.
     """
     seen = images()
-    surgery.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
+    folding.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
     kept = by_set(units, keep)
-    lost = surgery.absorb_constants(model, graph, kept, seen)
+    lost = folding.absorb_constants(model, graph, kept, seen)
     note = describe(kept)
     if lost:
         note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"
