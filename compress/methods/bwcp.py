@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kerf.compress.methods.own_norms import momentum_of
-from kerf.compress.network import folding
+from kerf.compress.network import folding, surgery
 from kerf.compress.network.grafts import made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
