@@ -9,32 +9,30 @@ bundle NAME.kerf, which holds its report, and copies of the latest report.html a
 
 import argparse
 import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import kerf.tune.cli
-import kerf.tune.flags
-from kerf import files
-from kerf.console import Parser
+from kerf import console, files
 from kerf.deploy.frontend.onnx_graph import read_model
 from kerf.deploy.frontend.zero_blocks import zero_blocks
 from kerf.deploy.runtime import bundle
 from kerf.errors import BadInput
-
-PASSED_ON = ("trials", "tune_minutes", "threads", "seconds", "batch", "against")
+from kerf.tune.cli import INTERRUPTED, summary
+from kerf.tune.pipeline import carry_out
+from kerf.tune.request import Request
 
 
 def main(argv: list[str] | None = None) -> int:
     """0; 2 with one line on stderr for input that cannot be used; 130 when interrupted."""
-    try:
-        return run(parse(argv))
-    except (ValueError, OSError) as error:
-        print(f"benchmark: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    words = sys.argv[1:] if argv is None else argv
+    return console.guarded("benchmark", lambda: run(parse(words), shlex.join(["benchmark", *words])), INTERRUPTED)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = Parser("benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(argv: list[str]) -> argparse.Namespace:
+    p = console.Parser("benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = p.add_mutually_exclusive_group()
     which.add_argument("--arch", default="mobilenet_v2", help="a network of the image (default mobilenet_v2)")
     which.add_argument("--onnx_path", type=Path, help="your own network in its place")
@@ -53,8 +51,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int:
-    """What can be wrong with the input is found before anything is written. Returns kerf-tune's exit code."""
+def run(args: argparse.Namespace, command: str) -> None:
+    """What can be wrong with the input is found before anything is written."""
     if args.N < 1:
         raise BadInput(f"--N {args.N}: a block has at least one kernel; try 4")
     if not 0 <= args.sparsity < 1:
@@ -65,22 +63,19 @@ def run(args: argparse.Namespace) -> int:
     model = read_model(source, args.batch)
     name = source.stem if args.as_is else f"{source.stem}-1x{args.N}-{args.sparsity:g}"
     network, built = source if args.as_is else args.out / f"{name}.onnx", args.out / f"{name}.kerf"
-    flags = [f"--onnx_path={network}", f"--bsr={args.N}", f"--sparsity={args.sparsity:g}", f"--out={built}"]
-    flags += [f"--records={args.out / 'records.jsonl'}"]
-    flags += [f"--{k}={getattr(args, k)}" for k in PASSED_ON if getattr(args, k) is not None]
-    kerf.tune.flags.parse(flags, "")
+    request = Request(
+        network, built, (args.N,), args.sparsity, threads=args.threads, batch=args.batch, trials=args.trials,
+        minutes=args.tune_minutes, against=tuple(name for name in args.against.split(",") if name),
+        seconds=args.seconds, records=args.out / "records.jsonl",
+    )  # fmt: skip
     if not args.as_is:
         zero_blocks(model, args.N, args.sparsity, source)
     refuse_unwritable(args.out)
     bundle.refuse_foreign(built)
-    if args.as_is:
-        code = kerf.tune.cli.main(flags)
-    else:
-        code = with_file(network, model.SerializeToString(), lambda: kerf.tune.cli.main(flags))
-    if code == 0:
-        for page in ("report.json", "report.html"):
-            files.write(args.out / page, (built / page).read_bytes())
-    return code
+    with nullcontext() if args.as_is else written(network, model.SerializeToString()):
+        print(summary(carry_out(request, command, print)))
+    for page in ("report.json", "report.html"):
+        files.write(args.out / page, (built / page).read_bytes())
 
 
 def known(arch: str, folder: Path) -> Path:
@@ -101,16 +96,16 @@ def refuse_unwritable(folder: Path) -> None:
         )
 
 
-def with_file(path: Path, content: bytes, work) -> int:
-    """work()'s exit code; unless it is 0, ``path`` is afterwards what it was before."""
-    before, code = path.read_bytes() if path.exists() else None, None
+@contextmanager
+def written(path: Path, content: bytes) -> Iterator[None]:
+    """Within, and after a block that ends well, ``path`` has this content; after one that fails, what it had before."""
+    before = path.read_bytes() if path.exists() else None
     files.write(path, content)
     try:
-        code = work()
-    finally:
-        if code != 0:
-            path.unlink() if before is None else files.write(path, before)
-    return code
+        yield
+    except BaseException:
+        path.unlink() if before is None else files.write(path, before)
+        raise
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ ARG PIP_OPTIONS=
 ARG CONSTRAINTS=constraints.txt
 RUN pip install ${PIP_OPTIONS} -c ${CONSTRAINTS} torch torchvision onnxscript safetensors scikit-learn
 COPY . .
-RUN PYTHONPATH=. python docker/export_networks.py /networks
+RUN pip install ${PIP_OPTIONS} --no-deps . \
+    && python docker/export_networks.py /networks
 
 FROM build AS packages
 ARG PIP_OPTIONS=

@@ -18,6 +18,7 @@ from kerf.deploy.export import export
 from kerf.tune.pipeline import Bundle, compile
 
 SIZE, CLASSES = 224, 1000
+ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
 
 
 def network(arch: str, n: int, sparsity: float, folder: Path, batch: int = 1) -> tuple[torch.nn.Module, Path]:

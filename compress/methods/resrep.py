@@ -66,11 +66,11 @@ class Compactors(Pressure):
         self.q = self.grafts.attach(model, graph, [u.channels for u in units], torch.eye)
         self.masks = [torch.ones(u.count, device=q.device) for u, q in zip(units, self.q)]
         self.first = round(self.start * plan.steps)
-        self.momentum, self.interval, self.granularity = self.asked
-        if self.momentum is None:  # it acts over 1 / (1 - μ) steps, of which a short run has few
-            self.momentum = min(0.99, max(0.0, 1 - 20 / plan.steps))
+        momentum, interval, self.granularity = self.asked
+        # it acts over 1 / (1 - μ) steps, of which a short run has few
+        self.momentum = min(0.99, max(0.0, 1 - 20 / plan.steps)) if momentum is None else momentum
         chosen = int(CHOSEN * plan.steps)
-        self.calm = self.interval  # steps between choices once the target is reached
+        self.calm = self.interval = interval or 0  # steps between choices, and once the target is reached
         if not self.interval:
             going = sum(u.count - int(k.sum()) for u, k in zip(units, self._uniform()))
             left = chosen - self.first

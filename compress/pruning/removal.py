@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from kerf.compress.network import folding, surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.units.channels import ChannelUnits
-from kerf.compress.units.weights import Units, WeightUnits
+from kerf.compress.units.weights import WeightUnits
 
 Masks = dict[str, Tensor]  # parameter path -> bool of its shape, True = keep
 
@@ -23,7 +24,7 @@ class Removal:
 
 
 Images = Callable[[], Tensor]  # (B, C, H, W) of the data, read when a removal has to see activations
-Remove = Callable[[nn.Module, DependencyGraph, Sequence, Sequence[Tensor], Images], Removal]
+Remove = Callable[[nn.Module, DependencyGraph, Sequence[Any], Sequence[Tensor], Images], Removal]
 # model, graph, units, bool (count,) for each, images
 
 
@@ -41,7 +42,7 @@ def zero(
 
 
 def plain(
-    model: nn.Module, graph: DependencyGraph, units: Sequence[Units], keep: Sequence[Tensor], images: Images
+    model: nn.Module, graph: DependencyGraph, units: Sequence[Any], keep: Sequence[Tensor], images: Images
 ) -> Removal:
     """What the units ask for: channels leave the network, parts of weights become zero."""
     way = cut if isinstance(next(iter(units), None), ChannelUnits) else zero
@@ -87,8 +88,8 @@ def renew(seed: int) -> Remove:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-                elif hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                elif callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
         return removed
 
     return remove

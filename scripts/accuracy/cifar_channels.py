@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import _runs
-import torch_pruning_baseline
+import _torch_pruning
 
 from kerf import files
 
@@ -45,7 +45,7 @@ def main() -> int:
         flags = VARIANTS.get(name, [f"--method={name}"])
         folder = args.job_dir / name.replace(" ", "-")
         budget = [] if name == "base" else [f"--flops_target={args.flops_target}"]
-        start = None if flags else torch_pruning_baseline.main
+        start = None if flags else _torch_pruning.main
         if code := _runs.finish(folder, [*common, *flags, *budget], start):
             return code
     write_table(args.job_dir)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import _runs
 
-import kerf.tune.cli
-from kerf import files
+import kerf
+from kerf import console, files
+from kerf.tune.cli import summary
 
 BLOCKS = ["--conv_type=BlockL1Conv", "--rearrange"]
 VARIANTS = {
@@ -51,7 +52,8 @@ def main() -> int:
     print((args.job_dir / "table.md").read_text())
     if "1x4" not in args.only:
         return 0
-    return kerf.tune.cli.main([f"--onnx_path={args.job_dir / '1x4' / 'model.onnx'}", "--bsr=4", "--sparsity=0.5"])
+    model = args.job_dir / "1x4" / "model.onnx"
+    return console.guarded("cifar_one_by_n", lambda: print(summary(kerf.compile(model, n=4, sparsity=0.5, say=print))))
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:

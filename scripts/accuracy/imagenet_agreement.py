@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import kerf.compress.cli
-import kerf.tune.cli
+from kerf import console
 from kerf.compress.data.sets import Options, open_data
-from kerf.deploy.runtime import session as runtime
+from kerf.tune.cli import summary
 
 
 def main() -> int:
@@ -50,11 +50,13 @@ def main() -> int:
     evaluate = [f"--evaluate={pruned}", "--export_onnx", f"--job_dir={args.job_dir / 'evaluated'}"]
     code = kerf.compress.cli.main([*common, *photos, "--conv_type=DenseConv", *evaluate])
     onnx, bundle = args.job_dir / "evaluated" / "model.onnx", args.job_dir / "model.kerf"
-    code = code or kerf.tune.cli.main([f"--onnx_path={onnx}", "--trials=0", f"--out={bundle}", "--seconds=5"])
+    code = code or console.guarded(
+        "imagenet_agreement", lambda: print(summary(kerf.compile(onnx, bundle, trials=0, seconds=5, say=print)))
+    )
     if code:
         return code
     torchs = json.loads((args.job_dir / "evaluated" / "predictions.json").read_text())
-    session = runtime.load(bundle)
+    session = kerf.load(bundle)
     ours = [int(session.run(x[None].numpy()).argmax()) for images, _ in data.test.epoch(0, 0) for x in images]
     same = sum(torchs[name] == top1 for name, top1 in zip(data.test.names, ours, strict=True))
     print(f"top-1 of bundle and torch agree on {same} of {len(ours)} images, {len(np.unique(ours))} different classes")

@@ -7,6 +7,7 @@ Expected:  kerf at most ONNX Runtime: the runtime loads neither TVM's compiler n
 As on a deployment machine: each in a process of its own, torch hidden (TVM's bindings import it where they find it).
 """
 
+import argparse
 import subprocess
 import sys
 
@@ -15,8 +16,8 @@ import sys
 sys.modules["torch"] = None
 import numpy as np
 if {kerf}:
-    from deploy import runtime
-    session = runtime.load({path!r})
+    import kerf
+    session = kerf.load({path!r})
     run, shape = session.run, session.input_shape
 else:
     import onnxruntime
@@ -34,10 +35,11 @@ print(psutil.Process().memory_info().rss)
 
 
 def main() -> int:
-    if len(sys.argv) != 3:
-        print(__doc__)
-        return 2
-    for name, path in zip(("ONNX Runtime", "kerf"), sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", metavar="NETWORK.onnx")
+    parser.add_argument("bundle", metavar="BUNDLE.kerf")
+    args = parser.parse_args()
+    for name, path in (("ONNX Runtime", args.network), ("kerf", args.bundle)):
         code = CODE.format(kerf=name == "kerf", path=path)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         print(f"{name}: {int(done.stdout) / 2**20:.0f} MiB resident")

@@ -17,13 +17,11 @@ from kerf import files, zoo
 from kerf.deploy.measure import bench, peers
 from kerf.deploy.runtime import session
 
-ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
-
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--folder", type=Path, default=Path("runs/tuned_networks"))
-    p.add_argument("--archs", nargs="+", default=ARCHS)
+    p.add_argument("--archs", nargs="+", default=zoo.ARCHS)
     p.add_argument("--sparsity", type=float, default=0.5)
     p.add_argument("--N", type=int, default=4)
     p.add_argument("--threads", type=int, default=1)

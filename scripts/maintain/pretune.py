@@ -19,13 +19,11 @@ from kerf.tune.progress import Progress
 from kerf.tune.search import search
 from kerf.tune.whole_network import better
 
-ARCHS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet50")
-
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--folder", type=Path, default=Path("runs/tuned_networks"))
-    p.add_argument("--archs", nargs="+", default=ARCHS)
+    p.add_argument("--archs", nargs="+", default=zoo.ARCHS)
     p.add_argument("--sparsities", nargs="+", type=float, default=(0.5,))
     p.add_argument("--N", type=int, default=4)
     p.add_argument("--threads", type=int, default=1)

@@ -1,7 +1,8 @@
 """torch-pruning's group-norm pruner under our training loop: the rival in scripts/accuracy/cifar_channels.py.
 
 The same network, data, epochs and seed: half of the epochs with its group-sparse regulariser, pruning to the MACs
-target over all inner layers together, the other half fine-tuning. torch-pruning is in the extra `baselines`.
+target over all inner layers together, the other half fine-tuning. torch-pruning is in the extra `baselines`. This
+file is not a script itself.
 """
 
 import copy

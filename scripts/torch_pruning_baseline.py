@@ -1,1 +1,0 @@
-accuracy/torch_pruning_baseline.py
