@@ -62,8 +62,6 @@ def prune(
     """
     example = example_of(model, example)
     settings = Settings(n, full, rearrange, seed, sparsity is None, residual, tuple(skip), min_width, round_to)
-    if sparsity is not None and macs is not None:
-        raise BadInput("sparsity and macs both say how much to remove: give one")
     name, recipe = _recipe(method, settings, options or {})
     goes = _share(name, recipe, sparsity, macs)
     trains = _trains(name, recipe)
@@ -81,10 +79,7 @@ def prune(
         if goes:
             check(model, recipe, graph, whole, goes)
         pruned = Pruned(model, name, Work(recipe, graph, whole, plan))
-        if trains:
-            pruned.attach()
-        else:
-            pruned.finish()
+        (pruned.attach if trains else pruned.finish)()
     return pruned
 
 
@@ -139,6 +134,8 @@ def _share(name: str, recipe: Recipe, sparsity: float | None, macs: float | None
     """What is to be removed, in the recipe's own measure."""
     if macs is None:
         return Budget(0.5 if sparsity is None else sparsity).sparsity
+    if sparsity is not None:
+        raise BadInput("sparsity and macs both say how much to remove: give one")
     if not recipe.cuts:
         raise BadInput(f"method {name} removes a share of each layer: give sparsity, not macs")
     if not 0 < macs < 1:

@@ -26,7 +26,7 @@ ORDER = {
     ],
     "deploy": [
         *("frontend/onnx_graph", "frontend/network", "frontend/passes", "frontend"),
-        *("runtime", "measure", "compiler", "report", ""),
+        *("runtime", "measure", "compiler", "report", "from_torch", ""),
     ],
     "compress": [
         *("data", "models", "network", "units", "training", "measures", "pruning", "methods/drl", "methods"),
@@ -46,8 +46,9 @@ FORBIDDEN = {
     "deploy": {"torch", "torchvision", "safetensors"},
     "tune": {"torch", "torchvision", "onnx", "safetensors"},
 }
-# zoo makes networks for benchmarks; export is where torch ends; a run of pruning exports, and times networks
-EXCEPTIONS = {("kerf/zoo.py", "torch"), ("deploy/export.py", "torch")}
+# zoo makes networks, peers races torch, export is where torch ends; a run of pruning exports, and times networks
+EXCEPTIONS = {(file, "torch") for file in ("kerf/zoo.py", "deploy/export.py", "deploy/measure/peers.py")}
+EXCEPTIONS |= {(f"deploy/from_torch/{file}.py", "torch") for file in ("plain_weights", "traced")}
 EXCEPTIONS |= {("compress/command/deployment.py", "deploy"), ("compress/command/deployment.py", "tune")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 

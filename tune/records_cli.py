@@ -155,6 +155,7 @@ def describe(versions: dict[str, str]) -> str:
 
 
 COMMANDS = {"show": show, "export-records": export_records, "import-records": import_records}
+SHORT = {"show": "show", "export": "export-records", "import": "import-records"}  # as kerf records has them
 
 
 def main(argv: list[str] | None = None, program: str = "kerf-tune") -> int:
@@ -165,6 +166,10 @@ def main(argv: list[str] | None = None, program: str = "kerf-tune") -> int:
 
 def run(words: list[str], program: str) -> None:
     name, *rest = words or [""]
+    name = SHORT.get(name, name)
+    if name in ("-h", "--help"):
+        print(f"usage: {program} {{{','.join(SHORT)}}} [FLAG ...]; {program} WORD --help says more of one")
+        raise SystemExit(0)
     if name not in COMMANDS:
         raise BadInput(f"{name or 'nothing'}: expected {', '.join(COMMANDS)}")
     p = Parser(f"{program} {name}", description=COMMANDS[name].__doc__)

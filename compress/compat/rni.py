@@ -69,8 +69,9 @@ def train(
     data = _open(dataset, epochs, batch_size, device)
     torch.manual_seed(seed)
     model = create(arch, data.num_classes, data.image_size)
-    for norm in _norms(model) if METHODS[method].scale else ():
-        nn.init.constant_(norm.weight, METHODS[method].scale)
+    if (scale := METHODS[method].scale) is not None:
+        for norm in _norms(model):
+            nn.init.constant_(norm.weight, scale)
     return _fit(model, recipe.pressure, data, epochs, lr, seed, device)
 
 

@@ -37,9 +37,14 @@ class Batches(Protocol):
     part of the evaluation images.
     """
 
-    names: tuple[str, ...]  # one per image, in file order
-    skipped: Collection[str]  # those that an epoch has met here and could not read; evaluation leaves them out
-    size: int  # images in a batch, of all processes in training
+    @property
+    def names(self) -> tuple[str, ...]: ...  # one per image, in file order
+
+    @property
+    def skipped(self) -> Collection[str]: ...  # met here and not readable; evaluation leaves them out
+
+    @property
+    def size(self) -> int: ...  # images in a batch, of all processes in training
 
     def __len__(self) -> int: ...  # batches in an epoch
 

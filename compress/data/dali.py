@@ -139,8 +139,8 @@ class Dali(Files):
                 continue
             width, height, _ = self._seen[index].tolist()
             if self.training:
-                *box, mirror = crop_box(width, height, random)
-                return Sample(index, content, tuple(box), mirror), failed
+                left, top, w, h, mirror = crop_box(width, height, random)
+                return Sample(index, content, (left, top, w, h), mirror), failed
             if self.own_resizing:
                 return Sample(index, content, centre_box(width, height, self.image_size), False), failed
             return Sample(index, content, (0, 0, width, height), False), failed

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torch import Tensor
 
 from kerf.compress.data.folders import Listing
@@ -35,20 +36,23 @@ def rgb(image: Image.Image) -> Image.Image:
     """Decodes to 8-bit RGB; copies only what is not.
 
     As the field does it (torchvision's default loader): alpha and a palette's transparency are dropped, CMYK is
-    converted without a profile, and EXIF's orientation is ignored. Grey of 16 bits keeps its upper 8, which PIL does by
-    itself for colour of 16 bits; its own conversion would make every value above 255 white. Raises ValueError for
-    integers of more bits and for floats outside [0, 255], whose range nobody states.
+    converted without a profile, and EXIF's orientation is ignored (but in TIFF, which PIL turns itself). Grey of 16
+    bits keeps its upper 8, which PIL does by itself for colour of 16 bits; its own conversion would make every value
+    above 255 white. Raises ValueError for integers of more bits and for floats outside [0, 255], whose range nobody
+    states.
     """
     image.load()
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    image.info.pop("transparency", None)  # of a palette: PIL would warn that it is dropped
     return image.convert("RGB")
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits, or floats of [0, 1] or [0, 255], as uint8."""
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    """Grey of up to 16 bits, or floats of [0, 1] or [0, 255], as uint8."""
+    grey = np.asarray(image)
     low, high = float(grey.min()), float(grey.max())
     if grey.dtype.kind == "f":
         if not (low >= 0 and high <= 255):
@@ -56,7 +60,14 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
         return np.round(grey * (255 if high <= 1 else 1)).astype(np.uint8)
     if not (low >= 0 and high <= 0xFFFF):
         raise BadInput(f"integers from {low:.0f} to {high:.0f}; expected 16 bits: store it as 8 or 16 bits")
-    return (grey.astype(np.uint16) >> 8).astype(np.uint8)
+    return (grey.astype(np.uint16) >> (_bits(image, high) - 8)).astype(np.uint8)
+
+
+def _bits(image: Image.Image, high: float) -> int:
+    """How many bits the file's integers have; those of 32, as some programs write TIFF, hold 8 or 16."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # these two have 16 there
+        return 8 if high <= 255 else 16
+    return int(image.tag_v2.get(BITSPERSAMPLE, (16,))[0]) if isinstance(image, TiffImageFile) else 16
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -74,7 +85,9 @@ def decode(listing: Listing, size: int, workers: int) -> Tensor:
 
     def one(index: int) -> None:
         image = open_rgb(listing.root / listing.names[index])
-        out[index] = np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.BILINEAR))
+        out[index] = np.asarray(
+            image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+        )
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         list(pool.map(one, range(len(listing.names)), chunksize=64))

@@ -196,7 +196,7 @@ def random_crop(image: Image.Image, size: int, random: np.random.Generator) -> T
     scale = round(full / image.width)
     if scale > 1:  # the box no longer has whole pixels, which PIL can resize
         box = (left / scale, top / scale, (left + w) / scale, (top + h) / scale)
-        pixels = torch.from_numpy(np.array(rgb(image).resize((size, size), Image.BILINEAR, box=box)))
+        pixels = torch.from_numpy(np.array(rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box)))
     else:
         cut = rgb(image).crop((left, top, left + w, top + h))
         pixels = resized(torch.from_numpy(np.array(cut)), size, size)

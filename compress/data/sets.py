@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kerf.compress.data.batches import Batches, InMemory
-from kerf.compress.data.folders import Listing, check_alike, list_folder, relabelled
+from kerf.compress.data.folders import Listing, alone, check_alike, list_folder, relabelled
 from kerf.compress.data.images import decode, read_cifar_batch
-from kerf.compress.data.photographs import Files, Folder
+from kerf.compress.data.photographs import Folder
 from kerf.errors import BadInput
 
 SPLIT_SEED = 0
@@ -117,7 +117,9 @@ def synthetic(options: Options) -> Data:
 
 
 def _cifar(name: str, classes: int, folder: str, files: tuple[str, ...], test: str, key: str, options: Options) -> Data:
-    root, notes = given(options), ()
+    root = given(options)
+    notes: tuple[str, ...] = ()
+    parts: list[Images]
     if (root / "train").is_dir():
         train, held = list_folder(root, "train"), list_folder(root, "test")
         notes = (*train.notes, *held.notes, *check_alike(train, held, "train", "test"))
@@ -152,7 +154,7 @@ def imagenet(options: Options) -> Data:
     root, size = given(options), options.image_size or 224
     held = list_folder(root, "val")
 
-    def part(listing: Listing, index: Tensor, training: bool = False) -> Files:
+    def part(listing: Listing, index: Tensor, training: bool = False) -> Batches:
         chosen = index[: options.subset].tolist()
         names, labels = (tuple(column[i] for i in chosen) for column in (listing.names, listing.labels))
         batch = options.train_batch if training else options.eval_batch
@@ -168,7 +170,8 @@ def imagenet(options: Options) -> Data:
     order = evaluation_order(len(held.names), options.subset)
     split = next((s for s in ("train", "ILSVRC2012_img_train") if (root / s).is_dir()), None)
     if split is None:
-        return Data("imagenet", len(held.classes), size, None, None, part(held, order), held.notes)
+        held, notes = alone(held, "val")
+        return Data("imagenet", len(held.classes), size, None, None, part(held, order), (*held.notes, *notes))
     train = list_folder(root, split)
     notes = (*train.notes, *held.notes, *check_alike(train, held, split, "val"))
     test = part(relabelled(held, train.classes), order)

@@ -1,6 +1,6 @@
 """What channels are on images. Reads activations of a network that is evaluated; changes nothing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +89,7 @@ def mean(
     return {path: total / counts[path] for path, total in sums.items()}
 
 
-def _watch(model: nn.Module, watchers: Sequence[tuple[_View, Callable]], batches: Iterator[Tensor]) -> None:
+def _watch(model: nn.Module, watchers: Sequence[tuple[_View, Callable]], batches: Iterable[Tensor]) -> None:
     with hooked(view.hook(model, see) for view, see in watchers):
         for x in batches:
             model(x)

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kerf.compress.network import surgery
+from kerf.compress.methods.own_norms import momentum_of
+from kerf.compress.network import folding, surgery
 from kerf.compress.network.grafts import made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules
@@ -65,9 +66,11 @@ def drawn(z: Tensor, tau: float, noise: Tensor | float) -> Tensor:
 class WhitenedBatchNorm2d(nn.BatchNorm2d):
     """m ∘ W (γ x̂ + β): m is drawn in training, and 0 or 1 in evaluation, where W is the running matrix."""
 
+    whitening: Tensor
+    whitened: Tensor
+
     def begin(self, free: Tensor, group: int, iterations: int, delta: float, tau: float) -> None:
         """`free`, bool (C,): channels that can be masked."""
-        self.__class__ = WhitenedBatchNorm2d  # the same tensors under the same names
         self.iterations, self.delta, self.tau, self.free = iterations, delta, tau, free
         self.size = min(group, len(free))
         rho = torch.eye(self.size, dtype=self.weight.dtype, device=free.device).expand(
@@ -78,7 +81,7 @@ class WhitenedBatchNorm2d(nn.BatchNorm2d):
 
     def end(self) -> None:
         del self.whitening, self.whitened, self.free, self.iterations, self.delta, self.tau, self.size
-        self.__class__ = nn.BatchNorm2d
+        self.__class__ = nn.BatchNorm2d  # type: ignore[assignment] # the plain norm that it was
 
     def _grouped(self, c: Tensor) -> Tensor:
         """(C,) -> (G, s)"""
@@ -102,12 +105,10 @@ class WhitenedBatchNorm2d(nn.BatchNorm2d):
             return self._whiten(x.to(self.weight.dtype)).to(x.dtype)
 
     def _whiten(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        momentum = 1 / max(1, int(self.num_batches_tracked)) if self.momentum is None else self.momentum
+        momentum = momentum_of(self)
         x = F.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, momentum, self.eps)
         channels, whole = x.shape[1], (1, -1, 1, 1)
-        whitening, mask = self.whitening, None
+        whitening = self.whitening
         if self.training:
             whitening = inverse_root(covariance(self._grouped(self.weight), self._correlations(x)), self.iterations)
             with torch.no_grad():
@@ -131,6 +132,16 @@ class WhitenedBatchNorm2d(nn.BatchNorm2d):
         return summed(x @ x.transpose(1, 2)) / count
 
 
+def whiten(
+    norm: nn.BatchNorm2d, free: Tensor, group: int, iterations: int, delta: float, tau: float
+) -> WhitenedBatchNorm2d:
+    """The same tensors under the same names, of another class."""
+    norm.__class__ = WhitenedBatchNorm2d
+    assert isinstance(norm, WhitenedBatchNorm2d)
+    norm.begin(free, group, iterations, delta, tau)
+    return norm
+
+
 class Whitening(Pressure):
     """task + Σ λ1 |γ| + λ2 β, over the whitened batch norms."""
 
@@ -141,15 +152,17 @@ class Whitening(Pressure):
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.graph, self.first = units, graph, round(START * plan.steps)
         self.norms: dict[str, WhitenedBatchNorm2d] = {}  # by the weight that makes the channels
+        plain: dict[str, nn.BatchNorm2d] = {}
         free: dict[str, Tensor] = {}
         for unit in units:
             for maker, entries in made(model, graph, unit.channels):
-                norm = self.norms[maker] = model.get_submodule(graph.norms[maker])
+                norm = model.get_submodule(graph.norms[maker])
                 if not isinstance(norm, nn.BatchNorm2d):
                     raise BadInput(f"{graph.norms[maker]} is a {type(norm).__name__}: bwcp whitens BatchNorm2d alone")
+                plain[maker] = norm
                 free.setdefault(maker, torch.zeros_like(norm.weight, dtype=torch.bool))[entries] = True
-        for maker, norm in self.norms.items():
-            WhitenedBatchNorm2d.begin(norm, free[maker], *self.options)
+        for maker, norm in plain.items():
+            self.norms[maker] = whiten(norm, free[maker], *self.options)
         self.attached = True
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
@@ -167,7 +180,11 @@ class Whitening(Pressure):
             found = []
             for maker, entries in made(model, graph, unit.channels):
                 norm = model.get_submodule(graph.norms[maker])
-                z = norm.margins(norm.whitening) if self.attached else margin(norm.bias, norm.weight, self.delta)
+                if isinstance(norm, WhitenedBatchNorm2d):
+                    z = norm.margins(norm.whitening)
+                else:
+                    shift, scale = (surgery.tensor_at(norm, name) for name in ("bias", "weight"))
+                    z = margin(shift, scale, self.delta)
                 found.append(torch.special.log_ndtr(z.double())[entries.to(z.device)])
             self.scores[unit.path] = torch.stack(found).sum(0)
 
@@ -179,9 +196,9 @@ class Whitening(Pressure):
         """diag(m) W into the layers; `kept`, bool (C,) by maker, in place of the channels that are likely active."""
         for maker, norm in self.norms.items():
             mask = norm.hard() if kept is None else kept[maker]
-            matrix = torch.block_diag(*norm.whitening.double())[: len(mask), : len(mask)] * mask[:, None]
+            matrix = torch.block_diag(*norm.whitening.double().unbind())[: len(mask), : len(mask)] * mask[:, None]
             norm.end()
-            surgery.fold_matrix(model, self.graph, maker, matrix)
+            folding.fold_matrix(model, self.graph, maker, matrix)
         self.attached = False
 
     def release(self, model: nn.Module) -> None:

@@ -81,7 +81,7 @@ class SparseSelection(Pressure):
         return turn, step < first + max(1, round(SELECTING * (end - first)))
 
     def _steps(self, turn: int) -> tuple[int, int]:
-        return tuple(-(-t * self.plan.steps // self.turns) for t in (turn, turn + 1))
+        return -(-turn * self.plan.steps // self.turns), -(-(turn + 1) * self.plan.steps // self.turns)
 
     def open(self, turn: int) -> list[int]:
         """The layers of that turn."""

@@ -37,8 +37,9 @@ class Normal(Channel):
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
         def normal(made: ChannelSet) -> bool:
-            norm = graph.norms.get(made.makers[0])
-            return norm is not None and model.get_submodule(norm).affine and made.copies((made.makers[0], 0)) == 1
+            path = graph.norms.get(made.makers[0])
+            norm = model.get_submodule(path) if path is not None else None
+            return getattr(norm, "weight", None) is not None and made.copies((made.makers[0], 0)) == 1
 
         return tuple(u for u in super().split(model, graph, example) if normal(u.channels))
 
@@ -49,15 +50,19 @@ class Similarity:
             raise BadInput(f"correlation is {correlation!r}: expected one of {', '.join(CORRELATIONS)}")
         self.scope, self.correlation, self.images, self.inherit = scope, CORRELATIONS[correlation], images, inherit
         self.trees: dict[str, list[tuple[int, int]]] = {}
-        self.heights, self.importance, self.slope = {}, {}, {}
+        self.heights: dict[str, Tensor] = {}
+        self.importance: dict[str, Tensor] = {}
+        self.slope: dict[str, Tensor] = {}
 
     def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], sample: Sample) -> None:
         norms = {u.path: graph.norms[u.channels.makers[0]] for u in units}
         measured = moments.correlations(model, list(norms.values()), first(sample, self.images))
         for unit in units:
-            channels, norm = unit.channels, model.get_submodule(norms[unit.path])
+            channels, norm = unit.channels, norms[unit.path]
             order = channels.positions((channels.makers[0], 0))[:, 0]
-            gamma, beta = (p.detach().double().cpu()[order] for p in (norm.weight, norm.bias))
+            gamma, beta = (
+                model.get_parameter(f"{norm}.{name}").detach().double().cpu()[order] for name in ("weight", "bias")
+            )
             rho = self.correlation(measured[norms[unit.path]].cpu()[order][:, order], gamma)
             apart = distances(beta, gamma, rho)
             apart /= apart.sum().clamp(min=1e-12) / (unit.count * (unit.count - 1))  # layers become comparable
@@ -66,7 +71,8 @@ class Similarity:
             self.heights[unit.path] = torch.cat([torch.from_numpy(tree[:, 2].copy()), torch.tensor([torch.inf])])
             readers = [(surgery.tensor_at(model, path), path) for path, axis in channels.places if axis == 1]
             columns = [by_channel(w.detach().transpose(0, 1).flatten(1), channels, (p, 1)) for w, p in readers]
-            self.importance[unit.path] = gamma.abs() * sum(c.flatten(1).square().sum(1).cpu() for c in columns).sqrt()
+            reading = torch.stack([c.flatten(1).square().sum(1).cpu() for c in columns]).sum(0)
+            self.importance[unit.path] = gamma.abs() * reading.sqrt()
             self.slope[unit.path] = (rho * gamma[:, None] / gamma[None, :]).nan_to_num(0, 0, 0).clamp(min=0)  # j on i
             if not self.inherit or surgery.depthwise(model, channels):
                 self.slope[unit.path].zero_()

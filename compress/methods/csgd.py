@@ -72,12 +72,12 @@ class Centripetal(Pressure):
         keep = self.widths([u.sizes.float() for u in units], units, plan.sparsity)
         cluster = CLUSTERINGS[self.clusters]
         self.units = units
-        self.into = {}  # set -> (width,) the first channel of the cluster each is in
+        self.into: dict[str, Tensor] = {}  # set -> (width,) the first channel of the cluster each is in
         found = [cluster(unit.rows(), int(kept.sum()), self.settings.seed) for unit, kept in zip(units, keep)]
         for unit, labels in zip(units, distributed.from_first(found)):
             first = torch.stack([(labels == label).nonzero()[0, 0] for label in labels])
             self.into[unit.path] = first
-        self.strength = self.asked
+        self.strength = self.asked or 0.0
         if not self.strength:
             # without momentum Δ ← (1 − τ ε) Δ; with momentum μ each gradient acts 1 / (1 − μ) times
             each = VECTOR_STRENGTH / (1 - plan.momentum)
@@ -113,7 +113,7 @@ class Centripetal(Pressure):
             weight = parameters[path]
             if weight.grad is not None:
                 weight.grad = segments.centripetal(weight, weight.grad, self.strength)
-        values = [parameters[path] for path in self.vectors]
+        values: list[Tensor] = [parameters[path] for path in self.vectors]
         if self.vector and values:
             joined = torch.cat(values), torch.cat([v.new_zeros(v.shape) if v.grad is None else v.grad for v in values])
             directions = self.vector.centripetal(*joined, VECTOR_STRENGTH * self.strength)

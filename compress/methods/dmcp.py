@@ -7,7 +7,7 @@ Differs: narrow sub-networks are the full one with channels zeroed behind their 
     grid, not multiples of 8. α's rate is the weights' schedule times a constant. The searched network is the one in
     which the channels with the least chance to survive are gone, as many as the MACs target asks; the authors draw
     widths until they fit within 1 %. MACs are counted in thousandths of the target, so that the loss acts alike on
-    small and large networks. Defects of the released code that the method card lists are not copied.
+    small and large networks. Defects of the released code are not copied.
 """
 
 from collections.abc import Sequence
@@ -70,6 +70,18 @@ def macs_loss(macs: Tensor, target: float, eta: float) -> Tensor:
     return eta * torch.log(r * (macs - 0.95 * target))
 
 
+class _Frozen(nn.Module):
+    """A model that computes with these parameters in place of its own, and owns none."""
+
+    def __init__(self, model: nn.Module, parameters: dict[str, Tensor]):
+        super().__init__()
+        self.of = model, parameters
+
+    def forward(self, images: Tensor) -> Tensor:
+        model, parameters = self.of
+        return torch.func.functional_call(model, parameters, (images,))
+
+
 class MarkovGates(Pressure):
     def __init__(self, arch_lr: float, eta: float):
         self.arch_lr, self.eta = arch_lr, eta
@@ -90,10 +102,10 @@ class MarkovGates(Pressure):
         if self.mode == "full":
             return x
         chain = self.by_id[id(alpha)]
-        if self.mode == "soft":
-            gate = chain.gate(alpha)
-        else:
+        if isinstance(self.mode, dict):
             gate = (torch.arange(chain.width, device=x.device) < self.mode[id(alpha)]).float()
+        else:
+            gate = chain.gate(alpha)
         return x * gate.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
@@ -129,7 +141,7 @@ class MarkovGates(Pressure):
         """Cross-entropy of the gated network and the MACs loss; only α learns from them."""
         self.mode = "soft"
         frozen = {name: p.detach() for name, p in model.named_parameters()}
-        loss, _ = task(lambda images: torch.func.functional_call(model, frozen, (images,)), x, y)
+        loss, _ = task(_Frozen(model, frozen), x, y)
         return loss + macs_loss(self.expected_macs(), THOUSAND, self.eta)
 
     def expected_macs(self) -> Tensor:

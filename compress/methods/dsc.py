@@ -8,6 +8,7 @@ Differs: filled in, the paper's text not having been read: the key of channels i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Annealing(Pressure):
         self.counted, self.weights = counted, weights
         self.channels, self.shadows = ChannelMasks(), Shadows(self._masked)
 
-    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Any], plan: Plan) -> None:
         self.units, self.plan, self.round = units, plan, 0
         self.index = {u.path: i for i, u in enumerate(units)}
         if self.weights:

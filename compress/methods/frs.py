@@ -68,7 +68,7 @@ def scored(model: nn.Module, units: Sequence[ChannelUnits], sample: Sample, imag
         if not all(path in sums for path in unit.channels.makers):
             raise BadInput(f"{unit.path}: no relevance reaches its channels; leave it out with --skip")
         made = [by_channel(sums[p][:, seen] @ share, unit.channels, (p, 0)).sum(1) for p in unit.channels.makers]
-        score = sum(made).abs()
+        score = sum(made[1:], made[0]).abs()
         scores.append(score / (score.norm() + TINY))
     return scores
 

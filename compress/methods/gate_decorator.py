@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kerf.compress.methods.own_norms import momentum_of
 from kerf.compress.network.grafts import affine
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import schedules, scopes
@@ -35,9 +36,7 @@ class GatedBatchNorm2d(nn.BatchNorm2d):
     """z = φ ((x − μ) / √(v + ε) + b); φ is `weight` and b is `bias`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        momentum = 1 / max(1, int(self.num_batches_tracked)) if self.momentum is None else self.momentum
+        momentum = momentum_of(self)
         shift = self.weight * self.bias
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, shift, self.training, momentum, self.eps
@@ -51,7 +50,7 @@ def gate(norm: nn.BatchNorm2d) -> None:
     norm.__class__ = GatedBatchNorm2d  # the same tensors under the same names
 
 
-def ungate(norm: GatedBatchNorm2d) -> None:
+def ungate(norm: nn.BatchNorm2d) -> None:
     norm.bias.mul_(norm.weight)
     norm.__class__ = nn.BatchNorm2d
 
@@ -80,8 +79,8 @@ class Gates(Pressure):
 
     def at(self, step: int) -> tuple[int, float | None]:
         """Ticks finished before that step, and how far its tock is (None in a tick)."""
-        round_, part = divmod(step * self.rounds, self.plan.steps)
-        part /= self.plan.steps
+        round_, within = divmod(step * self.rounds, self.plan.steps)
+        part = within / self.plan.steps
         if part < 0.5:
             return round_ * self.ticks, 2 * part
         return round_ * self.ticks + int((2 * part - 1) * self.ticks + 1e-9), None
@@ -112,6 +111,7 @@ class Gates(Pressure):
             parameter.grad = None
         for unit, score, gates in zip(self.units, self.scores, self.gates):
             for path, phi in gates:
+                assert phi.grad is not None  # it is in every forward pass
                 score += by_channel((phi.grad * phi).abs(), unit.channels, (path, 0)).sum(1)
 
     def score(self, unit: ChannelUnits) -> Tensor:

@@ -75,7 +75,7 @@ class Growing(Pressure):
         if self.finished:
             return
         if not self.picked:
-            self.level += self.pick * self.speed
+            self.level += (self.pick or 0.0) * self.speed
             if self.level >= PICKED * (1 - 1e-9):
                 self._choose()
         else:

@@ -55,7 +55,7 @@ class Lookahead:
     def _scale(self, model: nn.Module, graph: DependencyGraph, path: str, weight: Tensor) -> Tensor:
         """(O,) square of what the batch norm behind multiplies by."""
         norm = model.get_submodule(graph.norms[path]) if self.batch_norm and path in graph.norms else None
-        if norm is None or norm.weight is None:
+        if not isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) or norm.weight is None or norm.running_var is None:
             return weight.new_ones(len(weight))
         return norm.weight.square() / (norm.running_var + norm.eps)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.network.surgery import tensor_at
 from kerf.compress.network.watching import hooked
 from kerf.compress.pruning import schedules, scopes
 from kerf.compress.pruning.recipe import Recipe
@@ -54,7 +55,8 @@ def contributions(model: nn.Module, units: Sequence[ChannelUnits], show: Callabl
     columns: dict[str, Tensor] = {}
 
     def see(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        columns[path] = columns.get(path, 0) + carried(module.weight, args[0])
+        found = carried(tensor_at(module, "weight"), args[0])
+        columns[path] = columns[path] + found if path in columns else found
 
     paths = dict.fromkeys(path for found in places for path, _ in found)
     with hooked(
@@ -62,7 +64,7 @@ def contributions(model: nn.Module, units: Sequence[ChannelUnits], show: Callabl
     ):
         shown = show()
     return shown, [
-        sum(by_channel(columns[place[0]], u.channels, place).sum(1) for place in found)
+        torch.stack([by_channel(columns[place[0]], u.channels, place).sum(1) for place in found]).sum(0)
         for u, found in zip(units, places)
     ]
 
@@ -93,7 +95,7 @@ class Importance(Pressure):
 
     def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], sample: Sample) -> None:
         """Means over `images`, of the network as it is after the penalty."""
-        sums: list[Tensor | float] = [0.0] * len(units)
+        sums = [torch.zeros(u.count, dtype=torch.double, device=u.sizes.device) for u in units]
         for x, _ in first(sample, self.images):
             _, found = contributions(model, units, partial(model, x))
             sums = [total + len(x) * i.double() for total, i in zip(sums, found)]

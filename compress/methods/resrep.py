@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kerf.compress.network import surgery
+from kerf.compress.network import folding
 from kerf.compress.network.grafts import Grafts, made
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import removal, schedules, scopes
@@ -66,11 +66,11 @@ class Compactors(Pressure):
         self.q = self.grafts.attach(model, graph, [u.channels for u in units], torch.eye)
         self.masks = [torch.ones(u.count, device=q.device) for u, q in zip(units, self.q)]
         self.first = round(self.start * plan.steps)
-        self.momentum, self.interval, self.granularity = self.asked
-        if self.momentum is None:  # it acts over 1 / (1 - μ) steps, of which a short run has few
-            self.momentum = min(0.99, max(0.0, 1 - 20 / plan.steps))
+        momentum, interval, self.granularity = self.asked
+        # it acts over 1 / (1 - μ) steps, of which a short run has few
+        self.momentum = min(0.99, max(0.0, 1 - 20 / plan.steps)) if momentum is None else momentum
         chosen = int(CHOSEN * plan.steps)
-        self.calm = self.interval  # steps between choices once the target is reached
+        self.calm = self.interval = interval or 0  # steps between choices, and once the target is reached
         if not self.interval:
             going = sum(u.count - int(k.sum()) for u, k in zip(units, self._uniform()))
             left = chosen - self.first
@@ -173,7 +173,7 @@ class Compactors(Pressure):
                 matrix[entries[:, None], entries[None, :]] = q.double()
         self.grafts.detach(model)
         for path, matrix in mixing.items():
-            surgery.fold_matrix(model, self.graph, path, matrix)
+            folding.fold_matrix(model, self.graph, path, matrix)
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kerf.compress.methods.own_norms import momentum_of
 from kerf.compress.network.grafts import affine
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import schedules
@@ -29,9 +30,7 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
     """y = σ(w) (x − μ) / √(v + ε). The importance σ(w) is in (0, 1); there is no shift."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        momentum = 1 / max(1, int(self.num_batches_tracked)) if self.momentum is None else self.momentum
+        momentum = momentum_of(self)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight.sigmoid(), None, self.training, momentum, self.eps
         )

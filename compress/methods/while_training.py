@@ -116,5 +116,4 @@ def while_training(settings: Settings, *, by: str = "l1", start: float = 0.05, o
     """
     scope = settings.uniform
     ramp = Ramp(by, start, over, scope, settings.seed)
-    channels = settings.channels()
-    return Recipe(channels, criteria.l1, ramp.choose, schedules.within_training, pressure=ramp, reach=scope)
+    return Recipe(settings.channels(), criteria.l1, ramp.choose, schedules.within_training, pressure=ramp, reach=scope)

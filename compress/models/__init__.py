@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.error import URLError
 
 import torchvision.models as tv
@@ -30,7 +30,7 @@ def _mobilenet_at_small_resolution(model: nn.Module) -> nn.Module:
 
 def _resnet_at_small_resolution(model: nn.Module) -> nn.Module:
     """He et al.'s CIFAR stem: 3×3 at stride 1 for 7×7 at stride 2, and no max-pooling."""
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
+    model.conv1 = nn.Conv2d(3, cast(nn.Conv2d, model.conv1).out_channels, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
     return model

@@ -32,7 +32,7 @@ class CifarVGG16(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 fan_out = module.out_channels * math.prod(module.kernel_size)
                 nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
                 nn.init.zeros_(module.bias)

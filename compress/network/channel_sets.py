@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from kerf.compress.network.operators import Channels
+from kerf.compress.network.labels import Channels
 
 Path = str
 Place = tuple[Path, int]  # parameter or buffer, axis

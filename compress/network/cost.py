@@ -1,7 +1,7 @@
 """What a network costs: multiply-accumulates (MACs) and parameters, from shapes and masks."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +40,9 @@ def positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     """
     used: Counter[str] = Counter()
 
-    def record(path: str):
-        def hook(module: nn.Module, _, output: Tensor) -> None:
-            used[path] += output.numel() // (len(output) * module.weight.shape[0])
+    def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+            used[path] += output.numel() // (len(output) * module.get_parameter("weight").shape[0])
 
         return hook
 

@@ -12,20 +12,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.channel_sets import ChannelSet, channel_sets
-from kerf.compress.network.operators import (
-    READS_PARAMETERS,
-    RULES,
-    Call,
-    Channels,
-    Parameter,
-    UnsupportedOperator,
-    spread,
-)
+from kerf.compress.network.labels import Call, Channels, Parameter, UnsupportedOperator, spread
+from kerf.compress.network.operators import READS_PARAMETERS, RULES
 from kerf.errors import BadInput
 
 __all__ = ["ChannelSet", "DependencyGraph", "Group", "Member", "UnsupportedOperator"]
@@ -119,7 +113,7 @@ def _follow(program: torch.export.ExportedProgram, canonical: dict[Path, Path], 
     """Walks the graph in order, labelling every activation, and tells `channels` what it learns."""
     stored = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
-    values: dict[torch.fx.Node, Tensor | Parameter | list | tuple] = {}
+    values: dict[torch.fx.Node, Any] = {}  # labels, a Parameter, or a list of such
     for node in program.graph.nodes:
         result = node.meta.get("val")
         if node.op == "output":
@@ -138,14 +132,14 @@ def _follow(program: torch.export.ExportedProgram, canonical: dict[Path, Path], 
             channels.inputs.update(labels.tolist())
             channels.fix(labels)
             values[node] = spread(labels, 1, result.shape)
-        if isinstance(values.get(node), Tensor):
-            channels.sequences.append(_in_order(values[node]))
+        if isinstance(value := values.get(node), Tensor):
+            channels.sequences.append(_in_order(value))
 
 
-def _apply_rule(node: torch.fx.Node, values: dict, channels: Channels) -> Tensor | list | tuple:
+def _apply_rule(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any], channels: Channels) -> Any:
     rule, result = RULES.get(node.target), node.meta.get("val")
 
-    def argument(source: torch.fx.Node) -> Tensor | Parameter | list | tuple:
+    def argument(source: torch.fx.Node) -> Any:
         value = values[source]
         if isinstance(value, Parameter) and rule not in READS_PARAMETERS:
             return channels.immovable(value.shape)
@@ -177,8 +171,8 @@ class _Run:
 
 def _runs(labels: Tensor, channels: Channels) -> list[_Run]:
     runs, start = [], 0
-    for channel, entries in groupby(labels.tolist(), channels.find):
-        entries = tuple(entries)
+    for channel, equal in groupby(labels.tolist(), channels.find):
+        entries = tuple(equal)
         runs.append(_Run(channel, start, entries))
         start += len(entries)
     return runs
@@ -190,21 +184,24 @@ def _following(everywhere: list[list[_Run]], channels: Channels) -> dict[int, in
     An exchange of x and y sends each label of x to its `image`, a label of y: a run of n entries is not enough, since
     two tensors may hold different parts of x and y. Every tensor has to agree on one map.
     """
-    after, before = defaultdict(set), defaultdict(set)  # of channels
-    image, origin = defaultdict(set), defaultdict(set)  # of labels
+    after: dict[int, set[int | None]] = defaultdict(set)  # of channels
+    before: dict[int, set[int | None]] = defaultdict(set)
+    image: dict[int, set[int]] = defaultdict(set)  # of labels
+    origin: dict[int, set[int]] = defaultdict(set)
     for runs in everywhere:
         for left, right in pairwise([None, *runs, None]):
-            joined = left and right and len(left.labels) == len(right.labels)
+            joined = left is not None and right is not None and len(left.labels) == len(right.labels)
             if left:
-                after[left.channel].add(right.channel if joined else None)
+                after[left.channel].add(right.channel if right and joined else None)
             if right:
-                before[right.channel].add(left.channel if joined else None)
-            if joined:
+                before[right.channel].add(left.channel if left and joined else None)
+            if left and right and joined:
                 for x, y in zip(left.labels, right.labels, strict=True):
                     image[x].add(y)
                     origin[y].add(x)
 
-    following = {x: y for x in after if (y := _only(after[x])) is not None and _only(before[y]) == x}
+    only = {x: _only(after[x]) for x in after}
+    following = {x: y for x, y in only.items() if y is not None and _only(before[y]) == x}
     for x, ys in image.items():
         if len(ys) > 1 or any(len(origin[y]) > 1 for y in ys):
             following.pop(channels.find(x), None)
@@ -232,10 +229,10 @@ def _groups(channels: Channels) -> tuple[Group, ...]:
                 places[run.channel].append(Member(path, axis, run.start, len(run.labels), produces))
     groups = []
     for channel in begins:
-        members, run = tuple(places[channel]), [channel]
-        while run[-1] in following:
-            run.append(following[run[-1]])
-        groups.append(Group(_name(members, len(run), channels), len(run), members, not fixed.isdisjoint(run)))
+        members, whole = tuple(places[channel]), [channel]
+        while whole[-1] in following:
+            whole.append(following[whole[-1]])
+        groups.append(Group(_name(members, len(whole), channels), len(whole), members, not fixed.isdisjoint(whole)))
     return tuple(groups)
 
 

@@ -1,150 +1,19 @@
-"""How channels pass through each ATen operator: one small rule per operator.
+"""How channels pass through each ATen operator: one small rule per operator, and the table of them all.
 
-An activation of shape (B, C, H, W) is followed as a tensor of labels of the same shape, equal over the positions of a
-channel. Operators that only move numbers are applied to the labels themselves; a convolution makes new labels; a sum
-joins the labels that meet. Joined labels are one channel and move together: in one tensor a channel is one label for
-all of H × W, after a flatten it is H·W labels. Labels that differ only along C are kept as stride-0 views.
+Operators that only move numbers are applied to the labels themselves.
 """
 
 import operator
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from kerf.errors import Unsupported
+from kerf.compress.network.labels import Call, Channels, along, compact, spread
+from kerf.compress.network.layers import batch_norm, conv2d, linear
 
 aten = torch.ops.aten
-
-
-class UnsupportedOperator(Unsupported):
-    """An operator through which channels cannot be followed."""
-
-
-@dataclass
-class Channels:
-    """What is known of all channels: which are one, which may not move, and where parameters carry them."""
-
-    parent: list[int] = field(default_factory=list)  # union-find forest over labels; a tree is a channel
-    fixed: set[int] = field(default_factory=set)  # may neither move nor leave
-    ordered: set[int] = field(default_factory=set)  # may leave, may not move
-    counted: set[int] = field(default_factory=set)  # may move, may not leave: their number is in the code
-    ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels that leave together, pair by pair
-    gates: set[int] = field(default_factory=set)  # labels of factors, as of squeeze-excitation
-    columns: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # like axes, of grouped convolutions' inputs
-    makers: dict[fx.Node, str] = field(default_factory=dict)  # convolution or linear call -> its weight
-    norms: dict[str, str] = field(default_factory=dict)  # weight -> a parameter of the batch norm that alone reads it
-    calls: Counter[str] = field(default_factory=Counter)  # how often a weight or a batch norm is used
-    pads: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # module -> labels it adds before and after
-    inputs: set[int] = field(default_factory=set)  # labels of the network input
-    axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (parameter path, axis) -> labels along it
-    sequences: list[Tensor] = field(default_factory=list)  # labels in the order some tensor holds them
-    producers: set[str] = field(default_factory=set)  # weights whose rows are filters, not per-channel factors
-    stems: list[str] = field(default_factory=list)  # weights that read the network input
-
-    def fresh(self, count: int) -> Tensor:
-        start = len(self.parent)
-        self.parent.extend(range(start, start + count))
-        return torch.arange(start, start + count)
-
-    def find(self, label: int) -> int:
-        while self.parent[label] != label:
-            self.parent[label] = self.parent[self.parent[label]]
-            label = self.parent[label]
-        return label
-
-    def join(self, a: Tensor, b: Tensor) -> None:
-        for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True):
-            x, y = self.find(x), self.find(y)
-            self.parent[max(x, y)] = min(x, y)
-
-    def fix(self, labels: Tensor) -> None:
-        self.fixed.update(labels.flatten().tolist())
-
-    def tie(self, rows: Tensor) -> None:
-        """(parts, n) labels: those in one column leave together, so that the parts stay equally large."""
-        self.ties += [(rows[0], row) for row in rows[1:]]
-
-    def within(self, labels: Tensor) -> Tensor:
-        """Labels of their own for entries that are parts of a channel: which part it is must not be forgotten."""
-        parts = self.fresh(labels.numel()).view(labels.shape)
-        self.join(parts, labels)
-        return parts
-
-    def immovable(self, shape: torch.Size) -> Tensor:
-        """Labels of a stored tensor that meets activations element by element: it stays, and so does what it meets."""
-        labels = self.fresh(shape.numel()).view(shape)
-        if labels.numel() > 1:
-            self.fix(labels)
-        return labels
-
-    def bind(self, path: str, axis: int, labels: Tensor) -> Tensor:
-        """One axis of a parameter carries these channels. A second use of the parameter makes both sets one."""
-        known = self.axes.setdefault((path, axis), labels)
-        if known is not labels:
-            self.join(known, labels)
-        return known
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter or buffer in the place of an argument."""
-
-    path: str
-    shape: torch.Size
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operator call: arguments with labels for tensors, and the shape of the result.
-
-    Only the layers in READS_PARAMETERS get parameters as such.
-    """
-
-    node: fx.Node
-    args: list[Any]
-    shape: torch.Size | None  # None when the result is a list of tensors
-
-    def arg(self, index: int, default: Any = None) -> Any:
-        return self.args[index] if index < len(self.args) else default
-
-    def refuse(self, why: str) -> UnsupportedOperator:
-        return UnsupportedOperator(f"{self.node.target}{f' in {self.module}' if self.module else ''}: {why}")
-
-    @property
-    def module(self) -> str:
-        """Path of the module whose forward makes the call; "" for the network itself."""
-        modules = list((self.node.meta.get("nn_module_stack") or {}).values())
-        return modules[-1][0] if modules else ""
-
-
-def along(call: Call, labels: Tensor, axis: int) -> Tensor:
-    """(n,) labels along one axis, if they are the same at every position of the others."""
-    index: list[Any] = [0] * labels.ndim
-    index[axis] = slice(None)
-    line = labels[tuple(index)]
-    if not torch.equal(labels, spread(line, axis, labels.shape)):
-        raise call.refuse(f"reads axis {axis} as channels, but an earlier reshape put other things there")
-    return line
-
-
-def spread(line: Tensor, axis: int, shape: torch.Size) -> Tensor:
-    """(n,) labels as an activation of this shape, the same at every position of the other axes."""
-    view = [1] * len(shape)
-    view[axis] = -1
-    return line.view(view).expand(shape)
-
-
-def compact(labels: Tensor) -> Tensor:
-    """Axes along which nothing changes, cut to size 1."""
-    for axis in range(labels.ndim):
-        first = labels.narrow(axis, 0, 1)
-        if labels.stride(axis) == 0 or torch.equal(labels, first.expand_as(labels)):
-            labels = first
-    return labels
 
 
 def unary(call: Call, channels: Channels) -> Tensor:
@@ -172,74 +41,6 @@ def binary(call: Call, channels: Channels) -> Tensor:
         channels.join(a, b)
     # else one operand is the same for all channels, as a spatial attention map is: it ties none of them
     return (a if a.numel() > 1 else b).expand(call.shape)
-
-
-def weights_of(call: Call) -> tuple[Parameter, Parameter | None]:
-    weight, bias = call.arg(1), call.arg(2)
-    if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        raise call.refuse("its weight is computed, not stored")
-    return weight, bias
-
-
-def conv2d(call: Call, channels: Channels) -> Tensor:
-    """(B, I, H, W) -> (B, O, H', W'); weight (O, I / groups, kh, kw)."""
-    weight, bias = weights_of(call)
-    inputs = along(call, call.args[0], 1)
-    groups, outputs = call.arg(6, 1), weight.shape[0]
-    if groups == 1:
-        channels.bind(weight.path, 1, inputs)
-        made = produce(channels, weight, inputs)
-    elif groups == len(inputs):  # depthwise: filters c·m to c·m + m - 1 belong to channel c, m = O / I
-        made = inputs if outputs == groups else channels.within(inputs.repeat_interleave(outputs // groups))
-        channels.bind(weight.path, 0, made)
-    else:
-        # Column j of the weight is another input channel in each group of rows, so inputs stay. A filter may move
-        # among those that read the same inputs. As many leave from one group as from another.
-        channels.ordered.update(inputs.tolist())
-        channels.tie(inputs.view(groups, -1))
-        channels.columns.setdefault((weight.path, 1), inputs[: len(inputs) // groups])
-        made = produce(channels, weight, inputs)
-        channels.sequences.extend(made.chunk(groups))
-        channels.tie(made.view(groups, -1))
-    if bias:
-        channels.bind(bias.path, 0, made)
-    channels.makers[call.node] = weight.path
-    channels.calls[weight.path] += 1
-    return spread(made, 1, call.shape)
-
-
-def linear(call: Call, channels: Channels) -> Tensor:
-    """(..., I) -> (..., O); weight (O, I)."""
-    weight, bias = weights_of(call)
-    inputs = along(call, call.args[0], -1)
-    channels.bind(weight.path, 1, inputs)
-    made = produce(channels, weight, inputs)
-    if bias:
-        channels.bind(bias.path, 0, made)
-    return spread(made, -1, call.shape)
-
-
-def produce(channels: Channels, weight: Parameter, inputs: Tensor) -> Tensor:
-    """(O,) the channels a weight makes; a weight that is used twice makes the same ones."""
-    channels.producers.add(weight.path)
-    if not channels.inputs.isdisjoint(inputs.tolist()):
-        channels.stems.append(weight.path)
-    made = channels.axes.get((weight.path, 0))
-    return channels.bind(weight.path, 0, channels.fresh(weight.shape[0]) if made is None else made)
-
-
-def batch_norm(call: Call, channels: Channels) -> Tensor:
-    """γ, β, μ, σ² of shape (C,) follow the channels."""
-    labels = along(call, call.args[0], 1)
-    for vector in (v for v in call.args[1:5] if v is not None):
-        if not isinstance(vector, Parameter):
-            raise call.refuse("its parameters are computed, not stored")
-        channels.bind(vector.path, 0, labels)
-        source = call.node.args[0]
-        if source in channels.makers and len(source.users) == 1:
-            channels.norms[channels.makers[source]] = vector.path
-    channels.calls[vector.path] += 1
-    return call.args[0]
 
 
 def pool(call: Call, channels: Channels) -> Tensor:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class _Layer:
     def macs(self, widths: Mapping[str, Number]) -> Number:
         outputs = sum(widths[name] * copies for name, copies in self.outputs)
         inputs = sum(widths[name] * copies for name, copies in self.inputs) + self.fixed_inputs
-        return self.each * outputs * inputs
+        return cast(Number, self.each * outputs * inputs)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Widths:
 
     def macs(self, widths: Mapping[str, Number]) -> Number:
         """With these widths in place of the present ones; expected widths, tensors with a gradient, are as good."""
-        every = {**self.now, **widths}
-        return sum(layer.macs(every) for layer in self.layers.values())
+        every = cast(Mapping[str, Number], {**self.now, **widths})
+        return cast(Number, sum(layer.macs(every) for layer in self.layers.values()))
 
     @cached_property
     def _touched(self) -> dict[str, list[_Layer]]:

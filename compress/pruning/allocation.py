@@ -14,6 +14,7 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
 from kerf.compress.pruning.sensitivity import GRID, Sensitivity, interpolate, share_out
+from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput
 
 CLOSE, NEAR = 0.02, 0.05  # of the target: good enough, and the most that is accepted
@@ -54,7 +55,9 @@ class Allocation:
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """`recipe` with these shares, and heights of blocks, in place of one for all."""
-        units = replace(recipe.granularity, heights=self.heights) if self.heights else recipe.granularity
+        units = recipe.granularity
+        if self.heights and isinstance(units, OneByN):
+            units = replace(units, heights=self.heights)
         return replace(recipe, granularity=units, scope=scopes.allotted(self.shares, self.removed))
 
 
@@ -91,57 +94,90 @@ def by_time(
     network that they make is built, timed and corrected. Raises ValueError with what is reachable when that is not
     within 5 % of the target.
     """
-    units = recipe.granularity.split(model, graph, example)
-    macs = {u.path: float(u.macs.sum()) for u in units}
     with tempfile.TemporaryDirectory(prefix="kerf-prune-") as name:
-        folder = Path(name)
-
-        def time_with(made: Allocation, number: int) -> float:
-            pruned = copy.deepcopy(model)
-            if made.removed:
-                prune(pruned, made.recipe(recipe), graph, example, made.removed)
-            path = folder / f"{number}.onnx"
-            export(pruned, example, path)
-            kerf, rival, _ = clock.network_ms(path)
-            # a machine's clock drifts by more than is asked for: the dense engine, which zeros do not help, tells
-            return kerf * dense / rival
-
-        export(model, example, folder / "dense.onnx")
-        whole, dense, engine = clock.network_ms(folder / "dense.onnx")
-        target = target_ms if target_ms is not None else dense / speedup
+        trial = _Trial(model, recipe, graph, example, clock, export, Path(name))
+        whole, dense, engine = trial.network_ms(model, "dense")
+        target = target_ms if target_ms is not None else dense / (speedup or 1.0)
         say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.4g} ms")
         if whole <= target * (1 + NEAR):
             raise BadInput(
                 f"the dense network takes {whole:.3f} ms here, within the {target:.4g} asked for: no need to prune"
             )
-        layers = [path.removesuffix(".weight") for path in macs]
-        times = {n: clock.layers_us(folder / "dense.onnx", layers, n) for n in sensitivities}
-        options = [(n, share) for n in sensitivities for share in GRID]  # of every layer
-        harm = {path: torch.cat([s.harm(path) for s in sensitivities.values()]) for path in macs}
-        saved = {
-            p: torch.cat([_saved(clock.shares, us.get(p.removesuffix(".weight"))) for us in times.values()])
-            for p in macs
-        }
-        need, tries = whole - target, []
-        for attempt in range(ATTEMPTS):
-            most = float(sum(s.max() for s in saved.values()))
-            chosen = {path: options[i] for path, i in share_out(harm, saved, min(need, most)).items()}
-            made = _made({path: share for path, (_, share) in chosen.items()}, macs)
-            if list(sensitivities) != [recipe.granularity.n]:
-                made = replace(made, heights={path: n for path, (n, _) in chosen.items()})
-            took = time_with(made, attempt)
-            tries.append((took, made))
-            say(f"  {made.removed:.1%} of the MACs removed: {took:.3f} ms")
-            if abs(took - target) <= CLOSE * target or (need >= most and took > target):
-                break
-            need += took - target
-        took, made = min(tries, key=lambda t: abs(t[0] - target))
-        if abs(took - target) > NEAR * target:
-            raise BadInput(
-                f"{target:.4g} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
-                f"{engine} on the dense one), with {made.removed:.0%} of the MACs removed"
-            )
+        took, made = _nearest(trial, _Choices(trial, sensitivities), whole, target, dense, say)
+    if abs(took - target) > NEAR * target:
+        raise BadInput(
+            f"{target:.4g} ms cannot be met: the nearest network found takes {took:.3f} ms ({dense / took:.2f}x of "
+            f"{engine} on the dense one), with {made.removed:.0%} of the MACs removed"
+        )
     return replace(made, target_ms=target, latency_ms=took, dense_ms=dense, dense_engine=engine)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Networks that are built and timed to see what an allocation is worth."""
+
+    model: nn.Module
+    recipe: Recipe
+    graph: DependencyGraph
+    example: Tensor
+    clock: Clock
+    export: Callable[[nn.Module, Tensor, Path], Any]
+    folder: Path
+
+    def network_ms(self, model: nn.Module, name: str) -> tuple[float, float, str]:
+        path = self.folder / f"{name}.onnx"
+        self.export(model, self.example, path)
+        return self.clock.network_ms(path)
+
+    def time_with(self, made: Allocation, name: str, dense: float) -> float:
+        """Milliseconds of the network pruned so; `dense` are those of the dense engine when it was first timed."""
+        pruned = copy.deepcopy(self.model)
+        if made.removed:
+            prune(pruned, made.recipe(self.recipe), self.graph, self.example, made.removed)
+        kerf, rival, _ = self.network_ms(pruned, name)
+        # a machine's clock drifts by more than is asked for: the dense engine, which zeros do not help, tells
+        return kerf * dense / rival
+
+
+class _Choices:
+    """What each layer may lose, with blocks of which height: harm and milliseconds saved by layer."""
+
+    def __init__(self, trial: _Trial, sensitivities: Mapping[int, Sensitivity]):
+        units = trial.recipe.granularity.split(trial.model, trial.graph, trial.example)
+        self.macs = {u.path: float(u.macs.sum()) for u in units}
+        layers = [path.removesuffix(".weight") for path in self.macs]
+        times = [trial.clock.layers_us(trial.folder / "dense.onnx", layers, n) for n in sensitivities]
+        self.options = [(n, share) for n in sensitivities for share in GRID]  # of every layer
+        self.harm = {path: torch.cat([s.harm(path) for s in sensitivities.values()]) for path in self.macs}
+        self.saved = {
+            path: torch.cat([_saved(trial.clock.shares, us.get(path.removesuffix(".weight"))) for us in times])
+            for path in self.macs
+        }
+        self.most = float(sum(s.max() for s in self.saved.values()))
+        self.own_heights = list(sensitivities) != [getattr(trial.recipe.granularity, "n", None)]
+
+    def saving(self, need: float) -> Allocation:
+        """With the least harm, what is expected to save `need` milliseconds, or all that can be."""
+        picked = share_out(self.harm, self.saved, min(need, self.most))
+        chosen = {path: self.options[i] for path, i in picked.items()}
+        made = _made({path: share for path, (_, share) in chosen.items()}, self.macs)
+        return replace(made, heights={path: n for path, (n, _) in chosen.items()}) if self.own_heights else made
+
+
+def _nearest(
+    trial: _Trial, choices: _Choices, whole: float, target: float, dense: float, say: Callable[[str], None]
+) -> tuple[float, Allocation]:
+    """(milliseconds, allocation) nearest to `target` of some that are built, each correcting the one before."""
+    need, tries = whole - target, list[tuple[float, Allocation]]()
+    for attempt in range(ATTEMPTS):
+        made = choices.saving(need)
+        took = trial.time_with(made, str(attempt), dense)
+        tries.append((took, made))
+        say(f"  {made.removed:.1%} of the MACs removed: {took:.3f} ms")
+        if abs(took - target) <= CLOSE * target or (need >= choices.most and took > target):
+            break
+        need += took - target
+    return min(tries, key=lambda t: abs(t[0] - target))
 
 
 def _saved(shares: Sequence[float], us: Sequence[float] | None) -> Tensor:

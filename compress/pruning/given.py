@@ -1,7 +1,7 @@
 """A user's own network, example and batches, checked and brought to where and how the network computes."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,7 +52,7 @@ class Given:
     """
 
     names: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
+    skipped: Collection[str] = ()
     size = 0
 
     def __init__(self, data: Iterable[Any], model: nn.Module, example: Tensor):
@@ -85,7 +85,7 @@ class Given:
 
     def __len__(self) -> int:
         """Batches, where the data can say."""
-        return len(self.data) if hasattr(self.data, "__len__") else 0
+        return len(self.data) if isinstance(self.data, Sized) else 0
 
     def epoch(self, epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         return self()

@@ -58,6 +58,7 @@ class Pruned:
         self.step = 0  # of a method that is attached
         self._work: Work | None = work
         self._asked = False  # for the loss of the step that comes
+        self.holders = 0  # optimisers that are held
         self._gone: list[weakref.ref[Tensor]] = []  # parameters that left the network
 
     @property
@@ -206,11 +207,14 @@ class Held:
                 "call after_step() yourself"
             )
         pruned.check(optimizer)
+        if pruned.attached and pruned.holders:
+            raise BadInput(f"{pruned.method} is attached and counts steps of one optimizer: it holds one already")
         self.pruned, self.optimizer = pruned, optimizer
         self.rates: list[float] | None = None  # as the loop has them, while a step is taken
         self.moved: list[tuple[dict[str, Any], list[nn.Parameter]]] = []  # group -> what it had before
         self.groups = pruned.own_groups(optimizer)
         self._join()
+        pruned.holders += 1
         self.handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -237,8 +241,10 @@ class Held:
 
     def remove(self) -> None:
         """Lets the optimiser go; parameters that a method added leave it."""
+        self.pruned.holders -= len(self.handles) > 0
         for handle in self.handles:
             handle.remove()
+        self.handles = []
         own = {id(p) for group in self.groups for p in group["params"]}
         groups = self.optimizer.param_groups
         groups[:] = [g for g in groups if not own.intersection(map(id, g["params"])) or not own]

@@ -6,6 +6,7 @@ A method fills the slots; nothing here asks which method it is.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,10 @@ from kerf.compress.units.channels import Channel
 from kerf.compress.units.weights import Granularity, Units
 from kerf.errors import BadInput
 
-Criterion = Callable[[Units], Tensor]  # (count,), larger = keep
+# Units are of the kind that the recipe's granularity gives, here and in scopes, removals and pressures.
+Criterion = Callable[[Any], Tensor]  # (count,), larger = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
-Observe = Callable[[nn.Module, DependencyGraph, Sequence[Units], Sample], None]
+Observe = Callable[[nn.Module, DependencyGraph, Sequence[Any], Sample], None]
 
 SAMPLE = 64  # images that show a removal what activations look like
 
@@ -117,14 +119,14 @@ def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Ten
     That is a network without units, a target beyond its floors, and one whose code counts channels in a way that the
     trace does not show: it does not run with fewer.
     """
-    units = recipe.granularity.split(model, graph, example)
+    units: Sequence[Any] = recipe.granularity.split(model, graph, example)
     if not units:
         raise BadInput(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
     keep = (recipe.reach or recipe.scope)([u.sizes.float() for u in units], units, sparsity)
     if not recipe.cuts:
         return
     narrow = copy.deepcopy(model)
-    surgery.cut(narrow, graph, removal.by_set(units, keep))
+    removal.cut(narrow, graph, units, keep, lambda: example)
     try:
         with torch.no_grad():
             narrow.eval()(example)

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kerf.compress.network import surgery
+from kerf.compress.network import folding, surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.units.channels import ChannelUnits
-from kerf.compress.units.weights import Units, WeightUnits
+from kerf.compress.units.weights import WeightUnits
 
 Masks = dict[str, Tensor]  # parameter path -> bool of its shape, True = keep
 
@@ -23,7 +24,7 @@ class Removal:
 
 
 Images = Callable[[], Tensor]  # (B, C, H, W) of the data, read when a removal has to see activations
-Remove = Callable[[nn.Module, DependencyGraph, Sequence, Sequence[Tensor], Images], Removal]
+Remove = Callable[[nn.Module, DependencyGraph, Sequence[Any], Sequence[Tensor], Images], Removal]
 # model, graph, units, bool (count,) for each, images
 
 
@@ -41,7 +42,7 @@ def zero(
 
 
 def plain(
-    model: nn.Module, graph: DependencyGraph, units: Sequence[Units], keep: Sequence[Tensor], images: Images
+    model: nn.Module, graph: DependencyGraph, units: Sequence[Any], keep: Sequence[Tensor], images: Images
 ) -> Removal:
     """What the units ask for: channels leave the network, parts of weights become zero."""
     way = cut if isinstance(next(iter(units), None), ChannelUnits) else zero
@@ -58,15 +59,15 @@ def cut(
 def cut_folded(
     model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], keep: Sequence[Tensor], images: Images
 ) -> Removal:
-    """Cuts channels that a matrix made zero when it was folded (`surgery.fold_matrix`) into the layers before them.
+    """Cuts channels that a matrix made zero when it was folded (`folding.fold_matrix`) into the layers before them.
 
     Batch norms get the variances that they now see, and constants that the channels become behind depthwise filters go
     into the layers that read them; the note says where that is not exact.
     """
     seen = images()
-    surgery.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
+    folding.renormalise(model, {graph.norms[p] for u in units for p in u.channels.makers if p in graph.norms}, seen)
     kept = by_set(units, keep)
-    lost = surgery.absorb_constants(model, graph, kept, seen)
+    lost = folding.absorb_constants(model, graph, kept, seen)
     note = describe(kept)
     if lost:
         note += f"; not exact in {len(lost)} layers, where up to {max(lost.values()):.1e} cannot be folded"
@@ -87,8 +88,8 @@ def renew(seed: int) -> Remove:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-                elif hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                elif callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
         return removed
 
     return remove

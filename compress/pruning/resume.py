@@ -60,7 +60,7 @@ class Saved:
 
     def snapshots(self, dense: nn.Module, graph: DependencyGraph) -> list[Snapshot]:
         """`dense` is the network that the run began with, which is left as it is."""
-        found = []
+        found = list[Snapshot]()
         while weights := self.part(f"snapshot.{len(found)}.model"):
             kept = {name: index.long() for name, index in self.part(f"snapshot.{len(found)}.kept").items()}
             found.append(Snapshot.of(dense, kept))

@@ -26,7 +26,6 @@ from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids
-from kerf.compress.training.sample import Sample
 from kerf.compress.training.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate, sample_of
 
 
@@ -39,16 +38,6 @@ class Outcome:
     kept: dict[str, Tensor]  # set -> (width,) indices of the channels that are left, where some are not
     grids: Grids  # of the layers that are quantised
     history: list[dict[str, Any]]  # rows of metrics.jsonl
-
-
-def _remove(course: Course, model: nn.Module, recipe: Recipe, example: Tensor, sparsity: float, sample: Sample) -> str:
-    """Prunes up to `sparsity` of what the run began with; a line for the log."""
-    again = dataclasses.replace(recipe, rearrange=recipe.rearrange and not course.masks)
-    outcome = prune(model, again, course.graph, example, sparsity, sample)
-    course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
-    for name, kept in outcome.kept.items():
-        course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
-    return outcome.note
 
 
 def run(
@@ -73,90 +62,141 @@ def run(
     finished epoch is saved there; with `resume` too, the run continues from it, on the same losses as if it had not
     been stopped. `on_history` gets all rows so far after every epoch. Of several processes, rank 0 alone writes.
     """
-    optim, reporter, pressure = optim or Optim(), reporter or Reporter(), recipe.pressure
-    example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
-    saved = distributed.on_first(partial(Saved.load, file)) if resume else Saved()
-    model.to(device=device, memory_format=torch.channels_last)
-    teachers = [copy.deepcopy(model).eval()] if optim.distill else []
-    phases = list(recipe.schedule(budget))
-    sample = sample_of(data, device)
+    saved = distributed.on_first(partial(Saved.load, file)) if resume and file else Saved()
+    model.to(device).to(memory_format=torch.channels_last)
     course = Course(graph, history=saved.history, measured={k: Metrics(**v) for k, v in saved.measured.items()})
+    under_way = _Run(
+        model, recipe, data, budget, seed, optim or Optim(), recalibration, device, file, on_history,
+        reporter or Reporter(), course,
+    )  # fmt: skip
+    return under_way.through(saved)
 
-    def optim_of(phase: Phase) -> Optim:
-        own = dataclasses.replace(optim, lr=(phase.rate or optim.lr).over(phase.epochs))
-        taught = phase.lessons
-        return dataclasses.replace(own, distill=taught.weight, temperature=taught.temperature) if taught else own
 
-    def attach(phase: Phase) -> None:
-        units = recipe.granularity.split(model, course.graph, example)
-        pressure.attach(model, course.graph, units, plan_of(data, optim_of(phase), budget.sparsity, device))
-        model.to(device=device, memory_format=torch.channels_last)
+@dataclass
+class _Run:
+    model: nn.Module
+    recipe: Recipe
+    data: Data
+    budget: Budget
+    seed: int
+    optim: Optim
+    recalibration: int
+    device: torch.device | str
+    file: Path | None
+    on_history: Callable[[list[dict[str, Any]]], None] | None
+    reporter: Reporter
+    course: Course
 
-    if saved.tensors:
-        course.snapshots = saved.snapshots(model, graph)
-        course.sparsity = phases[saved.phase].sparsity
+    def __post_init__(self) -> None:
+        size = self.data.image_size
+        self.example = torch.zeros(1, 3, size, size, device=self.device)
+        self.teachers = [copy.deepcopy(self.model).eval()] if self.optim.distill else []
+        self.phases = list(self.recipe.schedule(self.budget))
+
+    def through(self, saved: Saved) -> Outcome:
+        """All phases, from what was `saved`."""
+        if saved.tensors:
+            self._restore(saved)
+        for index, phase in enumerate(self.phases):
+            if index >= saved.phase:
+                self._take(index, phase, saved)
+        pressure, measured = self.recipe.pressure, self.course.measured
+        if pressure.attached:
+            pressure.fold(self.model)
+        ends = measured["dense"], measured["pruned"], measured["final"]
+        return Outcome(*ends, self.course.masks, self.course.kept, pressure.grids, self.course.history)
+
+    def _restore(self, saved: Saved) -> None:
+        course, model, dense = self.course, self.model, self.course.graph
+        course.snapshots = saved.snapshots(model, dense)
+        course.sparsity = self.phases[saved.phase].sparsity
         course.kept = {name: index.long() for name, index in saved.part("kept").items()}
-        course.graph = surgery.narrow(model, graph, course.kept) if course.kept else graph
+        course.graph = surgery.narrow(model, dense, course.kept) if course.kept else dense
         if saved.attached:
-            attach(next(phase for phase in reversed(phases[: saved.phase + 1]) if phase.pressure))
-            pressure.restore(saved.part("pressure"))
+            self._attach(next(phase for phase in reversed(self.phases[: saved.phase + 1]) if phase.pressure))
+            self.recipe.pressure.restore(saved.part("pressure"))
         model.load_state_dict(saved.part("model"))
-        course.masks = {path: torch.empty_like(p, dtype=torch.bool).copy_(saved.part("mask")[path])
-                        for path, p in model.named_parameters() if path in saved.part("mask")}  # fmt: skip
+        masks = saved.part("mask")
+        course.masks = {
+            path: torch.empty_like(p, dtype=torch.bool).copy_(masks[path])
+            for path, p in model.named_parameters()
+            if path in masks
+        }
 
-    for index, phase in enumerate(phases):
-        if index < saved.phase:
-            continue
+    def _take(self, index: int, phase: Phase, saved: Saved) -> None:
+        """One phase: removal if it is due, training, what is measured and kept."""
+        model, course = self.model, self.course
         if phase.sparsity > course.sparsity:
-            note = _remove(course, model, recipe, example, phase.sparsity, sample)
-            model.to(device=device, memory_format=torch.channels_last)
-            if recalibration:
-                recalibrate(model, data.train, recalibration, device)
-            course.measured["pruned"] = course.measured["final"] = evaluate(model, data.test, device)
-            reporter.say(
-                f"pruned {phase.sparsity:.0%}{': ' if note else ''}{note}: "
-                f"test top-1 {course.measured['pruned'].top1:.2f} % before fine-tuning"
-            )
+            self._remove(phase.sparsity)
         if phase.epochs:
             state = State(history=course.history)
             if saved.tensors and index == saved.phase:
                 state = State(saved.epoch, saved.part("momentum"), saved.part("best"), saved.best_score, course.history)
-            elif phase.pressure and not pressure.attached:
-                attach(phase)
-                pressure.begin(model)
-
-            def keep(state: State, index: int = index) -> None:
-                if file and distributed.first():
-                    Saved.of(model, course, pressure, state, index).save(file)
-                if on_history and distributed.first():
-                    on_history(state.history)
-                if pressure.attached and (line := pressure.report(model)):
-                    reporter.say(f"  {line}")
-
-            course.history = fit(
-                model,
-                data,
-                optim_of(phase),
-                device=device,
-                seed=seed * 101 + index,
-                pressure=pressure if phase.pressure else AtRest(pressure) if pressure.attached else NOTHING,
-                teachers=[s.model for s in course.snapshots] if phase.lessons else teachers,
-                after_step=partial(surgery.zero, model, course.masks) if course.masks else None,
-                keep_best=not phase.pressure,
-                state=state,
-                on_epoch=keep,
-                reporter=reporter,
-                title=phase.name,
-            ).history
+            elif phase.pressure and not self.recipe.pressure.attached:
+                self._attach(phase)
+                self.recipe.pressure.begin(model)
+            self._train(index, phase, state)
         if phase.epochs or "final" not in course.measured:
-            course.measured["final"] = evaluate(model, data.test, device)
-            reporter.say(f"{phase.name}: test top-1 {course.measured['final'].top1:.2f} %")
+            course.measured["final"] = evaluate(model, self.data.test, self.device)
+            self.reporter.say(f"{phase.name}: test top-1 {course.measured['final'].top1:.2f} %")
         if phase.snapshot:
             course.snapshots.append(Snapshot.of(model, course.kept))
         course.measured.setdefault("dense", course.measured["final"])
         course.measured.setdefault("pruned", course.measured["dense"])
-    if pressure.attached:
-        pressure.fold(model)
-    measured = course.measured
-    ends = measured["dense"], measured["pruned"], measured["final"]
-    return Outcome(*ends, course.masks, course.kept, pressure.grids, course.history)
+
+    def _optim_of(self, phase: Phase) -> Optim:
+        own = dataclasses.replace(self.optim, lr=(phase.rate or self.optim.lr).over(phase.epochs))
+        taught = phase.lessons
+        return dataclasses.replace(own, distill=taught.weight, temperature=taught.temperature) if taught else own
+
+    def _attach(self, phase: Phase) -> None:
+        units = self.recipe.granularity.split(self.model, self.course.graph, self.example)
+        plan = plan_of(self.data, self._optim_of(phase), self.budget.sparsity, self.device)
+        self.recipe.pressure.attach(self.model, self.course.graph, units, plan)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+
+    def _remove(self, sparsity: float) -> None:
+        """Prunes up to `sparsity` of what the run began with."""
+        course, model = self.course, self.model
+        again = dataclasses.replace(self.recipe, rearrange=self.recipe.rearrange and not course.masks)
+        outcome = prune(model, again, course.graph, self.example, sparsity, sample_of(self.data, self.device))
+        course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
+        for name, kept in outcome.kept.items():
+            course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
+        model.to(self.device).to(memory_format=torch.channels_last)
+        if self.recalibration and self.data.train:
+            recalibrate(model, self.data.train, self.recalibration, self.device)
+        course.measured["pruned"] = course.measured["final"] = evaluate(model, self.data.test, self.device)
+        self.reporter.say(
+            f"pruned {sparsity:.0%}{': ' if outcome.note else ''}{outcome.note}: "
+            f"test top-1 {course.measured['pruned'].top1:.2f} % before fine-tuning"
+        )
+
+    def _train(self, index: int, phase: Phase, state: State) -> None:
+        model, course, pressure = self.model, self.course, self.recipe.pressure
+        at_rest = AtRest(pressure) if pressure.attached else NOTHING
+        course.history = fit(
+            model,
+            self.data,
+            self._optim_of(phase),
+            device=self.device,
+            seed=self.seed * 101 + index,
+            pressure=pressure if phase.pressure else at_rest,
+            teachers=[s.model for s in course.snapshots] if phase.lessons else self.teachers,
+            after_step=partial(surgery.zero, model, course.masks) if course.masks else None,
+            keep_best=not phase.pressure,
+            state=state,
+            on_epoch=partial(self._keep, index),
+            reporter=self.reporter,
+            title=phase.name,
+        ).history
+
+    def _keep(self, index: int, state: State) -> None:
+        """After every epoch of phase `index`."""
+        pressure = self.recipe.pressure
+        if self.file and distributed.first():
+            Saved.of(self.model, self.course, pressure, state, index).save(self.file)
+        if self.on_history and distributed.first():
+            self.on_history(state.history)
+        if pressure.attached and (line := pressure.report(self.model)):
+            self.reporter.say(f"  {line}")

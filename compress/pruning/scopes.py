@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from kerf.compress.units.channels import ChannelUnits
 from kerf.compress.units.weights import Units
 from kerf.errors import BadInput
 
-Scope = Callable[[Sequence[Tensor], Sequence[Units], float], list[Tensor]]  # bool (count,) each, True = keep
+Scope = Callable[[Sequence[Tensor], Sequence[Any], float], list[Tensor]]  # bool (count,) each, True = keep
 
 
 def of_the_whole(scope: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
@@ -22,7 +23,7 @@ def of_the_whole(scope: Callable[..., list[Tensor]]) -> Callable[..., list[Tenso
     """
 
     @functools.wraps(scope)
-    def counted(scores: Sequence[Tensor], units: Sequence[Units], ratio: float, **floors: int) -> list[Tensor]:
+    def counted(scores: Sequence[Tensor], units: Sequence[Any], ratio: float, **floors: int) -> list[Tensor]:
         gone = [u.gone for u in units]
         if not any(gone):
             return scope(scores, units, ratio, **floors)

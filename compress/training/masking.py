@@ -82,7 +82,7 @@ class Shadows:
 
             def cover(module: nn.Module, _: tuple, path: str = path, name: str = name) -> None:
                 # an entry of the instance hides the parameter, which keeps its name and its place
-                module.__dict__[name] = self.value(path, module._parameters[name])
+                module.__dict__[name] = self.value(path, module.get_parameter(name))
 
             def uncover(module: nn.Module, *_: object, name: str = name) -> None:
                 module.__dict__.pop(name, None)

@@ -30,19 +30,21 @@ RESAVE = 'load it with the program that wrote it and save the weights alone: tor
 
 
 def _plain_classes() -> Iterator[Allowed]:
-    for kind in (argparse.Namespace, types.SimpleNamespace, uuid.UUID, Decimal, TorchVersion):
+    kinds: list[type] = [argparse.Namespace, types.SimpleNamespace, uuid.UUID, Decimal, TorchVersion]
+    kinds += [datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone]
+    for kind in kinds:
         yield kind, f"{kind.__module__}.{kind.__name__}"
-    for kind in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone):
-        yield kind, f"datetime.{kind.__name__}"
     # a path of another system cannot be opened here, and need not be
-    for name, kind in {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}.items():
+    for name, pure in {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}.items():
         for written in (f"{name}Path", f"Pure{name}Path"):
-            yield kind, f"pathlib.{written}"
-            yield kind, f"pathlib._local.{written}"  # as Python 3.13 has it
-    array = np.zeros(1)
+            yield pure, f"pathlib.{written}"
+            yield pure, f"pathlib._local.{written}"  # as Python 3.13 has it
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    assert callable(scalar)
+    assert callable(array)
     for core in ("numpy.core", "numpy._core"):  # before numpy 2, and since
-        yield array[0].__reduce__()[0], f"{core}.multiarray.scalar"
-        yield array.__reduce__()[0], f"{core}.multiarray._reconstruct"
+        yield scalar, f"{core}.multiarray.scalar"
+        yield array, f"{core}.multiarray._reconstruct"
     yield np.ndarray, "numpy.ndarray"
     yield np.dtype, "numpy.dtype"
     for name in np.dtypes.__all__:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.training.quantise import Grids
 from kerf.compress.training.sample import Sample
-from kerf.compress.units.weights import Units
 from kerf.errors import BadInput
 
 Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
@@ -64,7 +64,7 @@ class Pressure:
 
     attached = False
 
-    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Any], plan: Plan) -> None:
         """Adds parameters or hooks; the outputs stay as they were unless the method's header says otherwise."""
         self.attached = True
 

@@ -129,7 +129,7 @@ class Quantisers:
     def settle(self, model: nn.Module) -> None:
         """Weights become what the layers compute with."""
         for path, grid in self.grids.items():
-            weight = model.get_submodule(path).weight
+            weight = model.get_parameter(f"{path}.weight")
             weight.copy_(on_grid(weight, grid.bits))
 
 
@@ -148,7 +148,7 @@ def quantised(model: nn.Module, grids: Grids) -> nn.Module:
 
 def mean_bits(model: nn.Module, grids: Grids) -> float:
     """Of a quantised weight."""
-    sizes = {path: model.get_submodule(path).weight.numel() for path in grids}
+    sizes = {path: model.get_parameter(f"{path}.weight").numel() for path in grids}
     return sum(sizes[path] * grid.bits for path, grid in grids.items()) / sum(sizes.values())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -62,13 +63,16 @@ class OneByN:
     full: bool = False
     heights: Mapping[str, int] = field(default_factory=dict)  # weights that have another n of their own
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = min(self.n, *self.heights.values(), self.n)
         if least < 1:
             raise BadInput(f"N is {least}; expected at least 1 output kernel per block")
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
-        return _split(model, graph, example, self.full, lambda p, *of: _blocks(p, *of, n=self.heights.get(p, self.n)))
+        def cut(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
+            return _blocks(path, weight, positions, self.heights.get(path, self.n))
+
+        return _split(model, graph, example, self.full, cut)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Patterns:
     full: bool = False
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
-        return _split(model, graph, example, self.full, lambda *of: _kernels(*of, library=self.library))
+        return _split(model, graph, example, self.full, partial(_kernels, library=self.library))
 
 
 def nearest(kernels: Tensor, library: Tensor) -> Tensor:

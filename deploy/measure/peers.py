@@ -53,7 +53,7 @@ def cells(measured: list[bench.Measurement], unit: float = 1.0, digits: int = 2)
     return [own, *(f"{unit * by[n].median:.{digits}f}" if n in by else "–" for n in NAMES)]
 
 
-def ratio(measured: list[bench.Measurement]) -> dict:
+def ratio(measured: list[bench.Measurement]) -> bench.Speedup:
     """kerf against the faster of ONNX Runtime and OpenVINO; torch is shown, but not the yardstick."""
     return bench.speedup(measured[0], [m for m in measured[1:] if m.engine in NAMES[:2]])
 
@@ -65,7 +65,7 @@ def summary(measured: list[bench.Measurement], macs: float, peak: float) -> dict
     return {"ms": times, "speedup": ratio(measured), "gflops": 2e-3 * rate, "of_peak": rate / peak}
 
 
-def text(r: dict) -> str:
+def text(r: bench.Speedup) -> str:
     """Ratio with its interval."""
     low, high = r["ci95"]
     return f"{r['median']:.2f} | {low:.2f}–{high:.2f}"

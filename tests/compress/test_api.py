@@ -354,6 +354,12 @@ def test_wrong_use_of_a_handle_is_one_line(net):
         pruned.after_step()
     with pytest.raises(kerf.BadInput, match=r"takes a torch\.optim\.Optimizer, not a Net"):
         pruned.hold(net)
+    with pruned.hold(sgd(net)), pytest.raises(kerf.BadInput, match="it holds one already"):
+        pruned.hold(sgd(net))
+    handle = pruned.hold(sgd(net))
+    handle.remove()
+    handle.remove()
+    assert pruned.holders == 0
     pruned = attach(Net(), "slimming")
     optimizer = torch.optim.Adam(pruned.model.parameters())  # which its loss alone is free to have
     with pruned.hold(optimizer), pytest.raises(kerf.BadInput, match=r"train on loss, logits = pruned\.loss"):

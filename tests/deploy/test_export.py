@@ -150,7 +150,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(export_stage.atomic.os, "replace", full_disk)
+    monkeypatch.setattr(export_stage.files.os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         export(OptionA(), torch.randn(1, 3, 16, 16), path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

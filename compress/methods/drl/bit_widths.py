@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kerf.compress.methods.drl import ddpg
 from kerf.compress.methods.drl.layer_features import constant, state
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.network.surgery import tensor_at
 from kerf.compress.training import distributed, quantise
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.training.quantise import LEAST, MOST, Grid, Quantisers
@@ -49,7 +50,7 @@ class BitWalk:
 
     def __init__(self, modules: Sequence[nn.Module], size: float, reward: Callable[[list[int]], float]):
         self.layers, self.tried, self.fixed = len(modules), reward, constant(modules)
-        self.sizes = [m.weight.numel() for m in modules]
+        self.sizes = [tensor_at(m, "weight").numel() for m in modules]
         self.budget = size * WHOLE * sum(self.sizes)
         self.even = (min(max(math.ceil(size * WHOLE), LEAST), MOST) - LEAST + 0.5) / (MOST - LEAST + 1)
 

@@ -148,4 +148,5 @@ def search(walk: Walk, numbers: Numbers, seed: int) -> tuple[list[float], float]
         if episode >= numbers.warmup:
             for _ in actions:
                 agent.learn()
+    assert best is not None  # there is an episode at least
     return best

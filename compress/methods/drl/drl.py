@@ -67,7 +67,7 @@ class WidthWalk:
 
     def __init__(
         self,
-        readers: Sequence[nn.Conv2d | nn.Linear],
+        readers: Sequence[nn.Module],
         units: Sequence[ChannelUnits],
         cost: Callable[[Mapping[str, float]], float],
         budget: float,
@@ -118,7 +118,8 @@ class Widths:
         return self.norms[unit.path]
 
     def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
-        assert self.model is not None  # observe has seen it
+        model = self.model
+        assert model is not None  # observe has seen it
         ranks = [s.cpu().argsort(descending=True, stable=True).argsort() + 1.0 for s in scores]
 
         def chosen(widths: Sequence[int]) -> list[Tensor]:
@@ -128,16 +129,16 @@ class Widths:
         def tried(widths: Sequence[int]) -> float:
             keep = chosen(widths)
             macs = units[0].widths.macs({u.path: int(k.sum()) for u, k in zip(units, keep)})
-            narrow = copy.deepcopy(self.model)
+            narrow = copy.deepcopy(model)
             self._narrow(narrow, self.graph, removal.by_set(units, keep))
             return self.rewarded(accuracy(narrow, self.validation), macs)
 
-        readers = [self.model.get_submodule(_readers(u)[0].rpartition(".")[0]) for u in units]
+        readers = [model.get_submodule(_readers(u)[0].rpartition(".")[0]) for u in units]
         cost = units[0].widths.macs if self.settings.by_macs else lambda widths: sum(widths.values())
         # the share is of the network as it was traced, which earlier steps may have made narrower
         traced = units[0].widths.uncut().dense if self.settings.by_macs else sum(u.count + u.gone for u in units)
         walk = WidthWalk(readers, units, cost, (1 - ratio) * traced, self.settings.round_to, tried)
-        with evaluated(self.model), torch.no_grad():
+        with evaluated(model), torch.no_grad():
             actions, self.best = ddpg.search(walk, self.numbers, self.settings.seed)
         return chosen(list(walk.widths(actions).values()))
 
@@ -164,7 +165,7 @@ def _read(model: nn.Module, unit: ChannelUnits) -> Tensor:
     columns = [
         (surgery.tensor_at(model, path).detach().transpose(0, 1).flatten(1), (path, 1)) for path in _readers(unit)
     ]
-    return sum(by_channel(c.abs().sum(1), unit.channels, place).sum(1) for c, place in columns)
+    return torch.stack([by_channel(c.abs().sum(1), unit.channels, place).sum(1) for c, place in columns]).sum(0)
 
 
 def drl(

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 
-def constant(layers: Sequence[nn.Conv2d | nn.Linear]) -> Tensor:
+def constant(layers: Sequence[nn.Module]) -> Tensor:
     """(layers, 7) in [0, 1]: index, kind, inputs, outputs, stride, kernel and weights, each from least to most."""
     rows = torch.tensor([[float(i), *_numbers(layer)] for i, layer in enumerate(layers)])
     least, most = rows.aminmax(dim=0)
     return (rows - least) / torch.where(most > least, most - least, 1.0)
 
 
-def _numbers(layer: nn.Conv2d | nn.Linear) -> tuple[float, ...]:
+def _numbers(layer: nn.Module) -> tuple[float, ...]:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
     outputs, inputs = layer.weight.shape[:2]
     if isinstance(layer, nn.Linear):
         return 2.0, inputs, outputs, 1.0, 1.0, layer.weight.numel()

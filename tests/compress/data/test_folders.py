@@ -66,10 +66,19 @@ def test_files_that_are_left_out_are_counted_and_named(root):
     for name in ("notes.txt", "a.heic", "b.heic", "c.heic"):
         (root / "train" / "ant" / name).touch()
     (root / "val" / "labels.csv").touch()
+    picture(root / "val" / "loose.png")
+    read = "those of images are .bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp"
     assert opened(root).notes == (
-        "train: 4 files (ant/a.heic, ant/b.heic, ant/c.heic, …) left out, which are no image",
-        "val: 1 file (labels.csv) left out, which is no image",
+        f"train: 4 files (ant/a.heic, ant/b.heic, ant/c.heic, …) of other suffixes left out; {read}",
+        "val: 1 image (loose.png) in no class folder left out",
+        f"val: 1 file (labels.csv) of other suffixes left out; {read}",
     )
+
+
+def test_a_name_that_cannot_be_printed_stays_on_one_line(root):
+    (root / "train" / "ant" / "two\nlines.txt").touch()
+    (note,) = list_folder(root, "train").notes
+    assert r"1 file ('ant/two\nlines.txt') of other" in note
 
 
 def test_suffixes_that_people_have(root):
@@ -87,6 +96,14 @@ def test_suffixes_that_people_have(root):
             lambda r: (r / "val/cat").rename(r / "val/Cat"),
             "only train has cat; only val has Cat; cat and Cat differ in",
         ),
+        (
+            lambda r: (r / "val/cat").rename(r / "val/cat "),
+            "only val has 'cat '; cat and 'cat ' differ in spaces alone",
+        ),
+        (
+            lambda r: (picture(r / "train/caf\u00e9/0.png"), picture(r / "val/cafe\u0301/0.png")),
+            "differ in the encoding of accents alone",
+        ),
         (lambda r: (r / "val/cat").rename(r / "elsewhere"), "only train has cat; rename"),
         (lambda r: picture(r / "val/dog/0.png"), "only val has dog; rename"),
         (
@@ -94,7 +111,7 @@ def test_suffixes_that_people_have(root):
             "only val has dog; train has no images in dog; rename",
         ),
     ],
-    ids=["case", "lacking", "unknown", "empty in train"],
+    ids=["case", "spaces", "accents", "lacking", "unknown", "empty in train"],
 )
 def test_folders_that_differ_are_named(root, change, said):
     change(root)
@@ -117,8 +134,27 @@ def test_a_class_without_images_to_evaluate_keeps_its_output(root):
         file.unlink()
     data = opened(root)
     assert data.num_classes == 3
-    assert "val: no images of ant" in data.notes
+    assert data.notes == ("val: no images of ant",)
     assert sorted(set(data.test.listing.labels)) == [1, 2]
+
+
+def test_an_empty_folder_of_val_alone_keeps_its_output(root):
+    """Labels go on meaning what they meant in training, whose folders are not at hand."""
+    (root / "train").rename(root / "elsewhere")
+    (root / "val" / "aardvark").mkdir()
+    data = opened(root)
+    assert data.num_classes == 4
+    assert sorted(set(data.test.listing.labels)) == [1, 2, 3]
+    assert data.notes == ("val: no images of aardvark; with no train folder, every folder of val counts as a class",)
+
+
+def test_a_split_that_is_not_there_or_has_no_class_folders_says_what_is(tmp_path):
+    picture(tmp_path / "Val" / "ant" / "0.png")
+    with pytest.raises(BadInput, match=r"no images in .*there is no such folder, but Val$"):
+        opened(tmp_path)
+    picture(tmp_path / "val" / "0.png")
+    with pytest.raises(BadInput, match=r"no images in .*1 image \(0.png\) in it without a class folder$"):
+        opened(tmp_path)
 
 
 def test_only_other_files_is_an_error_that_names_them(tmp_path):
@@ -130,12 +166,17 @@ def test_only_other_files_is_an_error_that_names_them(tmp_path):
 
 def test_links_are_followed_and_loops_are_not(root):
     (root / "train" / "ant" / "loop").symlink_to(root / "train" / "ant")
+    (root / "train" / "ant" / "up").symlink_to(root / "train")  # else bees and cats were ants
+    (root / "train" / "bee" / "top").symlink_to(root)
+    (root / "train" / "cat" / "gone").symlink_to(root / "nowhere")
+    (root / "train" / "cat" / "itself").symlink_to(root / "train" / "cat" / "itself")
     picture(root / "elsewhere" / "0.png")
     (root / "train" / "dog").symlink_to(root / "elsewhere")
     picture(root / "val" / "dog" / "0.png")
     listing = list_folder(root, "train")
     assert listing.names.count("train/dog/0.png") == 1
     assert len(listing.names) == 10
+    assert [listing.labels.count(label) for label in range(4)] == [3, 3, 3, 1]
 
 
 def test_cifar_folders_with_hidden_ones(tmp_path):

@@ -40,6 +40,31 @@ def test_big_endian_and_32_bit_containers(tmp_path):
         read(tmp_path / "large.tif")
 
 
+def test_8_bits_in_a_32_bit_container_are_not_black(tmp_path):
+    Image.fromarray(GREY.astype(np.int32)).save(tmp_path / "x.tif")
+    assert np.array_equal(read(tmp_path / "x.tif")[..., 0], GREY)
+
+
+def test_pgm_of_16_bits(tmp_path):
+    """PIL's mode I, and its range is known: a dark image stays dark."""
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "x.pgm")
+    assert np.array_equal(read(tmp_path / "x.pgm")[..., 0], GREY)
+    Image.fromarray(GREY.astype(np.uint16)).save(tmp_path / "dark.pgm")
+    assert read(tmp_path / "dark.pgm").max() == 0
+
+
+def test_tiff_of_12_bits_is_its_8_bit_copy(tmp_path):
+    """As cameras of microscopes write it; two samples in three bytes, which PIL reads and cannot write."""
+    pairs = (GREY.astype(np.uint16) << 4).reshape(-1, 2)
+    first, second = pairs.T
+    data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
+    # width, height, bits, compression, black is 0, offset, samples, rows, bytes
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 16, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    (tmp_path / "x.tif").write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data)
+    assert np.array_equal(read(tmp_path / "x.tif")[..., 0], GREY)
+
+
 def test_colour_of_16_bits_is_its_8_bit_copy(tmp_path):
     # a PNG of 16 bits a sample, which PIL reads and cannot write
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOUR.astype(np.uint16) * 257)
@@ -74,9 +99,11 @@ def test_other_modes_are_what_the_field_makes_of_them(tmp_path, mode):
     assert expected.std() > 10
 
 
-def test_transparency_of_a_palette_is_dropped(tmp_path):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("transparency", [0, bytes([0, 90, 200])], ids=["one colour", "by colour"])
+def test_transparency_of_a_palette_is_dropped_without_a_warning(tmp_path, transparency):
     image = Image.fromarray(COLOUR).convert("P")
-    image.save(tmp_path / "x.png", transparency=0)
+    image.save(tmp_path / "x.png", transparency=transparency)
     assert np.array_equal(read(tmp_path / "x.png"), np.asarray(image.convert("RGB")))
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kerf.compress.methods import METHODS
-from kerf.compress.methods.bwcp import WhitenedBatchNorm2d, covariance, drawn, inverse_root, margin
+from kerf.compress.methods.bwcp import WhitenedBatchNorm2d, covariance, drawn, inverse_root, margin, whiten
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.units.channels import Foldable
 from tests.helpers.attaching import ARCHS, BY_MACS, attached, plan, traced
@@ -45,8 +45,7 @@ def whitened(gamma, beta, delta: float = 0.0, **own) -> WhitenedBatchNorm2d:
         norm.weight.copy_(torch.tensor(gamma))
         norm.bias.copy_(torch.tensor(beta))
     options = {"group": 16, "iterations": 1, "delta": delta, "tau": 0.5} | own
-    WhitenedBatchNorm2d.begin(norm, torch.ones(len(gamma), dtype=torch.bool), **options)
-    return norm
+    return whiten(norm, torch.ones(len(gamma), dtype=torch.bool), **options)
 
 
 def test_whitening_widens_the_gap():

@@ -1,0 +1,73 @@
+"""How channels pass through layers that have parameters: these move along with the channels."""
+
+from torch import Tensor, fx
+
+from kerf.compress.network.labels import Call, Channels, Parameter, along, spread
+
+
+def weights_of(call: Call) -> tuple[Parameter, Parameter | None]:
+    weight, bias = call.arg(1), call.arg(2)
+    if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
+        raise call.refuse("its weight is computed, not stored")
+    return weight, bias
+
+
+def conv2d(call: Call, channels: Channels) -> Tensor:
+    """(B, I, H, W) -> (B, O, H', W'); weight (O, I / groups, kh, kw)."""
+    weight, bias = weights_of(call)
+    inputs = along(call, call.args[0], 1)
+    groups, outputs = call.arg(6, 1), weight.shape[0]
+    if groups == 1:
+        channels.bind(weight.path, 1, inputs)
+        made = produce(channels, weight, inputs)
+    elif groups == len(inputs):  # depthwise: filters c·m to c·m + m - 1 belong to channel c, m = O / I
+        made = inputs if outputs == groups else channels.within(inputs.repeat_interleave(outputs // groups))
+        channels.bind(weight.path, 0, made)
+    else:
+        # Column j of the weight is another input channel in each group of rows, so inputs stay. A filter may move
+        # among those that read the same inputs. As many leave from one group as from another.
+        channels.ordered.update(inputs.tolist())
+        channels.tie(inputs.view(groups, -1))
+        channels.columns.setdefault((weight.path, 1), inputs[: len(inputs) // groups])
+        made = produce(channels, weight, inputs)
+        channels.sequences.extend(made.chunk(groups))
+        channels.tie(made.view(groups, -1))
+    if bias:
+        channels.bind(bias.path, 0, made)
+    channels.makers[call.node] = weight.path
+    channels.calls[weight.path] += 1
+    return spread(made, 1, call.shape)
+
+
+def linear(call: Call, channels: Channels) -> Tensor:
+    """(..., I) -> (..., O); weight (O, I)."""
+    weight, bias = weights_of(call)
+    inputs = along(call, call.args[0], -1)
+    channels.bind(weight.path, 1, inputs)
+    made = produce(channels, weight, inputs)
+    if bias:
+        channels.bind(bias.path, 0, made)
+    return spread(made, -1, call.shape)
+
+
+def produce(channels: Channels, weight: Parameter, inputs: Tensor) -> Tensor:
+    """(O,) the channels a weight makes; a weight that is used twice makes the same ones."""
+    channels.producers.add(weight.path)
+    if not channels.inputs.isdisjoint(inputs.tolist()):
+        channels.stems.append(weight.path)
+    made = channels.axes.get((weight.path, 0))
+    return channels.bind(weight.path, 0, channels.fresh(weight.shape[0]) if made is None else made)
+
+
+def batch_norm(call: Call, channels: Channels) -> Tensor:
+    """γ, β, μ, σ² of shape (C,) follow the channels."""
+    labels = along(call, call.args[0], 1)
+    for vector in (v for v in call.args[1:5] if v is not None):
+        if not isinstance(vector, Parameter):
+            raise call.refuse("its parameters are computed, not stored")
+        channels.bind(vector.path, 0, labels)
+        source = call.node.args[0]
+        if isinstance(source, fx.Node) and source in channels.makers and len(source.users) == 1:
+            channels.norms[channels.makers[source]] = vector.path
+    channels.calls[vector.path] += 1
+    return call.args[0]
