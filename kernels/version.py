@@ -22,7 +22,8 @@ def code_version(backend: str) -> str:
     found = sorted(HERE.rglob("*.py"))
     if backend == "cpu":
         return digest(p for p in found if "cuda" not in p.relative_to(HERE).parts)
-    return digest(p for p in found if p.relative_to(HERE).parts[0] == backend)
+    parts = {p: p.relative_to(HERE).parts for p in found}
+    return digest(p for p in found if parts[p][0] == backend and "host" not in parts[p])  # host/ only checks kernels
 
 
 def digest(files: Iterable[Path]) -> str:

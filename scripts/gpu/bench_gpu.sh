@@ -11,7 +11,6 @@ what=${2:-all}
 arch=${ARCH:-sm_90}
 case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
 cd "$root"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 case $what in
 all | build)

@@ -57,6 +57,13 @@ def test_backends_have_versions_of_their_own(monkeypatch, tmp_path):
     assert [a == b for a, b in zip(before, after)] == [True, False]
 
 
+def test_what_only_checks_kernels_is_none_of_their_code(monkeypatch, tmp_path):
+    monkeypatch.setattr(version, "HERE", shutil.copytree(HERE, tmp_path / "kernels"))
+    before = code_version.__wrapped__("cuda")
+    (version.HERE / "cuda" / "host" / "cases.py").write_text("ADDED = 1\n")
+    assert code_version.__wrapped__("cuda") == before
+
+
 def test_a_problem_is_imported_without_the_compiler():
     code = "import sys; import kerf.kernels.problem, kerf.kernels.bsr; print('tvm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,10 +19,10 @@ from kerf.deploy.runtime.session import load
 from kerf.kernels.backends import CUDA
 from kerf.kernels.cuda import compiler, conv2d_chwn_bsr_halo
 from kerf.kernels.cuda.host import cuda_on_host
+from kerf.kernels.cuda.host.emulate import emulate
 from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
 from kerf.tune.cli import main
-from scripts.gpu import gpu_emulate
 from scripts.maintain import gpu_pretune
 from tests.helpers.onnx_networks import mobile
 
@@ -86,7 +86,7 @@ def test_network_on_the_host_equals_onnx_runtime(tmp_path, precision, block, ima
     module, packed = lower(found, choices, {}, HOPPER)
 
     verify(
-        lambda x: gpu_emulate.emulate(module, packed, x, HOPPER, tmp_path),
+        lambda x: emulate(module, packed, x, HOPPER, tmp_path),
         path,
         (images, 3, 32, 32),
         inputs=1,

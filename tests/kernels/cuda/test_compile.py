@@ -7,13 +7,13 @@ from tvm.target import Target
 
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda import KERNELS, compiler
+from kerf.kernels.cuda.host import resources
 from kerf.kernels.kernel import candidates, pick
 from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
-from scripts.gpu import gpu_resources
 
 compiles = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
-looks_inside = pytest.mark.skipif(gpu_resources.cuobjdump() is None, reason="no cuobjdump")
+looks_inside = pytest.mark.skipif(resources.cuobjdump() is None, reason="no cuobjdump")
 
 
 def gpu(arch: str) -> Target:
@@ -27,14 +27,14 @@ QUICK = (("conv2d_chwn_bsr_halo", "f16"), ("conv2d_chwn_bsr_mma", "tf32"), ("con
 def check(arch: str, quick: bool) -> None:
     target = gpu(arch)
     seen = set()
-    for kernel, p, c in gpu_resources.cases(target):
+    for kernel, p, c in resources.cases(target):
         if quick and ((kernel.name, p.precision) in seen or (kernel.name, p.precision) not in QUICK):
             continue
         seen.add((kernel.name, p.precision))
-        used = gpu_resources.usage(kernel, p, c, target)
+        used = resources.usage(kernel, p, c, target)
         assert used.spilled == used.instructions["LDL"] == used.instructions["STL"] == 0, (kernel.name, c)
         assert used.registers * used.threads <= 65536
-        tensor_cores = kernel.name in gpu_resources.TENSOR_CORES
+        tensor_cores = kernel.name in resources.TENSOR_CORES
         assert (used.instructions["HMMA"] > 0) == tensor_cores, (kernel.name, used)
         assert (used.instructions["LDGSTS"] > 0) == tensor_cores, (kernel.name, used)
         assert (used.instructions["FFMA"] > 0) or tensor_cores

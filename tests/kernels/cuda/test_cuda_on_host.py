@@ -12,15 +12,14 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cuda import KERNELS, planewise
 from kerf.kernels.cuda.emit import reorder
 from kerf.kernels.cuda.emit.fragments import round_to_tf32
-from kerf.kernels.cuda.host import cuda_on_host, problems
+from kerf.kernels.cuda.host import cases, cuda_on_host, problems
 from kerf.kernels.cuda.layout import from_rows, in_rows, out_rows, rows_of, to_rows
 from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
-from scripts.gpu import gpu_kit
 
 HOPPER = Target({"kind": "cuda", "arch": "sm_90"}, host={"kind": "llvm"})
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
-ITEMS = list(gpu_kit.checks(HOPPER))  # what scripts/gpu/gpu_bench.py checks on a GPU
+ITEMS = list(cases.checks(HOPPER))  # what scripts/gpu/gpu_bench.py checks on a GPU
 SAME = (1, 1, 1, 1)
 TOLERANCE = {"f32": 1e-5, "tf32": 1e-3, "f16": 1e-3}
 
