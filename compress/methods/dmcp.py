@@ -7,7 +7,7 @@ Differs: narrow sub-networks are the full one with channels zeroed behind their 
     grid, not multiples of 8. α's rate is the weights' schedule times a constant. The searched network is the one in
     which the channels with the least chance to survive are gone, as many as the MACs target asks; the authors draw
     widths until they fit within 1 %. MACs are counted in thousandths of the target, so that the loss acts alike on
-    small and large networks. Defects of the released code that the method card lists are not copied.
+    small and large networks. Defects of the released code are not copied.
 """
 
 from collections.abc import Sequence
