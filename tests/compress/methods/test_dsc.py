@@ -1,4 +1,4 @@
-"""Direct sparsity control: the numbers of its method card."""
+"""Direct sparsity control: an example worked by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""FKW: the example of the method card, round trips, and the convolution that its arrays say."""
+"""FKW: an example worked by hand, round trips, and the convolution that its arrays say."""
 
 import sys
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Gate decorator: the numbers of its method card, ticks and tocks."""
+"""Gate decorator: an example worked by hand, ticks and tocks."""
 
 import pytest
 import torch

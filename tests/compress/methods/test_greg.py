@@ -1,4 +1,4 @@
-"""Growing regularisation: the numbers of its method card."""
+"""Growing regularisation: an example worked by hand."""
 
 import math
 

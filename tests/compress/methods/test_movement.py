@@ -1,4 +1,4 @@
-"""Movement pruning: the numbers of its method card."""
+"""Movement pruning: an example worked by hand."""
 
 import pytest
 import torch

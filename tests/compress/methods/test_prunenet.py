@@ -1,4 +1,4 @@
-"""PruneNet-style importance: the numbers of its method card."""
+"""PruneNet-style importance: an example worked by hand."""
 
 import pytest
 import torch
