@@ -1,4 +1,4 @@
-"""BWCP: the numbers of its method card, folding over every architecture that takes it, gradients."""
+"""BWCP: worked examples, folding over every architecture that takes it, gradients."""
 
 import math
 

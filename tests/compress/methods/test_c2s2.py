@@ -1,4 +1,4 @@
-"""C2S2-style selection: the numbers of its method card, turns, what learns when, and masked ≡ cut."""
+"""C2S2-style selection: worked examples, turns, what learns when, and masked ≡ cut."""
 
 import pytest
 import torch

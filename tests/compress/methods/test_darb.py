@@ -1,4 +1,4 @@
-"""DARB-style masking: the numbers of its method card, budgets."""
+"""DARB-style masking: worked examples, budgets."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""DRL: the numbers of its method card, the agent, the widths that it ends with."""
+"""DRL: worked examples, the agent, the widths that it ends with."""
 
 import copy
 
@@ -18,7 +18,6 @@ from tests.helpers.attaching import BY_MACS, FEW, traced
 from tests.helpers.random_networks import difference
 
 
-# card 8 of the method cards
 def test_drl_numbers():
     assert REWARDS["macs"](0.92, 1e8) == pytest.approx(-1.473654, abs=1e-6)
     assert REWARDS["accuracy"](0.92, 1e8) == 0.92

@@ -1,4 +1,4 @@
-"""Direct sparsity control: the numbers of its method card."""
+"""Direct sparsity control: worked examples."""
 
 import pytest
 import torch

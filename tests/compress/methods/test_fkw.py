@@ -1,4 +1,4 @@
-"""FKW: the example of the method card, round trips, and the convolution that its arrays say."""
+"""FKW: a worked example, round trips, and the convolution that its arrays say."""
 
 import sys
 from itertools import pairwise
@@ -13,14 +13,14 @@ from kerf.compress.methods import fkw
 from kerf.compress.methods.pconv import T_SHAPES, patterns
 from kerf.compress.training import checkpoint
 
-CARD = patterns([[3, 4, 5, 7], [1, 4, 5, 7], [1, 3, 4, 7], [1, 3, 4, 5]])
+FOUR = patterns([[3, 4, 5, 7], [1, 4, 5, 7], [1, 3, 4, 7], [1, 3, 4, 5]])
 KERNELS = [(0, 0, 1), (0, 2, 0), (1, 1, 2), (2, 0, 0), (2, 1, 0), (2, 2, 3)]  # filter, channel, pattern
 
 
 def example() -> torch.Tensor:
     weight = torch.zeros(3, 3, 9)
     for number, (f, c, p) in enumerate(KERNELS):
-        weight[f, c, CARD[p]] = 10.0 * number + torch.arange(1, 5)
+        weight[f, c, FOUR[p]] = 10.0 * number + torch.arange(1, 5)
     return weight.view(3, 3, 3, 3)
 
 
@@ -33,8 +33,8 @@ def random_layer(filters: int, inputs: int, seed: int, size: int = 3) -> torch.T
     return weight.view(filters, inputs, size, size)
 
 
-def test_the_example_of_the_card():
-    packed = fkw.pack(example(), CARD)
+def test_the_worked_example():
+    packed = fkw.pack(example(), FOUR)
     assert packed.reorder.tolist() == [1, 0, 2]
     assert packed.offset.tolist() == [0, 1, 3, 6]
     assert packed.index.tolist() == [1, 2, 0, 0, 1, 2]
@@ -90,7 +90,7 @@ def test_what_fits_no_pattern_is_refused(tmp_path):
     weight = example()
     weight[0, 1] = 1
     with pytest.raises(ValueError, match="the kernel of filter 0 at input 1 fits none of 4 patterns"):
-        fkw.pack(weight, CARD)
+        fkw.pack(weight, FOUR)
     with pytest.raises(ValueError, match="nothing to store"):
         fkw.pack(torch.zeros(2, 2, 3, 3))
     with pytest.raises(ValueError, match=r"patterns of \[3, 4\] entries"):

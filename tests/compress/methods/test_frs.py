@@ -1,4 +1,4 @@
-"""Feature relevance scores: the numbers of the method card."""
+"""Feature relevance scores: worked examples."""
 
 import pytest
 import torch

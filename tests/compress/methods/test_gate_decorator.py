@@ -1,4 +1,4 @@
-"""Gate decorator: the numbers of its method card, ticks and tocks."""
+"""Gate decorator: worked examples, ticks and tocks."""
 
 import pytest
 import torch

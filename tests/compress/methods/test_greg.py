@@ -1,4 +1,4 @@
-"""Growing regularisation: the numbers of its method card."""
+"""Growing regularisation: worked examples."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Movement pruning: the numbers of its method card."""
+"""Movement pruning: worked examples."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PCONV: the numbers of its method card, exact budgets, ADMM, resuming, and the packed format of what comes out."""
+"""PCONV: worked examples, exact budgets, ADMM, resuming, and the packed format of what comes out."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""PruneNet-style importance: the numbers of its method card."""
+"""PruneNet-style importance: worked examples."""
 
 import pytest
 import torch

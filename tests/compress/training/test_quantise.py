@@ -19,7 +19,6 @@ from tests.helpers.attaching import BY_MACS, FEW, plan, traced
 from tests.helpers.random_networks import images
 
 
-# card 8 of the method cards
 def test_bits():
     assert [bits_of(a, 1, 8) for a in (0.0, 0.25, 0.5, 1.0)] == [1, 2, 4, 8]
     assert [bits_of(a) for a in (0.0, 0.25, 0.5, 1.0)] == [2, 3, 5, 8]  # 3.25, 5, 8.5
