@@ -1,8 +1,8 @@
 """Stores the layers of a checkpoint whose kernels are patterns (pconv) as FKW, reads them back and compares.
 
 Launch:    python scripts/pack_patterns.py CHECKPOINT FILE
-Hardware:  any, seconds
-Expected:  two lines on what is stored; layers that would be no smaller are left out
+Hardware:  any, seconds.
+Expected:  two lines on what is stored; layers that would be no smaller are left out.
 """
 
 import argparse

@@ -70,6 +70,8 @@ class Race:
 
 @dataclass
 class Summary:
+    """What a search measured, why it ended, and what it gained: microseconds of all layers together."""
+
     problems: int = 0
     measured: int = 0
     failed: int = 0

@@ -27,10 +27,19 @@ from torch import Tensor
 from torchvision import datasets, transforms
 
 from kerf.compress.data.batches import MEAN, STD, Batches
-from kerf.compress.data.folders import list_folder
+from kerf.compress.data.folders import Listing, list_folder
 from kerf.compress.data.photographs import Folder
 
-REFERENCE = "torchvision's reference transforms"
+try:
+    import nvidia.dali
+
+    from kerf.compress.data.dali import Dali
+except ImportError as error:
+    WITHOUT = str(error)
+else:
+    WITHOUT = ""
+
+REFERENCE, OURS = "torchvision's reference transforms", "kerf, PIL"
 
 
 class Reference:
@@ -102,61 +111,62 @@ def main() -> int:
     torch.set_num_threads(1)
     listing = list_folder(args.data_path, "val")
     versions = f"Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
-    try:
-        import nvidia.dali
-
-        from kerf.compress.data.dali import Dali
-
+    if WITHOUT:
+        print(f"without DALI: {WITHOUT}")
+    else:
         versions += f", nvidia-dali {nvidia.dali.__version__}"
-    except ImportError as error:
-        print(f"without DALI: {error}")
-        Dali = None
-
-    def loaders(training: bool) -> dict[str, Batches | Reference]:
-        common = (listing, args.size, args.batch, args.workers, training)
-        found = {
-            REFERENCE: Reference(args.data_path, args.size, args.batch, args.workers, training),
-            "kerf, PIL": Folder(*common),
-        }
-        if Dali:
-            found["kerf, DALI"] = Dali(*common)
-            found["kerf, DALI, its own resizing"] = Dali(*common, own_resizing=True)
-        if Dali and args.device != "cpu":
-            found[f"kerf, DALI on {args.device}"] = Dali(*common, device=args.device, own_resizing=True)
-        return found
-
     print(f"{len(listing.names)} images, {args.size}x{args.size}, {args.workers} workers, batches of {args.batch}")
     print(f"{versions}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before\n")
     print("| against kerf, PIL | mean difference, in 1/255 | of the worst image | values over 4 apart | worst value |")
     print("|-|-|-|-|-|")
     for training in (False, True):
-        ready = loaders(training)
-        for name, loader in ready.items():
-            if name != "kerf, PIL" and not (training and name == REFERENCE):  # its crops are drawn by other code
-                kind = "training" if training else "evaluation"
-                print(compare(f"{kind}: {name}", ready["kerf, PIL"], loader), flush=True)
+        print_differences(loaders(listing, args, training), training)
     print("\n| transforms | loader | images/s | least–most | to torchvision's | least–most | CPU ms an image |")
     print("|-|-|-|-|-|-|-|")
     for training in (True, False):
-        ready = loaders(training)
-        speeds: dict[str, list[float]] = {name: [] for name in ready}
-        cpu: dict[str, list[float]] = {name: [] for name in ready}
-        for round_ in range(args.rounds + 1):
-            for name, loader in ready.items():
-                speed, spent = measure(loader, round_)
-                if round_:
-                    speeds[name].append(speed)
-                    cpu[name].append(spent)
-        for name, values in speeds.items():
-            ratios = [value / base for value, base in zip(values, speeds[REFERENCE])]
-            print(
-                f"| {'training' if training else 'evaluation'} | {name} | {statistics.median(values):.0f} "
-                f"| {min(values):.0f}–{max(values):.0f} | {statistics.median(ratios):.2f} "
-                f"| {min(ratios):.2f}–{max(ratios):.2f} | {statistics.median(cpu[name]):.2f} |",
-                flush=True,
-            )
+        print_speeds(loaders(listing, args, training), args.rounds, "training" if training else "evaluation")
     print(f"\nload {os.getloadavg()[0]:.1f} after, {args.workers} of it this")
     return 0
+
+
+def loaders(listing: Listing, args: argparse.Namespace, training: bool) -> dict[str, Batches | Reference]:
+    common = (listing, args.size, args.batch, args.workers, training)
+    found: dict[str, Batches | Reference] = {
+        REFERENCE: Reference(args.data_path, args.size, args.batch, args.workers, training),
+        OURS: Folder(*common),
+    }
+    if not WITHOUT:
+        found["kerf, DALI"] = Dali(*common)
+        found["kerf, DALI, its own resizing"] = Dali(*common, own_resizing=True)
+        if args.device != "cpu":
+            found[f"kerf, DALI on {args.device}"] = Dali(*common, device=args.device, own_resizing=True)
+    return found
+
+
+def print_differences(ready: dict[str, Batches | Reference], training: bool) -> None:
+    for name, loader in ready.items():
+        if name != OURS and not (training and name == REFERENCE):  # its crops are drawn by other code
+            kind = "training" if training else "evaluation"
+            print(compare(f"{kind}: {name}", ready[OURS], loader), flush=True)
+
+
+def print_speeds(ready: dict[str, Batches | Reference], rounds: int, kind: str) -> None:
+    speeds: dict[str, list[float]] = {name: [] for name in ready}
+    cpu: dict[str, list[float]] = {name: [] for name in ready}
+    for round_ in range(rounds + 1):
+        for name, loader in ready.items():
+            speed, spent = measure(loader, round_)
+            if round_:
+                speeds[name].append(speed)
+                cpu[name].append(spent)
+    for name, values in speeds.items():
+        ratios = [value / base for value, base in zip(values, speeds[REFERENCE])]
+        print(
+            f"| {kind} | {name} | {statistics.median(values):.0f} | {min(values):.0f}–{max(values):.0f} "
+            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}–{max(ratios):.2f} "
+            f"| {statistics.median(cpu[name]):.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

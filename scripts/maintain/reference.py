@@ -5,9 +5,11 @@ Hardware:  any.
 Expected:  docs/reference.md, unchanged unless a table or the head of a file in it changed.
 """
 
+import argparse
 import inspect
 from pathlib import Path
 
+from kerf import files
 from kerf.compress.command import method_table
 from kerf.compress.methods import METHODS
 from kerf.kernels import cuda
@@ -52,7 +54,9 @@ def text() -> str:
 
 
 def main() -> int:
-    FILE.write_text(text())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    files.write(FILE, text())
     print(FILE)
     return 0
 

@@ -1,7 +1,8 @@
 """Opens a report or compare page in a headless Chromium, says what is wrong with its layout, and takes pictures of it.
 
 Launch:    python scripts/maintain/screenshots.py runs/demo/report.html docs/report --height 2400
-Needs:     pip install '.[browser]'; a Chromium: the system's (apt install chromium), or playwright install chromium
+Hardware:  any; pip install '.[browser]', and a Chromium: the system's (apt install chromium), or that of
+           playwright install chromium.
 Expected:  docs/report-400.png and docs/report-1400.png, palette images of at most 300 KiB; no faults, exit code 0.
 """
 
