@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import tomllib
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("kerf", "kernels", "deploy", "tune", "compress")
 # Rooms (or single files, before their room's others), the lowest first: what a file imports never stands behind it.

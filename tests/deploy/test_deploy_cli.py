@@ -5,6 +5,8 @@ import kerf.tune.cli
 from kerf.deploy.cli import main
 from tests.helpers.onnx_networks import mobile
 
+pytestmark = pytest.mark.quick
+
 
 def test_inspect_shows_zero_blocks(tmp_path, capsys):
     assert main(["inspect", str(mobile(tmp_path / "m.onnx")), "--bsr", "4"]) == 0

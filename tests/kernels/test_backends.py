@@ -13,6 +13,8 @@ from kerf.kernels.config import Config
 from kerf.kernels.precision import PRECISIONS, types_of
 from kerf.kernels.problem import Problem
 
+pytestmark = pytest.mark.quick
+
 ROWS = [
     (CPU, "x86-64-v3", "llvm -mcpu=x86-64-v3 -num-cores=2", "avx2"),
     (CPU, "x86-64-v4", "llvm -mcpu=x86-64-v4 -num-cores=2", "avx512"),

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from kerf.kernels.bsr import BSR, kept_blocks, spread
 
+pytestmark = pytest.mark.quick
+
 
 @settings(deadline=None, max_examples=40)
 @given(m=st.integers(1, 23), cols=st.integers(1, 9), bm=st.integers(1, 9), bk=st.integers(1, 5), seed=st.integers(0, 9))

@@ -11,6 +11,8 @@ from kerf.kernels.precision import PRECISIONS, types_of
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F16, F32, TensorType
 
+pytestmark = pytest.mark.quick
+
 # As they stand in record files, in pretuned/*.jsonl and in graphs that were exported: none may ever change.
 KEYS = {
     (

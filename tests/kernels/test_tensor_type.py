@@ -5,6 +5,8 @@ import pytest
 from kerf.errors import BadInput
 from kerf.kernels.tensor_type import DTYPES, F32, INTEGERS, TensorType
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("fields", "said"),

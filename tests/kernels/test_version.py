@@ -9,6 +9,8 @@ import pytest
 from kerf.kernels import version
 from kerf.kernels.version import HERE, code_version, digest
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def edited(tmp_path):

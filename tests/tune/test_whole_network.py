@@ -12,6 +12,8 @@ from kerf.kernels.kernel import pick
 from kerf.tune import whole_network
 from tests.helpers.onnx_networks import mobile
 
+pytestmark = pytest.mark.quick
+
 TARGET = targets.parse("native", 1)
 
 

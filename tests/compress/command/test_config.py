@@ -10,6 +10,8 @@ from kerf.compress.command.config import read_config
 from kerf.compress.command.parsing import parse
 from kerf.errors import BadInput
 
+pytestmark = pytest.mark.quick
+
 
 def config(folder: Path, content: object) -> Path:
     path = folder / "c.json"

@@ -9,6 +9,8 @@ from kerf.compress.command import flags
 from kerf.compress.command.args import FLAGS, GROUPS, Args
 from kerf.compress.command.parsing import build_parser, parse
 
+pytestmark = pytest.mark.quick
+
 # Every flag before there was a table, with a value that is not its default and what Args holds then. Written out: a
 # spelling that disappears from the table must not disappear from here.
 TYPED = [

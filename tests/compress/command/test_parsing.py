@@ -9,6 +9,8 @@ from kerf.compress.command.folder import config_of, last
 from kerf.compress.command.parsing import continued, parse
 from kerf.errors import BadInput
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_commands_of_the_1xn_authors_parse():
     """Both commands of their README, and the spellings of their parser."""

@@ -13,6 +13,8 @@ from kerf.compress.methods import fkw
 from kerf.compress.methods.pconv import T_SHAPES, patterns
 from kerf.compress.training import checkpoint
 
+pytestmark = pytest.mark.quick
+
 CARD = patterns([[3, 4, 5, 7], [1, 4, 5, 7], [1, 3, 4, 7], [1, 3, 4, 5]])
 KERNELS = [(0, 0, 1), (0, 2, 0), (1, 1, 2), (2, 0, 0), (2, 1, 0), (2, 2, 3)]  # filter, channel, pattern
 

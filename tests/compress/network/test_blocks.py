@@ -1,12 +1,15 @@
 """Blocks in torch, where they are pruned, and in numpy, where they are stored, are the same blocks."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerf.compress.network.blocks import blocks
 from kerf.kernels.bsr import BSR, kept_blocks
+
+pytestmark = pytest.mark.quick
 
 
 @settings(deadline=None, max_examples=40)

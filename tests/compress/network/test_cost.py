@@ -7,6 +7,8 @@ from torch import nn
 from kerf.compress.models import create
 from kerf.compress.network import cost
 
+pytestmark = pytest.mark.quick
+
 PROJECTIONS = 16 * 32 * 16**2 + 32 * 64 * 8**2  # MACs of the two 1×1 shortcuts of a CIFAR ResNet
 
 

@@ -15,6 +15,8 @@ from kerf.compress.training.pressure import Pressure
 from kerf.compress.units.channels import Channel, Foldable
 from kerf.compress.units.weights import Filter, OneByN
 
+pytestmark = pytest.mark.quick
+
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
 

@@ -5,6 +5,8 @@ from torch import nn
 from kerf import files
 from kerf.compress.training import checkpoint
 
+pytestmark = pytest.mark.quick
+
 
 def net(width=4):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width, 2))

@@ -19,6 +19,8 @@ from torch.serialization import get_safe_globals, safe_globals
 from kerf.compress.training import checkpoint, pickled
 from kerf.compress.training.pickled import printable
 
+pytestmark = pytest.mark.quick
+
 
 class Config:
     lr = 0.1

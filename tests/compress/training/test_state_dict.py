@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from kerf.compress.training.state_dict import ANYWHERE, AVERAGED, TRAINED, weights_in
 
+pytestmark = pytest.mark.quick
+
 
 def net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))

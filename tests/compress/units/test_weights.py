@@ -11,6 +11,8 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, scopes
 from kerf.compress.units.weights import Filter, OneByN, Units, Weight
 
+pytestmark = pytest.mark.quick
+
 EXAMPLE = torch.zeros(1, 3, 6, 6)
 
 

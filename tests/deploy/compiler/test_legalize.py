@@ -12,6 +12,8 @@ from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime.session import Session
 from tests.helpers.onnx_networks import Builder
 
+pytestmark = pytest.mark.quick
+
 TARGET = targets.parse("native", 2)
 
 

@@ -5,6 +5,8 @@ import pytest
 from kerf.deploy.frontend.convert import convert
 from tests.helpers.onnx_networks import Builder, mobile
 
+pytestmark = pytest.mark.quick
+
 
 def test_layers_are_fused_with_what_follows_them(tmp_path):
     network = convert(mobile(tmp_path / "m.onnx"))

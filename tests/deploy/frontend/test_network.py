@@ -8,6 +8,8 @@ from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, TensorType
 
+pytestmark = pytest.mark.quick
+
 U8, I8 = TensorType("u8", 0.02, 3), TensorType("i8", axis=0)
 P = Problem(1, 6, 4, 4, 8, x=U8.unit, w=I8, y=F32)
 WEIGHT, BIAS = np.ones((8, 6, 1, 1), np.int8), np.zeros(8, np.float32)

@@ -11,6 +11,8 @@ from kerf.deploy.report.block_pattern import pattern
 from kerf.deploy.report.inspect import densities, expected_gain, inspect, measure, scattered
 from kerf.deploy.report.stored_weights import Stored
 
+pytestmark = pytest.mark.quick
+
 
 def write(path, nodes, weights):
     tensor = helper.make_tensor_value_info

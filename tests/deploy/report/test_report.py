@@ -10,6 +10,8 @@ import pytest
 from kerf.deploy.report import claims, figures, labels, report
 from tests.helpers.reports import Page, complete, dense_row, minimal, row
 
+pytestmark = pytest.mark.quick
+
 
 def page(content: dict, folder) -> Page:
     return Page(report.write(content, folder).read_text())

@@ -5,6 +5,8 @@ import pytest
 from kerf.deploy.compiler import targets
 from kerf.kernels.cpu.machine import FEATURES, Machine, machine_of
 
+pytestmark = pytest.mark.quick
+
 ARM = "llvm -mtriple=aarch64-linux-gnu -mcpu="
 
 

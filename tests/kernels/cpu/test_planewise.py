@@ -12,6 +12,8 @@ from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
 
+pytestmark = pytest.mark.quick
+
 TARGETS = {
     "host": Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()}),
     "plain x86-64": Target({"kind": "llvm", "mcpu": "x86-64"}),
