@@ -21,7 +21,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m quick
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "quick and not slow and not gpu and not peers"
 
 bench: $(VENV)/installed
 	$(RUN) scripts/bench/bench_networks.py

@@ -59,15 +59,54 @@ def produce(channels: Channels, weight: Parameter, inputs: Tensor) -> Tensor:
     return channels.bind(weight.path, 0, channels.fresh(weight.shape[0]) if made is None else made)
 
 
+def conv_transpose2d(call: Call, channels: Channels) -> Tensor:
+    """Its weight is (I, O / groups, kh, kw), inputs first: no Member says so, and the channels on both sides stay."""
+    weight, _ = weights_of(call)
+    channels.fix(along(call, call.args[0], 1))
+    made = channels.fresh(call.shape[1])
+    channels.fix(made)
+    channels.calls[weight.path] += 1
+    return spread(made, 1, call.shape)
+
+
 def batch_norm(call: Call, channels: Channels) -> Tensor:
     """γ, β, μ, σ² of shape (C,) follow the channels."""
+    vectors = follow(call, channels, call.args[1:5])
+    source = call.node.args[0]
+    if vectors and isinstance(source, fx.Node) and source in channels.makers and len(source.users) == 1:
+        channels.norms[channels.makers[source]] = vectors[-1].path
+    if vectors:
+        channels.calls[vectors[-1].path] += 1
+    return call.args[0]
+
+
+def instance_norm(call: Call, channels: Channels) -> Tensor:
+    """As a batch norm, but its outputs have no statistics that a layer before it could be folded into."""
+    follow(call, channels, call.args[1:5])
+    return call.args[0]
+
+
+def group_norm(call: Call, channels: Channels) -> Tensor:
+    """A channel's statistics are those of its group, so it stays in it: none of them moves or leaves."""
+    channels.fix(along(call, call.args[0], 1))
+    return call.args[0]
+
+
+def prelu(call: Call, channels: Channels) -> Tensor:
+    """A slope for each channel, or one for all."""
+    if isinstance(call.args[1], Parameter) and call.args[1].shape.numel() == 1:
+        return call.args[0]
+    follow(call, channels, call.args[1:2])
+    return call.args[0]
+
+
+def follow(call: Call, channels: Channels, vectors: list[object]) -> list[Parameter]:
+    """Stored vectors (C,), one number for each channel of the input."""
     labels = along(call, call.args[0], 1)
-    for vector in (v for v in call.args[1:5] if v is not None):
+    found = []
+    for vector in (v for v in vectors if v is not None):
         if not isinstance(vector, Parameter):
             raise call.refuse("its parameters are computed, not stored")
         channels.bind(vector.path, 0, labels)
-        source = call.node.args[0]
-        if isinstance(source, fx.Node) and source in channels.makers and len(source.users) == 1:
-            channels.norms[channels.makers[source]] = vector.path
-    channels.calls[vector.path] += 1
-    return call.args[0]
+        found.append(vector)
+    return found

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from kerf.compress.network.labels import Call, Channels, along, compact, spread
-from kerf.compress.network.layers import batch_norm, conv2d, linear
+from kerf.compress.network.layers import (
+    batch_norm,
+    conv2d,
+    conv_transpose2d,
+    group_norm,
+    instance_norm,
+    linear,
+    prelu,
+)
 
 aten = torch.ops.aten
 
@@ -137,19 +145,30 @@ def concatenate(call: Call, channels: Channels) -> Tensor:
 
 
 PRODUCTS = (aten.mul.Tensor, aten.mul_.Tensor)
-READS_PARAMETERS = (conv2d, linear, batch_norm)  # these move their parameters along with the channels
+# these move their parameters along with the channels
+READS_PARAMETERS = (conv2d, conv_transpose2d, linear, batch_norm, instance_norm, group_norm, prelu)
 
 RULES: dict[Any, Callable[[Call, Channels], Any]] = {
     aten.conv2d.default: conv2d,
     aten.conv2d.padding: conv2d,
     aten.linear.default: linear,
+    aten.conv_transpose2d.input: conv_transpose2d,
     aten.batch_norm.default: batch_norm,
+    aten.instance_norm.default: instance_norm,
+    aten.group_norm.default: group_norm,
+    aten.prelu.default: prelu,
     **dict.fromkeys(
         (
             aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default,
             aten.relu6.default, aten.leaky_relu.default, aten.leaky_relu_.default,
             aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
             aten.sigmoid.default, aten.sigmoid_.default, aten.silu.default, aten.silu_.default,
+            aten.elu.default, aten.elu_.default, aten.celu.default, aten.selu.default, aten.softplus.default,
+            aten.mish.default, aten.log_sigmoid.default, aten.hardshrink.default, aten.softshrink.default,
+            aten.threshold.default, aten.clamp.default, aten.clamp_.default, aten.clamp_min.default,
+            aten.abs.default, aten.neg.default, aten.exp.default, aten.log.default, aten.sqrt.default,
+            aten.rsqrt.default, aten.square.default, aten.pow.Tensor_Scalar, aten.rsub.Scalar,
+            aten.feature_dropout.default, aten.to.dtype, aten._assert_tensor_metadata.default,
             aten.gelu.default, aten.tanh.default, aten.dropout.default, aten.dropout_.default,
             aten.clone.default, aten.contiguous.default, aten.detach.default, aten.alias.default,
         ),

@@ -163,7 +163,9 @@ def _restate_widths(module: nn.Module) -> None:
         module.out_channels, module.in_channels = outputs, inputs * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):  # of batches and of instances
         module.num_features = len(module.running_mean if module.weight is None else module.weight)
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from tvm.target import Target
 
+from kerf.kernels.config import Config
 from kerf.kernels.cuda import KERNELS, compiler
 from kerf.kernels.cuda.emit.halo import Halo
 from kerf.kernels.cuda.emit.panel import Panel
 from kerf.kernels.cuda.emit.stage import Tile
+from kerf.kernels.kernel import Kernel
 from kerf.kernels.precision import types_of
 from kerf.kernels.problem import Problem
 
@@ -56,7 +58,7 @@ def cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or next((str(f) for f in inside if f.is_file()), None)
 
 
-def usage(kernel, p: Problem, c: dict, target: Target) -> Usage:
+def usage(kernel: Kernel, p: Problem, c: Config, target: Target) -> Usage:
     """Of a kernel's configuration. Raises FileNotFoundError without cuobjdump."""
     tool = cuobjdump()
     if tool is None:
@@ -69,7 +71,7 @@ def usage(kernel, p: Problem, c: dict, target: Target) -> Usage:
             subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True).stdout
             for flag in ("--dump-resource-usage", "-sass")
         )
-    registers, stack, local = (int(re.search(rf"{name}:(\d+)", told).group(1)) for name in ("REG", "STACK", "LOCAL"))
+    registers, stack, local = (int(re.findall(rf"{name}:(\d+)", told)[0]) for name in ("REG", "STACK", "LOCAL"))
     counted = {
         name: len(re.findall(rf"\b{name}\b", listing)) for name in ("HMMA", "LDSM", "LDGSTS", "FFMA", "LDL", "STL")
     }

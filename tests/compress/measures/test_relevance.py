@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation: worked examples, and what operators pass on."""
+"""Layer-wise relevance propagation: an example worked by hand, and what operators pass on."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""BWCP: worked examples, folding over every architecture that takes it, gradients."""
+"""BWCP: an example worked by hand, folding over every architecture that takes it, gradients."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""C2S2-style selection: worked examples, turns, what learns when, and masked ≡ cut."""
+"""C2S2-style selection: an example worked by hand, turns, what learns when, and masked ≡ cut."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""DARB-style masking: worked examples, budgets."""
+"""DARB-style masking: an example worked by hand, budgets."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""DMCP: worked examples, gates and expected MACs."""
+"""DMCP: an example worked by hand, gates and expected MACs."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_dmcp_narrow_networks_are_the_cut_ones_behind_depthwise_layers_too():
         assert difference(masked, model(x)) < 1e-6
 
 
-# the grid (0.1, 1.0, 0.1)
+# worked by hand from arXiv 2005.03354, widths of 0.1 to 1.0 in steps of 0.1
 def test_dmcp_numbers():
     chain = Chain(64)
     assert (chain.each, chain.groups, chain.least) == (6, 9, 10)

@@ -1,4 +1,4 @@
-"""DRL: worked examples, the agent, the widths that it ends with."""
+"""DRL: an example worked by hand, the agent, the widths that it ends with."""
 
 import copy
 
@@ -18,6 +18,7 @@ from tests.helpers.attaching import BY_MACS, FEW, traced
 from tests.helpers.random_networks import difference
 
 
+# worked by hand from arXiv 1912.02254
 def test_drl_numbers():
     assert REWARDS["macs"](0.92, 1e8) == pytest.approx(-1.473654, abs=1e-6)
     assert REWARDS["accuracy"](0.92, 1e8) == 0.92

@@ -1,4 +1,4 @@
-"""Direct sparsity control: worked examples."""
+"""Direct sparsity control: an example worked by hand."""
 
 import pytest
 import torch

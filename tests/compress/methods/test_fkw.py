@@ -1,4 +1,4 @@
-"""FKW: a worked example, round trips, and the convolution that its arrays say."""
+"""FKW: an example worked by hand, round trips, and the convolution that its arrays say."""
 
 import sys
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Feature relevance scores: worked examples."""
+"""Feature relevance scores: an example worked by hand."""
 
 import pytest
 import torch

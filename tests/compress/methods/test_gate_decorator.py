@@ -1,4 +1,4 @@
-"""Gate decorator: worked examples, ticks and tocks."""
+"""Gate decorator: an example worked by hand, ticks and tocks."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Growing regularisation: worked examples."""
+"""Growing regularisation: an example worked by hand."""
 
 import math
 

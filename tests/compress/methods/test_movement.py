@@ -1,4 +1,4 @@
-"""Movement pruning: worked examples."""
+"""Movement pruning: an example worked by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PCONV: worked examples, exact budgets, ADMM, resuming, and the packed format of what comes out."""
+"""PCONV: an example worked by hand, exact budgets, ADMM, resuming, and the packed format of what comes out."""
 
 import copy
 

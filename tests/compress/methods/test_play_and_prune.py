@@ -1,4 +1,4 @@
-"""Play-and-Prune-style: worked examples, and what the tolerance allows."""
+"""Play-and-Prune-style: an example worked by hand, and what the tolerance allows."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PruneNet-style importance: worked examples."""
+"""PruneNet-style importance: an example worked by hand."""
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph, Member, UnsupportedOperator
 from kerf.compress.network.operators import RULES
 from tests.helpers.random_networks import images
@@ -39,8 +40,15 @@ ON_CHANNELS = {
         for f in (
             torch.relu, torch.relu_, F.hardtanh, F.hardtanh_, F.relu6, F.leaky_relu, F.leaky_relu_, F.hardswish,
             F.hardsigmoid, torch.sigmoid, torch.sigmoid_, F.silu, F.gelu, torch.tanh, torch.clone, shuffle,
+            F.elu, F.elu_, F.celu, F.selu, F.softplus, F.mish, F.logsigmoid, F.hardshrink, F.softshrink,
+            torch.abs, torch.exp, torch.square, torch.neg,
         )
     },
+    "threshold": (lambda x: F.threshold(x, 0.1, 0), 8),
+    "clamp": (lambda x: x.clamp(-1, 1).clamp_(min=-0.5), 8),
+    "clamp_min": (lambda x: x.clamp_min(0.1).log().to(torch.float).to(torch.double), 8),
+    "powers": (lambda x: (1 + x**2).sqrt() + (2 - (1 + x**2).rsqrt()), 8),
+    "feature dropout": (lambda x: F.dropout2d(x, 0.5, False), 8),
     "hardswish_": (lambda x: F.hardswish(x, inplace=True), 8),
     "hardsigmoid_": (lambda x: F.hardsigmoid(x, inplace=True), 8),
     "silu_": (lambda x: F.silu(x, inplace=True), 8),
@@ -83,6 +91,12 @@ LAYERS = {
     "depthwise, two filters a channel": (lambda: nn.Conv2d(8, 16, 3, groups=8), 16),
     "grouped": (lambda: nn.Conv2d(8, 12, 3, groups=2), 12),
     "padding='same'": (lambda: nn.Conv2d(8, 6, 3, padding="same"), 6),
+    "transposed": (lambda: nn.ConvTranspose2d(8, 6, 3), 6),
+    "transposed, grouped": (lambda: nn.ConvTranspose2d(8, 6, 2, 2, groups=2), 6),
+    "PReLU": (lambda: nn.PReLU(8), 8),
+    "PReLU, one slope": (nn.PReLU, 8),
+    "group norm": (lambda: nn.GroupNorm(2, 8), 8),
+    "instance norm": (lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True), 8),
     "no affine": (lambda: nn.BatchNorm2d(8, affine=False), 8),
     "no statistics": (lambda: nn.BatchNorm2d(8, track_running_stats=False), 8),
 }
@@ -313,6 +327,37 @@ def test_padding_never_mixes_old_and_new_channels():
     graph = check_function_is_kept(Widened(), images(1, 3, 4, 4))
     assert {g.name: g.width for g in graph.groups if not g.fixed} == {"a": 4, "b[0:2]": 2, "b[6:8]": 2}
     assert Member("b.weight", 0, 2, 1, True) in members(graph, "a")
+
+
+@pytest.mark.parametrize(
+    ("layer", "moves"),
+    [
+        ("transposed", False),
+        ("group norm", False),
+        ("PReLU", True),
+        ("PReLU, one slope", True),
+        ("instance norm", True),
+    ],
+)
+def test_channels_move_through_a_layer_whose_numbers_follow(layer, moves):
+    make, channels = LAYERS[layer]
+    graph = check_function_is_kept(Between(make(), channels), images(1, 3, 6, 6))
+    assert next(g for g in graph.groups if g.name == "first").fixed is not moves
+    assert next(s for s in graph.sets if s.name == "first").fixed is not moves
+
+
+@pytest.mark.parametrize("make", [lambda: nn.PReLU(8), lambda: nn.InstanceNorm2d(8, affine=True)])
+def test_slopes_and_norms_leave_with_their_channels(make):
+    model = Between(make(), 8).double().eval()
+    graph = DependencyGraph.trace(model, images(1, 3, 6, 6))
+    keep = torch.arange(8) % 2 == 0
+    with torch.no_grad():
+        model.last.weight[:, ~keep] = 0
+        before = model(images(1, 3, 6, 6))
+        surgery.cut(model, graph, {"first": keep})
+        assert torch.allclose(model(images(1, 3, 6, 6)), before)
+    assert len(model.function.weight) == 4
+    assert getattr(model.function, "num_parameters", None) == 4 or model.function.num_features == 4
 
 
 CONSTANT = torch.ones(8, 8, 1, 1, dtype=torch.double)

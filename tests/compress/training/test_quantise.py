@@ -19,6 +19,7 @@ from tests.helpers.attaching import BY_MACS, FEW, plan, traced
 from tests.helpers.random_networks import images
 
 
+# worked by hand from arXiv 1912.02254
 def test_bits():
     assert [bits_of(a, 1, 8) for a in (0.0, 0.25, 0.5, 1.0)] == [1, 2, 4, 8]
     assert [bits_of(a) for a in (0.0, 0.25, 0.5, 1.0)] == [2, 3, 5, 8]  # 3.25, 5, 8.5
