@@ -1,6 +1,7 @@
 """The benchmark of the images, without an image: a network of 32x32 pixels stands for the zoo's."""
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from docker import benchmark
 from kerf.deploy.frontend.zero_blocks import prunable, without_least, zero_blocks
 from kerf.deploy.report.inspect import densities
 from kerf.errors import Mismatch
 from tests.helpers.onnx_networks import Builder, mobile
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "benchmark.py"
+spec = spec_from_file_location("benchmark", SCRIPT)  # another distribution has the name docker
+benchmark = module_from_spec(spec)
+spec.loader.exec_module(benchmark)
 
 
 @pytest.fixture
