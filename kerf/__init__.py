@@ -62,7 +62,12 @@ except metadata.PackageNotFoundError:  # a checkout that nobody installed
 def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         raise AttributeError(f"module 'kerf' has no attribute {name!r}")
-    return getattr(import_module(_DOORS[name]), name)
+    try:
+        return getattr(import_module(_DOORS[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "torchvision", "safetensors"):
+            raise
+        raise ImportError(f"kerf.{name} needs {error.name}: pip install 'kerf[train]'") from error
 
 
 def __dir__() -> list[str]:

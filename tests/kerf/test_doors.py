@@ -36,6 +36,14 @@ def test_the_deployment_side_needs_no_torch():
     python("import sys; sys.modules['torch'] = None; import kerf; kerf.load, kerf.inspect, kerf.compile, kerf.Bundle")
 
 
+def test_without_torch_a_door_of_training_says_what_to_install():
+    said = python(
+        "import sys; sys.modules['torch'] = None; import kerf\n"
+        "try:\n    kerf.prune\nexcept ImportError as error:\n    print(error)"
+    )
+    assert said == "kerf.prune needs torch: pip install 'kerf[train]'\n"
+
+
 def test_loading_a_bundle_needs_no_compiler():
     assert python("import kerf, sys; kerf.load; print('tvm' in sys.modules)").strip() == "False"
 
