@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from tvm.target import Target
 from kerf.deploy.compiler import pretuned
 from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.lower import lower
+from kerf.deploy.compiler.merge import merge, name
 from kerf.deploy.compiler.pairs import join
 from kerf.deploy.compiler.static_buffers import keep_buffers
 from kerf.deploy.compiler.targets import describe, linking, triple
@@ -30,10 +32,12 @@ from kerf.kernels.problem import Problem
 
 @dataclass(frozen=True)
 class Built:
-    """A compiled network: ``executable`` runs main(x, *packed)."""
+    """A compiled network: ``executable`` runs main(*inputs, *packed[0]), main_1(*inputs, *packed[1]) ..., one function
+    for each of kerf's pieces.
+    """
 
     executable: tvm.runtime.Executable
-    packed: dict[str, np.ndarray]
+    packed: tuple[dict[str, np.ndarray], ...]
     choices: dict[str, Choice]
     pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
@@ -79,7 +83,8 @@ class Plan:
 
 
 def plan(network: Network, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Plan:
-    choices = {name: choose(layer.problem, target, book, versions) for name, layer in network.layers.items()}
+    layers = {name: layer for part in network.own for name, layer in part.layers.items()}
+    choices = {name: choose(layer.problem, target, book, versions) for name, layer in layers.items()}
     return Plan(*join(network, choices, target))
 
 
@@ -88,35 +93,46 @@ def build(network: Network, target: Target, book: RecordBook, versions: dict[str
 
 
 def compiled(network: Network, target: Target, plan: Plan) -> Built:
-    module, packed = lower(network, plan.choices, plan.pairs, target)
-    backend = backend_of(target)
-    own = [trust_weights(len(network.inputs)), keep_buffers]
+    """Of kerf's pieces; there is at least one."""
+    parts, backend = network.own, backend_of(target)
+    lowered = [lower(part, plan.choices, plan.pairs, target) for part in parts]
+    results = {o.name for o in network.graph.outputs}
+    own = [
+        trust_weights([len(part.inputs) for part in parts]),
+        keep_buffers([[o.name in results for o in part.outputs] for part in parts]),
+    ]
     pipeline = [*backend.schedule(target), relax.get_pipeline("default_build"), *own]
     with pass_context():
-        executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(pipeline))
+        executable = tvm.compile(
+            merge([module for module, _ in lowered]), target=target, relax_pipeline=tvm.transform.Sequential(pipeline)
+        )
+    packed = tuple(weights for _, weights in lowered)
     return Built(executable, packed, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target))
 
 
-def trust_weights(inputs: int) -> tvm.transform.Pass:
-    """Drop the checks of type and shape that "main" makes of its weights, which follow its ``inputs``, on every call:
-    some 0.1 ms for MobileNet-V2.
+def trust_weights(inputs: Sequence[int]) -> tvm.transform.Pass:
+    """Drop the checks of type and shape that the pieces' functions make of their weights, which follow so many
+    ``inputs``, on every call: some 0.1 ms for MobileNet-V2.
 
     A bundle's hashes vouch for its weights; images are still checked.
     """
 
     @tvm.transform.module_pass(opt_level=0)
     def _trust(module: tvm.IRModule, _context) -> tvm.IRModule:
-        main = module["main"]
-        weights = set(main.params[inputs:])
-
-        def needed(binding: relax.Binding) -> bool:
-            call: Any = getattr(binding, "value", None)
-            name = call.op.global_symbol if isinstance(getattr(call, "op", None), relax.ExternFunc) else ""
-            return name not in ("vm.builtin.check_tensor_info", "vm.builtin.match_shape") or call.args[0] not in weights
-
-        blocks = [relax.BindingBlock([b for b in block.bindings if needed(b)]) for block in main.body.blocks]
-        body = relax.SeqExpr(blocks, main.body.body)
-        module["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+        for i, count in enumerate(inputs):
+            main = module[name(i)]
+            weights = set(main.params[count:])
+            blocks = [
+                relax.BindingBlock([b for b in block.bindings if not _checks(b, weights)]) for block in main.body.blocks
+            ]
+            body = relax.SeqExpr(blocks, main.body.body)
+            module[name(i)] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
         return module
 
     return _trust
+
+
+def _checks(binding: relax.Binding, weights: set[relax.Var]) -> bool:
+    call: Any = getattr(binding, "value", None)
+    called = call.op.global_symbol if isinstance(getattr(call, "op", None), relax.ExternFunc) else ""
+    return called in ("vm.builtin.check_tensor_info", "vm.builtin.match_shape") and call.args[0] in weights

@@ -41,7 +41,7 @@ def lower(
     kinds = {np.dtype(k): getattr(TensorProto, v) for k, v in KINDS.items()}
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)
-    weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
+    weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in network.layers}
     form = backend_of(target).form(target, next(iter(network.layers.values())).problem.dtype)
     importer = _Importer(choices, pairs, weights, target, form)
     # the importer prints what it is about to raise

@@ -21,8 +21,8 @@ def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[
     filter finds its image in the cache, and the first convolution shares it with that filter.
     """
     choices, pairs = dict(choices), {}
-    for node in network.graph.nodes:
-        after = network.graph.sole_consumer(node.output[0]) if node.domain == DOMAIN else None
+    for part, node in ((part, node) for part in network.own for node in part.graph.nodes if node.domain == DOMAIN):
+        after = part.graph.sole_consumer(node.output[0])
         if after is None or after.domain != DOMAIN:
             continue
         first, second = choices[node.name], choices[after.name]

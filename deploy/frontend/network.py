@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
-from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.onnx_graph import OWN, Graph, Value
 from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import TensorType
 
 OP = "Layer"
-DOMAIN = "kerf"
+DOMAIN = OWN
+KERF = "kerf"  # as an engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,38 +48,55 @@ class Layer:
             raise BadInput(f"{self.name}: scales of its weights {scales}; expected {expected}, one per output channel")
 
 
-@dataclass(frozen=True)
-class Value:
-    """A tensor that a network takes."""
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Nodes that one engine runs in one call. inputs, outputs: names of tensors, constants left out."""
 
-    name: str
-    shape: tuple[int, ...]
+    engine: str
+    nodes: tuple[onnx.NodeProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of kerf's layers in it."""
+        return [node.name for node in self.nodes if node.domain == DOMAIN and node.op_type == OP]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A graph whose layers are kerf::Layer nodes, and those layers by node name, in order of execution."""
+    """A graph whose layers are kerf::Layer nodes, and those layers by node name, in order of execution.
+
+    ``pieces``: what runs it, in order; empty, as convert leaves it, stands for one piece of kerf's with everything.
+    """
 
     path: Path
     graph: Graph
     layers: dict[str, Layer]
     weights_bytes: int  # of the file's constants
 
+    pieces: tuple[Piece, ...] = ()
+
     @property
     def inputs(self) -> tuple[Value, ...]:
-        """One, as long as convert refuses others."""
-        return tuple(Value(i.name, self.graph.shape(i.name)) for i in self.graph.inputs)
+        return tuple(self.graph.tensor(i.name) for i in self.graph.inputs)
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names; one, as long as convert refuses others."""
-        return tuple(o.name for o in self.graph.outputs)
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(self.graph.tensor(o.name) for o in self.graph.outputs)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of the only input."""
-        (image,) = self.inputs
-        return image.shape
+    def own(self) -> tuple[Network, ...]:
+        """kerf's pieces, each as a network."""
+        if not self.pieces:
+            return (self,)
+        return tuple(self.part(piece) for piece in self.pieces if piece.engine == KERF)
+
+    def part(self, piece: Piece) -> Network:
+        """One of kerf's pieces as a network."""
+        graph = self.graph.part(piece.nodes, piece.inputs, piece.outputs)
+        layers = {name: self.layers[name] for name in piece.layers}
+        return replace(self, graph=graph, layers=layers, pieces=())
 
     @property
     def sparse_layers(self) -> list[str]:

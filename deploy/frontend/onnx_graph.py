@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,19 @@ import onnx
 from onnx import helper, numpy_helper
 
 from kerf.errors import BadInput
+
+OWN = "kerf"  # domain of kerf's operators
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a network takes or gives. dtype: numpy's name; a size of ``shape`` is None where the file leaves it
+    open, ``shape`` itself where even the number of axes is.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
 
 
 class Graph:
@@ -35,6 +51,8 @@ class Graph:
             v.name: dims(v) for v in (*graph.input, *graph.value_info, *graph.output)
         }
         self.shapes.update({name: array.shape for name, array in self.constants.items()})
+        self.values = {v.name: v for v in (*graph.value_info, *graph.output, *graph.input)}
+        self._originals: dict[str, tuple[onnx.NodeProto, ...]] = {}  # by output: what a pass made one node of
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Raises BadInput unless it is known, and fixed."""
@@ -52,7 +70,7 @@ class Graph:
         return sizes if len(sizes) == len(found) else None
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        return [n for n in self.nodes if tensor in _reads(n)]
+        return [n for n in self.nodes if tensor in reads(n)]
 
     def sole_consumer(self, tensor: str) -> onnx.NodeProto | None:
         """The one node that reads ``tensor``, unless the tensor is also an output of the graph."""
@@ -64,25 +82,50 @@ class Graph:
 
     def replace(self, old: list[onnx.NodeProto], new: onnx.NodeProto) -> None:
         """Put ``new`` where the last of ``old`` stood: there all inputs of all of them exist."""
+        self._originals[new.output[0]] = tuple(n for each in old for n in self.originals(each))
         at = max(self.nodes.index(n) for n in old)
         self.nodes[at] = new
         for node in old:
             if node in self.nodes and node is not new:
                 self.nodes.remove(node)
 
+    def originals(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, ...]:
+        """ONNX's own nodes that compute what ``node`` does: itself, unless it is one of kerf's."""
+        return self._originals[node.output[0]] if node.domain == OWN else (node,)
+
+    def part(self, nodes: Sequence[onnx.NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        """A graph of these nodes of this one, with tensors of this one as its inputs and outputs."""
+        part = copy.copy(self)
+        part.nodes = list(nodes)
+        part.inputs, part.outputs = [self.value(t) for t in inputs], [self.value(t) for t in outputs]
+        return part
+
+    def value(self, tensor: str) -> onnx.ValueInfoProto:
+        """Name, type and, as far as they are known, sizes of a tensor; without a type where inference found none."""
+        return self.values.get(tensor) or onnx.ValueInfoProto(name=tensor)
+
+    def tensor(self, name: str) -> Value:
+        """Of numbers or strings. Raises BadInput for another type, and one that is not known."""
+        kind = self.value(name).type
+        if kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.elem_type:
+            raise BadInput(f"{name!r} is no tensor of a known type")
+        shape = self.shapes.get(name)
+        sizes = None if shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in shape)
+        return Value(name, str(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)), sizes)
+
     def model(self, extra_inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The graph as a model, constants that are still read included."""
-        read = {name for node in self.nodes for name in _reads(node)} | {o.name for o in self.outputs}
+        read = {name for node in self.nodes for name in reads(node)} | {o.name for o in self.outputs}
         constants = [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in read]
         graph = helper.make_graph(self.nodes, "kerf", [*self.inputs, *extra_inputs], self.outputs, constants)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("kerf", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Tensors that a node needs, those its branches and loop bodies capture included."""
     graphs = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    return set(node.input).union(*(_reads(inner) for graph in graphs for inner in graph.node))
+    return set(node.input).union(*(reads(inner) for graph in graphs for inner in graph.node))
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:

@@ -1,7 +1,9 @@
 """Bundle: a folder with everything a device needs to run a network.
 
-manifest.json    what it is, for which target and TVM, which kernel computes each layer, SHA-256 of the other files
-library.so       compiled code (needs libtvm_runtime, not the compiler)
+manifest.json    what it is, for which target and TVM, which engine runs which piece, which kernel computes each layer,
+                 SHA-256 of the other files
+library.so       compiled code (needs libtvm_runtime, not the compiler); library_1.so … for inputs of other sizes
+*.onnx           pieces that a dense engine runs, or the whole network
 kernels.cubin    machine code of a GPU, for the source that its library.so holds
 weights.npz      packed weights, in the order of the code's parameters
 records.jsonl    measurements behind the choice of kernels, if it was tuned
@@ -14,18 +16,18 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kerf.deploy.runtime.manifest import FORMAT, Contents, Manifest
+from kerf.deploy.runtime.manifest import FORMAT, READ, Contents, Manifest, upgraded
 from kerf.errors import BadInput
 
 MACHINE_CODE = "kernels.cubin"
-HASHED = ("library.so", "weights.npz", "records.jsonl")
+HASHED = ("weights.npz", "records.jsonl")  # in every bundle
 
 
 class BundleError(BadInput):
@@ -71,21 +73,29 @@ def refuse_foreign(folder: Path) -> None:
 def write(
     folder: Path,
     contents: Contents,
-    write_library: Callable[[Path], None],
-    packed: dict[str, np.ndarray],
+    libraries: Mapping[str, Callable[[Path], None]],
+    weights: Sequence[tuple[str, np.ndarray]],
+    models: Mapping[str, bytes],
     records: str,
     code: bytes = b"",
 ) -> None:
-    """Fill an empty folder. ``write_library(path)`` writes the shared library; ``code`` is a GPU's machine code."""
-    write_library(folder / "library.so")
+    """Fill an empty folder. ``libraries``: file -> what writes that shared library; ``weights``: names and arrays, in the
+    order that the steps of ``contents`` count; ``models``: file -> an ONNX model; ``code``: a GPU's machine code.
+    """
+    for name, write_library in libraries.items():
+        write_library(folder / name)
+    for name, model in models.items():
+        (folder / name).write_bytes(model)
     # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
-    arrays: dict[str, Any] = {f"{i:04d}": a for i, a in enumerate(packed.values())}
+    arrays: dict[str, Any] = {f"{i:04d}": a for i, (_, a) in enumerate(weights)}
     np.savez_compressed(folder / "weights.npz", **arrays)
     (folder / "records.jsonl").write_text(records)
     if code:
         (folder / MACHINE_CODE).write_bytes(code)
-    hashes = {name: sha256(folder / name) for name in (*HASHED, *([MACHINE_CODE] if code else []))}
-    body = {"format": FORMAT, **contents, "weights": list(packed), "sha256": hashes}
+    files = [*HASHED, *libraries, *models, *([MACHINE_CODE] if code else [])]
+    hashes = {name: sha256(folder / name) for name in files}
+    names = [name for name, _ in weights]
+    body = {"format": FORMAT, **contents, "weights": names, "sha256": hashes}
     (folder / "manifest.json").write_text(json.dumps({**body, "manifest_sha256": _body_sha256(body)}, indent=1) + "\n")
 
 
@@ -105,11 +115,12 @@ def read_manifest(folder: Path) -> Manifest:
         version, hashes, own = manifest["format"], manifest["sha256"], manifest["manifest_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not a bundle's manifest ({error}); build the bundle again") from error
-    if version != FORMAT:
+    if version not in READ:
         raise BundleError(f"{path}: format {version}, expected {FORMAT}; build the bundle again with this version")
     if own != _body_sha256(manifest):
         raise BundleError(f"{path}: changed since it was built (SHA-256 differs); build the bundle again")
-    for name in {*HASHED, *hashes}:
+    manifest = upgraded(manifest)
+    for name in {*HASHED, *hashes, *parts(manifest)}:
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name}: missing; build the bundle again")
         if sha256(folder / name) != hashes.get(name):
@@ -117,22 +128,22 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def parts(manifest: Manifest) -> list[str]:
+    """Files that its plans name: libraries and models."""
+    libraries = [plan["library"] for plan in manifest["plans"]]
+    models = [step.get("file") for plan in manifest["plans"] for step in plan["steps"]]
+    return sorted({str(name) for name in (*libraries, *models, manifest["fallback"]) if name})
+
+
 def read_weights(folder: Path) -> list[np.ndarray]:
     with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
         return [arrays[key] for key in sorted(arrays.files)]
 
 
-def refuse_input(x: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless ``x`` is what a bundle's network takes."""
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != shape:
-        came = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise BadInput(f"input is {came}; this bundle takes a numpy array float32 {shape}")
-
-
 def size_bytes(folder: Path) -> int:
-    """What has to be shipped: library, weights, manifest, and a GPU's machine code."""
-    shipped = ("library.so", "weights.npz", "manifest.json", MACHINE_CODE)
-    return sum((folder / name).stat().st_size for name in shipped if (folder / name).is_file())
+    """What has to be shipped: code, weights, models and the manifest."""
+    names = [*parts(read_manifest(folder)), "weights.npz", "manifest.json", MACHINE_CODE]
+    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
 
 
 def sha256(path: Path) -> str:

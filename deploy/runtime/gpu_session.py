@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import tvm_ffi
 
-from kerf.deploy.runtime import bundle
+from kerf.deploy.runtime.feed import feed
+from kerf.deploy.runtime.manifest import Tensor
 
 CPU, CUDA, POOLED = 1, 2, 2  # DLPack's device types, the virtual machine's allocator
 
@@ -21,6 +22,7 @@ class GpuSession:
     def __init__(self, library: tvm_ffi.Module, weights: list[np.ndarray], input_shape: Sequence[int]):
         """``library``: module of a compiled network, its machine code provided (kerf.deploy.runtime.gpu)."""
         self.input_shape = tuple(input_shape)
+        self.inputs: dict[str, Tensor] = {"input": {"dtype": "float32", "shape": list(input_shape)}}
         self._machine = library["vm_load_executable"]()
         # the host's memory is the second device: shapes are computed there
         self._machine["vm_initialization"](CUDA, 0, POOLED, CPU, 0, POOLED)
@@ -30,8 +32,8 @@ class GpuSession:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises BadInput for other inputs."""
-        bundle.refuse_input(x, self.input_shape)
-        fill(self._image, x)
+        (image,) = feed(x, self.inputs).values()
+        fill(self._image, image)
         return download(self.run_on_device(self._image))
 
     def run_on_device(self, x):

@@ -4,7 +4,51 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-FORMAT = 2
+FORMAT = 3
+READ = (2, FORMAT)  # what this version runs
+
+
+class Tensor(TypedDict):
+    """dtype: numpy's name. shape: None where it is known only when the network runs; a size that a file leaves open is
+    None in it.
+    """
+
+    dtype: str
+    shape: Any
+
+
+class OnnxStep(TypedDict):
+    """A piece that a dense engine runs. ``file``: its model, in the bundle; inputs, outputs: names of tensors."""
+
+    engine: str
+    inputs: list[str]
+    outputs: list[str]
+    file: str
+
+
+class KerfStep(TypedDict):
+    """A piece that kerf's functions run<suffix> and buffers<suffix> compute, of a library.
+
+    ``function``: the suffix; ``weights``: positions of its weights among those of the bundle.
+    """
+
+    engine: str
+    inputs: list[str]
+    outputs: list[str]
+    function: str
+    weights: list[int]
+
+
+Step = KerfStep | OnnxStep
+
+
+class PlanEntry(TypedDict):
+    """How a network runs for inputs of these sizes. ``library``: a file, None where no piece is kerf's."""
+
+    inputs: dict[str, list[int]]
+    library: str | None
+    steps: list[Step]
+    values: dict[str, Tensor]  # of all names in the steps
 
 
 class Needs(TypedDict, total=False):
@@ -29,11 +73,16 @@ class LayerKernel(TypedDict):
 
 
 class Contents(TypedDict):
-    """What whoever builds a bundle says of it."""
+    """What whoever builds a bundle says of it. "input" is the shape of a network's only input, if its sizes are fixed."""
 
     model: str
     model_sha256: str
-    input: list[int]
+    inputs: dict[str, Tensor]  # as the file has them
+    outputs: dict[str, Tensor]
+    input: list[int] | None
+    plans: list[PlanEntry]
+    fallback: str | None  # the whole network's model, for inputs of other sizes than those of the plans
+    engine: str  # "kerf", or the dense engine that runs the whole network since it is faster than kerf's pieces
     target: str
     needs: Needs
     threads: int
@@ -56,3 +105,23 @@ class Manifest(GpuContents):
     weights: list[str]
     sha256: dict[str, str]
     manifest_sha256: str
+
+
+def upgraded(manifest: Any) -> Any:
+    """A manifest of format 2, of one input, one output and one piece, in the terms of today's."""
+    if manifest["format"] != 2:
+        return manifest
+    values: dict[str, Tensor] = {
+        "input": {"dtype": "float32", "shape": manifest["input"]},
+        "output": {"dtype": "float32", "shape": None},
+    }
+    step: KerfStep = {
+        "engine": "kerf",
+        "inputs": ["input"],
+        "outputs": ["output"],
+        "function": "",
+        "weights": list(range(len(manifest["weights"]))),
+    }
+    plan = {"inputs": {"input": manifest["input"]}, "library": "library.so", "steps": [step], "values": values}
+    ends = {"inputs": {"input": values["input"]}, "outputs": {"output": values["output"]}}
+    return {**manifest, **ends, "plans": [plan], "fallback": None, "engine": "kerf"}

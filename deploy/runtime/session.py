@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import sys
-import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm_ffi
 
-from kerf.deploy.runtime import bundle, gpu, machine
+from kerf.deploy.runtime import bundle, dense_engine, gpu, machine
+from kerf.deploy.runtime.dense_engine import Model
+from kerf.deploy.runtime.feed import Given, feed
 from kerf.deploy.runtime.gpu_session import GpuSession
-
-CPU, POOLED = 1, 2  # DLPack's device type, the virtual machine's allocator
-ALIGNED = 64  # bytes that TVM expects tensors to start on
+from kerf.deploy.runtime.manifest import Manifest, PlanEntry, Tensor
+from kerf.deploy.runtime.own_piece import aligned
+from kerf.deploy.runtime.plan import Plan
+from kerf.errors import BadInput
 
 
 def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession:
@@ -29,12 +32,14 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
 
         y = kerf.load("model.kerf").run(x)
 
-    x: float32 of exactly ``session.input_shape``, (images, channels, height, width) of what was exported; y: a new
-    array of the file's output. threads: workers, by default as many as it was built for; code built for one thread
-    runs on one only. A session is not safe for calls from several threads at once: load one for each.
+    x: the array of a network's only input, or arrays by name, or in the file's order, of the types and sizes that
+    ``session.inputs`` says; y: a new array of its only output, or such arrays by name in the file's order. threads:
+    workers, by default as many as it was built for; code built for one thread runs on one only. A session is not safe
+    for calls from several threads at once: load one for each.
 
     Raises FileNotFoundError where there is no bundle, BundleError (a BadInput) with the reason why it must not run here
-    or so, ImportError where TVM's runtime, or a GPU's driver, is not installed.
+    or so, Unsupported where an engine that runs pieces of it is missing, ImportError where TVM's runtime, or a GPU's
+    driver, is not installed.
     """
     folder = Path(folder)
     manifest = bundle.read_manifest(folder)
@@ -54,18 +59,24 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
     load_runtime(on_gpu)
+    weights = bundle.read_weights(folder)
     if on_gpu:
         gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())
-        return GpuSession(_library(folder), bundle.read_weights(folder), manifest["input"])
-    return Session(_library(folder), bundle.read_weights(folder), manifest["input"], threads or manifest["threads"])
+        (plan,) = manifest["plans"]
+        (shape,) = plan["inputs"].values()
+        return GpuSession(_library(folder, "library.so"), weights, shape)
+    names = {plan["library"] for plan in manifest["plans"]}
+    libraries = {name: _library(folder, name) for name in names if name}
+    models = {name: folder / name for name in bundle.parts(manifest) if name.endswith(".onnx")}
+    return Session(manifest, libraries, weights, models, threads or manifest["threads"])
 
 
-def _library(folder: Path) -> tvm_ffi.Module:
+def _library(folder: Path, name: str) -> tvm_ffi.Module:
     """Its code. Raises BundleError where the system does not load it, from a file system without execution, say."""
     try:
-        return tvm_ffi.load_module(str(folder / "library.so"))
+        return tvm_ffi.load_module(str(folder / name))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("library.so")[2].strip(": ")
+        reason = str(error).strip().splitlines()[-1].rpartition(name)[2].strip(": ")
         raise bundle.BundleError(
             f"{folder}: its library cannot be loaded ({reason}); is it on a file system mounted noexec?"
         ) from error
@@ -97,52 +108,77 @@ def load_runtime(cuda: bool = False) -> None:
         gpu.load_runtime(folder)
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """A copy that starts where TVM wants it."""
-    room = np.empty(array.nbytes + ALIGNED, np.uint8)
-    start = -room.ctypes.data % ALIGNED
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-_set = threading.local()  # TVM keeps a pool of workers for every calling thread
-
-
-def use_threads(count: int) -> None:
-    """Share parallel loops of the calling thread's code among ``count`` workers."""
-    if getattr(_set, "count", None) != count:
-        # else TVM pins the calling thread to a core, for everything the program does afterwards
-        os.environ.setdefault("TVM_BIND_THREADS", "0")
-        # else its pool has half as many workers as the machine has cores, on the assumption that these are hyperthreads
-        os.environ.setdefault("TVM_NUM_THREADS", str(max(count, os.cpu_count() or 1)))
-        tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
-        _set.count = count
-
-
 class Session:
     """One network ready to run. Not safe for calls from several threads at once."""
 
-    def __init__(self, library: tvm_ffi.Module, weights: list[np.ndarray], input_shape: Sequence[int], threads: int):
-        """``library``: module of a compiled network (of Built.executable, its jit())."""
-        self.input_shape = tuple(input_shape)
+    def __init__(
+        self,
+        contents: Manifest | Mapping[str, Any],
+        libraries: Mapping[str, tvm_ffi.Module],
+        weights: Sequence[np.ndarray],
+        models: Mapping[str, Model],
+        threads: int,
+    ):
+        """``contents``: its manifest, of which the inputs, outputs and plans count; ``libraries``, ``models``: what the
+        plans name, by file.
+        """
         self.threads = threads
-        self._machine = library["vm_load_executable"]()
-        self._machine["vm_initialization"](CPU, 0, POOLED)
-        self._run = self._machine["run"]
-        self._kept = [*(tvm_ffi.from_dlpack(_aligned(w)) for w in weights), *self._machine["buffers"]()]
-        self._pixels = _aligned(np.zeros(self.input_shape, np.float32))
-        self._image = tvm_ffi.from_dlpack(self._pixels)
+        self.inputs: dict[str, Tensor] = dict(contents["inputs"])
+        self.outputs: dict[str, Tensor] = dict(contents["outputs"])
+        self._entries: list[PlanEntry] = contents["plans"]
+        self._libraries, self._models = libraries, models
+        self._weights = [tvm_ffi.from_dlpack(aligned(w)) for w in weights]
+        self._plans: dict[int, Plan] = {}
+        self._whole, self._fallback = contents.get("fallback"), None
+        if self._entries:
+            self.plan(0)
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises BadInput for other inputs."""
-        bundle.refuse_input(x, self.input_shape)
-        use_threads(self.threads)
-        # TVM needs 64-byte aligned, writable memory to take an array as it is; others are copied, to memory that is
-        # kept: fresh pages for every image cost more than its pixels
-        if x.flags.c_contiguous and x.flags.writeable and x.ctypes.data % ALIGNED == 0:
-            image = tvm_ffi.from_dlpack(x)
-        else:
-            np.copyto(self._pixels, x)
-            image = self._image
-        return np.from_dlpack(self._run(image, *self._kept))
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of the only input, in the first plan. Raises BadInput where there are several inputs."""
+        if len(self.inputs) != 1:
+            raise BadInput(f"this bundle has {len(self.inputs)} inputs: {', '.join(self.inputs)}; see session.inputs")
+        (shape,) = self._entries[0]["inputs"].values()
+        return tuple(shape)
+
+    def plan(self, i: int) -> Plan:
+        """The i-th plan of the bundle, made when it is first asked for."""
+        if i not in self._plans:
+            entry = self._entries[i]
+            library = self._libraries[entry["library"]] if entry["library"] else None
+            ends = list(self.outputs)
+            self._plans[i] = Plan(
+                entry["steps"], entry["values"], ends, library, self._weights, self._models, self.threads
+            )
+        return self._plans[i]
+
+    def run(self, x: Given) -> Any:
+        """Output of the network for ``x`` (see kerf.load). Inputs of sizes that no plan is for run in ONNX Runtime, with
+        a warning; raises BadInput where the bundle is for other sizes only, and for other inputs.
+        """
+        arrays = feed(x, self.inputs)
+        found = self._run(arrays)
+        return found[next(iter(self.outputs))] if len(self.outputs) == 1 else found
+
+    def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for i, entry in enumerate(self._entries):
+            if all(list(arrays[name].shape) == shape for name, shape in entry["inputs"].items()):
+                return self.plan(i).run(arrays)
+        if self._whole is None:
+            raise BadInput(f"inputs are {_sizes(arrays)}; this bundle takes {self._known()}")
+        if self._fallback is None:
+            warnings.warn(
+                f"inputs are {_sizes(arrays)}, for which nothing was compiled: ONNX Runtime runs the network. Compiled "
+                f"is {self._known()}; add others with --shape",
+                stacklevel=3,
+            )
+            self._fallback = dense_engine.open_network("onnxruntime", self._models[self._whole], self.threads)
+        found = self._fallback(arrays, {})
+        return {name: found[name] for name in self.outputs}
+
+    def _known(self) -> str:
+        return " or ".join(_sizes({n: np.empty(s, bool) for n, s in e["inputs"].items()}) for e in self._entries)
+
+
+def _sizes(arrays: Mapping[str, np.ndarray]) -> str:
+    return " ".join(f"{name}={'x'.join(map(str, array.shape))}" for name, array in arrays.items())

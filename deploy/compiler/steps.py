@@ -1,0 +1,82 @@
+"""A compiled network as a bundle's manifest has it: the steps of a plan, with the models and weights that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kerf.deploy.compiler.build import Built
+from kerf.deploy.frontend.network import KERF, Network, Piece
+from kerf.deploy.frontend.onnx_graph import Graph, Value
+from kerf.deploy.partition import onnx_piece
+from kerf.deploy.runtime.manifest import PlanEntry, Step, Tensor
+from kerf.deploy.runtime.session import Session
+
+LIBRARY = "library.so"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """``models``: file -> ONNX model; ``weights``: (name, array), in the order that the steps count."""
+
+    entry: PlanEntry
+    models: dict[str, bytes]
+    weights: list[tuple[str, np.ndarray]]
+
+
+def steps(network: Network, built: Built | None, prefix: str = "") -> Steps:
+    """Of one plan. ``built`` is None where no piece is kerf's; ``prefix``: of the files' names."""
+    done: list[Step] = []
+    graph, found = network.graph, Steps(_entry(network, prefix if built else None), {}, [])
+    names = {name for piece in pieces(network) for name in (*piece.inputs, *piece.outputs)}
+    found.entry["values"] = {name: tensor(graph, name) for name in sorted(names)}
+    for piece in pieces(network):
+        exchanged: Any = {"engine": piece.engine, "inputs": list(piece.inputs), "outputs": list(piece.outputs)}
+        if piece.engine == KERF:
+            assert built is not None  # it was compiled for these pieces
+            own = sum(step["engine"] == KERF for step in done)
+            packed, first = built.packed[own], len(found.weights)
+            found.weights.extend(packed.items())
+            suffix = f"_{own}" if own else ""
+            done.append({**exchanged, "function": suffix, "weights": list(range(first, first + len(packed)))})
+        else:
+            file = f"{prefix}{piece.engine}_{len(found.models)}.onnx"
+            found.models[file] = onnx_piece.model(graph, piece).SerializeToString()
+            done.append({**exchanged, "file": file})
+    found.entry["steps"] = done
+    return found
+
+
+def _entry(network: Network, prefix: str | None) -> PlanEntry:
+    sizes = {v.name: list(v.shape) for v in network.inputs if v.shape is not None and None not in v.shape}
+    library = None if prefix is None else f"{prefix}{LIBRARY}"
+    return {"inputs": sizes, "library": library, "steps": [], "values": {}}
+
+
+def pieces(network: Network) -> Sequence[Piece]:
+    """As they are, or one with everything, in the file's order of inputs and outputs."""
+    ends = [tuple(v.name for v in values) for values in (network.inputs, network.outputs)]
+    return network.pieces or [Piece(KERF, tuple(network.graph.nodes), *ends)]
+
+
+def tensor(graph: Graph, name: str) -> Tensor:
+    """Type and sizes; float32 without sizes where the file says nothing."""
+    value = graph.tensor(name)
+    sized = value.shape is not None and None not in value.shape and value.dtype != "object"
+    return {"dtype": value.dtype, "shape": list(value.shape) if sized and value.shape is not None else None}
+
+
+def ends(values: Sequence[Value]) -> dict[str, Tensor]:
+    """Inputs or outputs of a network, as a manifest has them."""
+    return {v.name: {"dtype": v.dtype, "shape": None if v.shape is None else list(v.shape)} for v in values}
+
+
+def session(network: Network, built: Built | None, threads: int) -> Session:
+    """The compiled network in this process, without a bundle."""
+    made = steps(network, built)
+    contents = {"inputs": ends(network.inputs), "outputs": ends(network.outputs), "plans": [made.entry]}
+    libraries = {LIBRARY: built.executable.jit()} if built else {}
+    return Session(contents, libraries, [a for _, a in made.weights], made.models, threads)

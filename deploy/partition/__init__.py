@@ -1,0 +1,1 @@
+"""A network in pieces: which engine computes what. No TVM."""

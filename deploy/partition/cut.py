@@ -1,0 +1,95 @@
+"""A graph -> pieces that run one after the other, kerf's and another engine's by turns.
+
+Given: which nodes kerf has functions for. Result: as few pieces as the order of execution allows: all nodes of one
+engine that are ready are taken before the other engine's turn comes (list scheduling with two kinds of nodes). What
+lies between two of kerf's layers and is no layer belongs to kerf only if it touches one of its layers: a lone pooling
+between two pieces of ONNX Runtime would be two changes of engine for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import onnx
+
+from kerf.deploy.frontend.network import DOMAIN, KERF, OP, Piece
+from kerf.deploy.frontend.onnx_graph import Graph, reads
+
+Takes = Callable[[onnx.NodeProto], bool]
+
+
+def cut(graph: Graph, takes: Takes, other: str) -> tuple[Piece, ...]:
+    """Pieces in order of execution. ``takes``: whether kerf has a function for a node; ``other``: who runs the rest."""
+    ours = with_layers(graph, takes)
+    orders = [schedule(graph, ours, first) for first in (True, False)]
+    return pieces(graph, min(orders, key=len), other)
+
+
+def with_layers(graph: Graph, takes: Takes) -> set[int]:
+    """Numbers of nodes that kerf is to run: those it takes and that are connected with a layer through such nodes."""
+    taken = [takes(node) for node in graph.nodes]
+    root = list(range(len(graph.nodes)))  # disjoint sets of connected nodes
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    made = {t: i for i, node in enumerate(graph.nodes) for t in node.output}
+    for i, node in enumerate(graph.nodes):
+        for source in {made[t] for t in reads(node) if t in made}:
+            if taken[i] and taken[source]:
+                root[find(i)] = find(source)
+    layered = {find(i) for i, node in enumerate(graph.nodes) if taken[i] and is_layer(node)}
+    return {i for i in range(len(graph.nodes)) if taken[i] and find(i) in layered}
+
+
+def is_layer(node: onnx.NodeProto) -> bool:
+    return node.domain == DOMAIN and node.op_type == OP
+
+
+def schedule(graph: Graph, ours: set[int], mine: bool) -> list[tuple[bool, list[int]]]:
+    """(whether kerf's, numbers of nodes) per piece; the first, if it has any nodes, is kerf's if ``mine``."""
+    made = {t: i for i, node in enumerate(graph.nodes) for t in node.output if t}
+    waits = [{made[t] for t in reads(node) if t in made} for node in graph.nodes]
+    readers: dict[int, list[int]] = defaultdict(list)
+    for i, sources in enumerate(waits):
+        for source in sources:
+            readers[source].append(i)
+    left = [len(sources) for sources in waits]
+    ready = {kind: [i for i in range(len(left)) if not left[i] and (i in ours) == kind] for kind in (True, False)}
+    found: list[tuple[bool, list[int]]] = []
+    while ready[True] or ready[False]:
+        done = []
+        while ready[mine]:
+            i = ready[mine].pop(0)
+            done.append(i)
+            for reader in readers[i]:
+                left[reader] -= 1
+                if not left[reader]:
+                    ready[reader in ours].append(reader)
+        if done:
+            found.append((mine, sorted(done)))  # the file's order is one of execution
+        mine = not mine
+    return found
+
+
+def pieces(graph: Graph, order: Iterable[tuple[bool, Sequence[int]]], other: str) -> tuple[Piece, ...]:
+    """The pieces of these nodes, with the tensors that they exchange."""
+    parts = [(KERF if mine else other, [graph.nodes[i] for i in numbers]) for mine, numbers in order]
+    wanted = {o.name for o in graph.outputs}  # by what comes later, or whoever runs the network
+    found: list[Piece] = []
+    for engine, nodes in reversed(parts):
+        made = {t for node in nodes for t in node.output if t}
+        read = set().union(*(reads(node) for node in nodes)) - made - {""} - set(graph.constants)
+        read = {t for t in read if known(graph, t)}
+        found.append(Piece(engine, tuple(nodes), tuple(sorted(read)), tuple(sorted(made & wanted))))
+        wanted |= read
+    return tuple(reversed(found))
+
+
+def known(graph: Graph, tensor: str) -> bool:
+    """Whether a name that a node reads is a tensor of the graph, and not of a body inside that node."""
+    return tensor in graph.values or any(tensor in node.output for node in graph.nodes)

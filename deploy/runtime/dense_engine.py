@@ -1,0 +1,138 @@
+"""Dense engines that run the pieces of a network which kerf has no functions for: ONNX Runtime, OpenVINO.
+
+Each opens an ONNX model as a Call: arrays that stay where they are are bound once, the others on every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from kerf.errors import Unsupported
+
+Model = Path | bytes  # a file or its contents
+Arrays = Mapping[str, np.ndarray]
+
+
+class Call(Protocol):
+    """A model ready to run."""
+
+    def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
+        """Runs with what is not bound: ``inputs``, and arrays for outputs of known sizes; the other outputs, new."""
+
+
+def open_piece(engine: str, model: Model, fixed_in: Arrays, fixed_out: Arrays, free: Sequence[str], threads: int) -> Call:
+    """``fixed_in``, ``fixed_out``: arrays that are read and written on every call; ``free``: names of other outputs.
+
+    Raises Unsupported where the engine is not installed or refuses the model.
+    """
+    made = ENGINES.get(engine)
+    if made is None:
+        raise Unsupported(f"pieces of this network are for {engine}; this version of kerf knows {', '.join(ENGINES)}")
+    try:
+        return made(model, fixed_in, fixed_out, free, threads)
+    except ImportError as error:
+        raise Unsupported(f"pieces of this network run in {engine}, which is not installed: pip install {engine}") from error
+
+
+def open_network(engine: str, model: Model, threads: int) -> Call:
+    """A whole network: every array is the caller's."""
+    return open_piece(engine, model, {}, {}, (), threads)
+
+
+class OnnxRuntime:
+    def __init__(self, model: Model, fixed_in: Arrays, fixed_out: Arrays, free: Sequence[str], threads: int):
+        alone = not fixed_in and not fixed_out
+        self._session = onnxruntime_session(model, threads, alone)
+        self._names = [o.name for o in self._session.get_outputs()]
+        self._fixed_in, self._fixed_out = dict(fixed_in), dict(fixed_out)  # the binding holds their addresses
+        self._by_name = alone or bool(free)
+        self._binding = self._session.io_binding()
+        for name, array in fixed_in.items():
+            _bind(self._binding.bind_input, name, array)
+        for name, array in fixed_out.items():
+            _bind(self._binding.bind_output, name, array)
+
+    def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
+        if self._by_name:
+            found = dict(zip(self._names, self._session.run(None, {**self._fixed_in, **inputs})))
+            for name, array in {**self._fixed_out, **outputs}.items():
+                array[...] = found.pop(name)
+            return found
+        for name, array in inputs.items():
+            self._binding.bind_cpu_input(name, array)
+        for name, array in outputs.items():
+            _bind(self._binding.bind_output, name, array)
+        self._session.run_with_iobinding(self._binding)
+        return {}
+
+
+def _bind(bind: Callable, name: str, array: np.ndarray) -> None:
+    bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def onnxruntime_session(model: Model, threads: int, alone: bool = True) -> Any:
+    """All graph optimisations, ``threads`` workers. ``alone``: no other engine's workers wait for the same cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if not alone and threads > 1:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors derive from Exception directly
+        raise Unsupported(f"ONNX Runtime refuses the network: {' '.join(str(error).split())[:300]}") from error
+
+
+class OpenVino:
+    """One stream, float32 as the others (by default it may take bf16)."""
+
+    def __init__(self, model: Model, fixed_in: Arrays, fixed_out: Arrays, free: Sequence[str], threads: int):
+        import openvino
+
+        self._tensor = openvino.Tensor
+        try:
+            self._compiled = openvino_model(model, threads)
+        except RuntimeError as error:
+            raise Unsupported(f"OpenVINO refuses the network: {' '.join(str(error).split())[:300]}") from error
+        self._request = self._compiled.create_infer_request()
+        self._names = [str(o.get_any_name()) for o in self._compiled.outputs]
+        self._free = list(free)
+        self._alone = not fixed_in and not fixed_out
+        self._set({**fixed_in, **fixed_out})
+
+    def _set(self, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            self._request.set_tensor(name, self._tensor(array, shared_memory=True))
+
+    def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
+        if self._alone and not outputs:
+            found = self._request.infer(dict(inputs), share_inputs=True)
+            return dict(zip(self._names, found.to_tuple()))
+        self._set({**inputs, **outputs})
+        self._request.infer()
+        return {name: self._request.get_tensor(name).data.copy() for name in self._free}
+
+
+def openvino_model(model: Model, threads: int) -> Any:
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    core = openvino.Core()
+    read = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model, b"")
+    return core.compile_model(read, "CPU", settings)
+
+
+ENGINES = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}

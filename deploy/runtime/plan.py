@@ -1,0 +1,103 @@
+"""The pieces of a network, one after the other, for inputs of fixed sizes: kerf's compiled functions, and models that a
+dense engine runs.
+
+Tensors between pieces lie in memory that is allocated once, when the plan is made, and every piece reads and writes
+there; what the caller gets is new on every call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from kerf.deploy.runtime import dense_engine
+from kerf.deploy.runtime.dense_engine import Model
+from kerf.deploy.runtime.manifest import OnnxStep, Step, Tensor
+from kerf.deploy.runtime.own_piece import Arrays, OwnPiece, aligned
+
+CPU, POOLED = 1, 2  # DLPack's device type, the virtual machine's allocator
+
+
+class Plan:
+    """Not safe for calls from several threads at once."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        values: Mapping[str, Tensor],
+        results: Sequence[str],
+        library: tvm_ffi.Module | None,
+        weights: Sequence[Any],
+        models: Mapping[str, Model],
+        threads: int,
+    ):
+        """``values``: type and shape of all tensors that pieces exchange, results and inputs included; without a shape
+        where sizes are known only when the network runs. ``library``: the module of kerf's functions (of
+        Built.executable, its jit()); ``weights``: tensors of TVM's, aligned; ``models``: those of dense engines, by the step's "file".
+        """
+        self.threads, self._results, self._values = threads, list(results), values
+        self._fixed: Arrays = {}  # tensors that always lie in the same place
+        self._machine = library["vm_load_executable"]() if library is not None else None
+        if self._machine is not None:
+            use_threads(threads)
+            self._machine["vm_initialization"](CPU, 0, POOLED)
+        self.calls: list[Callable[[Arrays], None]] = []
+        for step in steps:
+            if "function" in step:
+                piece = OwnPiece(step, self._machine, weights, values, self._fixed, results)
+                self._fixed |= piece.memory
+                self.calls.append(piece)
+            else:
+                self.calls.append(self._other(step, models[step["file"]], alone=len(steps) == 1))
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> Arrays:
+        """The results, by name, in their order; ``feed``: arrays of the inputs' types and sizes."""
+        if self._machine is not None:
+            use_threads(self.threads)
+        found = dict(feed)
+        for call in self.calls:
+            call(found)
+        return {name: found[name] for name in self._results}
+
+    def _other(self, step: OnnxStep, model: Model, alone: bool) -> Callable[[Arrays], None]:
+        """``alone``: a whole network, whose engine makes the arrays of its results."""
+        sized = [n for n in step["outputs"] if self._values[n]["shape"] is not None and not alone]
+        for name in sized:
+            if name not in self._results:
+                self._fixed[name] = aligned(np.zeros(*_array(self._values[name])))
+        new = {n: _array(self._values[n]) for n in sized if n in self._results}
+        free = [n for n in step["outputs"] if n not in sized]
+        fixed_in, fixed_out = ({n: self._fixed[n] for n in step[k] if n in self._fixed} for k in ("inputs", "outputs"))
+        run = dense_engine.open_piece(step["engine"], model, fixed_in, fixed_out, free, self.threads)
+        moving = [n for n in step["inputs"] if n not in fixed_in]
+
+        def call(found: Arrays) -> None:
+            outputs = {n: np.empty(*array) for n, array in new.items()}
+            found.update(run({n: found[n] for n in moving}, outputs))
+            found.update(outputs)
+
+        return call
+
+
+def _array(value: Tensor) -> tuple[list[int], str]:
+    assert value["shape"] is not None  # the caller's condition
+    return value["shape"], value["dtype"]
+
+
+_set = threading.local()  # TVM keeps a pool of workers for every calling thread
+
+
+def use_threads(count: int) -> None:
+    """Share parallel loops of the calling thread's code among ``count`` workers."""
+    if getattr(_set, "count", None) != count:
+        # else TVM pins the calling thread to a core, for everything the program does afterwards
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
+        # else its pool has half as many workers as the machine has cores, on the assumption that these are hyperthreads
+        os.environ.setdefault("TVM_NUM_THREADS", str(max(count, os.cpu_count() or 1)))
+        tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
+        _set.count = count
