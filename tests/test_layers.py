@@ -27,7 +27,8 @@ ORDER = {
         "__init__",
     ],
     "deploy": [
-        *("frontend/onnx_graph", "frontend/network", "frontend/passes", "frontend"),
+        *("frontend/onnx_graph", "frontend/network", "frontend/windows", "frontend/passes"),
+        *("frontend/operators", "frontend"),
         *("runtime", "measure", "compiler", "report", "from_torch", ""),
     ],
     "compress": [

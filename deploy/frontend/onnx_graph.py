@@ -53,6 +53,8 @@ class Graph:
         self.shapes.update({name: array.shape for name, array in self.constants.items()})
         self.values = {v.name: v for v in (*graph.value_info, *graph.output, *graph.input)}
         self._originals: dict[str, tuple[onnx.NodeProto, ...]] = {}  # by output: what a pass made one node of
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self.element_types = {v.name: v.type.tensor_type.elem_type for v in values}  # TensorProto's; not of constants
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Raises BadInput unless it is known, and fixed."""
@@ -105,13 +107,12 @@ class Graph:
         return self.values.get(tensor) or onnx.ValueInfoProto(name=tensor)
 
     def tensor(self, name: str) -> Value:
-        """Of numbers or strings. Raises BadInput for another type, and one that is not known."""
+        """dtype "object" for strings, and for what is no tensor or of a type that is not known."""
         kind = self.value(name).type
-        if kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.elem_type:
-            raise BadInput(f"{name!r} is no tensor of a known type")
-        shape = self.shapes.get(name)
+        element = kind.tensor_type.elem_type if kind.WhichOneof("value") == "tensor_type" else 0
+        shape = self.shapes.get(name) if element else None
         sizes = None if shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in shape)
-        return Value(name, str(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)), sizes)
+        return Value(name, str(helper.tensor_dtype_to_np_dtype(element)) if element else "object", sizes)
 
     def model(self, extra_inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The graph as a model, constants that are still read included."""

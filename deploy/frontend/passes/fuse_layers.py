@@ -16,6 +16,7 @@ from onnx import helper
 
 from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
+from kerf.deploy.frontend.windows import window
 from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
 
@@ -83,29 +84,13 @@ def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     if not _is_float(weight) or weight.ndim != 4 or x is None or len(x) != 4 or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
-    kernel, stride = tuple(weight.shape[2:]), tuple(a.get("strides", (1, 1)))
-    dilation = tuple(a.get("dilations", (1, 1)))
-    padding = tuple(a.get("pads", (0, 0, 0, 0)))
-    auto = a.get("auto_pad", b"NOTSET").decode()
-    if auto.startswith("SAME"):
-        padding = _same(x[2:], kernel, stride, dilation, lower=auto == "SAME_LOWER")
+    kernel, stride, dilation, padding = window(a, tuple(weight.shape[2:]), x[2:])
     n, channels, height, width = x
     if (taken := weight.shape[1] * a.get("group", 1)) != channels:
         raise BadInput(f"its weights take {taken} channels, its input has {channels}")
     sizes = n, channels, height, width, weight.shape[0]
     problem = Problem(*sizes, kernel, stride, padding, dilation, groups=a.get("group", 1))
     return Parts("conv", problem, weight, bias, (node,))
-
-
-def _same(size, kernel, stride, dilation, lower: bool) -> tuple[int, int, int, int]:
-    """ONNX auto_pad: output = ceil(size / stride), the odd element at the end (or at the start, SAME_LOWER)."""
-    begin, end = [], []
-    for s, k, t, d in zip(size, kernel, stride, dilation):
-        total = max((-(-s // t) - 1) * t + d * (k - 1) + 1 - s, 0)
-        small, large = total // 2, total - total // 2
-        begin.append(large if lower else small)
-        end.append(small if lower else large)
-    return (*begin, *end)
 
 
 def _dense(x: tuple[int, ...], weight: np.ndarray, bias: np.ndarray | None, fused: tuple[onnx.NodeProto, ...]) -> Parts:
