@@ -28,7 +28,7 @@ ORDER = {
     ],
     "deploy": [
         *("frontend/onnx_graph", "frontend/network", "frontend/windows", "frontend/passes"),
-        *("frontend/operators", "frontend"),
+        *("frontend/operators", "frontend", "partition"),
         *("runtime", "measure", "compiler", "report", "from_torch", ""),
     ],
     "compress": [

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tvm.target import Target
 
-from kerf.deploy.compiler import targets
+from kerf.deploy.compiler import steps, targets
 from kerf.deploy.compiler.build import Built, record
-from kerf.deploy.frontend.network import Network
+from kerf.deploy.compiler.steps import Steps
+from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.report import block_pattern, compare
 from kerf.deploy.report.block_pattern import Pattern
-from kerf.deploy.report.schema import SCHEMA, LayerReport, Report
+from kerf.deploy.report.schema import SCHEMA, LayerReport, PieceReport, Report
 from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.manifest import GpuContents, LayerKernel
 from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
+from kerf.tune.pieces import Weighed
 from kerf.tune.proof import Proof
 from kerf.tune.request import Request
 
@@ -34,8 +39,9 @@ def layers(
     Zero blocks are counted in blocks of those that were found in the layer, else of `least` output kernels.
     """
     rows: list[LayerReport] = []
-    for name, layer in network.layers.items():
-        choice, p = built.choices[name], layer.problem
+    for name in (name for piece in network.run_by if piece.engine == KERF for name in piece.layers):
+        layer, choice = network.layers[name], built.choices[name]
+        p = layer.problem
         chosen = choice.problem
         dense = record(dense_twin(p), built.target, book, versions)
         # not the best record of the problem: the untuned network may have won, and runs another configuration
@@ -66,12 +72,21 @@ def layers(
     return rows
 
 
-def manifest(network: Network, request: Request, built: Built, layers: list[LayerReport]) -> GpuContents:
-    target, versions = built.target, environment()["versions"]
+def manifest(
+    network: Network, request: Request, target: Target, built: Built | None, made: Steps, layers: list[LayerReport]
+) -> GpuContents:
+    """``built``: None where no piece is kerf's."""
+    versions = environment()["versions"]
+    inputs, sizes = steps.ends(network.inputs), made.entry["inputs"]
     contents: GpuContents = {
         "model": request.path.name,
         "model_sha256": bundle.sha256(request.path),
-        "input": list(network.input_shape),
+        "inputs": inputs,
+        "outputs": steps.ends(network.outputs),
+        "input": next(iter(sizes.values())) if len(inputs) == len(sizes) == 1 else None,
+        "plans": [made.entry],
+        "fallback": None,
+        "engine": network.engine,
         "target": targets.describe(target),
         "needs": targets.needs(target),
         "threads": request.threads,
@@ -79,7 +94,7 @@ def manifest(network: Network, request: Request, built: Built, layers: list[Laye
         "versions": versions,
         "layers": [kernel(row) for row in layers],
     }
-    if built.source:
+    if built and built.source:
         contents |= {"precision": request.precision, "cuda_source": gpu.key(built.source)}
     return contents
 
@@ -101,8 +116,9 @@ def kernel(row: LayerReport) -> LayerKernel:
 def report(
     request: Request,
     network: Network,
-    built: Built,
+    target: Target,
     rows: list[LayerReport],
+    pieces: list[PieceReport],
     proven: Proof,
     cpu: str,
     size: int,
@@ -110,16 +126,19 @@ def report(
 ) -> Report:
     """report.json of a bundle of ``size`` bytes that ran on ``cpu``. ``command``: what makes the same bundle again."""
     where = environment()
+    batches = [v.shape[0] for v in network.inputs if v.shape and v.shape[0]]
     made: Report = {
         "schema": SCHEMA,
         "model": request.path.name,
-        "target": targets.describe(built.target),
+        "target": targets.describe(target),
         "threads": request.threads,
-        "batch": network.input_shape[0],
+        "batch": batches[0] if batches else 1,
         "bsr": list(request.n),
+        "engine": network.engine,
         **proven,
         "bytes": {"dense": network.weights_bytes, "bundle": size},
         "layers": rows,
+        "pieces": pieces,
         "cpu": cpu,
         "date": where["date"],
         "machine": where["machine"],
@@ -128,6 +147,20 @@ def report(
     add_job(made, request.path, command)
     made["block_patterns"] = patterns(network, rows)
     return made
+
+
+def pieces(network: Network, weighed: Sequence[Weighed]) -> list[PieceReport]:
+    """A row per piece: what runs it, and the microseconds that it took on each engine where that was measured."""
+    us = {w.piece.key: w.us for w in weighed}
+    return [
+        {
+            "engine": piece.engine,
+            "layers": len(piece.layers),
+            "operators": dict(Counter(node.op_type for node in piece.nodes).most_common()),
+            "us": us.get(piece.key, {}).get(piece.engine),
+        }
+        for piece in network.run_by
+    ]
 
 
 def used(book: RecordBook, network: Network) -> str:

@@ -10,7 +10,7 @@ from kerf import console
 from kerf.console import Parser
 from kerf.errors import BadInput
 from kerf.kernels.precision import PRECISIONS
-from kerf.tune.request import RECORDS, Request
+from kerf.tune.request import ENGINES, RECORDS, Request
 
 SEARCHED = ("runs", "experiments")
 
@@ -51,6 +51,10 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
     p.add_argument("--against", default="onnxruntime,openvino", help="dense engines to race, those installed")
     p.add_argument("--records", type=Path, default=RECORDS, help="measurements, reused and extended")
     p.add_argument("--out", type=Path, help="bundle folder; by default <onnx name>.kerf beside the file")
+    p.add_argument(
+        "--engine", choices=ENGINES, default="auto",
+        help="auto: a dense engine runs what it runs faster, if need be all; kerf: whatever kerf can run stays kerf's",
+    )  # fmt: skip
     p.add_argument("--seconds", type=float, default=10.0, help="how long the engines race")
     console.add_flags(p)
     a = p.parse_args(argv)
@@ -60,7 +64,7 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
     request = Request(
         path=path, out=a.out or path.with_suffix(".kerf"), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,
         precision=a.precision or "", threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
-        tolerance=a.tolerance, against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds,
+        tolerance=a.tolerance, against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds, engine=a.engine,
         records=a.records, rpc=a.rpc, rpc_key=a.rpc_key,
     )  # fmt: skip
     return Flags(request, a.quiet, a.json)

@@ -10,14 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from tvm.target import Target
 
-from kerf.deploy.compiler import preflight, targets
-from kerf.deploy.compiler.build import build
+from kerf.deploy.compiler import preflight, steps, targets
+from kerf.deploy.compiler.build import Built, build
 from kerf.deploy.frontend.convert import convert
+from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.partition.plain import plain
 from kerf.deploy.report import claims, report
 from kerf.deploy.report.schema import Report
 from kerf.deploy.runtime import bundle
@@ -26,7 +28,8 @@ from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
-from kerf.tune import bundle_contents, proof, wording
+from kerf.tune import bundle_contents, pieces, proof, wording
+from kerf.tune.pieces import Weighed
 from kerf.tune.places import Gpu, Here, Place
 from kerf.tune.progress import Progress, Say
 from kerf.tune.remote import Tracker
@@ -69,8 +72,8 @@ class Bundle:
         """The network ready to run, loaded once, at the first call. Raises BundleError where this machine cannot."""
         return self._session
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """Output for ``x``, float32 of exactly the shape that the manifest names as "input". Raises BadInput."""
+    def run(self, x: Any) -> Any:
+        """As the session's (kerf.load): arrays of the types and sizes that the manifest names. Raises BadInput."""
         return self._session.run(x)
 
     def __repr__(self) -> str:
@@ -95,6 +98,7 @@ def compile(
     tolerance: float = 0.005,
     against: Iterable[str] = DENSE_ENGINES,
     seconds: float = 10.0,
+    engine: str = "auto",
     records: str | Path = RECORDS,
     rpc: str = "",
     rpc_key: str = "",
@@ -108,7 +112,8 @@ def compile(
     "f32"). threads: of kerf and of the engines that it races. batch: images per call, where the file leaves it open.
     trials, minutes: the most that the search measures, and for how long; 0 trials compiles untuned; it ends before when
     less than ``tolerance`` of the network's time is to be gained. Measurements are kept in the file ``records`` and
-    never made twice. against, seconds: dense engines to race, those installed, and for how long. rpc ("HOST:PORT" of
+    never made twice. against, seconds: dense engines to race, those installed, and for how long. engine: "auto" lets a
+    dense engine run what it runs faster, if need be all of it; "kerf" keeps whatever kerf can run. rpc ("HOST:PORT" of
     a TVM tracker), rpc_key: the devices to measure on. say: gets a line for each step; by default nobody does.
 
     Raises BadInput or FileNotFoundError before anything is done for what cannot work; Mismatch when the compiled
@@ -118,7 +123,7 @@ def compile(
     request = Request(
         path=path, out=Path(out) if out else path.with_suffix(".kerf"), n=(n,) if isinstance(n, int) else tuple(n),
         sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
-        minutes=minutes, tolerance=tolerance, against=tuple(against), seconds=seconds, records=Path(records), rpc=rpc,
+        minutes=minutes, tolerance=tolerance, against=tuple(against), seconds=seconds, engine=engine, records=Path(records), rpc=rpc,
         rpc_key=rpc_key,
     )  # fmt: skip
     return carry_out(request, wording.call(request), say)
@@ -135,34 +140,115 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
     refuse_machine(request, target, network.weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
+    job = Job(request, target, foreign, command, say, place_of(request, backend_of(target).device if not foreign else ""))
+    network = pieces.whole(network) if job.whole else pieces.able(network, target, say)
     say(wording.layers(network, request))
-    place = place_of(request, backend_of(target).device if not foreign else "")
     if foreign:
         say(f"{foreign}: building without tuning, verification and race")
     book, summary = RecordBook(request.records if request.trials else None), None
-    if request.trials and not foreign:
+    if request.trials and not foreign and network.own:
         summary = search(
-            network, target, request.threads, book, trials=request.trials, minutes=request.minutes,
-            tolerance=request.tolerance, place=place, progress=progress,
+            own_layers(network), target, request.threads, book, trials=request.trials, minutes=request.minutes,
+            tolerance=request.tolerance, place=job.place, progress=progress,
         )  # fmt: skip
         say(wording.searched(summary))
-    if summary and place.races_networks:
-        built, said = better(network, target, request.threads, book)
-        say(f"  {said}")
-    else:
-        built = build(network, target, book, place.provenance())
-    peak = None if foreign else place.peak(target, request.threads)
-    rows = bundle_contents.layers(network, built, book, place.provenance(), peak, min(request.n))
+    built = build_network(network, job, book, searched=summary is not None)
+    weighed: list[Weighed] = []
+    if built and not job.whole:
+        network, weighed = choose_pieces(network, built, job)
+    return deliver(network, built, weighed, book, summary, job)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step of a compilation knows. ``foreign``: why this machine cannot run the result, or ""."""
+
+    request: Request
+    target: Target
+    foreign: str
+    command: str
+    say: Say
+    place: Place
+
+    @property
+    def whole(self) -> bool:
+        """Whether kerf runs everything, as compiled by TVM: where no dense engine could run pieces beside it."""
+        return bool(self.foreign) or not self.place.races_networks
+
+
+def own_layers(network: Network) -> Network:
+    """With the layers of kerf's pieces only: those that are to be tuned."""
+    return replace(network, layers={name: layer for part in network.own for name, layer in part.layers.items()})
+
+
+def build_network(network: Network, job: Job, book: RecordBook, searched: bool) -> Built | None:
+    """kerf's pieces, compiled; None where there are none."""
+    if not network.own:
+        return None
+    if searched and job.place.races_networks:
+        built, said = better(network, job.target, job.request.threads, book)
+        job.say(f"  {said}")
+        return built
+    return build(network, job.target, book, job.place.provenance())
+
+
+def choose_pieces(network: Network, built: Built, job: Job) -> tuple[Network, list[Weighed]]:
+    """The network with every piece on the engine that is fastest for it, and what each took."""
+    if len(network.run_by) == 1:
+        return network, []
+    weighed = pieces.weigh(network, built, job.request.threads, [*job.request.against])
+    if job.request.engine == "auto":
+        network = pieces.faster(network, weighed)
+    job.say(wording.weighed(network, weighed))
+    return network, weighed
+
+
+def deliver(
+    network: Network,
+    built: Built | None,
+    weighed: list[Weighed],
+    book: RecordBook,
+    summary: Summary | None,
+    job: Job,
+) -> Bundle:
+    """The bundle, written once it is verified, then raced; with a dense engine in kerf's place where that is faster."""
+    request, say, out = job.request, job.say, job.request.out
+    result = made(network, built, weighed, book, job, say, quick=False)
+    if result is None:
+        return Bundle(out, bundle.read_manifest(out), None, summary, job.foreign)
+    ratio = result["speedup"]
+    if request.engine == "auto" and not job.whole and network.engine == KERF and ratio and ratio["median"] < 1:
+        say(wording.lost(ratio))
+        result = made(plain(network, ratio["against"]), None, [], book, job, say, quick=True)
+    return Bundle(out, bundle.read_manifest(out), result, summary, job.foreign)
+
+
+def made(
+    network: Network, built: Built | None, weighed: list[Weighed], book: RecordBook, job: Job, say: Say, quick: bool
+) -> Report | None:
+    """Writes the bundle, verified, into its place, then its race into its report; None where nothing can be run.
+
+    ``quick``: for a race that is only to confirm.
+    """
+    request, place = job.request, job.place
+    peak = None if job.foreign else place.peak(job.target, request.threads)
+    rows = bundle_contents.layers(network, built, book, place.provenance(), peak, min(request.n)) if built else []
+    parts = steps.steps(network, built)
     with bundle.replacing(request.out) as folder:
-        described = bundle_contents.manifest(network, request, built, rows)
-        bundle.write(folder, described, built.export, built.packed, bundle_contents.used(book, network), built.code)
-        result = None
-        if not foreign:
-            proven = proof.of(folder, place, network, built, request, say)
-            cpu, size = place.provenance()["cpu"], bundle.size_bytes(folder)
-            result = bundle_contents.report(request, network, built, rows, proven, cpu, size, command)
-            report.write(result, folder)
-    return Bundle(request.out, bundle.read_manifest(request.out), result, summary, foreign)
+        described = bundle_contents.manifest(network, request, job.target, built, parts, rows)
+        libraries = {steps.LIBRARY: built.export} if built else {}
+        records = bundle_contents.used(book, network)
+        bundle.write(folder, described, libraries, parts.weights, parts.models, records, built.code if built else b"")
+        if job.foreign:
+            return None
+        proven = proof.of(folder, place, network, built, request, say)
+        cpu, size = place.provenance()["cpu"], bundle.size_bytes(folder)
+        rows_of_pieces = bundle_contents.pieces(network, weighed)
+        result = bundle_contents.report(
+            request, network, job.target, rows, rows_of_pieces, proven, cpu, size, job.command
+        )
+        report.write(result, folder)
+    return result
 
 
 def refuse(request: Request, target: Target) -> Request:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
+from kerf import files
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend.network import Network
-from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
+from kerf.deploy.measure.samples import alone, draw
 from kerf.deploy.measure.verify import ALLOWED, Verified, verify
+from kerf.deploy.partition import onnx_piece
+from kerf.deploy.partition.plain import plain
 from kerf.deploy.report.schema import Latency, Speedup
 from kerf.deploy.runtime.session import load
-from kerf.errors import BadInput, Mismatch
+from kerf.errors import Mismatch, Unsupported
 from kerf.tune.places import Place
 from kerf.tune.progress import Say
 from kerf.tune.remote import RemoteSession, Tracker
@@ -25,7 +28,7 @@ from kerf.tune.request import Request
 
 DENSE_DIFFER = 1e-3  # relative: what dense engines differ by among themselves, and may
 
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[Any], Any]
 
 
 class Proof(TypedDict):
@@ -38,15 +41,18 @@ class Proof(TypedDict):
     speedup: Speedup | None
 
 
-def of(folder: Path, place: Place, network: Network, built: Built, request: Request, say: Say) -> Proof:
-    """Of the bundle in ``folder``. Raises Mismatch, naming the layers that are wrong on their own."""
-    x = np.random.default_rng(0).standard_normal(network.input_shape).astype(np.float32)
+def of(folder: Path, place: Place, network: Network, built: Built | None, request: Request, say: Say) -> Proof:
+    """Of the bundle in ``folder``, before it is raced. Raises Mismatch, naming the layers that are wrong on their own."""
+    x = alone(draw(network.inputs, np.random.default_rng(0)))
     if isinstance(place, Tracker):  # the dense engines are not there to be raced
         with RemoteSession(folder, place, request.threads) as remote:
-            checked, raced = check(remote.run, place, network, built, request), [remote.measure(x)]
-    else:
-        session = load(folder, request.threads)
-        checked, raced = check(session.run, place, network, built, request), race(session.run, place, x, request, say)
+            return proof(check(remote.run, place, network, built, request), [remote.measure(x)])
+    run = load(folder, request.threads).run
+    checked = check(run, place, network, built, request)
+    return proof(checked, race(run, place, x, network, request, say))
+
+
+def proof(checked: Verified, raced: Sequence[bench.Measurement]) -> Proof:
     return {
         "verified": checked["verified"],
         "max_abs_error": checked["max_abs_error"],
@@ -64,32 +70,34 @@ def speedup(kerf: bench.Measurement, *dense: bench.Measurement) -> Speedup:
     return {"against": found["against"], "median": ratio, "ci95": interval, "conclusive": found["conclusive"]}
 
 
-def check(run: Run, place: Place, network: Network, built: Built, request: Request) -> Verified:
+def check(run: Run, place: Place, network: Network, built: Built | None, request: Request) -> Verified:
     """As kerf.deploy.measure.verify. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
-        return verify(run, network.path, network.input_shape, precision=request.precision)
+        return verify(run, network.path, network.inputs, precision=request.precision)
     except Mismatch as error:
-        if not place.races_networks:
+        if not place.races_networks or built is None:
             raise
         wrong = blame(network, built)
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
 
 
-def race(run: Run, place: Place, x: np.ndarray, request: Request, say: Say) -> list[bench.Measurement]:
-    """Kerf first, then the dense engines, which get the same file with the same fixed shapes.
+def race(
+    run: Run, place: Place, x: Any, network: Network, request: Request, say: Say, seconds: float | None = None
+) -> list[bench.Measurement]:
+    """Kerf first, then the dense engines, which get the same graph with the same fixed shapes.
 
     On a GPU the image comes from the host and the result goes back to it.
     """
     engines = [bench.Engine("kerf", run)]
     with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
         dense = Path(temporary) / "dense.onnx"
-        write_fixed(request.path, request.batch, dense)
+        files.write(dense, onnx_piece.model(network.graph, plain(network, "").pieces[0]).SerializeToString())
         for name in (n for n in request.against if n in place.dense_engines):
             try:
                 engines.append(place.dense_engines[name](dense, request.threads))
             except ImportError as error:
                 say(f"{error}; raced without {name}")
-            except RuntimeError as error:
-                raise BadInput(f"{name} cannot run {request.path}: {error}; leave it out of --against") from error
+            except Unsupported as error:
+                say(f"{error}; raced without {name}")
         allowed = max(DENSE_DIFFER, ALLOWED[request.precision])
-        return bench.race(engines, x, seconds=request.seconds, tolerance=allowed)
+        return bench.race(engines, x, seconds=seconds or request.seconds, tolerance=allowed)

@@ -9,6 +9,7 @@ from kerf.errors import BadInput
 from kerf.kernels.precision import PRECISIONS
 
 RECORDS = Path("runs/records.jsonl")
+ENGINES = ("auto", "kerf")
 DENSE_ENGINES = ("onnxruntime", "openvino")
 
 
@@ -29,6 +30,7 @@ class Request:
     tolerance: float = 0.005
     against: tuple[str, ...] = DENSE_ENGINES
     seconds: float = 10.0
+    engine: str = "auto"
     records: Path = RECORDS
     rpc: str = ""
     rpc_key: str = ""
@@ -47,6 +49,8 @@ class Request:
             raise BadInput(f"--trials {self.trials}: expected 0 (no tuning) or more")
         if self.precision not in ("", *PRECISIONS):
             raise BadInput(f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}")
+        if self.engine not in ENGINES:
+            raise BadInput(f"--engine {self.engine}: expected one of {', '.join(ENGINES)}")
         unknown = sorted(set(self.against) - set(DENSE_ENGINES))
         if unknown:
             raise BadInput(f"--against: {', '.join(unknown)} is not known; expected {', '.join(DENSE_ENGINES)}")

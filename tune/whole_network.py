@@ -11,13 +11,14 @@ from typing import cast
 import numpy as np
 from tvm.target import Target
 
+from kerf.deploy.compiler import steps
 from kerf.deploy.compiler.build import Built, Plan, compiled, plan
 from kerf.deploy.compiler.targets import describe
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, faster, race_name
-from kerf.deploy.runtime.session import Session
+from kerf.deploy.measure.samples import alone, draw
 from kerf.kernels.config import Config
 
 KERNEL = "whole network"
@@ -57,12 +58,9 @@ def _race(
     network: Network, built: dict[str, Built], names: str, target: Target, threads: int, book: RecordBook
 ) -> tuple[Record, Record]:
     """A record each, of the same rounds."""
-    shape, race = network.input_shape, race_name()
-    engines = []
-    for name, b in built.items():
-        session = Session(b.executable.jit(), list(b.packed.values()), shape, threads)
-        engines.append(bench.Engine(name, session.run))
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    race = race_name()
+    engines = [bench.Engine(name, steps.session(network, b, threads).run) for name, b in built.items()]
+    x = alone(draw(network.inputs, np.random.default_rng(0)))
     tuned, untuned = (
         Record(
             problem=names,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from kerf.deploy.frontend.network import Network
-from kerf.deploy.report import inspect
+from kerf.deploy.frontend.network import KERF, Network
+from kerf.deploy.report import claims, inspect
+from kerf.deploy.report.schema import Speedup
+from kerf.tune.pieces import Weighed
 from kerf.tune.request import Request
 from kerf.tune.search import Summary
 
@@ -61,3 +65,32 @@ def searched(s: Summary) -> str:
         if off[len(off) // 2] > NOISY:
             text += "; other programs kept the machine busy: the same command on an idle one chooses better"
     return text
+
+
+def weighed(network: Network, found: Sequence[Weighed]) -> str:
+    """What pieces a network has, and where its time goes."""
+    total = sum(w.us[w.piece.engine] for w in found)
+    own = {piece.key for piece in network.run_by if piece.engine == KERF}
+    kerf = [w for w in found if w.piece.key in own]
+    text = (
+        f"{len(network.run_by)} pieces, {len(kerf)} of them kerf's with {sum(len(w.piece.layers) for w in kerf)} layers: "
+        f"{sum(w.us[KERF] for w in kerf) / total:.0%} of {total / 1e3:.2f} ms"
+    )
+    given_up = [w for w in found if w.piece.engine == KERF and w.piece.key not in own]
+    if given_up:
+        text += f"; {len(given_up)} left to a dense engine, which is faster there"
+    rest = max((w for w in found if w.piece.key not in own), key=lambda w: w.us[w.piece.engine], default=None)
+    if rest:
+        most = Counter(node.op_type for node in rest.piece.nodes).most_common(3)
+        said = ", ".join(f"{count} {operator}" for operator, count in most)
+        text += f"\n  the longest of the others takes {rest.us[rest.piece.engine] / total:.0%}: {said}"
+    return text
+
+
+def lost(ratio: Speedup) -> str:
+    """That a dense engine takes kerf's place."""
+    engine = claims.ENGINES[ratio["against"]]
+    return (
+        f"{engine} is faster as a whole ({ratio['median']:.2f}x its speed in kerf's pieces): the bundle runs the "
+        f"network in {engine}; --engine kerf keeps kerf's pieces"
+    )

@@ -20,7 +20,7 @@ from kerf.deploy.compiler.merge import merge, name
 from kerf.deploy.compiler.pairs import join
 from kerf.deploy.compiler.static_buffers import keep_buffers
 from kerf.deploy.compiler.targets import describe, linking, triple
-from kerf.deploy.frontend.network import Network
+from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
@@ -38,6 +38,7 @@ class Built:
 
     executable: tvm.runtime.Executable
     packed: tuple[dict[str, np.ndarray], ...]
+    functions: dict[str, int]  # Piece.key -> which of them
     choices: dict[str, Choice]
     pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
@@ -107,7 +108,8 @@ def compiled(network: Network, target: Target, plan: Plan) -> Built:
             merge([module for module, _ in lowered]), target=target, relax_pipeline=tvm.transform.Sequential(pipeline)
         )
     packed = tuple(weights for _, weights in lowered)
-    return Built(executable, packed, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target))
+    functions = {piece.key: i for i, piece in enumerate(p for p in network.run_by if p.engine == KERF)}
+    return Built(executable, packed, functions, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target))
 
 
 def trust_weights(inputs: Sequence[int]) -> tvm.transform.Pass:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kerf.deploy.compiler.build import Built
-from kerf.deploy.frontend.network import KERF, Network, Piece
+from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.frontend.onnx_graph import Graph, Value
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.runtime.manifest import PlanEntry, Step, Tensor
@@ -31,13 +31,13 @@ def steps(network: Network, built: Built | None, prefix: str = "") -> Steps:
     """Of one plan. ``built`` is None where no piece is kerf's; ``prefix``: of the files' names."""
     done: list[Step] = []
     graph, found = network.graph, Steps(_entry(network, prefix if built else None), {}, [])
-    names = {name for piece in pieces(network) for name in (*piece.inputs, *piece.outputs)}
+    names = {name for piece in network.run_by for name in (*piece.inputs, *piece.outputs)}
     found.entry["values"] = {name: tensor(graph, name) for name in sorted(names)}
-    for piece in pieces(network):
+    for piece in network.run_by:
         exchanged: Any = {"engine": piece.engine, "inputs": list(piece.inputs), "outputs": list(piece.outputs)}
         if piece.engine == KERF:
             assert built is not None  # it was compiled for these pieces
-            own = sum(step["engine"] == KERF for step in done)
+            own = built.functions[piece.key]
             packed, first = built.packed[own], len(found.weights)
             found.weights.extend(packed.items())
             suffix = f"_{own}" if own else ""
@@ -54,12 +54,6 @@ def _entry(network: Network, prefix: str | None) -> PlanEntry:
     sizes = {v.name: list(v.shape) for v in network.inputs if v.shape is not None and None not in v.shape}
     library = None if prefix is None else f"{prefix}{LIBRARY}"
     return {"inputs": sizes, "library": library, "steps": [], "values": {}}
-
-
-def pieces(network: Network) -> Sequence[Piece]:
-    """As they are, or one with everything, in the file's order of inputs and outputs."""
-    ends = [tuple(v.name for v in values) for values in (network.inputs, network.outputs)]
-    return network.pieces or [Piece(KERF, tuple(network.graph.nodes), *ends)]
 
 
 def tensor(graph: Graph, name: str) -> Tensor:

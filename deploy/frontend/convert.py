@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kerf.deploy.frontend import qdq, refusals
+from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph, read_model
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
@@ -28,8 +28,8 @@ def convert(
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
 
     Of several N each layer takes the largest that finds nearly all zero blocks. One block of tolerance: a layer pruned
-    to floor(share * blocks) counts. Raises ValueError for n < 1, a share outside [0, 1], a file that cannot be read, is
-    quantised or has several inputs.
+    to floor(share * blocks) counts. A network without any layer that kerf has kernels for is one, too. Raises ValueError
+    for n < 1, a share outside [0, 1], and a file that cannot be read.
     """
     ns = sorted((n,) if isinstance(n, int) else n, reverse=True)
     if not ns or ns[-1] < 1:
@@ -38,11 +38,7 @@ def convert(
     if not 0 <= sparsity <= 1:
         raise BadInput(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
     model = read_model(path, batch)
-    qdq.refuse(path, model)
     graph = Graph(model)
-    if (len(graph.inputs), len(graph.outputs)) != (1, 1):
-        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
-        raise BadInput(f"{path}: {found}; expected a network with one image input and one output")
     refusals.training(path, graph)
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
     fold_batchnorm(graph)
@@ -50,8 +46,6 @@ def convert(
         layers = fuse_layers(graph)
     except ValueError as error:
         raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
-    if not layers:
-        raise refusals.nothing(path, graph)
     layers = {k: replace(v, problem=replace(v.problem, **types_of(precision))) for k, v in layers.items()}
     return Network(path, graph, {k: blocked(v, ns, sparsity) for k, v in layers.items()}, weights_bytes)
 

@@ -58,6 +58,11 @@ class Piece:
     outputs: tuple[str, ...]
 
     @property
+    def key(self) -> str:
+        """The same for pieces of equal nodes."""
+        return self.nodes[0].output[0] if self.nodes else ""
+
+    @property
     def layers(self) -> list[str]:
         """Names of kerf's layers in it."""
         return [node.name for node in self.nodes if node.domain == DOMAIN and node.op_type == OP]
@@ -86,11 +91,23 @@ class Network:
         return tuple(self.graph.tensor(o.name) for o in self.graph.outputs)
 
     @property
+    def run_by(self) -> tuple[Piece, ...]:
+        """``pieces``, or the one that they stand for, with the file's order of inputs and outputs."""
+        if self.pieces:
+            return self.pieces
+        ends = [tuple(v.name for v in values) for values in (self.inputs, self.outputs)]
+        return (Piece(KERF, tuple(self.graph.nodes), *ends),)
+
+    @property
+    def engine(self) -> str:
+        """ "kerf", or the dense engine that runs all of it."""
+        engines = {piece.engine for piece in self.run_by}
+        return KERF if KERF in engines else engines.pop()
+
+    @property
     def own(self) -> tuple[Network, ...]:
         """kerf's pieces, each as a network."""
-        if not self.pieces:
-            return (self,)
-        return tuple(self.part(piece) for piece in self.pieces if piece.engine == KERF)
+        return tuple(self.part(piece) for piece in self.run_by if piece.engine == KERF)
 
     def part(self, piece: Piece) -> Network:
         """One of kerf's pieces as a network."""

@@ -11,24 +11,28 @@ Outputs are compared before anything is timed. All samples are kept.
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
+from kerf.deploy.measure.samples import listed
+from kerf.deploy.runtime import dense_engine
 from kerf.errors import BadInput
 
 SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
-LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means anything
+LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means much
+WARM_UP_SECONDS = 3.0
+FEWEST_ROUNDS = 5  # of networks that take so long that LEAST_ROUNDS would take more than the seconds given
 
 
 @dataclass(frozen=True)
 class Engine:
     name: str  # "kerf", "onnxruntime", "openvino"
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Callable[[Any], Any]  # of the only input, or all by name; the only output, or all in order
 
 
 class Latency(TypedDict):
@@ -67,21 +71,18 @@ class Measurement:
 def onnxruntime_engine(path: str | Path, threads: int, provider: str = "CPUExecutionProvider") -> Engine:
     """ONNX Runtime: all graph optimisations, `threads` intra-op threads, spinning as by default.
 
-    Raises ImportError if the installed package has no such provider.
+    Raises ImportError if the installed package has no such provider, Unsupported where it refuses the file.
     """
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
         raise ImportError(f"onnxruntime is installed without {provider}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    (source,) = session.get_inputs()
+    session = dense_engine.onnxruntime_session(Path(path), threads, provider=provider)
+    names = [i.name for i in session.get_inputs()]
 
-    def run(x: np.ndarray) -> np.ndarray:
-        return session.run(None, {source.name: x})[0]
+    def run(x: Any) -> Any:
+        found = session.run(None, x if isinstance(x, Mapping) else {names[0]: x})
+        return found[0] if len(found) == 1 else dict(enumerate(found))
 
     return Engine("onnxruntime", run)
 
@@ -89,28 +90,24 @@ def onnxruntime_engine(path: str | Path, threads: int, provider: str = "CPUExecu
 def openvino_engine(path: str | Path, threads: int) -> Engine:
     """OpenVINO's CPU plugin: one stream, `threads` threads, float32 as the others (by default it may take bf16).
 
-    Raises ImportError if openvino is not installed (pip install '.[peers]').
+    Raises ImportError if openvino is not installed (pip install '.[peers]'), Unsupported where it refuses the file.
     """
-    import openvino
+    request = dense_engine.openvino_model(Path(path), threads).create_infer_request()
 
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(x: Any) -> Any:
         # Shared: without it OpenVINO alone would pay for a copy of its input and of its output.
-        return request.infer([x], share_inputs=True, share_outputs=True)[0]
+        found = request.infer(x if isinstance(x, Mapping) else [x], share_inputs=True, share_outputs=True).to_tuple()
+        return found[0] if len(found) == 1 else dict(enumerate(found))
 
     return Engine("openvino", run)
 
 
+ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
+
+
 def race(
     engines: Sequence[Engine],
-    x: np.ndarray,
+    x: Any,
     *,
     rounds: int | None = None,
     seconds: float = 10.0,
@@ -130,7 +127,7 @@ def race(
 
 def interleave(
     engines: Sequence[Engine],
-    x: np.ndarray,
+    x: Any,
     *,
     rounds: int | None = None,
     seconds: float = 10.0,
@@ -138,7 +135,8 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], None] | None = None,
 ) -> list[Measurement]:
-    """Times every engine on `x` in interleaved rounds: `rounds` of them, or as many as fit in `seconds`, at least 20.
+    """Times every engine on `x` in interleaved rounds: `rounds` of them, or as many as fit in `seconds`, at least 20,
+    or 5 where 20 would take twice those seconds.
 
     For engines that run different networks, each of which was compared with another engine before. `clock` (seconds)
     and `settle` (called before each sample, default `wait_until_idle`) exist for tests. Raises ValueError if two
@@ -150,10 +148,13 @@ def interleave(
     if rounds is not None and rounds < 1:
         raise BadInput(f"rounds is {rounds}; expected at least 1")
     settle = settle or wait_until_idle
-    calls = {engine.name: math.ceil(SAMPLE_SECONDS / warm_up(engine, x, clock)) for engine in engines}
+    limit = seconds / 4 / len(engines) if rounds is None else WARM_UP_SECONDS
+    once = {engine.name: warm_up(engine, x, clock, min(WARM_UP_SECONDS, limit)) for engine in engines}
+    calls = {name: math.ceil(SAMPLE_SECONDS / each) for name, each in once.items()}
+    least = LEAST_ROUNDS if 2 * LEAST_ROUNDS * sum(once.values()) <= 2 * seconds else FEWEST_ROUNDS
     samples: dict[str, list[float]] = {name: [] for name in names}
     order, shuffle, start, done = list(engines), random.Random(seed).shuffle, clock(), 0
-    while done < rounds if rounds is not None else done < LEAST_ROUNDS or clock() - start < seconds:
+    while done < rounds if rounds is not None else done < least or clock() - start < seconds:
         shuffle(order)
         for engine in order:
             settle()
@@ -162,7 +163,7 @@ def interleave(
     return [Measurement(name, tuple(samples[name]), calls[name]) for name in names]
 
 
-def sample(engine: Engine, x: np.ndarray, calls: int, clock: Callable[[], float]) -> float:
+def sample(engine: Engine, x: Any, calls: int, clock: Callable[[], float]) -> float:
     """Seconds per call over `calls` calls, after one untimed."""
     engine.run(x)
     start = clock()
@@ -171,11 +172,14 @@ def sample(engine: Engine, x: np.ndarray, calls: int, clock: Callable[[], float]
     return (clock() - start) / calls
 
 
-def warm_up(engine: Engine, x: np.ndarray, clock: Callable[[], float], limit: float = 3.0) -> float:
-    """Runs until two windows of five calls differ by less than 5 %, or `limit` seconds; returns seconds per call."""
+def warm_up(engine: Engine, x: Any, clock: Callable[[], float], limit: float = WARM_UP_SECONDS) -> float:
+    """Runs until two windows of five calls (of one, where a call takes long) differ by less than 5 %, or `limit`
+    seconds; returns seconds per call.
+    """
     start, windows = clock(), []
-    while clock() - start < limit:
-        windows.append(max(sample(engine, x, 5, clock), 1e-9))
+    while clock() - start < limit or not windows:
+        calls = 5 if windows and 20 * windows[-1] < limit else 1
+        windows.append(max(sample(engine, x, calls, clock), 1e-9))
         if any(abs(a - b) < 0.05 * a for a, b in pairwise(windows[-2:])):
             break
     return windows[-1]
@@ -191,21 +195,31 @@ def wait_until_idle(limit: float = 0.2) -> None:
             return
 
 
-def refuse_different_outputs(engines: Sequence[Engine], x: np.ndarray, tolerance: float) -> None:
+def refuse_different_outputs(engines: Sequence[Engine], x: Any, tolerance: float) -> None:
     """Raises ValueError unless all compute what the first dense engine does on `x`, relative to its largest output."""
     reference = next((engine for engine in engines if engine.name != "kerf"), engines[0])
-    expected = np.array(reference.run(x))
-    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+    expected = [np.array(y) for y in listed(reference.run(x))]
     for engine in engines:
-        actual = np.array(engine.run(x))
-        if actual.shape != expected.shape:
-            raise BadInput(f"{engine.name} returns {actual.shape} where {reference.name} returns {expected.shape}")
-        error = float(np.abs(actual - expected).max()) / scale
-        if not error <= tolerance:  # also true for NaN
-            raise BadInput(
-                f"{engine.name} and {reference.name} differ by {error:.1e} relative, more than the {tolerance:.0e} "
-                "allowed; engines that compute different things are not raced"
-            )
+        for actual, truth in zip(listed(engine.run(x)), expected, strict=True):
+            actual = np.array(actual)
+            if actual.shape != truth.shape:
+                raise BadInput(f"{engine.name} returns {actual.shape} where {reference.name} returns {truth.shape}")
+            error = _difference(actual, truth)
+            if not error <= tolerance:  # also true for NaN
+                raise BadInput(
+                    f"{engine.name} and {reference.name} differ by {error:.1e} relative, more than the {tolerance:.0e} "
+                    "allowed; engines that compute different things are not raced"
+                )
+
+
+def _difference(actual: np.ndarray, truth: np.ndarray) -> float:
+    """Relative to the largest; of integers and truth values the share that differs."""
+    if not truth.size:
+        return 0.0
+    if truth.dtype.kind != "f":
+        return np.count_nonzero(actual != truth) / truth.size
+    actual, truth = actual.astype(np.float64), truth.astype(np.float64)
+    return float(np.abs(actual - truth).max()) / max(float(np.abs(truth).max()), float(np.finfo(np.float32).tiny))
 
 
 class Speedup(TypedDict):

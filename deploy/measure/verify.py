@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import onnx
 import onnxruntime
 
+from kerf.deploy.frontend.onnx_graph import Value
+from kerf.deploy.measure.samples import alone, draw, listed
 from kerf.errors import BadInput, Mismatch
 from kerf.kernels.precision import PRECISIONS
 
 ALLOWED = {name: precision.network for name, precision in PRECISIONS.items()}  # of the largest output
+LEAST_DIFFERENT = 1e-3  # share of integers
 
 
 def reference_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
@@ -31,7 +34,19 @@ def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
     """Largest difference over the largest magnitude; inf when shapes differ or anything is not finite."""
     if y.shape != truth.shape or not (np.isfinite(y).all() and np.isfinite(truth).all()):
         return float("inf")
+    if not truth.size:
+        return 0.0
+    y, truth = y.astype(np.float64), truth.astype(np.float64)  # float16 overflows
     return float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
+
+
+def different(y: Any, truth: Any) -> float:
+    """0 where at most one entry in a thousand differs, else inf; of integers, truth values and whatever else."""
+    if not isinstance(truth, np.ndarray):
+        return 0.0 if y == truth else float("inf")
+    if y.shape != truth.shape or y.dtype != truth.dtype:
+        return float("inf")
+    return 0.0 if np.count_nonzero(y != truth) <= truth.size * LEAST_DIFFERENT else float("inf")
 
 
 class Verified(TypedDict):
@@ -43,28 +58,34 @@ class Verified(TypedDict):
 
 
 def verify(
-    run: Callable, path: Path, shape: tuple[int, ...], inputs: int = 3, seed: int = 0, precision: str = "f32"
+    run: Callable, path: Path, inputs: Sequence[Value], count: int = 3, seed: int = 0, precision: str = "f32"
 ) -> Verified:
-    """Compare on random inputs of several magnitudes.
+    """Compare ``count`` times on random inputs of several magnitudes; numbers by their largest difference, integers and
+    truth values by how many differ: none, but for one in a thousand, since a threshold may lie between two roundings.
 
     ``precision``: of the products that ``run`` makes (kerf.kernels.precision.PRECISIONS).
 
-    Raises Mismatch with the input and the error otherwise, ValueError where ONNX Runtime's output is not finite.
+    Raises Mismatch with the output and the error otherwise, ValueError where ONNX Runtime's output is not finite.
     """
     session = reference_session(str(path))
-    (source,) = session.get_inputs()
-    rng = np.random.default_rng(seed)
+    names, rng = [i.name for i in session.get_inputs()], np.random.default_rng(seed)
     worst: Verified = {"verified": True, "max_abs_error": 0.0, "max_relative_error": 0.0}
-    for i in range(inputs):
-        x = (rng.standard_normal(shape) * (1, 0.1, 3)[i % 3]).astype(np.float32)
-        y, truth = run(x), session.run(None, {source.name: x})[0]
-        if not np.isfinite(truth).all():
-            raise BadInput(
-                f"{path}: ONNX Runtime's own output for a random image is not finite; nothing to compare with"
-            )
-        error = relative_error(y, truth)
-        if error > (allowed := ALLOWED[precision]):
-            raise Mismatch(f"{path}: output {i} differs from ONNX Runtime by {error:.1e} (allowed {allowed:.0e})")
-        worst["max_abs_error"] = max(worst["max_abs_error"], float(np.abs(y - truth).max()))
-        worst["max_relative_error"] = max(worst["max_relative_error"], error)
+    for i in range(count):
+        feed = draw(inputs, rng, (1, 0.1, 3)[i % 3])
+        truths = session.run(None, dict(zip(names, feed.values())))
+        for output, y, truth in zip(session.get_outputs(), listed(run(alone(feed))), truths, strict=True):
+            if isinstance(truth, np.ndarray) and truth.dtype.kind == "f":
+                if not np.isfinite(truth).all():
+                    raise BadInput(
+                        f"{path}: ONNX Runtime's own output for a random image is not finite; nothing to compare with"
+                    )
+                error, largest = relative_error(y, truth), float(np.abs(y - truth).max(initial=0)) if y.shape == truth.shape else 0.0
+            else:
+                error, largest = different(y, truth), 0.0
+            allowed = ALLOWED[precision]
+            if error > allowed:
+                which = f"output {i}" if len(truths) == 1 else f"{output.name!r} of input {i}"
+                raise Mismatch(f"{path}: {which} differs from ONNX Runtime by {error:.1e} (allowed {allowed:.0e})")
+            worst["max_abs_error"] = max(worst["max_abs_error"], largest)
+            worst["max_relative_error"] = max(worst["max_relative_error"], error)
     return worst

@@ -71,7 +71,7 @@ def schedule(graph: Graph, ours: set[int], mine: bool) -> list[tuple[bool, list[
                 if not left[reader]:
                     ready[reader in ours].append(reader)
         if done:
-            found.append((mine, sorted(done)))  # the file's order is one of execution
+            found.append((mine, done))
         mine = not mine
     return found
 
@@ -79,9 +79,29 @@ def schedule(graph: Graph, ours: set[int], mine: bool) -> list[tuple[bool, list[
 def pieces(graph: Graph, order: Iterable[tuple[bool, Sequence[int]]], other: str) -> tuple[Piece, ...]:
     """The pieces of these nodes, with the tensors that they exchange."""
     parts = [(KERF if mine else other, [graph.nodes[i] for i in numbers]) for mine, numbers in order]
+    return exchanging(graph, parts)
+
+
+def joined(graph: Graph, found: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Neighbours of one dense engine as one piece; kerf's pieces stay what they are, since they are compiled."""
+    parts: list[tuple[str, list[onnx.NodeProto]]] = []
+    for piece in found:
+        if parts and parts[-1][0] == piece.engine != KERF:
+            parts[-1][1].extend(piece.nodes)
+        else:
+            parts.append((piece.engine, list(piece.nodes)))
+    return exchanging(graph, parts)
+
+
+def exchanging(graph: Graph, parts: Sequence[tuple[str, Sequence[onnx.NodeProto]]]) -> tuple[Piece, ...]:
+    """Pieces of these nodes, in order, each with the tensors that it has from others and those that others have from
+    it.
+    """
+    numbers = {id(node): i for i, node in enumerate(graph.nodes)}
     wanted = {o.name for o in graph.outputs}  # by what comes later, or whoever runs the network
     found: list[Piece] = []
     for engine, nodes in reversed(parts):
+        nodes = sorted(nodes, key=lambda node: numbers[id(node)])  # the file's order is one of execution
         made = {t for node in nodes for t in node.output if t}
         read = set().union(*(reads(node) for node in nodes)) - made - {""} - set(graph.constants)
         read = {t for t in read if known(graph, t)}

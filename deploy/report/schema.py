@@ -60,6 +60,15 @@ class LayerReport(TypedDict, total=False):
     peak_share: float | None
 
 
+class PieceReport(TypedDict):
+    """Nodes that one engine runs in one call. ``us``: median microseconds, None where pieces were not measured."""
+
+    engine: str
+    layers: int  # kerf's
+    operators: dict[str, int]  # how many of each, the most frequent first
+    us: float | None
+
+
 class Everywhere(TypedDict):
     """The keys that every report has (REQUIRED)."""
 
@@ -78,6 +87,8 @@ class Everywhere(TypedDict):
 class Report(Everywhere, total=False):
     """And those that it may have: older reports lack some."""
 
+    engine: str  # "kerf", or the dense engine that the bundle runs since it is faster than kerf's pieces
+    pieces: list[PieceReport]  # in order of execution
     schema: int  # SCHEMA of the version that wrote it
     max_relative_error: float
     bsr: list[int]  # N that zero blocks were looked for with

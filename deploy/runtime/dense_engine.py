@@ -74,7 +74,9 @@ def _bind(bind: Callable, name: str, array: np.ndarray) -> None:
     bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def onnxruntime_session(model: Model, threads: int, alone: bool = True) -> Any:
+def onnxruntime_session(
+    model: Model, threads: int, alone: bool = True, provider: str = "CPUExecutionProvider"
+) -> Any:
     """All graph optimisations, ``threads`` workers. ``alone``: no other engine's workers wait for the same cores."""
     import onnxruntime
 
@@ -86,7 +88,7 @@ def onnxruntime_session(model: Model, threads: int, alone: bool = True) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = str(model) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # its errors derive from Exception directly
         raise Unsupported(f"ONNX Runtime refuses the network: {' '.join(str(error).split())[:300]}") from error
 
@@ -98,10 +100,7 @@ class OpenVino:
         import openvino
 
         self._tensor = openvino.Tensor
-        try:
-            self._compiled = openvino_model(model, threads)
-        except RuntimeError as error:
-            raise Unsupported(f"OpenVINO refuses the network: {' '.join(str(error).split())[:300]}") from error
+        self._compiled = openvino_model(model, threads)
         self._request = self._compiled.create_infer_request()
         self._names = [str(o.get_any_name()) for o in self._compiled.outputs]
         self._free = list(free)
@@ -114,7 +113,7 @@ class OpenVino:
 
     def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
         if self._alone and not outputs:
-            found = self._request.infer(dict(inputs), share_inputs=True)
+            found = self._request.infer(dict(inputs), share_inputs=True)  # outputs are copies, the caller's own
             return dict(zip(self._names, found.to_tuple()))
         self._set({**inputs, **outputs})
         self._request.infer()
@@ -131,8 +130,11 @@ def openvino_model(model: Model, threads: int) -> Any:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     core = openvino.Core()
-    read = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model, b"")
-    return core.compile_model(read, "CPU", settings)
+    try:
+        read = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model, b"")
+        return core.compile_model(read, "CPU", settings)
+    except RuntimeError as error:
+        raise Unsupported(f"OpenVINO refuses the network: {' '.join(str(error).split())[:300]}") from error
 
 
 ENGINES = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}

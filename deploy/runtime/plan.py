@@ -41,7 +41,7 @@ class Plan:
         Built.executable, its jit()); ``weights``: tensors of TVM's, aligned; ``models``: those of dense engines, by the step's "file".
         """
         self.threads, self._results, self._values = threads, list(results), values
-        self._fixed: Arrays = {}  # tensors that always lie in the same place
+        self.fixed: Arrays = {}  # tensors that always lie in the same place
         self._machine = library["vm_load_executable"]() if library is not None else None
         if self._machine is not None:
             use_threads(threads)
@@ -49,8 +49,8 @@ class Plan:
         self.calls: list[Callable[[Arrays], None]] = []
         for step in steps:
             if "function" in step:
-                piece = OwnPiece(step, self._machine, weights, values, self._fixed, results)
-                self._fixed |= piece.memory
+                piece = OwnPiece(step, self._machine, weights, values, self.fixed, results)
+                self.fixed |= piece.memory
                 self.calls.append(piece)
             else:
                 self.calls.append(self._other(step, models[step["file"]], alone=len(steps) == 1))
@@ -69,10 +69,10 @@ class Plan:
         sized = [n for n in step["outputs"] if self._values[n]["shape"] is not None and not alone]
         for name in sized:
             if name not in self._results:
-                self._fixed[name] = aligned(np.zeros(*_array(self._values[name])))
+                self.fixed[name] = aligned(np.zeros(*_array(self._values[name])))
         new = {n: _array(self._values[n]) for n in sized if n in self._results}
         free = [n for n in step["outputs"] if n not in sized]
-        fixed_in, fixed_out = ({n: self._fixed[n] for n in step[k] if n in self._fixed} for k in ("inputs", "outputs"))
+        fixed_in, fixed_out = ({n: self.fixed[n] for n in step[k] if n in self.fixed} for k in ("inputs", "outputs"))
         run = dense_engine.open_piece(step["engine"], model, fixed_in, fixed_out, free, self.threads)
         moving = [n for n in step["inputs"] if n not in fixed_in]
 

@@ -1,0 +1,129 @@
+"""Which pieces of a network are kerf's: first whatever it has functions for, then what is faster so, as measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from tvm.target import Target
+
+from kerf.deploy.compiler import steps
+from kerf.deploy.compiler.build import Built
+from kerf.deploy.frontend import refusals
+from kerf.deploy.frontend.network import KERF, Network, Piece
+from kerf.deploy.frontend.operators import table
+from kerf.deploy.measure.samples import draw
+from kerf.deploy.partition import onnx_piece
+from kerf.deploy.partition.cut import cut, is_layer, joined
+from kerf.deploy.partition.plain import plain
+from kerf.deploy.runtime.dense_engine import Call, open_piece
+from kerf.errors import Unsupported
+from kerf.kernels.backends import backend_of
+from kerf.kernels.kernel import candidates
+from kerf.tune.progress import Say
+
+ROUNDS, SECONDS = 15, 0.3  # per piece
+CHANGE_US = 15.0  # what a change of engines costs
+
+
+def whole(network: Network) -> Network:
+    """The network as one piece of kerf's. Raises BadInput where it has no layer with a kernel."""
+    if not network.layers:
+        raise refusals.nothing(network.path, network.graph)
+    return network
+
+
+def able(network: Network, target: Target, say: Say) -> Network:
+    """The network cut into pieces by what kerf has functions for; other pieces are ONNX Runtime's, all where kerf has
+    none, and it is said why.
+    """
+    kernels = backend_of(target).kernels
+
+    def takes(node: onnx.NodeProto) -> bool:
+        if is_layer(node):
+            return any(True for _ in candidates(kernels, network.layers[node.name].problem, target))
+        return table.reason(network.graph, node) is None
+
+    found = cut(network.graph, takes, "onnxruntime")
+    if reason := obstacle(network, found):
+        say(f"kerf computes nothing of this network: {reason}")
+        return plain(network, "onnxruntime")
+    return replace(network, pieces=found)
+
+
+def obstacle(network: Network, found: Sequence[Piece]) -> str | None:
+    """Why the network cannot run in these pieces; None where it can."""
+    if not any(piece.engine == KERF for piece in found):
+        return str(refusals.nothing(network.path, network.graph)).removeprefix(f"{network.path}: ")
+    passed_on = {*network.graph.constants, *(i.name for i in network.graph.inputs)}
+    for output in network.graph.outputs:
+        if output.name in passed_on:
+            return f"its output {output.name!r} is an input or a constant"
+    if strange := onnx_piece.untyped(network.graph, found):
+        return f"{strange!r}, which its pieces would exchange, is no tensor of numbers"
+    return None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A piece's median microseconds, by engine."""
+
+    piece: Piece
+    us: dict[str, float]
+
+
+def weigh(network: Network, built: Built, threads: int, engines: Iterable[str]) -> list[Weighed]:
+    """Every piece on every engine that runs it, in its place: behind the pieces before it, on their outputs."""
+    plan = steps.session(network, built, threads).plan(0)
+    values = draw(network.inputs, np.random.default_rng(0))
+    found = []
+    for piece, call in zip(network.pieces, plan.calls, strict=True):
+        calls: dict[str, Callable[[], object]] = {piece.engine: lambda call=call: call(values)}
+        model = onnx_piece.model(network.graph, piece).SerializeToString()
+        call(values)
+        for engine in engines:
+            if engine == piece.engine:
+                continue
+            try:
+                calls[engine] = _twin(engine, model, piece, {**plan.fixed, **values}, threads)
+            except Unsupported:
+                continue  # it is not installed, or does not know an operator
+        found.append(Weighed(piece, medians(calls)))
+    return found
+
+
+def _twin(engine: str, model: bytes, piece: Piece, values: dict[str, np.ndarray], threads: int) -> Callable[[], object]:
+    inputs = {n: np.array(values[n]) for n in piece.inputs}
+    outputs = {n: np.empty_like(values[n]) for n in piece.outputs}
+    run: Call = open_piece(engine, model, inputs, outputs, (), threads)
+    run({}, {})
+    return lambda: run({}, {})
+
+
+def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Microseconds, interleaved."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    for done in range(ROUNDS):
+        if done > 2 and time.perf_counter() - begin > SECONDS:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            samples[name].append(1e6 * (time.perf_counter() - start))
+    return {name: float(np.median(times[1:] or times)) for name, times in samples.items()}
+
+
+def faster(network: Network, weighed: list[Weighed]) -> Network:
+    """Each piece with the engine that is fastest for it; neighbours of one engine are one piece."""
+    dense = {engine for w in weighed for engine in w.us} - {KERF}
+    chosen = []
+    for w in weighed:
+        others = {engine: us for engine, us in w.us.items() if engine in dense}
+        best = min(others, key=lambda engine: others[engine], default=KERF)
+        stays = w.piece.engine == KERF and w.us[KERF] <= others.get(best, np.inf) + 2 * CHANGE_US
+        chosen.append(w.piece if stays else replace(w.piece, engine=best))
+    return replace(network, pieces=joined(network.graph, chosen))
