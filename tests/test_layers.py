@@ -37,8 +37,8 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    *("version", "config", "tensor_type", "precision", "problem", "bsr", "kernel", "vector", "lowering"),
-    *("reference", "epilogue", "form"),
+    *("version", "config", "tensor_type", "precision", "activation", "problem", "bsr", "kernel", "vector", "lowering"),
+    *("reference", "exponential", "epilogue", "form"),
     *ORDER["kernels"],
 ]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}
