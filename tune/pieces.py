@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,12 +20,13 @@ from kerf.deploy.measure.samples import draw
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.cut import cut, is_layer, joined
 from kerf.deploy.partition.plain import plain
-from kerf.deploy.runtime.dense_engine import Call, open_piece
+from kerf.deploy.runtime.dense_engine import open_piece
 from kerf.errors import Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.kernel import candidates
 from kerf.tune.progress import Say
 
+OTHER = "onnxruntime"  # runs what kerf does not
 ROUNDS, SECONDS = 15, 0.3  # per piece
 CHANGE_US = 15.0  # what a change of engines costs
 
@@ -47,10 +49,10 @@ def able(network: Network, target: Target, say: Say) -> Network:
             return any(True for _ in candidates(kernels, network.layers[node.name].problem, target))
         return table.reason(network.graph, node) is None
 
-    found = cut(network.graph, takes, "onnxruntime")
+    found = cut(network.graph, takes, OTHER)
     if reason := obstacle(network, found):
         say(f"kerf computes nothing of this network: {reason}")
-        return plain(network, "onnxruntime")
+        return plain(network, OTHER)
     return replace(network, pieces=found)
 
 
@@ -75,30 +77,26 @@ class Weighed:
     us: dict[str, float]
 
 
-def weigh(network: Network, built: Built, threads: int, engines: Iterable[str]) -> list[Weighed]:
-    """Every piece on every engine that runs it, in its place: behind the pieces before it, on their outputs."""
+def weigh(network: Network, built: Built, threads: int) -> list[Weighed]:
+    """Every piece in its place, behind the pieces before it; kerf's in ONNX Runtime, too, where it runs them."""
     plan = steps.session(network, built, threads).plan(0)
     values = draw(network.inputs, np.random.default_rng(0))
     found = []
-    for piece, call in zip(network.pieces, plan.calls, strict=True):
+    for piece, call in zip(network.run_by, plan.calls, strict=True):
         calls: dict[str, Callable[[], object]] = {piece.engine: lambda call=call: call(values)}
-        model = onnx_piece.model(network.graph, piece).SerializeToString()
         call(values)
-        for engine in engines:
-            if engine == piece.engine:
-                continue
-            try:
-                calls[engine] = _twin(engine, model, piece, {**plan.fixed, **values}, threads)
-            except Unsupported:
-                continue  # it is not installed, or does not know an operator
+        if piece.engine == KERF:
+            model = onnx_piece.model(network.graph, piece).SerializeToString()
+            with suppress(Unsupported):
+                calls[OTHER] = _twin(model, piece, {**plan.fixed, **values}, threads)
         found.append(Weighed(piece, medians(calls)))
     return found
 
 
-def _twin(engine: str, model: bytes, piece: Piece, values: dict[str, np.ndarray], threads: int) -> Callable[[], object]:
+def _twin(model: bytes, piece: Piece, values: dict[str, np.ndarray], threads: int) -> Callable[[], object]:
     inputs = {n: np.array(values[n]) for n in piece.inputs}
     outputs = {n: np.empty_like(values[n]) for n in piece.outputs}
-    run: Call = open_piece(engine, model, inputs, outputs, (), threads)
+    run = open_piece(OTHER, model, inputs, outputs, (), threads)
     run({}, {})
     return lambda: run({}, {})
 
@@ -117,13 +115,10 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: float(np.median(times[1:] or times)) for name, times in samples.items()}
 
 
-def faster(network: Network, weighed: list[Weighed]) -> Network:
-    """Each piece with the engine that is fastest for it; neighbours of one engine are one piece."""
-    dense = {engine for w in weighed for engine in w.us} - {KERF}
+def faster(network: Network, weighed: Sequence[Weighed]) -> Network:
+    """Each piece with the engine that is fastest for it; neighbours of one dense engine are one piece."""
     chosen = []
     for w in weighed:
-        others = {engine: us for engine, us in w.us.items() if engine in dense}
-        best = min(others, key=lambda engine: others[engine], default=KERF)
-        stays = w.piece.engine == KERF and w.us[KERF] <= others.get(best, np.inf) + 2 * CHANGE_US
-        chosen.append(w.piece if stays else replace(w.piece, engine=best))
+        slower = w.piece.engine == KERF and w.us[KERF] > w.us.get(OTHER, np.inf) + 2 * CHANGE_US
+        chosen.append(replace(w.piece, engine=OTHER) if slower else w.piece)
     return replace(network, pieces=joined(network.graph, chosen))

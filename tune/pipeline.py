@@ -196,7 +196,7 @@ def choose_pieces(network: Network, built: Built, job: Job) -> tuple[Network, li
     """The network with every piece on the engine that is fastest for it, and what each took."""
     if len(network.run_by) == 1:
         return network, []
-    weighed = pieces.weigh(network, built, job.request.threads, [*job.request.against])
+    weighed = pieces.weigh(network, built, job.request.threads)
     if job.request.engine == "auto":
         network = pieces.faster(network, weighed)
     job.say(wording.weighed(network, weighed))

@@ -18,7 +18,7 @@ from tvm.target import Target
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.runtime import gpu
-from kerf.deploy.runtime.session import use_threads
+from kerf.deploy.runtime.plan import use_threads
 from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows

@@ -21,8 +21,8 @@ def name(i: int, of: str = MAIN) -> str:
 
 def merge(modules: Sequence[tvm.IRModule]) -> tvm.IRModule:
     """The functions "main" as name(0), name(1) …, and what they call."""
-    merged = modules[0]
-    kept = {_Key(f): var for var, f in merged.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
+    builder = relax.BlockBuilder(modules[0])
+    kept = {_Key(f): var for var, f in modules[0].functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
     for i, module in enumerate(modules[1:], 1):
         renamed: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar] = {}
         for var, function in module.functions.items():
@@ -30,11 +30,11 @@ def merge(modules: Sequence[tvm.IRModule]) -> tvm.IRModule:
                 continue
             key = _Key(function)
             if key not in kept:
-                kept[key] = tvm.ir.GlobalVar(f"{var.name_hint}_piece{i}")
-                merged[kept[key]] = function
+                kept[key] = builder.add_func(function.without_attr("global_symbol"), var.name_hint)
             renamed[var] = kept[key]
-        merged[name(i)] = _Rename(renamed).visit_expr(module[MAIN]).with_attr("global_symbol", name(i))
-    return merged
+        main = _Rename(renamed).visit_expr(module[MAIN])
+        builder.add_func(main.with_attr("global_symbol", name(i)), name(i))
+    return builder.get()
 
 
 class _Key:

@@ -94,30 +94,18 @@ def onnxruntime_session(
 
 
 class OpenVino:
-    """One stream, float32 as the others (by default it may take bf16)."""
+    """Whole networks only: one stream, float32 as the others (by default it may take bf16)."""
 
     def __init__(self, model: Model, fixed_in: Arrays, fixed_out: Arrays, free: Sequence[str], threads: int):
-        import openvino
-
-        self._tensor = openvino.Tensor
-        self._compiled = openvino_model(model, threads)
-        self._request = self._compiled.create_infer_request()
-        self._names = [str(o.get_any_name()) for o in self._compiled.outputs]
-        self._free = list(free)
-        self._alone = not fixed_in and not fixed_out
-        self._set({**fixed_in, **fixed_out})
-
-    def _set(self, arrays: Arrays) -> None:
-        for name, array in arrays.items():
-            self._request.set_tensor(name, self._tensor(array, shared_memory=True))
+        if fixed_in or fixed_out:
+            raise Unsupported("OpenVINO runs whole networks, no pieces of them")
+        compiled = openvino_model(model, threads)
+        self._request = compiled.create_infer_request()
+        self._names = [str(o.get_any_name()) for o in compiled.outputs]
 
     def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
-        if self._alone and not outputs:
-            found = self._request.infer(dict(inputs), share_inputs=True)  # outputs are copies, the caller's own
-            return dict(zip(self._names, found.to_tuple()))
-        self._set({**inputs, **outputs})
-        self._request.infer()
-        return {name: self._request.get_tensor(name).data.copy() for name in self._free}
+        found = self._request.infer(dict(inputs), share_inputs=True)  # outputs are copies, the caller's own
+        return dict(zip(self._names, found.to_tuple()))
 
 
 def openvino_model(model: Model, threads: int) -> Any:
