@@ -11,8 +11,8 @@ import numpy as np
 
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built
+from kerf.deploy.frontend import clean
 from kerf.deploy.frontend.network import Network
-from kerf.deploy.frontend.onnx_graph import write_fixed
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.verify import ALLOWED, Verified, verify
 from kerf.deploy.report.schema import Latency, Speedup
@@ -83,7 +83,7 @@ def race(run: Run, place: Place, x: np.ndarray, request: Request, say: Say) -> l
     engines = [bench.Engine("kerf", run)]
     with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
         dense = Path(temporary) / "dense.onnx"
-        write_fixed(request.path, request.batch, dense)
+        clean.write(request.path, dense, batch=request.batch)
         for name in (n for n in request.against if n in place.dense_engines):
             try:
                 engines.append(place.dense_engines[name](dense, request.threads))

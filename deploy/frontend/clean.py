@@ -26,9 +26,7 @@ PASSES = (inline_branches, drop_identities, fold_constants, drop_unread)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
-def read(
-    path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None
-) -> onnx.ModelProto:
+def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> onnx.ModelProto:
     """The file at ``path``, cleaned; its inputs and outputs keep their names and types.
 
     shapes: sizes of inputs by name. batch: what free first sizes become (1 when None). Other sizes may stay free
@@ -50,7 +48,7 @@ def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, ba
         raise BadInput(f"{path}: {error}") from error
     if widen_half(graph):
         model.metadata_props.add(key=WIDENED, value="float16 computed in float32")
-    while any([found(graph) for found in PASSES]):
+    while sum(changed(graph) for changed in PASSES):  # all of them, each round
         graph.infer()
     _refuse_infinite(path, graph)
     return graph
@@ -61,9 +59,7 @@ def is_widened(model: onnx.ModelProto) -> bool:
     return any(entry.key == WIDENED for entry in model.metadata_props)
 
 
-def write(
-    path: Path, to: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None
-) -> None:
+def write(path: Path, to: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> None:
     """The cleaned file: what dense engines are raced on, so that all know its shapes."""
     onnx.save(read(path, shapes, batch), str(to))
 

@@ -11,7 +11,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.version_converter
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model
 
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, subgraphs
 from kerf.errors import BadInput
@@ -31,15 +34,30 @@ def load(path: Path) -> onnx.ModelProto:
         raise _unreadable(path, error) from error
     outside = next((place for place in _external(model.graph) if not _inside(place)), None)
     if outside is not None:
-        raise BadInput(f"{path}: its data lie in {outside!r}, outside the file's folder; move them beside it, save again")
+        raise BadInput(
+            f"{path}: its data lie in {outside!r}, outside the file's folder; move them beside it, save again"
+        )
     try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model if model.ByteSize() < MOST else str(path))
+        load_external_data_for_model(model, str(path.parent))
+        _check(path, model)
     except Exception as error:  # the checker has its own kinds, too
         raise _unreadable(path, error) from error
     model = inlined(model)
     densify(model.graph)
     return modern(model)
+
+
+def _check(path: Path, model: onnx.ModelProto) -> None:
+    """By its path, as a large model would be serialised for it; but the checker takes no input or output of unknown
+    rank, which ONNX Runtime does: there a shape is lent.
+    """
+    values = [v for v in (*model.graph.input, *model.graph.output) if v.type.WhichOneof("value") == "tensor_type"]
+    bare = [v.type.tensor_type for v in values if not v.type.tensor_type.HasField("shape")]
+    for kind in bare:
+        kind.shape.SetInParent()
+    onnx.checker.check_model(model if bare else str(path))
+    for kind in bare:
+        kind.ClearField("shape")
 
 
 def _unreadable(path: Path, error: Exception) -> BadInput:
@@ -78,6 +96,8 @@ def densify(graph: onnx.GraphProto) -> None:
     for sparse in graph.sparse_initializer:
         graph.initializer.append(dense(sparse, sparse.values.name))
     del graph.sparse_initializer[:]
+    if not any(node.op_type == "Constant" for node in graph.node):
+        return
     others = onnx.GraphProto()  # the nodes are the graph's own: this holds copies while it is emptied
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in STANDARD:

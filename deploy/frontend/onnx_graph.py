@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ class Graph:
     number of the element type (0 for what is no tensor).
 
     ``nodes`` is a tuple: ``replace`` and ``set_nodes`` change it, and keep the index of who reads and who makes what.
-    Shapes and types are those of the last ``infer``.
+    Shapes and types are those of the last ``infer``; ``inferred`` is the model that it saw.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -32,6 +31,7 @@ class Graph:
         self.constants = dict(self._read)
         self.inputs = [i for i in model.graph.input if i.name not in self.constants]
         self.outputs = list(model.graph.output)
+        self._listed: tuple[onnx.NodeProto, ...] | None = None
         self.set_nodes(model.graph.node)
         self.infer()
 
@@ -47,7 +47,7 @@ class Graph:
         self._at: dict[int, int] = {}  # id of a node -> its slot
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         self._producer: dict[str, onnx.NodeProto] = {}
-        self._listed: tuple[onnx.NodeProto, ...] | None = None
+        self._listed = None
         for node in nodes:
             self._slots.append(None)
             self._put(node, len(self._slots) - 1)
@@ -101,8 +101,9 @@ class Graph:
 
     def infer(self) -> None:
         """Shapes and types anew, by ONNX's inference; where it knows nothing, as the file says."""
+        self.inferred = self.light_model()
         try:
-            found = onnx.shape_inference.infer_shapes(self.light_model(), data_prop=True).graph
+            found = onnx.shape_inference.infer_shapes(self.inferred, data_prop=True).graph
         except Exception:  # of a file whose shapes do not fit together, which is said where a layer has none
             found = onnx.GraphProto()
         said = [v for v in (*self.original.graph.value_info, *self.outputs) if v.name in self._producer]
@@ -122,7 +123,7 @@ class Graph:
     def light_model(self) -> onnx.ModelProto:
         """The graph with its large constants as inputs and nothing said of shapes: quick to serialise, below 2 GB."""
         large = self.large_constants()
-        inputs = [helper.make_tensor_value_info(name, self._type_of(name), self.constants[name].shape) for name in large]
+        inputs = [self._described(name) for name in large]
         others = [n for n in self.nodes if n.domain not in STANDARD]
         foreign = {name for node in others for name in node.output}
         said = [v for v in self.original.graph.value_info if v.name in foreign]
@@ -134,16 +135,17 @@ class Graph:
 
     def model(self, extra_inputs: Sequence[onnx.ValueInfoProto] = ()) -> onnx.ModelProto:
         """The graph as a model with the shapes that are known, constants that are still read included."""
-        outputs = [self._values.get(o.name, o) for o in self.outputs]
         names = {o.name for o in self.outputs}
+        known = self._values | {name: self._described(name) for name in names & set(self.constants)}
+        outputs = [known.get(o.name, o) for o in self.outputs]
         values = [v for name, v in self._values.items() if name in self._producer and name not in names]
         return self._model(extra_inputs, outputs, values, set(self.constants))
 
     def _model(
         self,
-        extra_inputs: Iterable[onnx.ValueInfoProto],
-        outputs: Iterable[onnx.ValueInfoProto],
-        values: Iterable[onnx.ValueInfoProto],
+        extra_inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        values: Sequence[onnx.ValueInfoProto],
         constants: set[str],
     ) -> onnx.ModelProto:
         read = {name for node in self.nodes for name in reads(node)} | {o.name for o in self.outputs}
@@ -163,6 +165,9 @@ class Graph:
         """The file's own where the constant is as it was read: strings and 4-bit numbers stay what they are."""
         array = self.constants[name]
         return self._stored[name] if self._read.get(name) is array else numpy_helper.from_array(array, name)
+
+    def _described(self, constant: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(constant, self._type_of(constant), self.constants[constant].shape)
 
     def _type_of(self, name: str) -> int:
         stored = self._stored.get(name) if self._read.get(name) is self.constants[name] else None

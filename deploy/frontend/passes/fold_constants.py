@@ -42,7 +42,9 @@ def _note_shapes(graph: Graph) -> list[onnx.NodeProto]:
     """Shape and Size nodes whose results are now constants."""
     found = []
     for node in graph.nodes:
-        shape = graph.shapes.get(node.input[0]) if node.op_type in ("Shape", "Size") and node.domain in STANDARD else None
+        shape = (
+            graph.shapes.get(node.input[0]) if node.op_type in ("Shape", "Size") and node.domain in STANDARD else None
+        )
         if shape is None or not all(isinstance(d, int) and d >= 0 for d in shape):
             continue
         a = attributes(node)
@@ -121,7 +123,7 @@ def _part(
     own = {name for node in nodes for name in node.output}
     inputs, feeds, stored = [], {}, []
     for name in sorted({name for node in nodes for name in reads(node)} - own):
-        array = made.get(name, graph.constants.get(name))
+        array = made[name] if name in made else graph.constants[name]
         if array.size > SMALL and array.dtype.kind in "fiub" and array.dtype.isbuiltin:
             feeds[name] = array
             inputs.append(helper.make_tensor_value_info(name, graph.types[name], array.shape))
@@ -129,5 +131,5 @@ def _part(
             stored.append(numpy_helper.from_array(array, name) if name in made else graph.tensor(name))
     outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
     body = helper.make_graph(nodes, "constants", inputs, outputs, stored)
-    original = graph.original
-    return helper.make_model(body, opset_imports=original.opset_import, ir_version=original.ir_version), feeds
+    version = max(graph.original.ir_version, 10)  # older ones want constants among the inputs
+    return helper.make_model(body, opset_imports=graph.original.opset_import, ir_version=version), feeds

@@ -23,7 +23,9 @@ def widen_half(graph: Graph) -> bool:
     takes is not known.
     """
     nodes = list(_all(graph.nodes))
-    halves = any(kind == HALF for kind in graph.types.values()) or any(_names_half(a) for n in nodes for a in n.attribute)
+    halves = any(kind == HALF for kind in graph.types.values()) or any(
+        _names_half(a) for n in nodes for a in n.attribute
+    )
     if not halves or any(node.domain not in STANDARD for node in nodes) or _in_containers(graph):
         return False
     for name, array in list(graph.constants.items()):
@@ -42,7 +44,9 @@ def widen_half(graph: Graph) -> bool:
     first = [helper.make_node("Cast", [name], [ends[name]], f"{name}.widen", to=FLOAT) for name in inputs]
     given = {v.name for v in graph.inputs}
     last = [
-        helper.make_node("Cast", [ends[name]], [name], f"{name}.narrow", to=HALF) for name in outputs if name not in given
+        helper.make_node("Cast", [ends[name]], [name], f"{name}.narrow", to=HALF)
+        for name in outputs
+        if name not in given
     ]
     graph.set_nodes([*first, *graph.nodes, *last])
     graph.infer()
