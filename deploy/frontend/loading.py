@@ -16,9 +16,10 @@ import onnx.version_converter
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
-from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, subgraphs
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, subgraphs
 from kerf.errors import BadInput
 
+RESIZE = 11  # opset: since then Resize says where pixels lie
 OPSET = 13  # since then axes, bounds and the like are inputs, as they are today
 MOST = 2**31 - 1  # bytes of a message that protobuf writes
 
@@ -137,7 +138,7 @@ def constant(node: onnx.NodeProto) -> onnx.TensorProto:
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     """Of opset 13 if it was older and ONNX can convert it, else as it is."""
     old = Graph(model)
-    if old.opset >= OPSET or not old.nodes:
+    if old.opset >= OPSET or not old.nodes or any(_converted_wrongly(old, node) for node in old.nodes):
         return model
     try:
         new = onnx.version_converter.convert_version(old.light_model(), OPSET)
@@ -147,6 +148,8 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     if [o.name for o in new.graph.output] != [o.name for o in old.outputs]:
         return model
     densify(new.graph)  # the converter writes Constant nodes
+    if old.opset < RESIZE:
+        _as_before(new.graph)
     large = set(old.large_constants())
     new.graph.initializer.extend(t for t in model.graph.initializer if t.name in large)
     del new.graph.input[:]
@@ -154,3 +157,25 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     del new.graph.output[:]
     new.graph.output.extend(old.outputs)
     return new
+
+
+def _converted_wrongly(old: Graph, node: onnx.NodeProto) -> bool:
+    """What ONNX Runtime computes otherwise after ONNX's converter: tests/deploy/frontend/test_opsets.py has them all.
+
+    Hardmax was over the flattened rest of its input; the nearest pixel of a smaller image was rounded up, and that of
+    a larger one down.
+    """
+    if node.op_type != "Resize" or old.opset >= RESIZE or attributes(node).get("mode", b"nearest") != b"nearest":
+        return node.op_type == "Hardmax"
+    scales = old.constants.get(node.input[1])
+    return scales is None or bool(np.any(scales < 1))
+
+
+def _as_before(graph: onnx.GraphProto) -> None:
+    """In place: pixels where Upsample and the first Resize had them; the converter leaves the new default."""
+    for node in graph.node:
+        if node.op_type == "Resize":
+            mode = attributes(node).get("mode", b"nearest")
+            del node.attribute[:]
+            said = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            node.attribute.extend(helper.make_attribute(name, value) for name, value in said.items())

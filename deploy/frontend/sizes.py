@@ -44,13 +44,17 @@ def fix(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]],
     for name, shape in shapes.items():
         if name not in inputs:
             raise BadInput(f"{path}: no input {name!r}; its inputs are {listed(inputs.values())}")
+        free = dims(inputs[name]) and not _number(inputs[name].type.tensor_type.shape.dim[0])
+        if free and shape and batch is not None and shape[0] != batch:
+            said = f"--shape makes the first size of {name!r} {shape[0]}, --batch {batch}"
+            raise BadInput(f"{path}: {said}; give one of them")
         _set(path, inputs[name], tuple(shape), meant)
     first = [v.type.tensor_type.shape.dim[0] for v in inputs.values() if dims(v) and v.name not in shapes]
-    free = [size for size in first if not _number(size)]
-    if batch is not None and first and not free and all(size.dim_value != batch for size in first):
+    open_first = [size for size in first if not _number(size)]
+    if batch is not None and first and not open_first and all(size.dim_value != batch for size in first):
         value = next(v for v in inputs.values() if dims(v) and v.name not in shapes)
         raise BadInput(f"{path}: input {value.name!r} has batch {first[0].dim_value} fixed; asked for {batch}")
-    for size in free:
+    for size in open_first:
         number = meant.setdefault(size.dim_param, batch or 1) if size.dim_param else batch or 1
         size.dim_value = number
     _substitute(model.graph, meant)

@@ -2,75 +2,24 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kerf.deploy.frontend import clean
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.sizes import free_sizes
+from tests.helpers.onnx_files import file, ints, node, same
 
 pytestmark = pytest.mark.quick
 
 F, I = TensorProto.FLOAT, TensorProto.INT64
 RNG = np.random.default_rng(0)
-IMAGE = ("batch", 3, 16, 16)
 W = (RNG.standard_normal((8, 3, 3, 3)) / 5).astype(np.float32)
 WIDE = (RNG.standard_normal((8, 8, 1, 1)) / 3).astype(np.float32)
 
 
-def node(op, inputs, output, **attributes):
-    outputs = output.split()
-    return helper.make_node(op, inputs.split(" ") if inputs else [], outputs, f"{outputs[0]}.node", **attributes)
-
-
 def conv(x="x", w="w", y="c"):
     return node("Conv", f"{x} {w}", y, pads=[1] * 4)
-
-
-def file(path, nodes, constants, opset=17, shape=IMAGE, kind=F, outputs=("y",), **more):
-    """A checked file with the input x; outputs have the types that inference finds, and no shapes."""
-    stored = [
-        a if isinstance(a, TensorProto) else numpy_helper.from_array(np.asarray(a), k) for k, a in constants.items()
-    ]
-    inputs = [helper.make_tensor_value_info("x", kind, shape)]
-    ends = [onnx.ValueInfoProto(name=name) for name in outputs]
-    graph = helper.make_graph(nodes, "g", inputs, ends, stored, sparse_initializer=more.pop("sparse", None))
-    more.setdefault("opset_imports", [helper.make_opsetid("", opset)])
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, ir_version=8, **more))
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        kind = value.type.tensor_type.elem_type or F
-        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, None))
-    onnx.save(model, str(path))
-    return path
-
-
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    source = model if isinstance(model, str) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def same(path, tolerance=1e-5, **sizes):
-    """The cleaned model, after it was compared with the file."""
-    model = clean.read(path, **sizes)
-    if all(v.type.tensor_type.HasField("shape") for v in model.graph.output):  # else the checker refuses any file
-        onnx.checker.check_model(model, full_check=True)
-    before, after = session(str(path)), session(model)
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-    assert [(i.name, i.type) for i in before.get_inputs()] == [(i.name, i.type) for i in after.get_inputs()]
-    feeds = {
-        i.name: (np.random.default_rng(1).standard_normal(i.shape) * 2).astype(kinds.get(i.type, np.int64))
-        for i in after.get_inputs()
-    }
-    names = [o.name for o in before.get_outputs()]
-    assert names == [o.name for o in after.get_outputs()]
-    for name, a, b in zip(names, before.run(names, feeds), after.run(names, feeds)):
-        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), tolerance, tolerance, err_msg=name)
-    return model
 
 
 def operators(model):
@@ -80,10 +29,6 @@ def operators(model):
 def static(model):
     graph = Graph(model)
     return all(graph.fixed_shape(name) for n in graph.nodes for name in n.output)
-
-
-def ints(**values):
-    return {k: np.array(v, np.int64) for k, v in values.items()}
 
 
 GRID = [
