@@ -34,6 +34,9 @@ def build_parser(program: str) -> Parser:
     look = commands.add_parser("inspect", help="what each layer of a network holds, and will bring")
     look.add_argument("file", type=Path, help=".onnx, .safetensors or a bundle")
     look.add_argument("--bsr", type=int, default=4, help="rows of a block")
+    look.add_argument(
+        "--shape", action="append", default=[], metavar="NAME=SIZES", help="sizes of an input, 1x3x640x640"
+    )
     look.add_argument("--layer", help="the block pattern of this layer alone, as a picture")
     look.add_argument("--picture", type=Path, metavar="SVG", help="where to (with --layer; default LAYER.svg)")
     page = commands.add_parser("compare", help="a page of all runs of a folder: accuracy, latency, speedup")
@@ -48,6 +51,7 @@ def build_parser(program: str) -> Parser:
 
 
 def look_into(args: argparse.Namespace) -> dict[str, Any]:
+    from kerf.deploy.frontend.sizes import shapes_of
     from kerf.deploy.report import tables
     from kerf.deploy.report.inspect import inspect
     from kerf.deploy.runtime import bundle
@@ -64,7 +68,7 @@ def look_into(args: argparse.Namespace) -> dict[str, Any]:
         return {"file": str(args.file), **same}
     if args.layer:
         return draw(args)
-    found = inspect(args.file, args.bsr)
+    found = inspect(args.file, args.bsr, shapes_of(args.shape))
     if not args.json:
         table = screen()
         table.print(tables.of_network(found))

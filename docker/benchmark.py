@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from kerf import console, files
-from kerf.deploy.frontend.onnx_graph import read_model
+from kerf.deploy.frontend import clean
 from kerf.deploy.frontend.zero_blocks import zero_blocks
 from kerf.deploy.runtime import bundle
 from kerf.errors import BadInput
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     if args.as_is and not args.onnx_path:
         raise BadInput("--as_is: the image's networks have no zeros; give --onnx_path, or leave it out")
     source = args.onnx_path or known(args.arch, args.networks)
-    model = read_model(source, args.batch)
+    model = clean.read(source, batch=args.batch)
     name = source.stem if args.as_is else f"{source.stem}-1x{args.N}-{args.sparsity:g}"
     network, built = source if args.as_is else args.out / f"{name}.onnx", args.out / f"{name}.kerf"
     request = Request(

@@ -140,7 +140,9 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
     refuse_machine(request, target, network.weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
-    job = Job(request, target, foreign, command, say, place_of(request, backend_of(target).device if not foreign else ""))
+    job = Job(
+        request, target, foreign, command, say, place_of(request, backend_of(target).device if not foreign else "")
+    )
     network = pieces.whole(network) if job.whole else pieces.able(network, target, say)
     say(wording.layers(network, request))
     if foreign:

@@ -109,7 +109,9 @@ def compiled(network: Network, target: Target, plan: Plan) -> Built:
         )
     packed = tuple(weights for _, weights in lowered)
     functions = {piece.key: i for i, piece in enumerate(p for p in network.run_by if p.engine == KERF)}
-    return Built(executable, packed, functions, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target))
+    return Built(
+        executable, packed, functions, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target)
+    )
 
 
 def trust_weights(inputs: Sequence[int]) -> tvm.transform.Pass:

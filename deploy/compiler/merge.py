@@ -50,9 +50,6 @@ class _Key:
         return isinstance(other, _Key) and bool(tvm_ffi.structural_equal(self.function, other.function))
 
 
-
-
-
 @relax.expr_functor.mutator
 class _Rename(relax.PyExprMutator):
     """Calls of functions by their names in the merged module."""

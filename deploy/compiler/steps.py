@@ -58,7 +58,7 @@ def _entry(network: Network, prefix: str | None) -> PlanEntry:
 
 def tensor(graph: Graph, name: str) -> Tensor:
     """Type and sizes; float32 without sizes where the file says nothing."""
-    value = graph.tensor(name)
+    value = graph.described(name)
     sized = value.shape is not None and None not in value.shape and value.dtype != "object"
     return {"dtype": value.dtype, "shape": list(value.shape) if sized and value.shape is not None else None}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kerf.deploy.frontend import refusals
+from kerf.deploy.frontend import clean, refusals
 from kerf.deploy.frontend.network import Layer, Network
-from kerf.deploy.frontend.onnx_graph import Graph, read_model
+from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.errors import BadInput
@@ -24,6 +24,7 @@ def convert(
     sparsity: float = 0.5,
     batch: int | None = None,
     precision: str = "f32",
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Network:
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
 
@@ -37,17 +38,24 @@ def convert(
         raise BadInput(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
     if not 0 <= sparsity <= 1:
         raise BadInput(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
-    model = read_model(path, batch)
-    graph = Graph(model)
-    refusals.training(path, graph)
+    graph = clean.read_graph(path, shapes, batch)
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
-    fold_batchnorm(graph)
-    try:
-        layers = fuse_layers(graph)
-    except ValueError as error:
-        raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
+    layers = layers_of(path, graph)
     layers = {k: replace(v, problem=replace(v.problem, **types_of(precision))) for k, v in layers.items()}
     return Network(path, graph, {k: blocked(v, ns, sparsity) for k, v in layers.items()}, weights_bytes)
+
+
+def layers_of(path: Path, graph: Graph) -> dict[str, Layer]:
+    """The layers that kerf has kernels for, in order, put into the cleaned ``graph`` in place of their nodes.
+
+    Raises BadInput for a network in training mode, or a layer that does not fit its input.
+    """
+    refusals.training(path, graph)
+    fold_batchnorm(graph)
+    try:
+        return fuse_layers(graph)
+    except ValueError as error:
+        raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
 
 
 def blocked(layer: Layer, ns: Sequence[int], sparsity: float) -> Layer:

@@ -84,11 +84,11 @@ class Network:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        return tuple(self.graph.tensor(i.name) for i in self.graph.inputs)
+        return tuple(self.graph.described(i.name) for i in self.graph.inputs)
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        return tuple(self.graph.tensor(o.name) for o in self.graph.outputs)
+        return tuple(self.graph.described(o.name) for o in self.graph.outputs)
 
     @property
     def run_by(self) -> tuple[Piece, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from onnx import helper, numpy_helper
 
 from kerf.errors import BadInput
 
+STANDARD = ("", "ai.onnx")  # names of ONNX's own domain
 OWN = "kerf"  # domain of kerf's operators
+SMALL = 1024  # elements of a constant that inference may need to know: shapes, axes, scales
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,63 @@ class Value:
 
 
 class Graph:
-    """Nodes in topological order; ``constants``: name -> array; ``shapes``: name -> dims; one file's worth."""
+    """Nodes in topological order; ``constants``: name -> array; ``shapes``: name -> dims; ``types``: name -> ONNX's
+    number of the element type (0 for what is no tensor).
+
+    ``nodes`` is a tuple: ``replace`` and ``set_nodes`` change it, and keep the index of who reads and who makes what.
+    Shapes and types are those of the last ``infer``; ``inferred`` is the model that it saw.
+    """
 
     def __init__(self, model: onnx.ModelProto):
         self.original = model
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-        graph = inferred.graph
-        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        self.nodes: list[onnx.NodeProto] = []
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-            elif node.op_type == "Identity" and node.input[0] in self.constants:
-                self.constants[node.output[0]] = self.constants[node.input[0]]
-            else:
-                self.nodes.append(node)
-        self.inputs = [i for i in graph.input if i.name not in self.constants]
-        self.outputs = list(graph.output)
-        self.shapes: dict[str, tuple[int | str, ...] | None] = {
-            v.name: dims(v) for v in (*graph.input, *graph.value_info, *graph.output)
-        }
-        self.shapes.update({name: array.shape for name, array in self.constants.items()})
-        self.values = {v.name: v for v in (*graph.value_info, *graph.output, *graph.input)}
+        self.opset = next((o.version for o in model.opset_import if o.domain in STANDARD), 1)
+        self._stored = {t.name: t for t in model.graph.initializer}
+        self._read = {name: array_of(tensor) for name, tensor in self._stored.items()}
+        self.constants = dict(self._read)
+        self.inputs = [i for i in model.graph.input if i.name not in self.constants]
+        self.outputs = list(model.graph.output)
+        self._listed: tuple[onnx.NodeProto, ...] | None = None
         self._originals: dict[str, tuple[onnx.NodeProto, ...]] = {}  # by output: what a pass made one node of
-        values = (*graph.input, *graph.value_info, *graph.output)
-        self.element_types = {v.name: v.type.tensor_type.elem_type for v in values}  # TensorProto's; not of constants
+        self.set_nodes(model.graph.node)
+        self.infer()
+
+    @property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        if self._listed is None:
+            self._listed = tuple(node for node in self._slots if node is not None)
+        return self._listed
+
+    def set_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """These, in topological order, instead of all that there are."""
+        self._slots: list[onnx.NodeProto | None] = []
+        self._at: dict[int, int] = {}  # id of a node -> its slot
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._producer: dict[str, onnx.NodeProto] = {}
+        self._listed = None
+        for node in nodes:
+            self._slots.append(None)
+            self._put(node, len(self._slots) - 1)
+
+    def replace(self, old: Sequence[onnx.NodeProto], new: onnx.NodeProto) -> None:
+        """Put ``new`` where the last of ``old`` stood: there all inputs of all of them exist."""
+        self._originals[new.output[0]] = tuple(n for each in old for n in self.originals(each))
+        slot = max(self._at[id(node)] for node in old)
+        for node in old:
+            self._take(node)
+        self._put(new, slot)
+
+    def _put(self, node: onnx.NodeProto, slot: int) -> None:
+        self._slots[slot], self._at[id(node)], self._listed = node, slot, None
+        for name in reads(node):
+            self._readers.setdefault(name, []).append(node)
+        self._producer.update({name: node for name in node.output if name})
+
+    def _take(self, node: onnx.NodeProto) -> None:
+        self._slots[self._at.pop(id(node))], self._listed = None, None
+        for name in reads(node):
+            self._readers[name] = [n for n in self._readers[name] if n is not node]
+        for name in node.output:
+            self._producer.pop(name, None)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Raises BadInput unless it is known, and fixed."""
@@ -72,24 +104,37 @@ class Graph:
         return sizes if len(sizes) == len(found) else None
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        return [n for n in self.nodes if tensor in reads(n)]
+        """Each once and in the graph's order, with those whose branches or loop bodies read it."""
+        return sorted(self._readers.get(tensor, ()), key=lambda node: self._at[id(node)])
 
     def sole_consumer(self, tensor: str) -> onnx.NodeProto | None:
         """The one node that reads ``tensor``, unless the tensor is also an output of the graph."""
-        found = self.consumers(tensor)
+        found = self._readers.get(tensor, ())
         return found[0] if len(found) == 1 and tensor not in {o.name for o in self.outputs} else None
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
-        return next((n for n in self.nodes if tensor in n.output), None)
+        return self._producer.get(tensor)
 
-    def replace(self, old: list[onnx.NodeProto], new: onnx.NodeProto) -> None:
-        """Put ``new`` where the last of ``old`` stood: there all inputs of all of them exist."""
-        self._originals[new.output[0]] = tuple(n for each in old for n in self.originals(each))
-        at = max(self.nodes.index(n) for n in old)
-        self.nodes[at] = new
-        for node in old:
-            if node in self.nodes and node is not new:
-                self.nodes.remove(node)
+    def infer(self) -> None:
+        """Shapes and types anew, by ONNX's inference; where it knows nothing, as the file says."""
+        self.inferred = self.light_model()
+        try:
+            found = onnx.shape_inference.infer_shapes(self.inferred, data_prop=True).graph
+        except Exception:  # of a file whose shapes do not fit together, which is said where a layer has none
+            found = onnx.GraphProto()
+        said = [v for v in (*self.original.graph.value_info, *self.outputs) if v.name in self._producer]
+        values = {v.name: v for v in (*said, *self.inputs)}
+        values |= {v.name: v for v in (*found.value_info, *found.output) if v.type.WhichOneof("value")}
+        self._values = {name: v for name, v in values.items() if name not in self.constants}
+        self.shapes: dict[str, tuple[int | str, ...] | None] = {name: dims(v) for name, v in self._values.items()}
+        self.types = {name: v.type.tensor_type.elem_type for name, v in self._values.items()}
+        for name, array in self.constants.items():
+            self.note(name, array)
+
+    def note(self, name: str, array: np.ndarray) -> None:
+        """A constant, new or instead of another one."""
+        self.constants[name], self.shapes[name] = array, array.shape
+        self.types[name] = self._type_of(name)
 
     def originals(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, ...]:
         """ONNX's own nodes that compute what ``node`` does: itself, unless it is one of kerf's."""
@@ -98,15 +143,15 @@ class Graph:
     def part(self, nodes: Sequence[onnx.NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
         """A graph of these nodes of this one, with tensors of this one as its inputs and outputs."""
         part = copy.copy(self)
-        part.nodes = list(nodes)
         part.inputs, part.outputs = [self.value(t) for t in inputs], [self.value(t) for t in outputs]
+        part.set_nodes(nodes)
         return part
 
     def value(self, tensor: str) -> onnx.ValueInfoProto:
         """Name, type and, as far as they are known, sizes of a tensor; without a type where inference found none."""
-        return self.values.get(tensor) or onnx.ValueInfoProto(name=tensor)
+        return self._values.get(tensor) or onnx.ValueInfoProto(name=tensor)
 
-    def tensor(self, name: str) -> Value:
+    def described(self, name: str) -> Value:
         """dtype "object" for strings, and for what is no tensor or of a type that is not known."""
         kind = self.value(name).type
         element = kind.tensor_type.elem_type if kind.WhichOneof("value") == "tensor_type" else 0
@@ -114,19 +159,84 @@ class Graph:
         sizes = None if shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in shape)
         return Value(name, str(helper.tensor_dtype_to_np_dtype(element)) if element else "object", sizes)
 
-    def model(self, extra_inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        """The graph as a model, constants that are still read included."""
+    def light_model(self) -> onnx.ModelProto:
+        """The graph with its large constants as inputs and nothing said of shapes: quick to serialise, below 2 GB."""
+        large = self.large_constants()
+        inputs = [self._described(name) for name in large]
+        others = [n for n in self.nodes if n.domain not in STANDARD]
+        foreign = {name for node in others for name in node.output}
+        said = [v for v in self.original.graph.value_info if v.name in foreign]
+        outputs = [onnx.ValueInfoProto(name=o.name) if o.name not in foreign else o for o in self.outputs]
+        return self._model(inputs, outputs, said, set(self.constants) - set(large))
+
+    def large_constants(self) -> list[str]:
+        return [name for name, array in self.constants.items() if array.size > SMALL]
+
+    def model(self, extra_inputs: Sequence[onnx.ValueInfoProto] = ()) -> onnx.ModelProto:
+        """The graph as a model with the shapes that are known, constants that are still read included."""
+        names = {o.name for o in self.outputs}
+        known = self._values | {name: self._described(name) for name in names & set(self.constants)}
+        outputs = [known.get(o.name, o) for o in self.outputs]
+        values = [v for name, v in self._values.items() if name in self._producer and name not in names]
+        return self._model(extra_inputs, outputs, values, set(self.constants))
+
+    def _model(
+        self,
+        extra_inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        values: Sequence[onnx.ValueInfoProto],
+        constants: set[str],
+    ) -> onnx.ModelProto:
         read = {name for node in self.nodes for name in reads(node)} | {o.name for o in self.outputs}
-        constants = [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in read]
-        graph = helper.make_graph(self.nodes, "kerf", [*self.inputs, *extra_inputs], self.outputs, constants)
-        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("kerf", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        tensors = [self.tensor(name) for name in self.constants if name in constants and name in read]
+        name = self.original.graph.name or "kerf"
+        graph = helper.make_graph(self.nodes, name, [*self.inputs, *extra_inputs], outputs, tensors, value_info=values)
+        opsets = {o.domain: o.version for o in self.original.opset_import}
+        if any(node.domain == OWN for node in self.nodes):
+            opsets[OWN] = 1
+        imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        version = max(self.original.ir_version, 10)
+        made = helper.make_model(graph, opset_imports=imports, ir_version=version, functions=self.original.functions)
+        made.metadata_props.extend(self.original.metadata_props)
+        return made
+
+    def tensor(self, name: str) -> onnx.TensorProto:
+        """The file's own where the constant is as it was read: strings and 4-bit numbers stay what they are."""
+        array = self.constants[name]
+        return self._stored[name] if self._read.get(name) is array else numpy_helper.from_array(array, name)
+
+    def _described(self, constant: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(constant, self._type_of(constant), self.constants[constant].shape)
+
+    def _type_of(self, name: str) -> int:
+        stored = self._stored.get(name) if self._read.get(name) is self.constants[name] else None
+        return stored.data_type if stored else helper.np_dtype_to_tensor_dtype(self.constants[name].dtype)
+
+
+def array_of(tensor: onnx.TensorProto) -> np.ndarray:
+    """Of any type. Raises BadInput for a tensor with more or fewer numbers than its shape says."""
+    try:
+        if tensor.data_type == onnx.TensorProto.STRING:  # need not be text
+            return np.array([*tensor.string_data, None], object)[:-1].reshape(tensor.dims)
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"constant {tensor.name!r} is cut short ({error}); export the file again") from error
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
     """Tensors that a node needs, those its branches and loop bodies capture included."""
-    graphs = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    return set(node.input).union(*(reads(inner) for graph in graphs for inner in graph.node))
+    names = set(node.input) - {""}
+    return names.union(*(captured(graph) for graph in subgraphs(node)))
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in ([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs)]
+
+
+def captured(graph: onnx.GraphProto) -> set[str]:
+    """What a branch or a loop body takes from outside."""
+    own = {v.name for v in (*graph.input, *graph.initializer)} | {name for n in graph.node for name in n.output}
+    return {o.name for o in graph.output}.union(*(reads(n) for n in graph.node)) - own
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
@@ -144,43 +254,3 @@ def called(node: onnx.NodeProto) -> str:
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def write_fixed(path: Path, batch: int | None, to: Path) -> None:
-    """The file with the shapes that ``read_model`` gives it: what dense engines are raced on, so that all know them."""
-    onnx.save(read_model(path, batch), str(to))
-
-
-def read_model(path: Path, batch: int | None) -> onnx.ModelProto:
-    """A checked model with fixed shapes; a symbolic first size of an input becomes ``batch`` (1 when None).
-
-    Raises FileNotFoundError, or ValueError for a file that is no valid model, has other symbolic sizes or NaN weights.
-    """
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {what}; expected an .onnx model")
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, the checker and the file system each raise their own kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"{path}: not a readable ONNX model ({reason}); export it again") from error
-    constants = {t.name for t in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in constants:
-            continue
-        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-            raise BadInput(f"{path}: input {value.name!r} is {kind}; expected FLOAT (float32)")
-        size = value.type.tensor_type.shape.dim
-        if len(size) and not size[0].HasField("dim_value"):
-            size[0].dim_value = batch or 1
-        elif batch is not None and len(size) and size[0].dim_value != batch:
-            raise BadInput(f"{path}: input {value.name!r} has batch {size[0].dim_value} fixed; asked for {batch}")
-        if any(not isinstance(d, int) or d < 1 for d in dims(value) or ("?",)):
-            raise BadInput(f"{path}: input {value.name!r} has shape {dims(value)}; export it with fixed sizes")
-    for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise BadInput(f"{path}: weight {tensor.name!r} holds NaN or infinity; expected finite numbers")
-    return model

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kerf.deploy.frontend.onnx_graph import attributes
+from kerf.deploy.frontend.onnx_graph import Graph, attributes
 from kerf.errors import BadInput
 
 INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
@@ -115,9 +115,9 @@ def _quantised_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, axis: in
     )
 
 
-def refuse(path: Path, model: onnx.ModelProto) -> None:
+def refuse(path: Path, graph: Graph) -> None:
     """Raises ValueError for a file with quantised operators: kerf computes in f32."""
-    found = sorted({n.op_type for n in model.graph.node if n.op_type in INTEGER or n.op_type.startswith("QLinear")})
+    found = sorted({n.op_type for n in graph.nodes if n.op_type in INTEGER or n.op_type.startswith("QLinear")})
     if found:
         raise BadInput(
             f"{path} is quantised ({', '.join(found)}), and kerf compiles f32: run it in ONNX Runtime as it is, or "

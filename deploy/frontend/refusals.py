@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, called
 from kerf.errors import BadInput
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -28,34 +27,75 @@ def training(path: Path, graph: Graph) -> None:
             )
 
 
-def nothing(path: Path, graph: Graph) -> ValueError:
-    """What to raise for a network without a layer that kerf has kernels for."""
-    found = list(dict.fromkeys(_reasons(graph)))
-    said = "; ".join(found[:3]) or "no convolution or dense layer"
-    return ValueError(f"{path}: nothing to compile: {said}; expected 2-D convolutions or dense layers, float32 weights")
-
-
-def _reasons(graph: Graph) -> Iterator[str]:
+def without_kernel(graph: Graph) -> dict[str, list[str]]:
+    """Why nodes with weights are no layers of kerf, once fuse_layers has taken those that are: reason -> node names."""
+    found: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if node.op_type not in WEIGHTED or len(node.input) < 2:
-            continue
-        weight, name = graph.constants.get(node.input[1]), called(node)
-        if node.op_type == "ConvTranspose":
-            yield f"{name!r} is a transposed convolution"
-        elif weight is None:
-            yield f"the weights of {name!r} are computed, or an input"
-        elif weight.dtype != np.float32:
-            yield f"the weights of {name!r} are {weight.dtype}"
-        elif node.op_type == "Conv" and weight.ndim != 4:
-            yield f"{name!r} is a {weight.ndim - 2}-D convolution"
-        else:
-            yield f"{name!r} ({node.op_type}) has a form without a kernel"
+        reason = _reason(graph, node)
+        if reason:
+            found.setdefault(reason, []).append(called(node))
+    return found
+
+
+def said_of(graph: Graph, layers: int) -> list[str]:
+    """A line for ``without_kernel``, or none: how many of all that have weights, and why."""
+    found = without_kernel(graph)
+    if not found:
+        return []
+    count = sum(map(len, found.values()))
+    reasons = "; ".join(f"{len(names)} {reason} ({_some(names)})" for reason, names in found.items())
+    return [f"{count} of {count + layers} convolutions and dense layers have no kernel here: {reasons}"]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def nothing(path: Path, graph: Graph) -> BadInput:
+    """What to raise for a network without a layer that kerf has kernels for."""
+    reasons = [f"{_some(names)}: {reason}" for reason, names in without_kernel(graph).items()]
+    said = "; ".join(reasons[:3]) or "no convolution or dense layer"
+    return BadInput(f"{path}: nothing to compile: {said}; expected 2-D convolutions or dense layers, float32 weights")
+
+
+def _reason(graph: Graph, node: onnx.NodeProto) -> str | None:
+    """None for a node without weights, and a product of two computed tensors."""
+    if node.op_type not in WEIGHTED or node.domain not in STANDARD:
+        return None
+    weight = graph.constants.get(node.input[1])
+    if node.op_type == "MatMul" and weight is None and node.input[0] not in graph.constants:
+        return None
+    if node.op_type == "ConvTranspose":
+        return "transposed convolution"
+    if weight is None:
+        return _computed(graph, node.input[1])
+    if weight.dtype != np.float32:
+        return f"with {weight.dtype} weights"
+    if node.op_type == "Conv" and weight.ndim != 4:
+        return f"{weight.ndim - 2}-D convolution"
+    if graph.fixed_shape(node.input[0]) is None:
+        return "with an input of no fixed size"
+    return FORMS[node.op_type]
+
+
+FORMS = {
+    "Conv": "convolution with a bias that is computed",
+    "Gemm": "Gemm with alpha, beta, transA or a bias for each row",
+    "MatMul": "MatMul of more than two dimensions",
+}
+
+
+def _computed(graph: Graph, weight: str) -> str:
+    maker = graph.producer(weight)
+    if maker is not None and maker.op_type == "DequantizeLinear":
+        return "with quantised weights"
+    return "with weights that are computed, or an input"
 
 
 def wrong_shapes(path: Path, graph: Graph) -> str | None:
     """What ONNX's own inference says against the file's shapes; None if it finds nothing."""
     try:
-        onnx.shape_inference.infer_shapes(graph.original, strict_mode=True, data_prop=True)
+        onnx.shape_inference.infer_shapes(graph.inferred, strict_mode=True, data_prop=True)
     except Exception as error:  # its errors derive from Exception directly
         lines = [line for line in str(error).splitlines() if "(op_type" in line] or str(error).splitlines()
         return f"{path}: shapes do not fit together: {' '.join(lines[-1].split())}"

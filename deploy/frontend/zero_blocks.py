@@ -12,7 +12,7 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: beh
 
 
 def zero_blocks(model: onnx.ModelProto, n: int, share: float, source: object) -> None:
-    """In place, in every layer: the floor(blocks · share) 1xn blocks with the least mean |w| become zero.
+    """In place, in a cleaned model: the floor(blocks · share) 1xn blocks of least mean |w| of each layer become zero.
 
     The layers are those that kerf.compress.units.weights.prunable names: convolutions that mix all channels, but for
     those that read the network's input. Raises ValueError, which names ``source``, when there is none.
@@ -28,7 +28,6 @@ def zero_blocks(model: onnx.ModelProto, n: int, share: float, source: object) ->
 def prunable(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """The weights, where they are stored, each once."""
     stored = {t.name: t for t in graph.initializer}
-    stored |= {c.output[0]: c.attribute[0].t for c in graph.node if c.op_type == "Constant"}
     raw, found = {i.name for i in graph.input} - set(stored), {}  # raw: tensors that are the input, perhaps scaled
     for node in graph.node:  # in topological order
         if node.op_type not in LAYERS and not raw.isdisjoint(node.input):

@@ -20,7 +20,9 @@ def draw(inputs: Sequence[Value], rng: np.random.Generator, scale: float = 1.0, 
 
 def _array(value: Value, rng: np.random.Generator, scale: float, free: int) -> np.ndarray:
     if value.dtype == "object" or value.shape is None:
-        raise BadInput(f"input {value.name!r} holds strings, or has no known number of axes: nothing can be drawn for it")
+        raise BadInput(
+            f"input {value.name!r} holds strings, or has no known number of axes: nothing can be drawn for it"
+        )
     shape = tuple(free if size is None else size for size in value.shape)
     if np.dtype(value.dtype).kind in "iub":
         return rng.integers(0, 2, shape).astype(value.dtype)

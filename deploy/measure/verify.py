@@ -79,7 +79,10 @@ def verify(
                     raise BadInput(
                         f"{path}: ONNX Runtime's own output for a random image is not finite; nothing to compare with"
                     )
-                error, largest = relative_error(y, truth), float(np.abs(y - truth).max(initial=0)) if y.shape == truth.shape else 0.0
+                error, largest = (
+                    relative_error(y, truth),
+                    float(np.abs(y - truth).max(initial=0)) if y.shape == truth.shape else 0.0,
+                )
             else:
                 error, largest = different(y, truth), 0.0
             allowed = ALLOWED[precision]

@@ -103,13 +103,7 @@ def exchanging(graph: Graph, parts: Sequence[tuple[str, Sequence[onnx.NodeProto]
     for engine, nodes in reversed(parts):
         nodes = sorted(nodes, key=lambda node: numbers[id(node)])  # the file's order is one of execution
         made = {t for node in nodes for t in node.output if t}
-        read = set().union(*(reads(node) for node in nodes)) - made - {""} - set(graph.constants)
-        read = {t for t in read if known(graph, t)}
+        read = set().union(*(reads(node) for node in nodes)) - made - set(graph.constants)
         found.append(Piece(engine, tuple(nodes), tuple(sorted(read)), tuple(sorted(made & wanted))))
         wanted |= read
     return tuple(reversed(found))
-
-
-def known(graph: Graph, tensor: str) -> bool:
-    """Whether a name that a node reads is a tensor of the graph, and not of a body inside that node."""
-    return tensor in graph.values or any(tensor in node.output for node in graph.nodes)

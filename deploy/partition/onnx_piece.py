@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from kerf.deploy.frontend.network import Piece
 from kerf.deploy.frontend.onnx_graph import OWN, Graph, reads
@@ -15,7 +15,7 @@ def model(graph: Graph, piece: Piece) -> onnx.ModelProto:
     """The piece's own nodes, kerf's layers as the ONNX nodes that they were made of, constants included."""
     nodes = [original for node in piece.nodes for original in graph.originals(node)]
     read = set().union(*(reads(node) for node in nodes)) | set(piece.outputs)
-    constants = [numpy_helper.from_array(a, n) for n, a in graph.constants.items() if n in read]
+    constants = [graph.tensor(name) for name in graph.constants if name in read]
     inputs = [graph.value(t) for t in piece.inputs]
     outputs = [_described(graph, t) for t in piece.outputs]
     made = helper.make_graph(nodes, "kerf", inputs, outputs, constants)

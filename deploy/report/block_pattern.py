@@ -31,7 +31,7 @@ def pattern(path: str | Path, layer: str, n: int, limit: int = 128) -> Pattern:
     """
     refuse(n)
     path = Path(path)
-    found = {s.name: s.weight for s in stored(path)}
+    found = {s.name: s.weight for s in stored(path).layers}
     if layer not in found:
         raise BadInput(f"{path} has no layer {layer}; its layers are {', '.join(found)}")
     return of(layer, found[layer], n, limit)

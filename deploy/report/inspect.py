@@ -7,15 +7,14 @@ how much was pruned; block density says how much of it a kernel can skip: in a b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kerf.deploy.frontend.convert import convert
-from kerf.deploy.report.stored_weights import Stored, is_checkpoint, stored
+from kerf.deploy.report.stored_weights import Stored, stored
 from kerf.errors import BadInput
 from kerf.kernels.bsr import kept_blocks
 
@@ -61,20 +60,23 @@ class Inspection:
         return f"Inspection({str(self.path)!r}, n={self.n}: {len(self.layers)} layers, {sparse} gain from zero blocks)"
 
 
-def inspect(path: str | Path, n: int = 4) -> Inspection:
+def inspect(
+    path: str | Path, n: int = 4, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None
+) -> Inspection:
     """What each layer of an .onnx file or a .safetensors checkpoint holds, and what its zero blocks will bring.
 
-    n: output kernels of a block. Multiply-accumulates are known of an .onnx file alone. Needs neither torch nor TVM's
-    compiler. Raises FileNotFoundError, or BadInput for a file that cannot be read, a bundle (its manifest says what
-    computes each layer) or n < 1.
+    n: output kernels of a block. shapes, batch: sizes of inputs that the file leaves open, by name, and of their first
+    one (1). The layers are those that kerf.compile finds; a note says which others there are, and why. Needs neither
+    torch nor TVM's compiler.
+
+    Raises FileNotFoundError, or BadInput for a file that cannot be read or leaves sizes open, a bundle (its manifest
+    says what computes each layer) or n < 1.
     """
     path = Path(path)
     refuse(n)
     if (path / "manifest.json").is_file():
         raise BadInput(f"{path}: a bundle, whose weights are packed; give the file that it was made of")
-    found, macs = stored(path), {}
-    if not is_checkpoint(path):
-        macs = {name: layer.problem.macs // layer.problem.batch for name, layer in convert(path, 1, 1.0).layers.items()}
+    found, refused = stored(path, shapes, batch)
     measured = [measure(s, n) for s in found]
     sizes = (n, *(other for other in SIZES if other != n))
     layers = []
@@ -86,14 +88,14 @@ def inspect(path: str | Path, n: int = 4) -> Inspection:
                 name=density.name,
                 op=density.op,
                 shape=density.shape,
-                macs=macs.get(density.name),
+                macs=s.macs,
                 parameters=math.prod(density.shape),
                 zeros=1 - density.element,
                 zero_blocks={size: 1 - float(kept_blocks(s.weight, size).mean()) for size in sizes},
                 expected_gain=gain if sparse else None,
             )
         )
-    return Inspection(path, n, tuple(layers), tuple(notes(layers, measured, n)))
+    return Inspection(path, n, tuple(layers), (*notes(layers, measured, n), *refused))
 
 
 def notes(layers: Sequence[InspectedLayer], measured: Sequence[LayerDensity], n: int) -> list[str]:
@@ -128,14 +130,16 @@ class LayerDensity:
         return 1.0 - self.zero_blocks / self.blocks
 
 
-def densities(path: str | Path, n: int) -> list[LayerDensity]:
+def densities(
+    path: str | Path, n: int, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None
+) -> list[LayerDensity]:
     """Element and block density per layer, in the file's order, for blocks of `n` output kernels.
 
-    Outputs that `n` does not divide end in a short block row. Raises FileNotFoundError, or BadInput for a file that
-    cannot be read or n < 1.
+    shapes, batch: as ``inspect``. Outputs that `n` does not divide end in a short block row. Raises FileNotFoundError,
+    or BadInput for a file that cannot be read or n < 1.
     """
     refuse(n)
-    return [measure(s, n) for s in stored(Path(path))]
+    return [measure(s, n) for s in stored(Path(path), shapes, batch).layers]
 
 
 def measure(s: Stored, n: int) -> LayerDensity:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from kerf.deploy.frontend.onnx_graph import called
+from kerf.deploy.frontend import clean, refusals, sizes
+from kerf.deploy.frontend.convert import layers_of
+from kerf.deploy.frontend.network import Layer
 from kerf.errors import BadInput
 
 
@@ -21,11 +21,23 @@ class Stored(NamedTuple):
     name: str
     op: str
     weight: np.ndarray
+    macs: int | None = None  # multiply-accumulates of one image; None in a checkpoint
 
 
-def stored(path: Path) -> list[Stored]:
-    """Of either kind of file. Raises FileNotFoundError, or BadInput for a file that cannot be read."""
-    return tensors(path) if is_checkpoint(path) else list(weights(read(path)))
+class Holding(NamedTuple):
+    """What a file holds; ``refused``: a line on what has weights but no kernel in kerf, if there is such a layer."""
+
+    layers: list[Stored]
+    refused: list[str]
+
+
+def stored(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> Holding:
+    """Of either kind of file; of a network the layers that kerf compiles, as it compiles them.
+
+    shapes, batch: as kerf.deploy.frontend.clean.read. Raises FileNotFoundError, or BadInput for a file that cannot be
+    read or leaves sizes free.
+    """
+    return Holding(tensors(path), []) if is_checkpoint(path) else network(path, shapes, batch)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -55,35 +67,21 @@ def tensors(path: Path) -> list[Stored]:
     return found
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The parsed file."""
+def network(path: Path, shapes: Mapping[str, Sequence[int]] | None, batch: int | None) -> Holding:
+    """The layers with batch norm folded, so that zeros are those that kernels find."""
     if not path.is_file():
         what = "a folder without a bundle's manifest.json" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {what}; expected an .onnx file, a .safetensors checkpoint or a bundle")
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's own error classes differ between its versions
-        raise BadInput(f"{path} is not readable as ONNX (truncated or another format?); export it again") from error
-    if not model.graph.node:
-        raise BadInput(f"{path} has no ONNX graph in it (truncated or another format?); export it again")
-    return model
+    graph = clean.read_graph(path, shapes, batch)
+    sizes.refuse_free(path, graph.original)
+    found = [of(layer) for layer in layers_of(path, graph).values()]
+    return Holding(found, refusals.said_of(graph, len(found)))
 
 
-def weights(model: onnx.ModelProto) -> Iterator[Stored]:
-    """Of every node that multiplies by a stored weight, named by it."""
-    constants = {i.name: i for i in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
-            continue
-        weight = numpy_helper.to_array(constants[node.input[1]])
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Conv":
-            groups = attributes.get("group", 1)
-            op = "conv" if groups == 1 else "depthwise" if weight.shape[1] == 1 else "grouped"
-        else:
-            op = "dense"
-            if weight.ndim != 2:
-                continue
-            if not attributes.get("transB", 0):
-                weight = weight.T
-        yield Stored(called(node), op, weight)
+def of(layer: Layer) -> Stored:
+    problem, weight = layer.problem, layer.weight
+    op = layer.op
+    if problem.groups > 1:
+        op = "depthwise" if weight.shape[1] == 1 else "grouped"
+    macs = problem.macs // problem.batch
+    return Stored(layer.name, op, weight[:, :, 0, 0] if op == "dense" else weight, macs)

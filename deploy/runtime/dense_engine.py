@@ -24,7 +24,9 @@ class Call(Protocol):
         """Runs with what is not bound: ``inputs``, and arrays for outputs of known sizes; the other outputs, new."""
 
 
-def open_piece(engine: str, model: Model, fixed_in: Arrays, fixed_out: Arrays, free: Sequence[str], threads: int) -> Call:
+def open_piece(
+    engine: str, model: Model, fixed_in: Arrays, fixed_out: Arrays, free: Sequence[str], threads: int
+) -> Call:
     """``fixed_in``, ``fixed_out``: arrays that are read and written on every call; ``free``: names of other outputs.
 
     Raises Unsupported where the engine is not installed or refuses the model.
@@ -35,7 +37,9 @@ def open_piece(engine: str, model: Model, fixed_in: Arrays, fixed_out: Arrays, f
     try:
         return made(model, fixed_in, fixed_out, free, threads)
     except ImportError as error:
-        raise Unsupported(f"pieces of this network run in {engine}, which is not installed: pip install {engine}") from error
+        raise Unsupported(
+            f"pieces of this network run in {engine}, which is not installed: pip install {engine}"
+        ) from error
 
 
 def open_network(engine: str, model: Model, threads: int) -> Call:
@@ -74,9 +78,7 @@ def _bind(bind: Callable, name: str, array: np.ndarray) -> None:
     bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def onnxruntime_session(
-    model: Model, threads: int, alone: bool = True, provider: str = "CPUExecutionProvider"
-) -> Any:
+def onnxruntime_session(model: Model, threads: int, alone: bool = True, provider: str = "CPUExecutionProvider") -> Any:
     """All graph optimisations, ``threads`` workers. ``alone``: no other engine's workers wait for the same cores."""
     import onnxruntime
 

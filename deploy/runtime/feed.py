@@ -35,7 +35,7 @@ def by_name(given: Given, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
             raise BadInput(f"{wrong}; the inputs of this bundle are {listed(inputs)}")
         return {name: given[name] for name in inputs}
     if len(inputs) == 1 and not isinstance(given, list | tuple):
-        return {name: given for name in inputs}
+        return dict.fromkeys(inputs, given)
     if not isinstance(given, list | tuple) or len(given) != len(inputs):
         came = f"{len(given)} arrays" if isinstance(given, list | tuple) else "one array"
         raise BadInput(f"{came} given; this bundle takes {listed(inputs)}: run({{name: array, …}})")

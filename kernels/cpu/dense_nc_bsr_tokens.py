@@ -138,7 +138,9 @@ class _Tile:
             group = T.Bind(begin + i)
             self._group(group, f.together, f.together * p.n)
         if rest := p.out_channels - whole * f.together * p.n:
-            _between(self.share, self.shares - 1, self.shares, self.shares, lambda: self._group(whole, -(-rest // p.n), rest))
+            _between(
+                self.share, self.shares - 1, self.shares, self.shares, lambda: self._group(whole, -(-rest // p.n), rest)
+            )
 
     def _token(self, i):
         """The tile's i-th. Behind the last one the last one again: it is computed, and stored, twice."""

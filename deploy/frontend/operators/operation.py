@@ -38,7 +38,7 @@ class Operation:
 
 def shape_of(graph: Graph, tensor: str) -> Shape:
     """Of a float32 tensor. Raises Refusal for one that has another type, or no fixed size."""
-    kind = graph.element_types.get(tensor, onnx.TensorProto.FLOAT)
+    kind = graph.types.get(tensor, onnx.TensorProto.FLOAT)
     if kind != onnx.TensorProto.FLOAT:
         raise Refusal(f"{tensor!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32")
     shape = graph.fixed_shape(tensor)

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 
 from kerf.deploy import cli as deploy_cli
 from kerf.deploy.frontend import qdq
+from kerf.deploy.frontend.onnx_graph import Graph
 from tests.helpers.onnx_networks import mobile
 
 torch = pytest.importorskip("torch")
@@ -116,20 +117,19 @@ def test_what_is_not_on_its_grid_or_not_there_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_kerf_refuses_in_one_line(tmp_path, capsys):
+def test_kerf_refuses_in_one_line_and_inspect_says_why(tmp_path, capsys):
     from kerf.tune import cli as tune_cli
 
     model, grids, x = network(OptionA(), {})
     path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
-    commands = {
-        tune_cli.main: [f"--onnx_path={path}", "--trials=0", f"--out={tmp_path / 'q.kerf'}"],
-        deploy_cli.main: ["inspect", str(path)],
-    }
-    for main, words in commands.items():
-        assert main(words) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert "is quantised (DequantizeLinear, QuantizeLinear), and kerf compiles f32: run it in ONNX Runtime" in error
-        assert "--set size=1" in error
+    assert tune_cli.main([f"--onnx_path={path}", "--trials=0", f"--out={tmp_path / 'q.kerf'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "is quantised (DequantizeLinear, QuantizeLinear), and kerf compiles f32: run it in ONNX Runtime" in error
+    assert "--set size=1" in error
+    assert deploy_cli.main(["inspect", str(path)]) == 0
+    assert (
+        "4 of 4 convolutions and dense layers have no kernel here: 4 with quantised weights" in capsys.readouterr().out
+    )
     assert not (tmp_path / "q.kerf").exists()
-    qdq.refuse(path, onnx.load(mobile(tmp_path / "m.onnx")))  # f32 passes
+    qdq.refuse(path, Graph(onnx.load(mobile(tmp_path / "m.onnx"))))  # f32 passes

@@ -35,9 +35,9 @@ def training_norm(b):
     b.nodes.append(helper.make_node("BatchNormalization", [conv(b), *stats], ["y", "m", "v"], "norm", training_mode=1))
 
 
-def halves(b):
-    w = b.node("Cast", [b.constant("w", b.rng.standard_normal((4, 3, 3, 3)))], "half", to=TensorProto.FLOAT16)
-    x = b.node("Cast", ["input"], "x", to=TensorProto.FLOAT16)
+def doubles(b):
+    w = b.node("Cast", [b.constant("w", b.rng.standard_normal((4, 3, 3, 3)))], "double", to=TensorProto.DOUBLE)
+    x = b.node("Cast", ["input"], "x", to=TensorProto.DOUBLE)
     b.node("Cast", [b.node("Conv", [x, w], "conv")], "y", to=TensorProto.FLOAT)
 
 
@@ -53,10 +53,10 @@ def overflowing(b):
 CASES = {
     "no fixed size": (nonzero, IMAGE, "no fixed size (NonZero"),
     "training mode": (training_norm, IMAGE, "BatchNormalization 'norm' is in training mode; call model.eval()"),
-    "1-D": (lambda b: conv(b, name="y", dims=1), (1, 3, 16), "'y' is a 1-D convolution"),
-    "3-D": (lambda b: conv(b, name="y", dims=3), (1, 3, 8, 8, 8), "'y' is a 3-D convolution"),
-    "transposed": (transposed, IMAGE, "'y' is a transposed convolution"),
-    "float16": (halves, IMAGE, "the weights of 'conv' are computed"),
+    "1-D": (lambda b: conv(b, name="y", dims=1), (1, 3, 16), "nothing to compile: y: 1-D convolution"),
+    "3-D": (lambda b: conv(b, name="y", dims=3), (1, 3, 8, 8, 8), "y: 3-D convolution"),
+    "transposed": (transposed, IMAGE, "y: transposed convolution"),
+    "float64": (doubles, IMAGE, "conv: with float64 weights"),
     "channels": (lambda b: conv(b, name="y", channels=4), IMAGE, "its weights take 4 channels, its input has 3"),
     "empty": (lambda b: conv(b, name="y", size=17), IMAGE, "Conv 'y': output (1, 4, 0, 0)"),
     "unknown": (lambda b: b.node("LSTM", [conv(b), conv(b, name="w"), conv(b, name="r")], "y"), IMAGE, "LSTM"),

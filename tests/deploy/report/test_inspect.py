@@ -7,19 +7,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from kerf.deploy.frontend.convert import convert
 from kerf.deploy.report.block_pattern import pattern
 from kerf.deploy.report.inspect import densities, expected_gain, inspect, measure, scattered
 from kerf.deploy.report.stored_weights import Stored
+from kerf.errors import BadInput
 
 pytestmark = pytest.mark.quick
 
 
-def write(path, nodes, weights):
+def write(path, nodes, weights, shape=None):
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
         "net",
-        [tensor("input", TensorProto.FLOAT, None)],
+        [tensor("input", TensorProto.FLOAT, shape)],
         [tensor("output", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(w, name) for name, w in weights.items()],
     )
@@ -31,7 +33,12 @@ def test_block_and_element_density_with_a_short_last_row(tmp_path):
     weight = np.zeros((6, 2, 1, 1), np.float32)
     weight[1, 0] = 1  # block row 0, input 0
     weight[5, 1] = -1  # the short block row 1, input 1
-    path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"], "layer")], {"w": weight})
+    path = write(
+        tmp_path / "m.onnx",
+        [helper.make_node("Conv", ["input", "w"], ["output"], "layer")],
+        {"w": weight},
+        (1, 2, 5, 5),
+    )
     (layer,) = densities(path, 4)
     assert (layer.name, layer.op, layer.shape) == ("layer", "conv", (6, 2, 1, 1))
     assert (layer.blocks, layer.zero_blocks, layer.block) == (4, 2, 0.5)
@@ -46,11 +53,13 @@ def test_block_and_element_density_with_a_short_last_row(tmp_path):
 def test_depthwise_and_dense_layers_have_outputs_first(tmp_path):
     nodes = [
         helper.make_node("Conv", ["input", "dw"], ["a"], "dw", group=8),
-        helper.make_node("Gemm", ["a", "fc"], ["b"], "fc", transB=1),
+        helper.make_node("GlobalAveragePool", ["a"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "fc"], ["b"], "fc", transB=1),
         helper.make_node("MatMul", ["b", "mm"], ["output"], "mm"),
     ]
     weights = {"dw": np.ones((8, 1, 3, 3)), "fc": np.ones((10, 8)), "mm": np.ones((10, 3))}
-    path = write(tmp_path / "m.onnx", nodes, {k: v.astype(np.float32) for k, v in weights.items()})
+    path = write(tmp_path / "m.onnx", nodes, {k: v.astype(np.float32) for k, v in weights.items()}, (1, 8, 5, 5))
     assert [(layer.op, layer.shape) for layer in densities(path, 4)] == [
         ("depthwise", (8, 1, 3, 3)),
         ("dense", (10, 8)),
@@ -64,7 +73,7 @@ def test_bad_input_is_one_line(tmp_path):
     weight = np.ones((64, 64, 3, 3), np.float32)
     path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"])], {"w": weight})
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="not readable as ONNX"):
+    with pytest.raises(ValueError, match="not a readable ONNX model"):
         densities(path, 4)
     with pytest.raises(ValueError, match="block size is 0"):
         densities(path, 0)
@@ -74,12 +83,8 @@ def test_an_inspection_says_what_every_block_size_would_find(tmp_path):
     weight = np.ones((8, 4, 1, 1), np.float32)
     weight[:4, 0] = 0  # a block of four, two of two
     weight[6:, 1] = 0  # a block of two
-    path = write(tmp_path / "m.onnx", [helper.make_node("Conv", ["input", "w"], ["output"], "layer")], {"w": weight})
-    model = onnx.load(path)
-    for value, shape in ((model.graph.input[0], (1, 4, 5, 5)), (model.graph.output[0], (1, 8, 5, 5))):
-        for size in shape:
-            value.type.tensor_type.shape.dim.add().dim_value = size
-    onnx.save(model, path)
+    nodes = [helper.make_node("Conv", ["input", "w"], ["output"], "layer")]
+    path = write(tmp_path / "m.onnx", nodes, {"w": weight}, (1, 4, 5, 5))
     found = inspect(path)
     (layer,) = found.layers
     assert (found.n, layer.name, layer.op, layer.shape) == (4, "layer", "conv", (8, 4, 1, 1))
@@ -115,3 +120,33 @@ def test_sparser_is_faster_and_scattered_zeros_are_told_from_blocks(tmp_path):
     assert scattered(measure(Stored("a", "conv", loose), 4))
     assert not scattered(measure(Stored("a", "conv", loose), 1))
     assert not scattered(measure(Stored("a", "conv", blocks), 4))
+
+
+def volume(path):
+    nodes = [helper.make_node("Conv", ["input", name], [f"of.{name}"], name) for name in ("a", "b")]
+    nodes.append(helper.make_node("Add", ["of.a", "of.b"], ["output"]))
+    return write(path, nodes, {k: np.ones((4, 3, 1, 1, 1), np.float32) for k in "ab"}, (1, 3, 4, "height", "width"))
+
+
+def test_layers_without_a_kernel_are_counted_with_the_reason(tmp_path):
+    path = volume(tmp_path / "m.onnx")
+    with pytest.raises(BadInput, match=r"sizes are free in 'input' \(1x3x4x'height'x'width'\); fix them, e.g. --shape"):
+        inspect(path)
+    found = inspect(path, shapes={"input": (1, 3, 4, 5, 5)})
+    assert found.layers == ()
+    said = "2 of 2 convolutions and dense layers have no kernel here: 2 3-D convolution (a, b)"
+    assert found.notes[-1] == said
+
+
+def test_weights_behind_constant_nodes_are_those_that_the_tuner_sees(tmp_path):
+    weight = np.ones((8, 4, 1, 1), np.float32)
+    weight[:4, 2:] = 0
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weight)),
+        helper.make_node("Conv", ["input", "w"], ["output"], "layer"),
+    ]
+    path = write(tmp_path / "m.onnx", nodes, {}, ("batch", 4, 5, 5))
+    (layer,) = inspect(path).layers
+    (compiled,) = convert(path, 4, 0.2).layers.values()
+    assert layer.zero_blocks[4] == 1 - compiled.problem.nnzb / 8 == 0.25
+    assert layer.macs == compiled.problem.macs / 0.75 == 8 * 4 * 25  # as if nothing were zero
