@@ -47,16 +47,25 @@ class Plan:
             use_threads(threads)
             self._machine["vm_initialization"](CPU, 0, POOLED)
         self.calls: list[Callable[[Arrays], None]] = []
+        self._alone = self._whole(steps, models)
         for step in steps:
             if "function" in step:
                 piece = OwnPiece(step, self._machine, weights, values, self.fixed, results)
                 self.fixed |= piece.memory
                 self.calls.append(piece)
-            else:
-                self.calls.append(self._other(step, models[step["file"]], alone=len(steps) == 1))
+            elif self._alone is None:
+                self.calls.append(self._other(step, models[step["file"]]))
+
+    def _whole(self, steps: Sequence[Step], models: Mapping[str, Model]) -> dense_engine.Call | None:
+        """A dense engine that runs everything, and gives the results in their order."""
+        if len(steps) != 1 or "function" in steps[0]:
+            return None
+        return dense_engine.open_network(steps[0]["engine"], models[steps[0]["file"]], self.threads)
 
     def run(self, feed: Mapping[str, np.ndarray]) -> Arrays:
         """The results, by name, in their order; ``feed``: arrays of the inputs' types and sizes."""
+        if self._alone is not None:
+            return self._alone(feed, {})
         if self._machine is not None:
             use_threads(self.threads)
         found = dict(feed)
@@ -64,9 +73,8 @@ class Plan:
             call(found)
         return {name: found[name] for name in self._results}
 
-    def _other(self, step: OnnxStep, model: Model, alone: bool) -> Callable[[Arrays], None]:
-        """``alone``: a whole network, whose engine makes the arrays of its results."""
-        sized = [n for n in step["outputs"] if self._values[n]["shape"] is not None and not alone]
+    def _other(self, step: OnnxStep, model: Model) -> Callable[[Arrays], None]:
+        sized = [n for n in step["outputs"] if self._values[n]["shape"] is not None]
         for name in sized:
             if name not in self._results:
                 self.fixed[name] = aligned(np.zeros(*_array(self._values[name])))
