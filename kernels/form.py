@@ -16,6 +16,7 @@ Shape = tuple[int, int, int, int]  # of images: n, c, h, w
 class Form(Protocol):
     """Functions are of one image each, as relax.call_tir takes them."""
 
+    operators: frozenset[str]  # that it has functions for, by the names of kerf.deploy.compiler.operators
     is_nchw: bool  # whether pixels are in NCHW's order, so that equal shapes are equal images
 
     def type(self, shape: Shape) -> relax.TensorType:

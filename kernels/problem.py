@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kerf.errors import BadInput
+from kerf.kernels.activation import Activation
 from kerf.kernels.precision import PRECISIONS, TYPES, types_of
 from kerf.kernels.tensor_type import F32, TensorType
-
-ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Problem:
     """A 2-D convolution: y = activation(conv(x, w) + bias [+ residual]).
 
     A fully connected layer is a 1x1 convolution of a 1x1 image. Sizes in elements; ``padding`` is (top, left, bottom,
-    right). ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks. ``x``, ``w`` and ``y``
+    right). ``alpha`` and ``beta`` are numbers of the activation (kerf.kernels.activation).
+    ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks. ``x``, ``w`` and ``y``
     are types without numbers (TensorType.unit), so that layers that differ in scales alone are equal problems;
     ``residual_type`` is None where the residual's is that of y.
     """
@@ -41,6 +41,8 @@ class Problem:
     w: TensorType = F32
     y: TensorType = F32
     residual_type: TensorType | None = None
+    alpha: float = 0.0
+    beta: float = 0.0
 
     def __post_init__(self) -> None:
         for name, kind in self.types.items():
@@ -52,12 +54,19 @@ class Problem:
             raise BadInput(f"Problem: x is {self.x} and w is {self.w}; products are of integers or of floats")
         if self.residual_type is not None and not self.residual:
             raise BadInput(f"Problem: a residual of {self.residual_type}, but no residual; set residual=True")
-        if self.activation not in ACTIVATIONS:
-            raise BadInput(f"Problem: activation {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+        try:
+            self.epilogue.check()
+        except BadInput as error:
+            raise BadInput(f"Problem: {error}") from error
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise BadInput(f"Problem: {self.groups} groups divide neither {self.in_channels} nor {self.out_channels}")
         if min(self.out_shape) < 1:
             raise BadInput(f"Problem: output {self.out_shape} of {self.describe()} is empty")
+
+    @property
+    def epilogue(self) -> Activation:
+        """The activation with its numbers."""
+        return Activation(self.activation, self.alpha, self.beta)
 
     @property
     def types(self) -> dict[str, TensorType]:
@@ -125,6 +134,9 @@ class Problem:
     def to_json(self) -> str:
         """Canonical text: the key of records and of the custom ONNX operator."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in TYPES}
+        for name in ("alpha", "beta"):  # without them in keys of records made before there were any
+            if not values[name]:
+                del values[name]
         values["block"] = values.pop("n")  # what the key called it from the first
         if self.precision is None:
             values["types"] = {

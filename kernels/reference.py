@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from kerf.kernels.activation import Activation
 from kerf.kernels.problem import Problem
 
+
+def sigmoid(v: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -v))
+
+
+# By name, of float64 and the numbers alpha and beta.
 ACTIVATION = {
-    "none": lambda v: v,
-    "relu": lambda v: np.maximum(v, 0),
-    "relu6": lambda v: np.clip(v, 0, 6),
-    "hardsigmoid": lambda v: np.clip(v / 6 + 0.5, 0, 1),
-    "hardswish": lambda v: v * np.clip(v / 6 + 0.5, 0, 1),
-    "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
-    "silu": lambda v: v / (1 + np.exp(-v)),
+    "none": lambda v, a, b: v,
+    "relu": lambda v, a, b: np.maximum(v, 0),
+    "relu6": lambda v, a, b: np.clip(v, 0, 6),
+    "hardsigmoid": lambda v, a, b: np.clip(v / 6 + 0.5, 0, 1),
+    "hardswish": lambda v, a, b: v * np.clip(v / 6 + 0.5, 0, 1),
+    "sigmoid": lambda v, a, b: sigmoid(v),
+    "silu": lambda v, a, b: v * sigmoid(v),
+    "clip": lambda v, a, b: np.clip(v, a, b),
+    "leakyrelu": lambda v, a, b: np.where(v < 0, a * v, v),
+    "elu": lambda v, a, b: np.where(v < 0, a * np.expm1(np.minimum(v, 0)), v),
+    "gelu": lambda v, a, b: v * (0.5 + 0.5 * erf(v / math.sqrt(2))),
+    "gelu_tanh": lambda v, a, b: v * sigmoid(math.sqrt(8 / math.pi) * (v + 0.044715 * v**3)),
+    "mish": lambda v, a, b: v * np.tanh(np.logaddexp(0, v)),
+    "tanh": lambda v, a, b: np.tanh(v),
+    "erf": lambda v, a, b: erf(v),
 }
+
+
+def erf(v: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[np.float64])(v)
+
+
+def activate(a: Activation, v: np.ndarray) -> np.ndarray:
+    """``a`` of an array, in float64."""
+    return ACTIVATION[a.name](np.asarray(v, np.float64), a.alpha, a.beta)
 
 
 def conv2d(p: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray, residual: np.ndarray | None = None):
@@ -35,4 +61,4 @@ def conv2d(p: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray, residual:
     y += bias.astype(np.float64).reshape(1, -1, 1, 1)
     if residual is not None:
         y += residual
-    return ACTIVATION[p.activation](y)
+    return activate(p.epilogue, y)

@@ -27,7 +27,8 @@ ORDER = {
         "__init__",
     ],
     "deploy": [
-        *("frontend/onnx_graph", "frontend/network", "frontend/passes", "frontend"),
+        *("frontend/onnx_graph", "frontend/network", "frontend/windows", "frontend/passes"),
+        *("frontend/operators", "frontend"),
         *("runtime", "measure", "compiler", "report", "from_torch", ""),
     ],
     "compress": [
@@ -36,8 +37,8 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    *("version", "config", "tensor_type", "precision", "problem", "bsr", "kernel", "vector", "lowering"),
-    *("reference", "epilogue", "form"),
+    *("version", "config", "tensor_type", "precision", "activation", "problem", "bsr", "kernel", "vector", "lowering"),
+    *("reference", "exponential", "epilogue", "form"),
     *ORDER["kernels"],
 ]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}

@@ -1,6 +1,7 @@
 """Network + a kernel for every layer -> one Relax function (x, packed weights ...) -> y, and those packed weights.
 
-Layers become calls of their TIR functions; every other operator goes through TVM's own ONNX importer.
+Layers and the operators that kerf has functions for become calls of TIR functions; what is left goes through TVM's own
+ONNX importer.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from tvm.target import Target
 from kerf.deploy.compiler.choice import Choice
 from kerf.deploy.compiler.layout_changes import call, reshaped
 from kerf.deploy.compiler.legalize import legalize
+from kerf.deploy.compiler.operators import emit
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.network import DOMAIN, OP, Network
+from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.operators.operation import Operation, Refusal
+from kerf.deploy.frontend.operators.table import operation
 from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cpu import expand_depthwise
@@ -43,7 +48,13 @@ def lower(
     model = network.graph.model(inputs)
     weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in choices}
     form = backend_of(target).form(target, next(iter(network.layers.values())).problem.dtype)
-    importer = _Importer(choices, pairs, weights, target, form)
+    own = _own_operations(network.graph, form)
+    for node in model.graph.node:
+        if node.output[0] in own:  # the importer hands on a node's name, so that is where its operation is found
+            del node.attribute[:]
+            node.op_type, node.domain, node.name = OWN, DOMAIN, node.output[0]
+            node.input[:] = own[node.name].inputs
+    importer = _Importer(choices, pairs, weights, own, target, form)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
@@ -60,6 +71,18 @@ def lower(
             raise BadInput(refusals.wrong_shapes(network.path, network.graph) or reason) from error
 
 
+def _own_operations(graph: Graph, form: Form) -> dict[str, Operation]:
+    """By their first output: the nodes that ``form`` has functions for."""
+    found = {}
+    for node in graph.nodes:
+        with contextlib.suppress(Refusal):
+            asked = operation(graph, node)
+            if asked.function in form.operators:
+                found[node.output[0]] = asked
+    return found
+
+
+OWN = "Operation"  # what the importer calls a node with an Operation
 KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32"}  # of packed arrays
 
 
@@ -68,19 +91,21 @@ class _Unsupported(Unsupported):
 
 
 class _Importer(ONNXGraphImporter):
-    """TVM's importer plus kerf::Layer."""
+    """TVM's importer plus kerf::Layer, and kerf::Operation for every other node that kerf has a function for."""
 
     def __init__(
         self,
         choices: dict[str, Choice],
         pairs: dict[str, str],
         weights: dict[str, list[str]],
+        own: dict[str, Operation],
         target: Target,
         form: Form,
     ):
         super().__init__({}, "float32")
         self._dtype: dict = {}  # every value has the type that the file gives it
         self._choices, self._weights, self._target, self._form = choices, weights, target, form
+        self._own = own
         self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}
 
@@ -99,9 +124,11 @@ class _Importer(ONNXGraphImporter):
             raise _Unsupported(reason) from error
 
     def _convert_operator(self, op_name, inputs, attrs, opset):
-        if op_name != OP:
+        if op_name not in (OP, OWN):
             return super()._convert_operator(op_name, inputs, attrs, opset)
         name = attrs["tvm_custom"]["name"]
+        if op_name == OWN:
+            return emit(self.bb, self._form, self._own[name], inputs)
         if name in self._pairs:
             return inputs[0]  # the layer behind it computes both
         names = [self._firsts[name], name] if name in self._firsts else [name]

@@ -35,6 +35,8 @@ class Graph:
             v.name: dims(v) for v in (*graph.input, *graph.value_info, *graph.output)
         }
         self.shapes.update({name: array.shape for name, array in self.constants.items()})
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self.element_types = {v.name: v.type.tensor_type.elem_type for v in values}  # TensorProto's; not of constants
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Raises BadInput unless it is known, and fixed."""

@@ -18,7 +18,7 @@ from kerf.kernels.config import Config
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
-from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.epilogue import activate
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import run, splat
@@ -88,5 +88,5 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
                 value = acc[i] + bias[o]
                 if residual is not None:
                     value = value + residual[image, o, 0]
-                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [image, o, 0])
+                T.buffer_store(y, activate(p.epilogue, value, 1), [image, o, 0])
     return builder.get()

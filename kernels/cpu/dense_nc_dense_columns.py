@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
-from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.epilogue import activate
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import run, splat
@@ -75,5 +75,5 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
                 value = acc[i] + bias[o]
                 if residual is not None:
                     value = value + residual[image, o, 0]
-                T.buffer_store(y, ACTIVATION[p.activation](value, 1), [image, o, 0])
+                T.buffer_store(y, activate(p.epilogue, value, 1), [image, o, 0])
     return builder.get()

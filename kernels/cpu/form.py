@@ -19,6 +19,7 @@ from kerf.kernels.problem import Problem
 class PaddedPlanes:
     target: Target
     dtype: str = "float32"
+    operators = frozenset(("view", "mean", "scale", "max_pool"))
     is_nchw = True
 
     def type(self, shape: Shape) -> relax.TensorType:

@@ -20,6 +20,7 @@ from kerf.kernels.problem import Problem
 class ChannelRows:
     target: Target
     dtype: str
+    operators = frozenset(("view", "mean", "scale", "max_pool"))
     is_nchw = False
 
     def type(self, shape: Shape) -> relax.TensorType:

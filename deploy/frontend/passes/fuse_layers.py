@@ -16,7 +16,10 @@ from onnx import helper
 
 from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
+from kerf.deploy.frontend.passes.activations import activation_after
+from kerf.deploy.frontend.windows import window
 from kerf.errors import BadInput
+from kerf.kernels.activation import Activation
 from kerf.kernels.problem import Problem
 
 
@@ -49,9 +52,9 @@ def _fuse(graph: Graph, node: onnx.NodeProto, layers: dict[str, Layer]) -> None:
     parts = read(graph, node) if read else None
     if parts is None:
         return
-    residual, activation, absorbed = _epilogue(graph, parts.fused[-1].output[0])
+    residual, (name, alpha, beta), absorbed = _epilogue(graph, parts.fused[-1].output[0])
     fused = [*parts.fused, *absorbed]
-    problem = replace(parts.problem, activation=activation, residual=residual is not None)
+    problem = replace(parts.problem, activation=name, alpha=alpha, beta=beta, residual=residual is not None)
     bias = np.zeros(problem.out_channels, np.float32) if parts.bias is None else parts.bias
     name = _unique(called(node), layers)
     layers[name] = Layer(name, parts.op, problem, parts.weight, bias)
@@ -83,29 +86,13 @@ def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     if not _is_float(weight) or weight.ndim != 4 or x is None or len(x) != 4 or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
-    kernel, stride = tuple(weight.shape[2:]), tuple(a.get("strides", (1, 1)))
-    dilation = tuple(a.get("dilations", (1, 1)))
-    padding = tuple(a.get("pads", (0, 0, 0, 0)))
-    auto = a.get("auto_pad", b"NOTSET").decode()
-    if auto.startswith("SAME"):
-        padding = _same(x[2:], kernel, stride, dilation, lower=auto == "SAME_LOWER")
+    kernel, stride, dilation, padding = window(a, tuple(weight.shape[2:]), x[2:])
     n, channels, height, width = x
     if (taken := weight.shape[1] * a.get("group", 1)) != channels:
         raise BadInput(f"its weights take {taken} channels, its input has {channels}")
     sizes = n, channels, height, width, weight.shape[0]
     problem = Problem(*sizes, kernel, stride, padding, dilation, groups=a.get("group", 1))
     return Parts("conv", problem, weight, bias, (node,))
-
-
-def _same(size, kernel, stride, dilation, lower: bool) -> tuple[int, int, int, int]:
-    """ONNX auto_pad: output = ceil(size / stride), the odd element at the end (or at the start, SAME_LOWER)."""
-    begin, end = [], []
-    for s, k, t, d in zip(size, kernel, stride, dilation):
-        total = max((-(-s // t) - 1) * t + d * (k - 1) + 1 - s, 0)
-        small, large = total // 2, total - total // 2
-        begin.append(large if lower else small)
-        end.append(small if lower else large)
-    return (*begin, *end)
 
 
 def _dense(x: tuple[int, ...], weight: np.ndarray, bias: np.ndarray | None, fused: tuple[onnx.NodeProto, ...]) -> Parts:
@@ -138,7 +125,7 @@ def _matmul(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     return _dense(x, weight.T, None, (node,))
 
 
-def _epilogue(graph: Graph, tensor: str) -> tuple[str | None, str, list[onnx.NodeProto]]:
+def _epilogue(graph: Graph, tensor: str) -> tuple[str | None, Activation, list[onnx.NodeProto]]:
     """(residual tensor, activation, nodes absorbed) after ``tensor``."""
     residual, absorbed = None, []
     node = graph.sole_consumer(tensor)
@@ -147,33 +134,5 @@ def _epilogue(graph: Graph, tensor: str) -> tuple[str | None, str, list[onnx.Nod
         if other not in graph.constants and graph.shapes.get(other) == graph.shapes.get(tensor) is not None:
             residual, tensor = other, node.output[0]
             absorbed.append(node)
-    activation, nodes = _activation(graph, tensor)
+    activation, nodes = activation_after(graph, tensor)
     return residual, activation, absorbed + nodes
-
-
-def _activation(graph: Graph, tensor: str) -> tuple[str, list[onnx.NodeProto]]:
-    readers = graph.consumers(tensor)
-    if len(readers) == 2 and graph.sole_consumer(tensor) is None and tensor not in {o.name for o in graph.outputs}:
-        gate = next((n for n in readers if n.op_type in ("Sigmoid", "HardSigmoid")), None)
-        product = graph.sole_consumer(gate.output[0]) if gate is not None else None
-        if gate is not None and product is not None and product.op_type == "Mul" and product in readers:
-            name = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(_named(graph, gate) or "")
-            if name:
-                return name, [gate, product]
-    node = graph.sole_consumer(tensor)
-    name = _named(graph, node) if node is not None else None
-    return (name, [node]) if node is not None and name else ("none", [])
-
-
-def _named(graph: Graph, node: onnx.NodeProto) -> str | None:
-    """The activation that a node computes, None for anything else."""
-    if node.op_type == "Clip":
-        if any(name and name not in graph.constants for name in node.input[1:]):
-            return None  # a computed bound
-        values = [float(graph.constants[name]) if name else None for name in node.input[1:]]
-        return {(0.0, 6.0): "relu6", (0.0, None): "relu", (0.0,): "relu"}.get(tuple(values))
-    if node.op_type == "HardSigmoid":
-        a = attributes(node)
-        exact = abs(a.get("alpha", 0.2) - 1 / 6) < 1e-6 and abs(a.get("beta", 0.5) - 0.5) < 1e-6
-        return "hardsigmoid" if exact else None
-    return {"Relu": "relu", "HardSwish": "hardswish", "Sigmoid": "sigmoid"}.get(node.op_type)

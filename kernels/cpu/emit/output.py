@@ -7,7 +7,7 @@ import math
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.layout import LINE, out_planes
-from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.epilogue import activate
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, splat
 
@@ -35,7 +35,7 @@ class Output:
         index = run(at, lanes)
         if self.residual is not None:
             value = value + self.residual[index]
-        T.buffer_store(self.y, ACTIVATION[self.p.activation](value, lanes), [index])
+        T.buffer_store(self.y, activate(self.p.epilogue, value, lanes), [index])
 
     def blank_lines(self, image, lanes: int) -> None:
         """Zeros into the last line of every plane, before pixels are stored that do not fill it."""

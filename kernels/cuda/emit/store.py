@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.cuda.emit.fragments import COLUMNS, LANES, ROWS, staged_half, staged_row
 from kerf.kernels.cuda.emit.stage import threads_beside
 from kerf.kernels.cuda.layout import VECTOR
-from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.epilogue import activate
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, splat
 
@@ -59,7 +59,7 @@ def emit_store(p: Problem, y, residual, channel, pixel, values: list, bias) -> N
         value = value + splat(bias, 4)
         if residual is not None:
             value = value + as_float(held[T.ramp(k, 1, 4)], 4)
-        T.buffer_store(out, T.cast(ACTIVATION[p.activation](value, 4), f"{y.dtype}x4"), [T.ramp(k, 1, 4)])
+        T.buffer_store(out, T.cast(activate(p.epilogue, value, 4), f"{y.dtype}x4"), [T.ramp(k, 1, 4)])
     for k in range(0, VECTOR, wide):
         T.buffer_store(y, out[T.ramp(k, 1, wide)], [channel, T.ramp(pixel + k, 1, wide)])
 

@@ -169,7 +169,14 @@ def test_dense_layers_are_read_right_or_left_alone(tmp_path, nodes, constants, l
 
 @pytest.mark.parametrize(
     ("bounds", "activation"),
-    [(("0", "6"), "relu6"), (("0", ""), "relu"), (("0",), "relu"), (("0", "5"), "none"), (("0", "computed"), "none")],
+    [
+        (("0", "6"), "relu6"),
+        (("0", ""), "relu"),
+        (("0",), "relu"),
+        (("0", "5"), "clip"),
+        (("", "5"), "clip"),
+        (("0", "computed"), "none"),
+    ],
 )
 def test_clip_is_an_activation_only_with_constant_known_bounds(tmp_path, bounds, activation):
     b = Builder()

@@ -11,6 +11,7 @@ from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
 from kerf.kernels import reference
+from kerf.kernels.activation import ACTIVATIONS
 from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
@@ -19,7 +20,7 @@ from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
-from kerf.kernels.problem import ACTIVATIONS, Problem
+from kerf.kernels.problem import Problem
 
 HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
 SHARED = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 3})  # threads
@@ -316,7 +317,7 @@ def test_problem_round_trips_and_refuses_nonsense():
     p = SPARSE["N=3"]
     assert Problem.from_json(p.to_json()) == p
     assert (p.out_height, p.out_width) == (4, 12)
-    with pytest.raises(ValueError, match="tanh"):
-        replace(p, activation="tanh")
+    with pytest.raises(ValueError, match="swash"):
+        replace(p, activation="swash")
     with pytest.raises(ValueError, match="is empty"):
         Problem(1, 3, 2, 2, 4, (5, 5))

@@ -60,7 +60,7 @@ def pool_over_the_edge(b, x):
         (constant_factor, set()),
         (square, set()),
         (pool, {"max_pool"}),
-        (pool_over_the_edge, set()),
+        (pool_over_the_edge, {"max_pool"}),
     ],
 )
 def test_operator(tmp_path, tail, functions):

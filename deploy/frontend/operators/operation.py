@@ -1,0 +1,72 @@
+"""What a node asks of one of kerf's own functions, and the questions that its reading puts to the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.errors import Unsupported
+
+Shape = tuple[int, ...]
+
+
+class Refusal(Unsupported):
+    """Why kerf has no function for a node: one clause."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``function`` is a key of kerf.deploy.compiler.operators.EMIT, ``inputs`` are the tensors that it takes, in order,
+    ``shapes`` those of its results, ``arguments`` what else it has to know.
+    """
+
+    function: str
+    inputs: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        """Of the first result."""
+        return self.shapes[0]
+
+
+def shape_of(graph: Graph, tensor: str) -> Shape:
+    """Of a float32 tensor. Raises Refusal for one that has another type, or no fixed size."""
+    kind = graph.element_types.get(tensor, onnx.TensorProto.FLOAT)
+    if kind != onnx.TensorProto.FLOAT:
+        raise Refusal(f"{tensor!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32")
+    shape = graph.fixed_shape(tensor)
+    if shape is None:
+        raise Refusal(f"the shape of {tensor!r} is not known when the network is compiled")
+    return shape
+
+
+def image_of(graph: Graph, tensor: str) -> tuple[int, int, int, int]:
+    """The shape of a float32 tensor (n, c, h, w). Raises Refusal for any other."""
+    shape = shape_of(graph, tensor)
+    if len(shape) != 4:
+        raise Refusal(f"{tensor!r} has {len(shape)} dimensions, not the 4 of images")
+    n, c, h, w = shape
+    return n, c, h, w
+
+
+def constant(graph: Graph, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+    """The node's input of this index; None where it is left out. Raises Refusal for one that is computed."""
+    if len(node.input) <= index or not node.input[index]:
+        return None
+    if node.input[index] not in graph.constants:
+        raise Refusal(f"{node.input[index]!r} is computed when the network runs")
+    return graph.constants[node.input[index]]
+
+
+def only_output(node: onnx.NodeProto) -> str:
+    """Raises Refusal where more than the first output is asked for."""
+    if any(node.output[1:]):
+        raise Refusal(f"it has {len(node.output)} outputs")
+    return node.output[0]

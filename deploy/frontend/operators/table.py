@@ -1,0 +1,40 @@
+"""The table of operators, and the answer whether kerf has a function for a node. No TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from kerf.deploy.frontend.network import DOMAIN, OP
+from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.operators import elementwise, pooling, views
+from kerf.deploy.frontend.operators.operation import Operation, Refusal
+
+# How a node is read, by its operator: Operation, or Refusal.
+READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
+    "MaxPool": pooling.max_pool,
+    "GlobalAveragePool": pooling.global_mean,
+    "ReduceMean": pooling.mean,
+    "Mul": elementwise.multiply,
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), views.view),
+}
+
+
+def operation(graph: Graph, node: onnx.NodeProto) -> Operation:
+    """What ``node`` asks of kerf's functions for CPUs. Raises Refusal where they have no answer."""
+    read = READ.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if read is None:
+        raise Refusal(f"kerf has no function for {node.op_type}")
+    return read(graph, node)
+
+
+def reason(graph: Graph, node: onnx.NodeProto) -> str | None:
+    """Why kerf's functions for CPUs cannot compute a node, in one clause; None where they can, layers included."""
+    if (node.domain, node.op_type) == (DOMAIN, OP):
+        return None
+    try:
+        operation(graph, node)
+    except Refusal as refusal:
+        return str(refusal)
+    return None
