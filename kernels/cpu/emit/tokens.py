@@ -23,12 +23,13 @@ from kerf.kernels.cpu.emit.transpose import transposed
 from kerf.kernels.cpu.emit.weight_format import Weights
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop, threads
-from kerf.kernels.epilogue import ACTIVATION
+from kerf.kernels.epilogue import activate
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import even_tiles, every, run, splat
 
 FEWEST = 8  # tokens that are worth transposing
+SHORT = ("none", "relu", "relu6", "clip")  # activations of an instruction or two
 CHAINS = 8  # multiply-adds in flight: two pipes, four cycles each
 
 
@@ -178,8 +179,12 @@ class _Tiles:
 
     def _store_all(self, origin, outputs: int) -> None:
         """Sums of so many channels into y, from channel ``origin``."""
-        lanes = self.f.lanes
+        f, lanes = self.f, self.f.lanes
         whole, rest = divmod(outputs, lanes)
+        if self.activates_sums:  # in a loop: LLVM takes long over many copies of a long one
+            with T.serial(0, f.together * f.n * self.vectors) as i:
+                at = run(i * lanes, lanes)
+                T.buffer_store(self.sums, activate(f.p.epilogue, self.sums[at], lanes), [at])
         with T.serial(0, self.vectors) as v:
             with T.serial(0, whole) as i:
                 self._store(origin, i * lanes, v, lanes)
@@ -217,6 +222,11 @@ class _Tiles:
             for v in range(vectors):
                 T.buffer_store(self.sums, acc[at(r, v)], [run((i * f.n + begin + r) * self.pitch + v * lanes, lanes)])
 
+    @property
+    def activates_sums(self) -> bool:
+        """Whether the activation comes before the way into y, where a residual would be added."""
+        return self.f.residual is None and self.f.p.activation not in SHORT
+
     def _store(self, origin, begin, v, outputs: int) -> None:
         """Channels origin + begin ... of vector v of tokens, ``outputs`` of them, at most a vector."""
         f, p, lanes = self.f, self.f.p, self.f.lanes
@@ -231,7 +241,8 @@ class _Tiles:
                 index = run(to + first, size)
                 if f.residual is not None:
                     part = part + f.residual[index]
-                T.buffer_store(f.y, ACTIVATION[p.activation](part, size), [index])
+                done = part if self.activates_sums else activate(p.epilogue, part, size)
+                T.buffer_store(f.y, done, [index])
 
 
 def _powers(count: int) -> list[tuple[int, int]]:
