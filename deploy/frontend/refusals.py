@@ -46,7 +46,7 @@ def _reasons(graph: Graph) -> Iterator[str]:
             yield f"the weights of {name!r} are computed, or an input"
         elif weight.dtype != np.float32:
             yield f"the weights of {name!r} are {weight.dtype}"
-        elif node.op_type == "Conv" and weight.ndim != 4:
+        elif node.op_type == "Conv" and weight.ndim not in (3, 4):
             yield f"{name!r} is a {weight.ndim - 2}-D convolution"
         else:
             yield f"{name!r} ({node.op_type}) has a form without a kernel"

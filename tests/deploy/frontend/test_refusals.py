@@ -53,7 +53,6 @@ def overflowing(b):
 CASES = {
     "no fixed size": (nonzero, IMAGE, "no fixed size (NonZero"),
     "training mode": (training_norm, IMAGE, "BatchNormalization 'norm' is in training mode; call model.eval()"),
-    "1-D": (lambda b: conv(b, name="y", dims=1), (1, 3, 16), "'y' is a 1-D convolution"),
     "3-D": (lambda b: conv(b, name="y", dims=3), (1, 3, 8, 8, 8), "'y' is a 3-D convolution"),
     "transposed": (transposed, IMAGE, "'y' is a transposed convolution"),
     "float16": (halves, IMAGE, "the weights of 'conv' are computed"),
