@@ -15,7 +15,9 @@ from kerf.kernels.cpu import (
     conv2d_nchw_dense_direct,
     conv2d_nchw_depthwise,
     dense_nc_bsr_rows,
+    dense_nc_bsr_tokens,
     dense_nc_dense_columns,
+    dense_nc_dense_tokens,
 )
 from kerf.kernels.cpu.form import PaddedPlanes
 from kerf.kernels.cpu.machine import machine_of
@@ -50,9 +52,11 @@ CPU = Backend(
     "cpu",
     # the special first, the direct convolutions take what the others refuse
     kernels=(
+        dense_nc_bsr_tokens,
         dense_nc_bsr_rows,
         conv2d_nchw_bsr_direct,
         conv2d_nchw_depthwise,
+        dense_nc_dense_tokens,
         dense_nc_dense_columns,
         conv2d_nchw_dense_direct,
     ),

@@ -18,7 +18,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.target import Target
 
 from kerf.deploy.compiler.choice import Choice
-from kerf.deploy.compiler.layout_changes import call, reshaped
+from kerf.deploy.compiler.layout_changes import call, reshaped, shape_of
 from kerf.deploy.compiler.legalize import legalize
 from kerf.deploy.compiler.operators import emit
 from kerf.deploy.frontend import refusals
@@ -54,7 +54,8 @@ def lower(
             del node.attribute[:]
             node.op_type, node.domain, node.name = OWN, DOMAIN, node.output[0]
             node.input[:] = own[node.name].inputs
-    importer = _Importer(choices, pairs, weights, own, target, form)
+    dense = {name for name, layer in network.layers.items() if layer.op == "dense"}
+    importer = _Importer(choices, pairs, weights, own, dense, target, form)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
@@ -99,13 +100,14 @@ class _Importer(ONNXGraphImporter):
         pairs: dict[str, str],
         weights: dict[str, list[str]],
         own: dict[str, Operation],
+        dense: set[str],
         target: Target,
         form: Form,
     ):
         super().__init__({}, "float32")
         self._dtype: dict = {}  # every value has the type that the file gives it
         self._choices, self._weights, self._target, self._form = choices, weights, target, form
-        self._own = own
+        self._own, self._dense = own, dense
         self._pairs, self._firsts = pairs, {second: first for first, second in pairs.items()}
         self._functions: dict[str, relax.GlobalVar] = {}
 
@@ -136,7 +138,10 @@ class _Importer(ONNXGraphImporter):
         images = [reshaped(self.bb, v, p.in_shape if i == 0 else shape) for i, v in enumerate(inputs)]
         packed = [self._nodes[key] for n in names for key in self._weights[n]]
         y = call(self.bb, self._function([self._choices[n] for n in names]), images, packed, shape, self._form)
-        return reshaped(self.bb, y, shape[: len(inputs[0].ty.shape)])
+        given = shape_of(inputs[0])
+        # rows keep their dimensions; an image of 1-D is one row
+        whole = (*given[:-1], shape[1]) if name in self._dense else shape if len(given) == 4 else (*shape[:2], shape[3])
+        return reshaped(self.bb, y, whole)
 
     def _function(self, choices: list[Choice]) -> relax.GlobalVar:
         """One function for all layers, or pairs of them, of equal problem, kernel and configuration."""

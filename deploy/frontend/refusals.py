@@ -71,7 +71,7 @@ def _reason(graph: Graph, node: onnx.NodeProto) -> str | None:
         return _computed(graph, node.input[1])
     if weight.dtype != np.float32:
         return f"with {weight.dtype} weights"
-    if node.op_type == "Conv" and weight.ndim != 4:
+    if node.op_type == "Conv" and weight.ndim not in (3, 4):
         return f"{weight.ndim - 2}-D convolution"
     if graph.fixed_shape(node.input[0]) is None:
         return "with an input of no fixed size"
@@ -81,7 +81,7 @@ def _reason(graph: Graph, node: onnx.NodeProto) -> str | None:
 FORMS = {
     "Conv": "convolution with a bias that is computed",
     "Gemm": "Gemm with alpha, beta, transA or a bias for each row",
-    "MatMul": "MatMul of more than two dimensions",
+    "MatMul": "MatMul with constants of more than two dimensions",
 }
 
 

@@ -27,7 +27,7 @@ name = "conv2d_nchw_bsr_direct"
 AHEAD = 512  # floats of weights that are fetched before their turn
 
 
-class _Blocks:
+class Blocks:
     """BSR inside the function: data (nnzb, N * taps), indices (nnzb,), indptr (panels * block rows + 1,).
 
     A block is stored sub-row by sub-row, in each (tap, row): what a register tile reads lies together.
@@ -110,10 +110,10 @@ def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     return arrays
 
 
-def weights(p: Problem, c: Config) -> _Blocks:
+def weights(p: Problem, c: Config) -> Blocks:
     """The format inside a function that reads the channels where the configuration puts them."""
     channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
-    return _Blocks(p, c, channel)
+    return Blocks(p, c, channel)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

@@ -25,7 +25,7 @@ name = "conv2d_nchw_dense_direct"
 AHEAD = 512  # floats of weights that are fetched before their turn
 
 
-class _Rows:
+class DenseRows:
     def __init__(self, p: Problem, c: Config, channel: int):
         self.p, self.n, self.rows = p, c["rows"], p.out_channels // c["rows"]
         self.parts = c.get("parts", 1)
@@ -73,10 +73,10 @@ def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, rows, w.shape[1], p.taps).transpose(0, 2, 3, 1))}
 
 
-def weights(p: Problem, c: Config) -> _Rows:
+def weights(p: Problem, c: Config) -> DenseRows:
     """The format inside a function that reads the channels where the configuration puts them."""
     channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
-    return _Rows(p, c, channel)
+    return DenseRows(p, c, channel)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

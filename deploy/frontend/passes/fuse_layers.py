@@ -1,14 +1,15 @@
 """Convolutions and dense layers with what follows them.
 
-Given: Conv, Gemm or MatMul with constant fp32 weights, then optionally an Add of a tensor of the same shape, then
-optionally an activation, each read by the next one only.
+Given: Conv (1-D or 2-D), Gemm, or MatMul of any number of rows, with constant fp32 weights, then optionally an Add of a
+tensor of the same shape, then optionally an activation, each read by the next one only.
 Result: one node kerf::Layer (inputs: x, [residual]) and a Layer that holds the Problem, the weight and the bias.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -71,9 +72,11 @@ def _has_bias(node: onnx.NodeProto) -> bool:
     return len(node.input) > 2 and bool(node.input[2])  # an empty name is an input left out
 
 
-def _row_bias(array: np.ndarray | None, size: int) -> TypeGuard[np.ndarray]:
-    """Whether this is one number per output column: (O,) or (1, O), not a column that broadcasts the other way."""
-    return _is_float(array) and array.shape in ((size,), (1, size))
+def _row_bias(array: np.ndarray | None, size: int, dims: int = 2) -> TypeGuard[np.ndarray]:
+    """Whether this is one number per output column, (O,) or (1, .., O) of at most ``dims`` dimensions, not a column
+    that broadcasts the other way.
+    """
+    return _is_float(array) and array.ndim in range(1, dims + 1) and array.shape == (1,) * (array.ndim - 1) + (size,)
 
 
 def _is_float(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
@@ -83,9 +86,13 @@ def _is_float(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
 def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     weight, x = graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
     bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
-    if not _is_float(weight) or weight.ndim != 4 or x is None or len(x) != 4 or (_has_bias(node) and bias is None):
+    if not _is_float(weight) or x is None or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
+    if weight.ndim == len(x) == 3:  # an image of one row: vectors run along it
+        weight, x, a = weight[:, :, None], (*x[:2], 1, x[2]), _of_one_row(a)
+    if weight.ndim != 4 or len(x) != 4:
+        return None
     kernel, stride, dilation, padding = window(a, tuple(weight.shape[2:]), x[2:])
     n, channels, height, width = x
     if (taken := weight.shape[1] * a.get("group", 1)) != channels:
@@ -95,9 +102,21 @@ def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     return Parts("conv", problem, weight, bias, (node,))
 
 
+def _of_one_row(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A 1-D convolution's attributes as those of the 2-D one of an image of one row."""
+    rows = {"strides": (1,), "dilations": (1,), "pads": (0,)}
+    return attributes | {
+        name: tuple(number for one in attributes[name] for number in (*row, one))
+        for name, row in rows.items()
+        if name in attributes
+    }
+
+
 def _dense(x: tuple[int, ...], weight: np.ndarray, bias: np.ndarray | None, fused: tuple[onnx.NodeProto, ...]) -> Parts:
-    """y = x w^T + bias with w (O, I): a 1x1 convolution of an image of one pixel."""
-    problem = Problem(x[0], weight.shape[1], 1, 1, weight.shape[0])
+    """y (.., O) = x (.., I) w^T + bias with w (O, I): a 1x1 convolution; every row of x is an image of one pixel."""
+    if x[-1] != weight.shape[1]:
+        raise BadInput(f"its weights take {weight.shape[1]} columns, its input has {x[-1]}")
+    problem = Problem(math.prod(x[:-1]), weight.shape[1], 1, 1, weight.shape[0])
     return Parts("dense", problem, np.ascontiguousarray(weight)[:, :, None, None], bias, fused)
 
 
@@ -115,12 +134,12 @@ def _gemm(graph: Graph, node: onnx.NodeProto) -> Parts | None:
 
 def _matmul(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     weight, x = graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
-    if not _is_float(weight) or weight.ndim != 2 or x is None or len(x) != 2:
+    if not _is_float(weight) or weight.ndim != 2 or x is None or len(x) < 2:
         return None
     add = graph.sole_consumer(node.output[0])
     if add is not None and add.op_type == "Add" and add.input[0] != add.input[1]:
         other = graph.constants.get(next(i for i in add.input if i != node.output[0]))
-        if _row_bias(other, weight.shape[1]):
+        if _row_bias(other, weight.shape[1], len(x)):
             return _dense(x, weight.T, other.reshape(-1), (node, add))
     return _dense(x, weight.T, None, (node,))
 

@@ -107,13 +107,13 @@ class Tiling:
             lines = vectors * (1 if self.aligned else 1.9)
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
-            far = _far(machine, reach) * (1 if self.aligned else 1.5)
+            wait = far(machine, reach) * (1 if self.aligned else 1.5)
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
-            total += n * (visits + inputs * (taps * step + far * vectors)) * width
+            total += n * (visits + inputs * (taps * step + wait * vectors)) * width
         return total
 
 
-def _far(machine: Machine, floats: int) -> float:
+def far(machine: Machine, floats: int) -> float:
     """Cycles that a vector waits when so many floats were read since it was last used."""
     if floats <= machine.l1_floats:
         return 0.0

@@ -48,13 +48,8 @@ def _gather(vectors: Sequence[Any], lanes: int) -> list[Any]:
         return _shuffle(a, b, [QUAD * q + i for q in of for i in range(QUAD)])
 
     if len(vectors) == 2:
-        return [quads(*vectors, (0, 2)), quads(*vectors, (1, 3))]
+        a, b = vectors
+        return [quads(a, b, of) for of in ((0, 2), (1, 3))]
     a, b, c, d = vectors
-    lower, upper = (
-        (quads(a, b, (0, 1, 4, 5)), quads(c, d, (0, 1, 4, 5))),
-        (
-            quads(a, b, (2, 3, 6, 7)),
-            quads(c, d, (2, 3, 6, 7)),
-        ),
-    )
+    lower, upper = ((quads(a, b, of), quads(c, d, of)) for of in ((0, 1, 4, 5), (2, 3, 6, 7)))
     return [quads(*pair, of) for pair in (lower, upper) for of in ((0, 2, 4, 6), (1, 3, 5, 7))]

@@ -46,6 +46,9 @@ DENSE = {
     "depthwise valid": Problem(1, 3, 8, 20, 3, (3, 3), groups=3),
     "depthwise 7x7 plane": Problem(1, 33, 7, 7, 33, (3, 3), padding=SAME, groups=33),
     "classifier": Problem(3, 37, 1, 1, 101, activation="relu"),
+    "tokens": Problem(49, 32, 1, 1, 24, activation="hardswish", residual=True),
+    "odd tokens": Problem(29, 37, 1, 1, 51),
+    "few channels": Problem(20, 3, 1, 1, 5, residual=True),
 }
 SPARSE = {
     "1x1": Problem(1, 24, 14, 14, 32, n=4, activation="relu6"),
@@ -68,6 +71,12 @@ SPARSE = {
     "classifier": Problem(2, 40, 1, 1, 30, n=4, residual=True),
     "classifier N=3": Problem(1, 40, 1, 1, 31, n=3, activation="sigmoid"),
     "classifier N=16": Problem(1, 33, 1, 1, 70, n=16),
+    "tokens": Problem(49, 32, 1, 1, 48, n=4, residual=True, activation="silu"),
+    "odd tokens": Problem(197, 37, 1, 1, 51, n=4, activation="relu"),
+    "tokens, N=3": Problem(33, 11, 1, 1, 53, n=3, residual=True),
+    "tokens, N=1": Problem(100, 13, 1, 1, 9, n=1),
+    "tokens, N=32": Problem(8, 40, 1, 1, 70, n=32),
+    "tokens, few channels": Problem(9, 3, 1, 1, 6, n=2),
 }
 
 
