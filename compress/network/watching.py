@@ -1,11 +1,17 @@
 """The state in which a network is looked at, and what its layers are seen to take in."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
+
+from kerf.arguments import arguments
 
 
 @contextlib.contextmanager
@@ -41,3 +47,42 @@ def inputs(
     with hooked(model.get_submodule(path).register_forward_pre_hook(partial(hook, path)) for path in paths):
         for x in batches:
             model(x)
+
+
+def answer(model: nn.Module, example: Any) -> Any:
+    """What the model says of an example: a tensor, a tuple of inputs or a dict of them by name."""
+    args, named = arguments(example)
+    return model(*args, **named)
+
+
+def tensors(structure: Any) -> list[Tensor]:
+    """The tensors in tuples, lists, dicts and registered dataclasses, nested or not."""
+    return [leaf for leaf in _pytree.tree_leaves(structure) if isinstance(leaf, Tensor)]
+
+
+def images_in(example: Any) -> int:
+    """The batch of an example: the length of its first tensor."""
+    return len(tensors(example)[0])
+
+
+def described(example: Any) -> str:
+    found = tensors(example)
+    if len(found) == 1:
+        return f"an input of shape {tuple(found[0].shape)}"
+    return f"inputs of shapes {', '.join(str(tuple(t.shape)) for t in found)}"
+
+
+@torch.no_grad()
+def register_outputs(model: nn.Module, example: Any) -> None:
+    """Dataclasses in what the model returns become known to torch's pytrees, by which torch.export takes them apart."""
+    found = [answer(model, example)]
+    while found:
+        value = found.pop()
+        if isinstance(value, Mapping):
+            found += value.values()
+        elif isinstance(value, list | tuple):
+            found += value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if type(value) not in _pytree.SUPPORTED_NODES:
+                _pytree.register_dataclass(type(value))
+            found += [getattr(value, part.name) for part in dataclasses.fields(value)]
