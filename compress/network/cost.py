@@ -36,11 +36,10 @@ class Cost:
 
 @torch.no_grad()
 def positions(model: nn.Module, example: Any) -> dict[str, int]:
-    """How often each convolution or linear weight is applied per image: H'·W' (H·W of a transposed one), summed over calls.
-    By weight path.
+    """How often each convolution or linear weight is applied per image, summed over calls. By weight path.
 
-    Runs the model once on ``example``, an input, a tuple or a dict of such, in evaluation mode, and
-    leaves it as it was.
+    That is H'·W', of a transposed convolution H·W. Runs the model once on ``example``, an input, a tuple or a dict of
+    such, in evaluation mode, and leaves it as it was.
     """
     used: Counter[str] = Counter()
 

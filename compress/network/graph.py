@@ -9,7 +9,7 @@ channels make concatenation, chunks and zero-padded shortcuts cases of one rule.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Any
@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kerf.arguments import arguments
 from kerf.compress.network.channel_sets import ChannelSet, channel_sets
 from kerf.compress.network.labels import FROZEN, Call, Channels, Parameter, UnsupportedOperator, spread
 from kerf.compress.network.operators import LAYERS, READS_PARAMETERS, RULES
-from kerf.compress.network.watching import described, register_outputs
+from kerf.compress.network.watching import exported, first_layers, twice, unread
 from kerf.errors import BadInput
 
 __all__ = ["ChannelSet", "DependencyGraph", "Group", "Member", "UnsupportedOperator"]
@@ -64,21 +63,21 @@ class DependencyGraph:
     def trace(cls, model: nn.Module, example: Any, strict: bool = False) -> "DependencyGraph":
         """Reads the groups off the model's ATen graph in evaluation mode; the model is left as it was.
 
-        ``example`` is an input (B, C, H, W), a tuple of inputs, or a dict of them by name. Parameters that only training
-        reads, as those of auxiliary classifiers, are read off the graph in training mode. Channels that reach an
+        ``example`` is an input (B, C, H, W), a tuple of inputs, or a dict of them by name. Parameters that training
+        alone reads, as those of auxiliary classifiers, are read off the graph in training mode. Channels that reach an
         operator without a rule are frozen, and ``note`` says so; where ``strict``, UnsupportedOperator names the
         operator and its module. Raises BadInput for a model that torch.export cannot read.
         """
         channels = Channels(strict=strict)
-        program = _export(model, example)
+        program = exported(model, example)
         paths = _canonical_paths(model)
         _follow(program, paths, channels)
         notes = []
-        if unread := _unread(program, paths):
+        if left := unread(program, paths):
             try:
-                _follow_training(_export(model, _twice(example), training=True), paths, channels)
+                _follow_training(exported(model, twice(example), training=True), paths, channels)
             except BadInput as error:
-                notes.append(f"{len(unread)} parameters are read in training alone, as {unread[0]}, and {error}")
+                notes.append(f"{len(left)} parameters are read in training alone, as {left[0]}, and {error}")
         for (path, _), labels in (channels.axes | channels.columns).items():
             if path in channels.stored:
                 channels.hold(labels)
@@ -88,6 +87,16 @@ class DependencyGraph:
         sets = channel_sets(model, channels)
         notes = [*_frozen(channels), *notes]
         return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused, "; ".join(notes))
+
+    @classmethod
+    def untraced(cls, model: nn.Module, example: Any) -> "DependencyGraph":
+        """Of a network that torch.export cannot read: which layers read its input is all that is known."""
+        return cls((), first_layers(model, example))
+
+    def frozen(self, names: Collection[str], why: str) -> "DependencyGraph":
+        """The graph in which these sets may not be cut; `why` joins the note."""
+        sets = tuple(replace(s, fixed=True) if s.name in names else s for s in self.sets)
+        return replace(self, sets=sets, note="; ".join(filter(None, [self.note, why])))
 
     def narrowed(self, keep: Mapping[str, Tensor]) -> "DependencyGraph":
         """The graph of the network that is left when of some sets only the channels in `keep`, bool (width,), are.
@@ -104,34 +113,6 @@ class DependencyGraph:
                     )
         sets = tuple(s.narrowed(left.get(id(s)), gone) for s in self.sets)
         return replace(self, groups=(), sets=sets)
-
-
-def _export(model: nn.Module, example: Any, training: bool = False) -> torch.export.ExportedProgram:
-    before = [(m, m.training) for m in model.modules()]
-    model.train(training)
-    try:
-        register_outputs(model, example)
-        return torch.export.export(model, *arguments(example))
-    except Exception as error:  # of many types, most of them private
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        mode = " in training mode" if training else ""
-        raise BadInput(f"{type(model).__name__} cannot be traced{mode} on {described(example)}: {reason}") from error
-    finally:
-        for module, was in before:
-            module.training = was
-
-
-def _twice(example: Any) -> Any:
-    """Two inputs at once, since batch norm in training has no variance of one."""
-    return torch.utils._pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t, example)
-
-
-def _unread(program: torch.export.ExportedProgram, canonical: dict[Path, Path]) -> list[Path]:
-    """Parameters that the graph does not read."""
-    stored = program.graph_signature.inputs_to_parameters
-    named = {stored[n.name]: bool(n.users) for n in program.graph.nodes if n.op == "placeholder" and n.name in stored}
-    read = {canonical.get(path, path) for path, users in named.items() if users}
-    return [path for path in named if canonical.get(path, path) not in read]
 
 
 def _follow_training(program: torch.export.ExportedProgram, canonical: dict[Path, Path], channels: Channels) -> None:

@@ -86,7 +86,9 @@ class Channels:
 
     def uniform(self, shape: torch.Size) -> Tensor:
         """Labels of a result that is the same for all channels, as an average over them."""
-        return self.fresh(1).squeeze(0).expand(shape)
+        label = self.fresh(1)
+        self.counted.update(label.tolist())
+        return label.squeeze(0).expand(shape)
 
     def tie(self, rows: Tensor) -> None:
         """(parts, n) labels: those in one column leave together, so that the parts stay equally large."""

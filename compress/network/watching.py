@@ -12,6 +12,8 @@ from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
 from kerf.arguments import arguments
+from kerf.compress.network.blocks import CONVOLUTIONS
+from kerf.errors import BadInput
 
 
 @contextlib.contextmanager
@@ -86,3 +88,47 @@ def register_outputs(model: nn.Module, example: Any) -> None:
             if type(value) not in _pytree.SUPPORTED_NODES:
                 _pytree.register_dataclass(type(value))
             found += [getattr(value, part.name) for part in dataclasses.fields(value)]
+
+
+def exported(model: nn.Module, example: Any, training: bool = False) -> torch.export.ExportedProgram:
+    """The model's ATen graph. Raises BadInput, of one line, where torch.export cannot read it."""
+    before = [(m, m.training) for m in model.modules()]
+    model.train(training)
+    try:
+        register_outputs(model, example)
+        return torch.export.export(model, *arguments(example))
+    except Exception as error:  # of many types, most of them private
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        mode = " in training mode" if training else ""
+        raise BadInput(f"{type(model).__name__} cannot be traced{mode} on {described(example)}: {reason}") from error
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def twice(example: Any) -> Any:
+    """Two inputs at once, since batch norm in training has no variance of one."""
+    return _pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t, example)
+
+
+def unread(program: torch.export.ExportedProgram, canonical: Mapping[str, str]) -> list[str]:
+    """Parameters that the graph does not read."""
+    stored = program.graph_signature.inputs_to_parameters
+    named = {stored[n.name]: bool(n.users) for n in program.graph.nodes if n.op == "placeholder" and n.name in stored}
+    read = {canonical.get(path, path) for path, users in named.items() if users}
+    return [path for path in named if canonical.get(path, path) not in read]
+
+
+@torch.no_grad()
+def first_layers(model: nn.Module, example: Any) -> tuple[str, ...]:
+    """Weights of the convolutions and linear layers that are handed an input of the network as it is."""
+    given, found = {t.data_ptr() for t in tensors(example)}, dict[str, None]()
+
+    def look(path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].data_ptr() in given:
+            found[f"{path}.weight".removeprefix(".")] = None
+
+    layers = [(p, m) for p, m in model.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
+    with evaluated(model), hooked(m.register_forward_pre_hook(partial(look, path)) for path, m in layers):
+        answer(model, example)
+    return tuple(found)
