@@ -146,7 +146,10 @@ def _traced(model: nn.Module, recipe: Recipe, example: Any, strict: bool) -> Dep
         ordered = recipe.cuts or recipe.rearrange or recipe.pressure is not NOTHING or recipe.observe is not nothing
         if strict or ordered:
             raise
-        graph = DependencyGraph.untraced(model, example)
+        try:
+            graph = DependencyGraph.untraced(model, example)
+        except Exception:  # the model fails on the example, traced or not
+            raise error from None
         return replace(graph, note=f"{error}; weights are pruned without its graph, in the order that they have")
 
 

@@ -1,7 +1,6 @@
 """The state in which a network is looked at, and what its layers are seen to take in."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
-from kerf.arguments import arguments
+from kerf.arguments import arguments, dataclasses_in
 from kerf.compress.network.blocks import CONVOLUTIONS
 from kerf.errors import BadInput
 
@@ -77,17 +76,9 @@ def described(example: Any) -> str:
 @torch.no_grad()
 def register_outputs(model: nn.Module, example: Any) -> None:
     """Dataclasses in what the model returns become known to torch's pytrees, by which torch.export takes them apart."""
-    found = [answer(model, example)]
-    while found:
-        value = found.pop()
-        if isinstance(value, Mapping):
-            found += value.values()
-        elif isinstance(value, list | tuple):
-            found += value
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            if type(value) not in _pytree.SUPPORTED_NODES:
-                _pytree.register_dataclass(type(value))
-            found += [getattr(value, part.name) for part in dataclasses.fields(value)]
+    for kind in dataclasses_in(answer(model, example)):
+        if kind not in _pytree.SUPPORTED_NODES:
+            _pytree.register_dataclass(kind)
 
 
 def exported(model: nn.Module, example: Any, training: bool = False) -> torch.export.ExportedProgram:

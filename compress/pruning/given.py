@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from kerf.compress.data.batches import WHOLE, Part
 from kerf.compress.network.surgery import tensor_at
 from kerf.compress.network.watching import evaluated, tensors
-from kerf.errors import BadInput
+from kerf.errors import BadInput, Unsupported
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -75,10 +75,14 @@ class Given:
     def __init__(self, data: Iterable[Any], model: nn.Module, example: Any):
         if not isinstance(data, Iterable):
             raise BadInput(f"data is a {type(data).__name__}: expected batches (images, labels), as a DataLoader has")
-        self.data, self.model, self.shapes = data, model, [t.shape[1:] for t in tensors(example)]
-        self.several = not isinstance(example, Tensor)
+        if not isinstance(example, Tensor):
+            raise Unsupported(
+                "batches (images, labels) are for networks with one input, and the example is a "
+                f"{type(example).__name__}: take a method that looks at weights alone, without data"
+            )
+        self.data, self.model, self.shape = data, model, example.shape[1:]
 
-    def __call__(self) -> Iterator[tuple[Any, Any]]:
+    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
         source: Iterable[Any] = self.data
         if isinstance(self.data, Iterator):
             self.data, source = itertools.tee(self.data)

@@ -47,6 +47,8 @@ TYPED = [
     ("--skip a b*", "skip", ("a", "b*")),
     ("--min_width 3", "min_width", 3),
     ("--round_to 8", "round_to", 8),
+    ("--strict", "strict", True),
+    ("--strict --no-strict", "strict", False),
     ("--prune_steps 3", "prune_steps", 3),
     ("--recalibrate 2", "recalibrate", 2),
     ("--set a=1 b=2", "set", ("a=1", "b=2")),
