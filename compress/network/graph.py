@@ -287,7 +287,7 @@ def _following(everywhere: list[list[_Run]], channels: Channels) -> dict[int, in
     for runs in everywhere:
         for left, right in pairwise([None, *runs, None]):
             joined = left is not None and right is not None and len(left.labels) == len(right.labels)
-            joined = joined and FROZEN not in (left.channel, right.channel)
+            joined = joined and FROZEN not in (left and left.channel, right and right.channel)
             if left:
                 after[left.channel].add(right.channel if right and joined else None)
             if right:

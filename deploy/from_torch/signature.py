@@ -63,7 +63,7 @@ def _paths(structure: Any, root: str) -> Iterator[str]:
             if isinstance(part, _pytree.SequenceKey):
                 name = f"{name or root}_{part.idx}"
             else:
-                key = str(part.key if isinstance(part, _pytree.MappingKey) else part.name)
+                key = str(part.key) if isinstance(part, _pytree.MappingKey) else str(getattr(part, "name", part))
                 name = f"{name}.{key}" if name else key
         if not isinstance(leaf, Tensor):
             raise Unsupported(
