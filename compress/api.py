@@ -1,5 +1,6 @@
 """Pruning from Python: `kerf.prune` and `kerf.sensitivity`, on any torch module of a user's own."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,11 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning.given import HALF, Given, example_of, in_single
 from kerf.compress.pruning.pruned import Pruned, Work
-from kerf.compress.pruning.recipe import Recipe, check
+from kerf.compress.pruning.recipe import Recipe, check, nothing
 from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.sensitivity import LEVELS, Sensitivity, measure
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.training.pressure import Plan, unseen
+from kerf.compress.training.pressure import NOTHING, Plan, unseen
 from kerf.errors import BadInput, Unsupported
 
 __all__ = ["Pruned", "prune", "sensitivity"]
@@ -28,7 +29,7 @@ def prune(
     model: nn.Module,
     method: str | Recipe = "one_by_n",
     *,
-    example: Tensor,
+    example: Any,
     sparsity: float | None = None,
     macs: float | None = None,
     n: int = 4,
@@ -45,14 +46,19 @@ def prune(
     rate: float | Callable[[int], float] | None = None,
     momentum: float = 0.9,
     epoch: int | None = None,
+    strict: bool = False,
 ) -> Pruned:
     """Prunes ``model`` in place, or attaches a method that prunes it while the user's own loop trains.
 
     ``method``: a name from `kerf methods`, with ``options``, the numbers that --set takes, or a Recipe. ``example``: an
-    input (1, C, H, W). Give ``sparsity``, the share to remove of each layer or of the channels, or ``macs``, the share
-    of the MACs to keep, as --flops_target, for methods that cut channels; neither is half. ``n``: kernels in a block;
-    ``rearrange``: orders channels first, which changes no output; ``full``: the classifier too; ``residual``, ``skip``,
-    ``min_width``, ``round_to``: which channels may go. ``data``: batches (images, labels), for methods that look.
+    input (1, C, H, W); of a network with several inputs a tuple of them, or a dict by name. Give ``sparsity``, the
+    share to remove of each layer or of the channels, or ``macs``, the share of the MACs to keep, as --flops_target, for
+    methods that cut channels; neither is half. ``n``: kernels in a block; ``rearrange``: orders channels first, which
+    changes no output; ``full``: linear layers too, as the classifier; ``residual``, ``skip``, ``min_width``,
+    ``round_to``: which channels may go. ``data``: batches (images, labels), for methods that look.
+
+    Channels that reach an operator without a rule all stay, in place: one warning, kept as ``Pruned.note``, names
+    operators and layers. Where ``strict``, such a network is refused.
 
     Methods with training of their own take ``steps``, those of the loop, ``rate``, its learning rate or a function of
     the step, its ``momentum``, and ``epoch``, the steps of one (by default the length of ``data``). They answer with a
@@ -75,9 +81,11 @@ def prune(
         raise BadInput(f"method {name} prunes at once: leave steps and rate out")
     with evaluated(model), in_single(model):
         whole = example_of(model, example)
-        graph = DependencyGraph.trace(model, whole)
+        graph = _traced(model, recipe, whole, strict)
         if goes:
-            check(model, recipe, graph, whole, goes)
+            graph = check(model, recipe, graph, whole, goes, strict)
+        if graph.note and (recipe.cuts or recipe.rearrange or not graph.sets):
+            warnings.warn(graph.note, stacklevel=2)
         pruned = Pruned(model, name, Work(recipe, graph, whole, plan))
         (pruned.attach if trains else pruned.finish)()
     return pruned
@@ -128,6 +136,21 @@ def _recipe(method: str | Recipe, settings: Settings, options: Mapping[str, Any]
     if row.target == "macs" and not settings.by_macs:
         raise BadInput(f"method {method} removes MACs, from whichever layers: give macs, not sparsity")
     return method, row(settings, **options)
+
+
+def _traced(model: nn.Module, recipe: Recipe, example: Any, strict: bool) -> DependencyGraph:
+    """Its graph; parts of weights can become zero in a network that cannot be traced, too."""
+    try:
+        return DependencyGraph.trace(model, example, strict)
+    except BadInput as error:
+        ordered = recipe.cuts or recipe.rearrange or recipe.pressure is not NOTHING or recipe.observe is not nothing
+        if strict or ordered:
+            raise
+        try:
+            graph = DependencyGraph.untraced(model, example)
+        except Exception:  # the model fails on the example, traced or not
+            raise error from None
+        return replace(graph, note=f"{error}; weights are pruned without its graph, in the order that they have")
 
 
 def _share(name: str, recipe: Recipe, sparsity: float | None, macs: float | None) -> float:

@@ -1,6 +1,7 @@
 """nn.Module -> one .onnx file that computes the same function. With from_torch/ all of `deploy` that imports torch.
 
-What the file promises to the next stage: fixed shapes, input "input", output "output", weights inside the file;
+What the file promises to the next stage: fixed shapes, input "input", output "output" where there is one of each, names
+of arguments and keys where there are more, weights inside the file;
 every convolution's weight is a plain OIHW initialiser, bit for bit the folded weight of the module, so that a pruned
 block is N consecutive kernels of exact zeros; batch norm that follows a convolution directly is folded into it.
 """
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,9 +25,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves, tree_map
 
 from kerf import files
+from kerf.arguments import arguments
 from kerf.deploy.from_torch.plain_weights import plain_copy
+from kerf.deploy.from_torch.signature import answer, float32, input_names, output_names, tensors
 from kerf.deploy.from_torch.traced import (
     CONVOLUTIONS,
     flush_denormals,
@@ -46,7 +51,7 @@ LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscrip
 
 def export(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     path: str | Path,
     *,
     tolerance: float | None = None,
@@ -55,9 +60,11 @@ def export(
 ) -> Path:
     """Writes `model` in evaluation mode as ONNX for inputs of exactly `example`'s shape; returns the path.
 
-    `model` is any torch module that takes one tensor of floats, such as images (B, C, H, W), and returns one tensor. It
-    is left as it was: in training mode, on its device, with its hooks. Weights that it computes from parameters (masks
-    of torch.nn.utils.prune, weight_norm, spectral_norm, parametrisations, masks in its forward) are written as values.
+    `model` is any torch module that takes tensors of floats, such as images (B, C, H, W): `example` is one, a tuple of
+    several, or a dict by the names of arguments. It returns one, or tuples, lists, dicts or dataclasses of them; the
+    file's outputs have the names of the keys, or output_0 and so on. The module is left as it was: in training mode, on
+    its device, with its hooks. Weights that it computes from parameters (masks of torch.nn.utils.prune, weight_norm,
+    spectral_norm, parametrisations, masks in its forward) are written as values.
 
     The file appears only after it passed onnx.checker and ONNX Runtime agreed with torch on three inputs (`example`,
     standard normal, uniform): max |difference| <= tolerance * max |torch's output|; integers and truth
@@ -69,34 +76,40 @@ def export(
 
     Raises BadInput, a ValueError of one line, if a weight is NaN or infinite, the model fails on the example or
     disagrees with ONNX Runtime; and Unsupported, a BadInput, if the model cannot be copied or traced, takes or returns
-    anything but one tensor, has a convolution whose weight depends on the input or an operator that ONNX lacks.
+    anything but tensors, has a convolution whose weight depends on the input or an operator that ONNX lacks.
     """
     check_arguments(model, example)
-    example = example.detach().to("cpu", torch.float32).contiguous()
+    example = float32(example)
     with quiet(), torch.no_grad():
         plain = plain_copy(model)
         refuse_nonfinite(plain)
-        folded = fold_batchnorm(fold_computed_weights(trace(copy.deepcopy(plain), example)))
+        traced, output = trace(copy.deepcopy(plain), example)
+        inputs = input_names(plain, example)
+        outputs = output_names(output, inputs)
+        folded = fold_batchnorm(fold_computed_weights(traced))
         flush_denormals(folded)
-        file = convert(folded, example)
+        file = convert(folded, example, inputs, outputs)
     check_weights(file, folded)
     if grids:
         file = qdq.insert(file, grids)
     content = file.SerializeToString()
     allowed = tolerance or (COARSE if grids else TOLERANCE)
-    compare(content, reference.eval() if reference else plain, probes(example), allowed, fuse=not grids)
+    compare(content, reference.eval() if reference else plain, probes(example), allowed, inputs, fuse=not grids)
     return files.write(path, content)
 
 
 def check_arguments(model: object, example: object) -> None:
     if not isinstance(model, nn.Module):
         raise BadInput(f"export expects a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(example, Tensor):
-        raise BadInput(f"export expects an example input as one tensor, got {type(example).__name__}")
-    if not example.is_floating_point():
-        raise Unsupported(
-            f"the example input is of {example.dtype}; export expects one of floats: kerf computes in f32"
-        )
+    leaves = tree_leaves(example)
+    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        came = next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)), type(example).__name__)
+        raise BadInput(f"export expects an example input: a tensor, or a tuple or a dict of them, got {came}")
+    for leaf in leaves:
+        if not leaf.is_floating_point():
+            raise Unsupported(
+                f"the example input is of {leaf.dtype}; export expects one of floats: kerf computes in f32"
+            )
 
 
 def refuse_nonfinite(model: nn.Module) -> None:
@@ -106,16 +119,16 @@ def refuse_nonfinite(model: nn.Module) -> None:
             raise BadInput(f"{name} has NaN or infinite values; export needs finite weights: train or load again")
 
 
-def convert(module: GraphModule, example: Tensor) -> onnx.ModelProto:
+def convert(module: GraphModule, example: Any, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """The graph as ONNX, checked by onnx.checker; convolution nodes carry their module's path as name."""
-    program = torch.export.export(module, (example,))
+    program = torch.export.export(module, *arguments(example))
     try:
         exported = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["input"],
-            output_names=["output"],
+            input_names=inputs,
+            output_names=outputs,
             verbose=False,
         )
     except Exception as error:  # of many types, with pages of advice to torch's developers
@@ -173,18 +186,23 @@ def digest(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
     return array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
 
 
-def probes(example: Tensor) -> Iterator[Tensor]:
-    """Three inputs of the example's shape: itself, standard normal, uniform in [-1, 1)."""
+def probes(example: Any) -> Iterator[Any]:
+    """Three inputs of the example's shapes: itself, standard normal, uniform in [-1, 1)."""
     generator = torch.Generator().manual_seed(0)
     yield example
-    yield torch.randn(example.shape, generator=generator)
-    yield torch.rand(example.shape, generator=generator) * 2 - 1
+    yield tree_map(lambda t: torch.randn(t.shape, generator=generator), example)
+    yield tree_map(lambda t: torch.rand(t.shape, generator=generator) * 2 - 1, example)
 
 
 def compare(
-    content: bytes, reference: nn.Module, inputs: Iterator[Tensor], tolerance: float, fuse: bool = True
+    content: bytes,
+    reference: nn.Module,
+    examples: Iterator[Any],
+    tolerance: float,
+    inputs: list[str],
+    fuse: bool = True,
 ) -> None:
-    """Raises ValueError unless ONNX Runtime and torch agree on every input within `tolerance` of torch's maximum."""
+    """Raises ValueError unless ONNX Runtime and torch agree on every example within `tolerance` of torch's maximum."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if not fuse:
@@ -195,25 +213,31 @@ def compare(
         raise Unsupported(
             f"ONNX Runtime cannot run the exported network: {reason(error)}; nothing was written"
         ) from error
-    for x in inputs:
+    read = {node.name for node in session.get_inputs()}
+    for example in examples:
         with torch.no_grad():
-            expected = reference(x).numpy()
-        (actual,) = session.run(None, {"input": x.numpy()})
-        if actual.shape != expected.shape:
-            raise BadInput(f"ONNX Runtime returns shape {actual.shape} where torch returns {expected.shape}")
-        if expected.dtype.kind != "f":
-            if actual.dtype != expected.dtype or not np.array_equal(actual, expected):
-                raise BadInput(
-                    f"ONNX Runtime returns {actual.dtype} that differ from torch's {expected.dtype} in "
-                    f"{np.count_nonzero(actual != expected)} of {expected.size} places; nothing was written"
-                )
-            continue
-        apart = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
-        if not apart <= tolerance:  # also true for NaN
+            expected = [t.numpy() for t in tensors(answer(reference, example))]
+        fed = {name: t.numpy() for name, t in zip(inputs, tensors(example), strict=True) if name in read}
+        for output, actual, wanted in zip(session.get_outputs(), session.run(None, fed), expected, strict=True):
+            agree("" if len(expected) == 1 else f" in {output.name}", actual, wanted, tolerance)
+
+
+def agree(where: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    if actual.shape != expected.shape:
+        raise BadInput(f"ONNX Runtime returns shape {actual.shape}{where} where torch returns {expected.shape}")
+    if expected.dtype.kind != "f":
+        if actual.dtype != expected.dtype or not np.array_equal(actual, expected):
             raise BadInput(
-                f"ONNX Runtime and torch differ by {apart:.1e} relative, more than the {tolerance:.0e} allowed; "
-                "nothing was written"
+                f"ONNX Runtime returns {actual.dtype}{where} that differ from torch's {expected.dtype} in "
+                f"{np.count_nonzero(actual != expected)} of {expected.size} places; nothing was written"
             )
+        return
+    apart = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+    if not apart <= tolerance:  # also true for NaN
+        raise BadInput(
+            f"ONNX Runtime and torch differ{where} by {apart:.1e} relative, more than the {tolerance:.0e} allowed; "
+            "nothing was written"
+        )
 
 
 @contextmanager

@@ -51,7 +51,7 @@ FORBIDDEN = {
 }
 # zoo makes networks, peers races torch, export is where torch ends; a run of pruning exports, and times networks
 EXCEPTIONS = {(file, "torch") for file in ("kerf/zoo.py", "deploy/export.py", "deploy/measure/peers.py")}
-EXCEPTIONS |= {(f"deploy/from_torch/{file}.py", "torch") for file in ("plain_weights", "traced")}
+EXCEPTIONS |= {(f"deploy/from_torch/{file}.py", "torch") for file in ("plain_weights", "signature", "traced")}
 EXCEPTIONS |= {("compress/command/deployment.py", "deploy"), ("compress/command/deployment.py", "tune")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 

@@ -82,6 +82,7 @@ class Args:
         HOW, "channels that every layer keeps", default=1, metavar="C", ranges=(least(1),), channels=True
     )
     round_to: int = flag(HOW, "keep multiples of C channels", default=1, metavar="C", ranges=(least(1),), channels=True)
+    strict: bool = flag(HOW, "refuse operators without a rule instead of leaving what they read whole", default=False)
     prune_steps: int = flag(
         HOW, "prune in K steps, each with its part of the epochs", default=1, metavar="K", ranges=(least(1),)
     )

@@ -68,12 +68,14 @@ def prepare(args: Args) -> Job:
     example = torch.zeros(1, 3, data.image_size, data.image_size)
     kept = load_network(model, file, args.arch, example, not args.pruned_model, notes.append) if file else {}
     grids = load_grids(model, file) if file else {}
-    graph = DependencyGraph.trace(model, example)
+    graph = DependencyGraph.trace(model, example, args.strict)
     chosen, budget = plan(args, method, weights)
     if args.rearrange and not chosen.rearrange and not args.pruned_model:
         notes.append(f"--rearrange orders filters for blocks; method {method} has none, so it changes nothing")
     if not args.pruned_model and budget.sparsity and method != "dense":
-        recipe.check(model, chosen, graph, example, budget.sparsity)
+        graph = recipe.check(model, chosen, graph, example, budget.sparsity, args.strict)
+    if graph.note and (chosen.cuts or chosen.rearrange):
+        notes.append(graph.note)
     spent = cost.count(model, example)
     return Job(args, method, device, data, model, graph, chosen, budget, kept, grids, spent, tuple(notes))
 

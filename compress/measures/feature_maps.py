@@ -37,7 +37,7 @@ class _View:
 def _views(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> list[_View]:
     found, passed = [], depthwise(model, channels)
     for path, axis in channels.places:
-        reads = path in passed or (axis == 1 and tensor_at(model, path).ndim == 4)
+        reads = path in passed or ((path, axis) in channels.columns and tensor_at(model, path).ndim > 2)
         if reads and channels.copies((path, axis)) == 1:
             found.append(_View(path.rpartition(".")[0], channels.positions((path, axis))[:, 0], read=True))
     for path in channels.makers:

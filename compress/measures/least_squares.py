@@ -24,7 +24,7 @@ def readers(model: nn.Module, graph: DependencyGraph, sets: Sequence[str]) -> li
         return weight[0, 0].numel() == 1 and getattr(module, "groups", 1) == 1
 
     chosen = [s for s in graph.sets if s.name in sets]
-    paths = dict.fromkeys(path for s in chosen for path, axis in s.places if axis == 1)
+    paths = dict.fromkeys(path for s in chosen for path, _ in s.columns)
     return [path for path in paths if path not in graph.reused and pointwise(path)]
 
 
@@ -44,7 +44,7 @@ def refit(model: nn.Module, graph: DependencyGraph, keep: Keep, sigma: Mapping[s
         weight = surgery.tensor_at(model, path)
         gone = torch.zeros(weight.shape[1], dtype=torch.bool)
         for channels in graph.sets:
-            if channels.name in keep and (path, 1) in channels.places:
+            if channels.name in keep and (path, 1) in channels.columns:
                 gone |= channels.entries((path, 1), ~keep[channels.name])
         r, s = (index.nonzero().flatten().to(weight.device) for index in (gone, ~gone))
         if len(r):

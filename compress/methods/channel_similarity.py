@@ -69,7 +69,7 @@ class Similarity:
             tree = linkage(squareform(apart.numpy(), checks=False), "average")
             self.trees[unit.path] = [(int(a), int(b)) for a, b, *_ in tree]
             self.heights[unit.path] = torch.cat([torch.from_numpy(tree[:, 2].copy()), torch.tensor([torch.inf])])
-            readers = [(surgery.tensor_at(model, path), path) for path, axis in channels.places if axis == 1]
+            readers = [(surgery.tensor_at(model, path), path) for path, _ in channels.columns]
             columns = [by_channel(w.detach().transpose(0, 1).flatten(1), channels, (p, 1)) for w, p in readers]
             reading = torch.stack([c.flatten(1).square().sum(1).cpu() for c in columns]).sum(0)
             self.importance[unit.path] = gamma.abs() * reading.sqrt()

@@ -81,7 +81,7 @@ class Lookahead:
 
     def _read(self, model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> Tensor:
         """(width,) squared norm of all that reads a channel, for the layers that make it."""
-        places = [(path, axis) for path, axis in channels.places if axis == 1]
+        places = channels.columns
         if not places:
             return torch.ones(channels.width, dtype=torch.double)
         columns = [(p, model.get_parameter(p).double().transpose(0, 1).flatten(1).square().sum(1)) for p, _ in places]

@@ -1,7 +1,10 @@
 """A weight as its 1×n blocks: n consecutive output kernels at one input channel. kerf.kernels.bsr for torch."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # layers whose weights are (O, I, *kernel)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)  # … (I, O, *kernel)
 
 
 def blocks(weight: Tensor, n: int) -> Tensor:

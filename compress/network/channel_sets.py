@@ -32,6 +32,18 @@ class ChannelSet:
     # (module, "before" or "after") -> (amount,) owners of the zero channels that it adds there
     pads: Mapping[tuple[Path, str], Tensor] = field(default_factory=dict)
     fixed: bool = False  # seen from outside the network, or counted in its code
+    transposed: frozenset[Path] = frozenset()  # weights (I, O, …) among the places
+    weights: frozenset[Path] = frozenset()  # (O, I, …) of layers among the places
+
+    @property
+    def columns(self) -> list[Place]:
+        """Where layers read the channels as columns of their weights, but for transposed convolutions."""
+        return [(path, axis) for path, axis in self.places if axis == 1 and path in self.weights]
+
+    @property
+    def reads(self) -> list[Place]:
+        """Where layers read the channels: columns of their weights, rows of transposed ones."""
+        return [*self.columns, *((path, axis) for path, axis in self.places if axis == 0 and path in self.transposed)]
 
     def entries(self, place: Place, chosen: Tensor) -> Tensor:
         """(axis length,) bool: the entries at `place` that the channels `chosen`, bool (width,), own."""
@@ -95,7 +107,8 @@ def channel_sets(model: nn.Module, channels: Channels) -> tuple[ChannelSet, ...]
         gates = tuple(path for path in made if set(channels.axes[path, 0].tolist()) <= channels.gates)
         makers = tuple(path for path in made if path not in gates)
         path = (makers or made or (ordered[0][0],))[0]
-        name = ("" if made else "input of ") + (path.rpartition(".")[0] or path)
+        reads = ordered[0] == (path, 1) and path not in channels.transposed
+        name = ("input of " if reads and not made else "") + (path.rpartition(".")[0] or path)
         names[name] = names.get(name, 0) + 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
@@ -109,6 +122,8 @@ def channel_sets(model: nn.Module, channels: Channels) -> tuple[ChannelSet, ...]
                 gates,
                 {pad: found for pad, entries in pads.items() if (found := owners(entries)).ge(0).any()},
                 is_fixed,
+                frozenset(channels.transposed & {path for path, _ in ordered}),
+                frozenset(channels.producers & {path for path, _ in ordered}),
             )
         )
     return tuple(sets)

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kerf.compress.network.blocks import blocks
+from kerf.compress.network.blocks import CONVOLUTIONS, TRANSPOSED, blocks
+from kerf.compress.network.watching import answer, evaluated, hooked, images_in
 from kerf.errors import BadInput
 
 
@@ -33,36 +35,33 @@ class Cost:
 
 
 @torch.no_grad()
-def positions(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """How often each convolution or linear weight is applied per image: H'·W', summed over calls. By weight path.
+def positions(model: nn.Module, example: Any) -> dict[str, int]:
+    """How often each convolution or linear weight is applied per image, summed over calls. By weight path.
 
-    Runs the model once on ``example`` (B, C, H, W) in evaluation mode and leaves it as it was.
+    That is H'·W', of a transposed convolution H·W. Runs the model once on ``example``, an input, a tuple or a dict of
+    such, in evaluation mode, and leaves it as it was.
     """
     used: Counter[str] = Counter()
 
     def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-            used[path] += output.numel() // (len(output) * module.get_parameter("weight").shape[0])
+        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            side = given[0] if isinstance(module, TRANSPOSED) else output  # of which weights have a row per channel
+            used[path] += side.numel() // (batch * module.get_parameter("weight").shape[0])
 
         return hook
 
-    training = [m for m in model.modules() if m.training]
+    batch = images_in(example)
     hooks = [
         module.register_forward_hook(record(f"{name}.weight" if name else "weight"))
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)) and module._parameters.get("weight") is not None
     ]
-    try:
-        model.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module in training:
-            module.training = True
+    with evaluated(model), hooked(hooks):
+        answer(model, example)
     return dict(used)
 
 
-def count(model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None) -> Cost:
+def count(model: nn.Module, example: Any, masks: Mapping[str, Tensor] | None = None) -> Cost:
     """Cost dense and with masks (bool, True = keep): a masked weight costs no parameter and no MAC."""
     masks = masks or {}
     layers = {}

@@ -27,9 +27,8 @@ def absorb_constants(
     sets = {s.name: s for s in graph.sets}
     readers: dict[str, list[tuple[ChannelSet, Tensor]]] = {}
     for name, kept in keep.items():
-        for path, axis in sets[name].places:
-            if axis == 1 and not bool(kept.all()):
-                readers.setdefault(path, []).append((sets[name], sets[name].entries((path, 1), ~kept)))
+        for place in sets[name].reads if not bool(kept.all()) else ():
+            readers.setdefault(place[0], []).append((sets[name], sets[name].entries(place, ~kept)))
 
     def channelwise(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = x.flatten(0, -2).T if isinstance(layer, nn.Linear) else x.transpose(0, 1).flatten(1)  # (I, n)
@@ -45,12 +44,13 @@ def absorb_constants(
             value, spread, largest = (measured[index] for measured in seen[owners[path]])
             if float(value.abs().max()) <= tolerance and float(spread.max()) <= tolerance:
                 continue
-            unpadded = weight.ndim == 2 or getattr(module, "padding", None) in ((0, 0), "valid")
+            unpadded = weight.ndim == 2 or getattr(module, "padding", None) in ((0, 0), (0,), "valid")
             takes = module.bias is not None or path in graph.norms
+            takes &= path not in channels.transposed
             if not takes or not unpadded or getattr(module, "groups", 1) > 1 or float(spread.max()) > tolerance:
                 lost[channels.name] = max(lost.get(channels.name, 0.0), float(largest.max()))
                 continue
-            moved = (weight[:, index].flatten(2).sum(2) if weight.ndim == 4 else weight[:, index]) @ value
+            moved = (weight[:, index].flatten(2).sum(2) if weight.ndim > 2 else weight[:, index]) @ value
             if module.bias is not None:
                 module.bias += moved
             else:

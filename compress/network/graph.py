@@ -8,8 +8,8 @@ Differs from Torch-Pruning's DepGraph (Fang et al., CVPR 2023, arXiv 2301.12900)
 channels make concatenation, chunks and zero-padded shortcuts cases of one rule.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.channel_sets import ChannelSet, channel_sets
-from kerf.compress.network.labels import Call, Channels, Parameter, UnsupportedOperator, spread
-from kerf.compress.network.operators import READS_PARAMETERS, RULES
+from kerf.compress.network.labels import FROZEN, Call, Channels, Parameter, UnsupportedOperator, spread
+from kerf.compress.network.operators import LAYERS, READS_PARAMETERS, RULES
+from kerf.compress.network.watching import exported, first_layers, twice, unread
 from kerf.errors import BadInput
 
 __all__ = ["ChannelSet", "DependencyGraph", "Group", "Member", "UnsupportedOperator"]
@@ -56,20 +57,46 @@ class DependencyGraph:
     norms: Mapping[Path, Path] = field(default_factory=dict)  # weight -> the batch norm module that alone reads it
     reused: frozenset[Path] = frozenset()  # weights that are applied more than once
 
+    note: str = ""  # a line on the layers whose channels stay, since operators have no rule; "" if there are none
+
     @classmethod
-    def trace(cls, model: nn.Module, example: Tensor) -> "DependencyGraph":
+    def trace(cls, model: nn.Module, example: Any, strict: bool = False) -> "DependencyGraph":
         """Reads the groups off the model's ATen graph in evaluation mode; the model is left as it was.
 
-        ``example`` is an input (B, C, H, W). Raises UnsupportedOperator, which names the operator and its module, and
-        ValueError for a model that torch.export cannot read.
+        ``example`` is an input (B, C, H, W), a tuple of inputs, or a dict of them by name. Parameters that training
+        alone reads, as those of auxiliary classifiers, are read off the graph in training mode. Channels that reach an
+        operator without a rule are frozen, and ``note`` says so; where ``strict``, UnsupportedOperator names the
+        operator and its module. Raises BadInput for a model that torch.export cannot read.
         """
-        channels = Channels()
-        _follow(_export(model, example), _canonical_paths(model), channels)
+        channels = Channels(strict=strict)
+        program = exported(model, example)
+        paths = _canonical_paths(model)
+        _follow(program, paths, channels)
+        notes = []
+        if left := unread(program, paths):
+            try:
+                _follow_training(exported(model, twice(example), training=True), paths, channels)
+            except BadInput as error:
+                notes.append(f"{len(left)} parameters are read in training alone, as {left[0]}, and {error}")
+        for (path, _), labels in (channels.axes | channels.columns).items():
+            if path in channels.stored:
+                channels.hold(labels)
         once = {path for path, times in channels.calls.items() if times == 1}
         norms = {weight: path.rpartition(".")[0] for weight, path in channels.norms.items() if {weight, path} <= once}
         reused = frozenset(channels.calls) - once
         sets = channel_sets(model, channels)
-        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused)
+        notes = [*_frozen(channels), *notes]
+        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused, "; ".join(notes))
+
+    @classmethod
+    def untraced(cls, model: nn.Module, example: Any) -> "DependencyGraph":
+        """Of a network that torch.export cannot read: which layers read its input is all that is known."""
+        return cls((), first_layers(model, example))
+
+    def frozen(self, names: Collection[str], why: str) -> "DependencyGraph":
+        """The graph in which these sets may not be cut; `why` joins the note."""
+        sets = tuple(replace(s, fixed=True) if s.name in names else s for s in self.sets)
+        return replace(self, sets=sets, note="; ".join(filter(None, [self.note, why])))
 
     def narrowed(self, keep: Mapping[str, Tensor]) -> "DependencyGraph":
         """The graph of the network that is left when of some sets only the channels in `keep`, bool (width,), are.
@@ -88,18 +115,42 @@ class DependencyGraph:
         return replace(self, groups=(), sets=sets)
 
 
-def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        return torch.export.export(model, (example,))
-    except Exception as error:  # of many types, most of them private
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        shape = tuple(example.shape)
-        raise BadInput(f"{type(model).__name__} cannot be traced on an input of shape {shape}: {reason}") from error
-    finally:
-        for module in training:
-            module.training = True
+def _follow_training(program: torch.export.ExportedProgram, canonical: dict[Path, Path], channels: Channels) -> None:
+    """What training adds: most layers are read a second time, which is no second use."""
+    calls, pads = channels.calls, channels.pads
+    channels.calls, channels.pads = Counter(), {}
+    _follow(program, canonical, channels)
+    channels.calls = calls | channels.calls
+    for path, both in channels.pads.items():
+        for before, now in zip(pads.get(path, both), both):
+            if len(before) == len(now):
+                channels.join(before, now)
+            else:
+                channels.counted.update([*before.tolist(), *now.tolist()])
+    channels.pads = channels.pads | pads
+
+
+def _frozen(channels: Channels) -> list[str]:
+    """A line on what was frozen, if anything was."""
+    held = {channels.find(label) for label in channels.held}
+    makers = [
+        path.removesuffix(".weight")
+        for (path, axis), labels in channels.axes.items()
+        if (axis == 0 and path in channels.producers) or (axis == 1 and path in channels.transposed)
+        if not held.isdisjoint(map(channels.find, labels.tolist()))
+    ]
+    if not makers:
+        return []
+    refused = [f"{operator} ({_some(list(dict.fromkeys(where)), 2)})" for operator, where in channels.refusals.items()]
+    one = len(makers) == 1
+    return [
+        f"no rule follows channels through {_some(refused or ['constants'])}: {len(makers)} layer{'' if one else 's'} "
+        f"keep{'s' if one else ''} all channels, in place: {_some(makers)}"
+    ]
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _canonical_paths(model: nn.Module) -> dict[Path, Path]:
@@ -120,36 +171,81 @@ def _follow(program: torch.export.ExportedProgram, canonical: dict[Path, Path], 
             for outcome in torch.fx.node.map_arg(node.args[0], values.__getitem__):
                 if isinstance(outcome, Tensor):
                     channels.fix(outcome)
+                elif isinstance(outcome, Parameter):
+                    channels.stored.add(outcome.path)
         elif node.op != "placeholder":
             values[node] = _apply_rule(node, values, channels)
         elif node.name in stored:
             path = stored[node.name]
             values[node] = Parameter(canonical.get(path, path), result.shape)
-        elif node.name in constants:
-            values[node] = channels.immovable(result.shape)
+        elif node.name in constants or not isinstance(result, Tensor):
+            values[node] = channels.frozen(result.shape) if isinstance(result, Tensor) else result
         else:
-            labels = channels.fresh(result.shape[1])
-            channels.inputs.update(labels.tolist())
-            channels.fix(labels)
-            values[node] = spread(labels, 1, result.shape)
+            values[node] = _given(result.shape, channels)
         if isinstance(value := values.get(node), Tensor):
             channels.sequences.append(_in_order(value))
 
 
+def _given(shape: torch.Size, channels: Channels) -> Tensor:
+    """Labels of an input of the network, whose channels are along axis 1."""
+    if len(shape) < 2:
+        return channels.frozen(shape)
+    labels = channels.fresh(shape[1])
+    channels.inputs.update(labels.tolist())
+    channels.fix(labels)
+    return spread(labels, 1, shape)
+
+
 def _apply_rule(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any], channels: Channels) -> Any:
     rule, result = RULES.get(node.target), node.meta.get("val")
+    read: list[Parameter | Tensor] = []  # by this call
 
     def argument(source: torch.fx.Node) -> Any:
         value = values[source]
-        if isinstance(value, Parameter) and rule not in READS_PARAMETERS:
-            return channels.immovable(value.shape)
+        if isinstance(value, Parameter) and rule is not None and rule not in READS_PARAMETERS:
+            vector = channels.vector(value)
+            if vector is None:
+                channels.stored.add(value.path)
+                vector = channels.frozen(value.shape)
+            value = vector
+        read.extend(v for v in (value if isinstance(value, list | tuple) else [value]))
         return value
 
     args = list(torch.fx.node.map_arg(node.args, argument))
+    if rule in LAYERS and rule is not RULES[torch.ops.aten.embedding.default] and isinstance(args[0], Parameter):
+        channels.stored.add(args[0].path)
+        args[0] = channels.frozen(args[0].shape)
     call = Call(node, args, result.shape if isinstance(result, Tensor) else None)
-    if rule is None:
-        raise call.refuse("there is no rule for how channels pass through this operator")
-    return rule(call, channels)
+    try:
+        if rule is None:
+            raise call.refuse("there is no rule for how channels pass through this operator")
+        return rule(call, channels)
+    except UnsupportedOperator:
+        if channels.strict:
+            raise
+        return _freeze(call, rule, read, channels)
+
+
+def _freeze(call: Call, rule: Any, read: list[Any], channels: Channels) -> Any:
+    """What comes of a call through which channels are not followed: those that reach it keep place and number."""
+    labels = [value for value in read if isinstance(value, Tensor)]
+    loose = any(not channels.fixed.issuperset(some.unique().tolist()) for some in labels)
+    stored = {value.path for value in read if isinstance(value, Parameter)}
+    if loose or stored - channels.stored:
+        channels.refusals.setdefault(str(call.node.target), []).append(call.module or "the network itself")
+    channels.hold(*labels)
+    if rule in LAYERS and call.args and isinstance(call.args[0], Tensor) and not call.stem:
+        stem = not channels.inputs.isdisjoint(call.args[0].unique().tolist())
+        again = Call(call.node, [channels.frozen(call.args[0].shape), *call.args[1:]], call.result, stem)
+        try:  # the layer makes channels of its own
+            return rule(again, channels)
+        except UnsupportedOperator:
+            pass
+    channels.stored |= stored
+    result = call.node.meta.get("val")
+    if isinstance(result, list | tuple):
+        return [channels.frozen(part.shape) if isinstance(part, Tensor) else part for part in result]
+    return channels.frozen(result.shape) if isinstance(result, Tensor) else result
 
 
 def _in_order(labels: Tensor) -> Tensor:
@@ -191,6 +287,7 @@ def _following(everywhere: list[list[_Run]], channels: Channels) -> dict[int, in
     for runs in everywhere:
         for left, right in pairwise([None, *runs, None]):
             joined = left is not None and right is not None and len(left.labels) == len(right.labels)
+            joined = joined and FROZEN not in (left and left.channel, right and right.channel)
             if left:
                 after[left.channel].add(right.channel if right and joined else None)
             if right:

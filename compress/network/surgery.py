@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kerf.compress.network.blocks import CONVOLUTIONS
 from kerf.compress.network.graph import ChannelSet, DependencyGraph, Group
 from kerf.errors import BadInput
 
@@ -87,7 +88,7 @@ def cut(model: nn.Module, graph: DependencyGraph, keep: Keep) -> DependencyGraph
         old = parameters.get(path)
         if old is None:
             owner, _, name = path.rpartition(".")
-            model.get_submodule(owner).register_buffer(name, narrow)
+            model.get_submodule(owner)._buffers[name] = narrow
             continue
         new = parameters[path] = nn.Parameter(narrow, old.requires_grad)
         for owner, module in model.named_modules():
@@ -150,19 +151,29 @@ def tensor_at(model: nn.Module, path: str) -> Tensor:
 def depthwise(model: nn.Module, channels: ChannelSet) -> list[str]:
     """Paths of the depthwise filters that the channels pass."""
     aside = (*channels.makers, *channels.gates)
-    paths = [path for path, axis in channels.places if axis == 0 and path not in aside]
-    return [path for path in paths if tensor_at(model, path).ndim == 4]
+    paths = [
+        path for path, axis in channels.places if axis == 0 and path not in aside and path not in channels.transposed
+    ]
+    modules = [(path, model.get_submodule(path.rpartition(".")[0])) for path in paths if path.endswith("weight")]
+    return [path for path, module in modules if isinstance(module, CONVOLUTIONS)]
 
 
 def _restate_widths(module: nn.Module) -> None:
     """The numbers a layer keeps beside its weights, from their new shapes."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d):  # grouped ones are never cut
+        module.in_channels, module.out_channels = module.weight.shape[:2]
+    elif isinstance(module, CONVOLUTIONS):
         outputs, inputs = module.weight.shape[:2]
         if module.groups == module.in_channels > 1:  # depthwise
             module.groups = outputs * module.groups // module.out_channels
         module.out_channels, module.in_channels = outputs, inputs * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.GroupNorm):
+        if module.weight is not None and module.num_groups == module.num_channels:
+            module.num_groups = module.num_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.modules.batchnorm._NormBase):  # of batches and of instances
@@ -185,12 +196,11 @@ def merge(
             continue
         if not torch.equal(target[target], target):
             raise BadInput(f"{channels.name}: a channel is merged into one that is merged itself")
-        for path, axis in channels.places:
-            if axis == 1:
-                weight, positions = tensor_at(model, path), channels.positions((path, axis))
-                for i, j in enumerate(target.tolist()):
-                    if i != j:
-                        share = 1.0 if shares is None else float(shares[channels.name][i])
-                        weight[:, positions[j]] += share * weight[:, positions[i]]
+        for path, axis in channels.reads:
+            weight, positions = tensor_at(model, path).transpose(0, axis), channels.positions((path, axis))
+            for i, j in enumerate(target.tolist()):
+                if i != j:
+                    share = 1.0 if shares is None else float(shares[channels.name][i])
+                    weight[positions[j]] += share * weight[positions[i]]
     keep = {name: target == torch.arange(len(target)) for name, target in into.items()}
     return cut(model, graph, keep)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,11 @@ class _Layer:
     each: int  # positions · kh · kw
     outputs: tuple[tuple[str, int], ...]  # (set, entries per channel)
     inputs: tuple[tuple[str, int], ...]
+    fixed_outputs: int  # entries of axis 0 that no set owns: of a layer that could not be followed
     fixed_inputs: int  # entries of axis 1 that are no channels: the one of a depthwise filter
 
     def macs(self, widths: Mapping[str, Number]) -> Number:
-        outputs = sum(widths[name] * copies for name, copies in self.outputs)
+        outputs = sum(widths[name] * copies for name, copies in self.outputs) + self.fixed_outputs
         inputs = sum(widths[name] * copies for name, copies in self.inputs) + self.fixed_inputs
         return cast(Number, self.each * outputs * inputs)
 
@@ -40,8 +41,8 @@ class Widths:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, graph: DependencyGraph, example: Tensor) -> "Widths":
-        """``example`` is an input (1, C, H, W)."""
+    def of(cls, model: nn.Module, graph: DependencyGraph, example: Any) -> "Widths":
+        """``example`` is an input (1, …), a tuple or a dict of such."""
         sides: dict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
         for channels in graph.sets:
             for place in channels.places:
@@ -49,9 +50,10 @@ class Widths:
         layers = {}
         for path, times in positions(model, example).items():
             weight = model.get_parameter(path)
-            inputs = tuple(sides[path, 1])
+            outputs, inputs = tuple(sides[path, 0]), tuple(sides[path, 1])
             area = weight[0, 0].numel()
-            layers[path] = _Layer(times * area, tuple(sides[path, 0]), inputs, 0 if inputs else weight.shape[1])
+            rows, columns = weight.shape[:2]
+            layers[path] = _Layer(times * area, outputs, inputs, 0 if outputs else rows, 0 if inputs else columns)
         whole = {channels.name: channels.whole for channels in graph.sets}
         return cls({channels.name: channels.width for channels in graph.sets}, layers, whole)
 

@@ -7,26 +7,43 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from kerf.compress.data.batches import WHOLE, Part
 from kerf.compress.network.surgery import tensor_at
-from kerf.compress.network.watching import evaluated
-from kerf.errors import BadInput
+from kerf.compress.network.watching import evaluated, tensors
+from kerf.errors import BadInput, Unsupported
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def example_of(model: nn.Module, example: Tensor) -> Tensor:
-    """(1, C, H, W) on the network's device and of its type. Raises BadInput for what is no batch of images."""
+def example_of(model: nn.Module, example: Any) -> Any:
+    """One of what is given, (1, …), on the network's device and, where it is of floats, of its type.
+
+    ``example`` is a tensor, a tuple of tensors for several inputs, or a dict of them by name. Raises BadInput for what
+    is no batch.
+    """
     if not isinstance(model, nn.Module):
         raise BadInput(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
-    if not isinstance(example, Tensor) or example.ndim != 4 or not len(example):
-        came = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
-        raise BadInput(f"the example is {came}: expected an input of the network, a tensor (1, C, H, W)")
+    found = tensors(example)
+    if not found or any(not t.ndim or not len(t) for t in found):
+        came = f"of shape {tuple(found[0].shape)}" if found else f"a {type(example).__name__} without tensors"
+        raise BadInput(
+            f"the example is {came}: expected an input of the network, a tensor (1, C, H, W), or a tuple or a dict of "
+            "its inputs"
+        )
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is None:
         raise BadInput(f"{type(model).__name__} has no parameters: there is nothing to prune")
-    return example[:1].detach().to(like)
+    batch = len(found[0])
+
+    def one(t: Any) -> Any:
+        if not isinstance(t, Tensor):
+            return t
+        t = t[:1] if len(t) == batch else t  # a table of another length is no batch
+        return t.detach().to(like) if t.is_floating_point() else t.detach().to(like.device)
+
+    return tree_map(one, example)
 
 
 @contextmanager
@@ -55,9 +72,14 @@ class Given:
     skipped: Collection[str] = ()
     size = 0
 
-    def __init__(self, data: Iterable[Any], model: nn.Module, example: Tensor):
+    def __init__(self, data: Iterable[Any], model: nn.Module, example: Any):
         if not isinstance(data, Iterable):
             raise BadInput(f"data is a {type(data).__name__}: expected batches (images, labels), as a DataLoader has")
+        if not isinstance(example, Tensor):
+            raise Unsupported(
+                "batches (images, labels) are for networks with one input, and the example is a "
+                f"{type(example).__name__}: take a method that looks at weights alone, without data"
+            )
         self.data, self.model, self.shape = data, model, example.shape[1:]
 
     def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -30,7 +30,7 @@ class Work:
 
     recipe: Recipe
     graph: DependencyGraph
-    example: Tensor
+    example: Any
     plan: Plan
 
 
@@ -50,6 +50,7 @@ class Pruned:
         self.model, self.method = model, method
         self.masks: dict[str, Tensor] = {}  # parameter -> bool of its shape, True = keep
         self.kept: dict[str, Tensor] = {}  # set of channels -> indices of those that are left
+        self.note = work.graph.note  # on layers that keep all channels, since operators have no rule
         self.widths: dict[str, tuple[int, int]] = {}
         self.zero_blocks: dict[str, float] = {}
         found = cost.count(model, work.example)

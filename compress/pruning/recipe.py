@@ -4,8 +4,8 @@ A method fills the slots; nothing here asks which method it is.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.network.watching import evaluated
+from kerf.compress.network.watching import answer, evaluated, images_in, tensors
 from kerf.compress.pruning import removal, schedules, scopes
 from kerf.compress.pruning.removal import Images, Removal, Remove
 from kerf.compress.pruning.schedules import Budget, Phase
@@ -79,17 +79,18 @@ def prune(
     model: nn.Module,
     recipe: Recipe,
     graph: DependencyGraph,
-    example: Tensor,
+    example: Any,
     sparsity: float,
     sample: Sample | None = None,
 ) -> Removal:
-    """Rearranges if asked, scores, selects and removes, in place. ``example`` is an input (1, C, H, W).
+    """Rearranges if asked, scores, selects and removes, in place. ``example`` is an input (1, C, H, W), a
+    tuple or a dict of such.
 
     `sample` is asked by methods that have to see activations or gradients; without it, it is the example, of class 0.
     Of several processes all remove what rank 0 chooses.
     """
     if sample is None:
-        label = torch.zeros(len(example), dtype=torch.long, device=example.device)
+        label = torch.zeros(images_in(example), dtype=torch.long, device=tensors(example)[0].device)
         sample = lambda: iter([(example, label)])  # noqa: E731
     if recipe.rearrange:
         orders = surgery.l1_orders(model, graph)
@@ -113,23 +114,66 @@ def remove(
     return recipe.remove(model, graph, units, keep, images)
 
 
-def check(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Tensor, sparsity: float) -> None:
-    """Raises ValueError, before anything is trained, for what would fail after it.
+def check(
+    model: nn.Module,
+    recipe: Recipe,
+    graph: DependencyGraph,
+    example: Any,
+    sparsity: float,
+    strict: bool = False,
+) -> DependencyGraph:
+    """Raises BadInput, before anything is trained, for what would fail after it.
 
-    That is a network without units, a target beyond its floors, and one whose code counts channels in a way that the
-    trace does not show: it does not run with fewer.
+    That is a network without units and a target beyond its floors. A network whose code counts channels, in a way that
+    the trace does not show, does not run with fewer: the graph that comes back leaves such sets whole and says so in
+    its note; where ``strict``, they are refused.
     """
     units: Sequence[Any] = recipe.granularity.split(model, graph, example)
+    keep = _reached(model, recipe, graph, example, sparsity, units)
+    if not recipe.cuts or (reason := _fails(model, graph, example, removal.by_set(units, keep))) is None:
+        return graph
+    refusal = BadInput(f"{type(model).__name__} does not run with fewer channels: {reason}")
+    if strict:
+        raise refusal
+    counted = [u.path for u in units if _fails(model, graph, example, {u.path: torch.arange(u.count) > 0})]
+    if not counted:
+        raise refusal
+    some = ", ".join(counted[:8]) + (f" and {len(counted) - 8} more" if len(counted) > 8 else "")
+    whole = graph.frozen(counted, f"its code counts the channels of {some}, which keep all of them")
+    return check(model, recipe, whole, example, sparsity, strict=True)
+
+
+def _reached(
+    model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Any, sparsity: float, units: Sequence[Any]
+) -> list[Tensor]:
+    """What could be kept; raises BadInput where there is nothing to prune or too little."""
+    kind, name = recipe.granularity, type(model).__name__
     if not units:
-        raise BadInput(f"{type(model).__name__} has nothing that this method prunes: no such channels or layers")
-    keep = (recipe.reach or recipe.scope)([u.sizes.float() for u in units], units, sparsity)
-    if not recipe.cuts:
-        return
+        none = f"{name} has nothing that this method prunes: no such channels or layers"
+        if getattr(kind, "full", True) is False:
+            none += "; full=True (--full) adds linear layers"
+        raise BadInput(f"{none}; {graph.note}" if graph.note else none)
+    reach = recipe.reach or recipe.scope
+    try:
+        return reach([u.sizes.float() for u in units], units, sparsity)
+    except BadInput as error:
+        if not isinstance(kind, Channel) or kind.residual:
+            raise
+        more = replace(kind, residual=True).split(model, graph, example)
+        try:
+            reach([u.sizes.float() for u in more], more, sparsity)
+        except BadInput:
+            raise error from None
+        raise BadInput(f"{error}; residual=True (--residual), which prunes sums of layers too, reaches it") from None
+
+
+def _fails(model: nn.Module, graph: DependencyGraph, example: Any, keep: Mapping[str, Tensor]) -> str | None:
+    """Why the network does not run with these channels alone; None if it does."""
     narrow = copy.deepcopy(model)
-    removal.cut(narrow, graph, units, keep, lambda: example)
+    surgery.cut(narrow, graph, keep)
     try:
         with torch.no_grad():
-            narrow.eval()(example)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"{type(model).__name__} does not run with fewer channels: {reason}") from None
+            answer(narrow.eval(), example)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None

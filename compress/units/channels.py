@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kerf.compress.network.graph import ChannelSet, DependencyGraph
 from kerf.compress.network.widths import Widths
@@ -27,7 +29,7 @@ class ChannelUnits(Units):
 
     def readers(self) -> list[tuple[str, int]]:
         """Where convolutions and linear layers read these channels. Raises ValueError if none does."""
-        found = [place for place in self.channels.places if place[1] == 1]
+        found = self.channels.columns
         if not found:
             raise BadInput(f"{self.path}: no convolution or linear layer reads its channels; leave it out with --skip")
         return found
@@ -45,7 +47,7 @@ class Channel:
     scaled: bool = False
     skip: tuple[str, ...] = ()  # patterns of layers to leave alone: "transition*"
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[ChannelUnits, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[ChannelUnits, ...]:
         for pattern in self.skip:
             if not any(fnmatch(s.name, pattern) for s in graph.sets):
                 names = ", ".join(s.name for s in graph.sets if not s.fixed)
@@ -120,4 +122,4 @@ def by_channel(tensor: Tensor, channels: ChannelSet, place: tuple[str, int]) -> 
 
 def _is_scale(model: nn.Module, path: str) -> bool:
     owner, _, name = path.rpartition(".")
-    return name == "weight" and isinstance(model.get_submodule(owner), nn.BatchNorm2d)
+    return name == "weight" and isinstance(model.get_submodule(owner), _BatchNorm)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kerf.compress.network.blocks import blocks
+from kerf.compress.network.blocks import CONVOLUTIONS, blocks
 from kerf.compress.network.cost import positions
 from kerf.compress.network.graph import DependencyGraph
 from kerf.errors import BadInput
@@ -46,7 +46,7 @@ def averaged(unit: WeightUnits, values: Tensor) -> Tensor:
 
 
 class Granularity(Protocol):
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[Units, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[Units, ...]:
         """Units of every layer that is pruned, in the model's order. ``example`` is one input (1, C, H, W)."""
         ...
 
@@ -68,7 +68,7 @@ class OneByN:
         if least < 1:
             raise BadInput(f"N is {least}; expected at least 1 output kernel per block")
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[WeightUnits, ...]:
         def cut(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
             return _blocks(path, weight, positions, self.heights.get(path, self.n))
 
@@ -81,7 +81,7 @@ class Weight:
 
     full: bool = False
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, _elements)
 
 
@@ -91,7 +91,7 @@ class Filter:
 
     full: bool = False
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, _filters)
 
 
@@ -108,7 +108,7 @@ class Patterns:
     library: Tensor
     full: bool = False
 
-    def split(self, model: nn.Module, graph: DependencyGraph, example: Tensor) -> tuple[WeightUnits, ...]:
+    def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[WeightUnits, ...]:
         return _split(model, graph, example, self.full, partial(_kernels, library=self.library))
 
 
@@ -128,7 +128,9 @@ def prunable(model: nn.Module, graph: DependencyGraph, full: bool) -> list[str]:
     """
 
     def mixes_channels(module: nn.Module) -> bool:
-        if isinstance(module, nn.Conv2d):
+        if module._parameters.get("weight") is None:  # computed, as by weight_norm: the layer stays dense
+            return False
+        if isinstance(module, CONVOLUTIONS):
             return module.groups == 1
         return full and isinstance(module, nn.Linear)
 
@@ -137,7 +139,7 @@ def prunable(model: nn.Module, graph: DependencyGraph, full: bool) -> list[str]:
 
 
 def _split(
-    model: nn.Module, graph: DependencyGraph, example: Tensor, full: bool, cut: Callable[..., WeightUnits]
+    model: nn.Module, graph: DependencyGraph, example: Any, full: bool, cut: Callable[..., WeightUnits]
 ) -> tuple[WeightUnits, ...]:
     used = positions(model, example)
     return tuple(

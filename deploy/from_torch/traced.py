@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from kerf.arguments import arguments
+from kerf.deploy.from_torch.signature import described, register, tensors
 from kerf.errors import BadInput, Unsupported
 
 ATEN = torch.ops.aten
@@ -22,46 +24,47 @@ FOLD: dict[object, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-def trace(model: nn.Module, example: Tensor) -> GraphModule:
+def trace(model: nn.Module, example: Any) -> tuple[GraphModule, Any]:
     """The model as a graph of ATen calls on its own parameters, which keep their paths ("layer1.0.conv1.weight").
 
-    Raises ValueError for a model that fails on the example, takes several inputs or returns no single tensor.
+    ``example`` is a tensor, a tuple of them or a dict by name. The second result is what the model answers to it.
+    Raises ValueError for a model that fails on the example or takes more inputs than that.
     """
     name = type(model).__name__
+    args, named = arguments(example)
     needed = _required(model)
-    if needed > 1:
+    if needed > len(args) + len(named):
         raise Unsupported(
-            f"{name} takes {needed} inputs; export expects one tensor: wrap it so that the others are set"
+            f"{name} takes {needed} inputs, and the example has {len(args) + len(named)}: give a tuple of them, or a "
+            "dict by name"
         )
     try:
         with torch.no_grad():
-            output = model(example)
+            output = model(*args, **named)
     except Exception as error:  # whatever the model throws, the caller gets one line
         raise BadInput(
-            f"{name} cannot be traced with {_input(example)}: {where(model, error)}{reason(error)}"
+            f"{name} cannot be traced with {described(example)}: {where(model, error)}{reason(error)}"
         ) from error
-    if not isinstance(output, Tensor):
+    register(output)
+    if not tensors(output):
         raise Unsupported(
-            f"{name} returns {type(output).__name__}; export expects a single tensor: wrap it so that it returns one"
+            f"{name} returns {type(output).__name__} without a tensor; export expects one, or tuples, lists and dicts "
+            "of them"
         )
     try:
-        graph_module = torch.export.export(model, (example,)).module(check_guards=False)
+        graph_module = torch.export.export(model, args, named).module(check_guards=False)
     except Exception as error:  # of many types, most of them private
         advice = "; where forward chooses by a tensor's values, export the branch you need" if _by_value(error) else ""
         raise Unsupported(
-            f"{name} cannot be traced with {_input(example)}: {where(model, error)}{reason(error)}{advice}"
+            f"{name} cannot be traced with {described(example)}: {where(model, error)}{reason(error)}{advice}"
         ) from error
-    return graph_module
+    return graph_module, output
 
 
 def _required(model: nn.Module) -> int:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.values()
     return sum(p.kind in kinds and p.default is p.empty for p in parameters)
-
-
-def _input(example: Tensor) -> str:
-    return f"an input of shape {tuple(example.shape)}"
 
 
 def _by_value(error: Exception) -> bool:

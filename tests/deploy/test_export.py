@@ -1,6 +1,7 @@
 """Export keeps the function and every pruned zero, and refuses what it cannot keep."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -167,16 +168,59 @@ class Masked(nn.Module):
         return F.conv2d(x, self.weight * self.mask * x.mean())
 
 
-class Pair(nn.Module):
+class Number(nn.Module):
     def forward(self, x):
-        return x, x
+        return x.mean((2, 3)), 3
+
+
+@dataclass
+class Answer:
+    scores: torch.Tensor
+    maps: list[torch.Tensor]
+
+
+class Two(nn.Module):
+    """Two inputs, and an answer of the kind that it is given."""
+
+    def __init__(self, answer=lambda scores, maps: (scores, maps)):
+        super().__init__()
+        self.conv, self.answer = nn.Conv2d(3, 4, 3), answer
+
+    def forward(self, image, mask):
+        y = self.conv(image) * mask
+        return self.answer(y.mean((2, 3)), y)
+
+
+INPUTS = torch.randn(1, 3, 8, 8), torch.rand(1, 1, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outputs"),
+    [
+        (lambda a, b: (a, b), ["output_0", "output_1"]),
+        (lambda a, b: [a, (b, a * 2)], ["output_0", "output_1_0", "output_1_1"]),
+        (lambda a, b: OrderedDict(out=a, aux=b), ["out", "aux"]),
+        (lambda a, b: {"boxes": {"low": a, "high": [b]}, "mask": a + 1}, ["boxes.low", "boxes.high_0", "mask_output"]),
+        (lambda a, b: Answer(a, [b]), ["scores", "maps_0"]),
+        (lambda a, b: a, ["output"]),
+    ],
+)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_several_inputs_and_outputs_have_the_names_of_arguments_and_keys(answer, outputs, by_name, tmp_path):
+    example = {"mask": INPUTS[1], "image": INPUTS[0]} if by_name else INPUTS
+    path = export(Two(answer), example, tmp_path / "model.onnx")  # compared with torch, output by output
+    graph = onnx.load(path).graph
+    assert sorted(i.name for i in graph.input) == ["image", "mask"]
+    assert {i.name: len(i.type.tensor_type.shape.dim) for i in graph.input} == {"image": 4, "mask": 4}
+    assert [o.name for o in graph.output] == outputs
 
 
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
         (Masked(), (1, 3, 8, 8), "computed by the network"),
-        (Pair(), (1, 3, 8, 8), "returns tuple; export expects a single tensor"),
+        (Number(), (1, 3, 8, 8), "output_1 is a int; export expects tensors"),
+        (Two(), (1, 3, 8, 8), "Two takes 2 inputs, and the example has 1: give a tuple of them, or a dict by name"),
         (OptionA(), (1, 5, 8, 8), r"OptionA cannot be traced with an input of shape \(1, 5, 8, 8\)"),
     ],
 )

@@ -47,6 +47,8 @@ TYPED = [
     ("--skip a b*", "skip", ("a", "b*")),
     ("--min_width 3", "min_width", 3),
     ("--round_to 8", "round_to", 8),
+    ("--strict", "strict", True),
+    ("--strict --no-strict", "strict", False),
     ("--prune_steps 3", "prune_steps", 3),
     ("--recalibrate 2", "recalibrate", 2),
     ("--set a=1 b=2", "set", ("a=1", "b=2")),
@@ -99,7 +101,8 @@ IGNORED = ("--bn_type", "--first-layer-type", "--init", "--mode", "--nonlinearit
 DEFAULTS = {
     "arch": "mobilenet_v2", "allocate": "uniform", "calibration": 512, "target": "native", "threads": 1, "N": 16,
     "N_choices": (), "full": False, "rearrange": False, "residual": None, "skip": (), "min_width": 1, "round_to": 1,
-    "prune_steps": 1, "recalibrate": 0, "set": (), "num_epochs": 180, "finetune_epochs": 180, "train_batch_size": 256,
+    "strict": False, "prune_steps": 1, "recalibrate": 0, "set": (), "num_epochs": 180, "finetune_epochs": 180,
+    "train_batch_size": 256,
     "eval_batch_size": 256, "optimizer": "sgd", "lr": 0.01, "lr_policy": "cos", "lr_adjust": 30, "lr_gamma": 0.1,
     "lr_decay_step": (), "warmup_length": 5, "momentum": 0.9, "nesterov": False, "weight_decay": 4e-5,
     "label_smoothing": 0.0, "distill": 0.0, "gpus": (0,), "device": "auto", "precision": "auto", "workers": 2,

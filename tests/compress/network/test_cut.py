@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kerf.compress.models import MODELS, create
 from kerf.compress.network import cost, surgery
 from kerf.compress.network.graph import DependencyGraph
+from tests.helpers.cutting import random_keep, zero_channels
 from tests.helpers.random_networks import difference, images, randomise
 
 OTHERS = {
@@ -34,29 +35,6 @@ LARGE |= {"alexnet", "vgg11", "densenet121", "regnet_y", "efficientnet"}
 def all_of(names) -> list:
     """The large ones, which add nothing new but time, are slow tests."""
     return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
-
-
-def random_keep(graph: DependencyGraph, share: float = 0.5, seed: int = 0) -> dict[str, Tensor]:
-    """Drops about `share` of every set that can be cut, and leaves a single channel of the last.
-
-    Not of a depthwise one: with one group that is a convolution like any other, and a set of its own.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    keep = {s.name: torch.rand(s.width, generator=generator) >= share for s in graph.sets if not s.fixed}
-    for kept in keep.values():
-        kept[:2] |= kept.sum() < 2
-    single = list(keep)[-1]
-    keep[single] = torch.arange(len(keep[single])) == len(keep[single]) - 1
-    return keep
-
-
-@torch.no_grad()
-def zero_channels(model: nn.Module, graph: DependencyGraph, keep: dict[str, Tensor]) -> None:
-    """Every entry of the channels that are dropped: filters, norms and the columns that read them."""
-    for s in graph.sets:
-        for place in s.places if s.name in keep else ():
-            gone = s.entries(place, ~keep[s.name]).nonzero().flatten()
-            surgery.tensor_at(model, place[0]).index_fill_(place[1], gone, 0)
 
 
 def assert_masked_is_cut(model: nn.Module, graph: DependencyGraph, x: Tensor, keep: dict[str, Tensor]) -> nn.Module:

@@ -71,9 +71,9 @@ def by_value(x):
 
 
 REFUSED = [
-    (Two(), r"Two takes 2 inputs; export expects one tensor"),
-    (Calls(lambda x: {"y": x}), r"Calls returns dict; export expects a single tensor: wrap it"),
-    (Calls(lambda x: (x, x)), r"Calls returns tuple; export expects a single tensor: wrap it"),
+    (Two(), r"Two takes 2 inputs, and the example has 1: give a tuple of them, or a dict by name"),
+    (Calls(lambda x: {"y": 3}), r"Calls returns dict without a tensor; export expects one"),
+    (Calls(lambda x: (x, "a")), r"output_1 is a str; export expects tensors"),
     (
         Outer(Calls(by_value)),
         r"in inner\.1 \(Calls\): .*data-dependent.*; where forward chooses .* the branch you need",
@@ -96,7 +96,8 @@ def test_what_cannot_be_exported_is_one_line(model, message, tmp_path, capfd):
     ("model", "example", "message"),
     [
         ("model.pth", torch.ones(1), "expects a torch.nn.Module, got str"),
-        (nn.ReLU(), (torch.ones(1),), "as one tensor, got tuple"),
+        (nn.ReLU(), (torch.ones(1), 3), "a tensor, or a tuple or a dict of them, got int"),
+        (nn.ReLU(), (), "got tuple"),
         (nn.ReLU(), torch.ones(1, dtype=torch.int64), r"of torch\.int64; export expects one of floats"),
     ],
 )
