@@ -137,8 +137,10 @@ def constant(node: onnx.NodeProto) -> onnx.TensorProto:
 
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     """Of opset 13 if it was older and ONNX can convert it, else as it is."""
+    if all(o.version >= OPSET for o in model.opset_import if o.domain in STANDARD):
+        return model
     old = Graph(model)
-    if old.opset >= OPSET or not old.nodes or any(_converted_wrongly(old, node) for node in old.nodes):
+    if not old.nodes or any(_converted_wrongly(old, node) for node in old.nodes):
         return model
     try:
         new = onnx.version_converter.convert_version(old.light_model(), OPSET)

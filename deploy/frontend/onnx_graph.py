@@ -75,6 +75,14 @@ class Graph:
             self._take(node)
         self._put(new, slot)
 
+    def remove(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            self._take(node)
+
+    def is_read(self, tensor: str) -> bool:
+        """By a node; an output of the graph need not be."""
+        return bool(self._readers.get(tensor))
+
     def _put(self, node: onnx.NodeProto, slot: int) -> None:
         self._slots[slot], self._at[id(node)], self._listed = node, slot, None
         for name in reads(node):
@@ -84,7 +92,8 @@ class Graph:
     def _take(self, node: onnx.NodeProto) -> None:
         self._slots[self._at.pop(id(node))], self._listed = None, None
         for name in reads(node):
-            self._readers[name] = [n for n in self._readers[name] if n is not node]
+            readers = self._readers[name]
+            del readers[next(i for i, n in enumerate(readers) if n is node)]
         for name in node.output:
             self._producer.pop(name, None)
 
@@ -225,12 +234,13 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray:
 
 def reads(node: onnx.NodeProto) -> set[str]:
     """Tensors that a node needs, those its branches and loop bodies capture included."""
-    names = set(node.input) - {""}
-    return names.union(*(captured(graph) for graph in subgraphs(node)))
+    names = {name for name in node.input if name}
+    return names.union(*(captured(graph) for graph in subgraphs(node))) if node.attribute else names
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in ([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs)]
+    kinds = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
+    return [g for a in node.attribute if a.type in kinds for g in (a.graphs or [a.g])]
 
 
 def captured(graph: onnx.GraphProto) -> set[str]:

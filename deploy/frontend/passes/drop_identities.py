@@ -11,13 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, reads, subgraphs
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, subgraphs
 
 
 def drop_identities(graph: Graph) -> bool:
     """In place; whether anything was found."""
     names: dict[str, str] = {}  # of a tensor that goes -> of the one that takes its place
-    ends, gone = {o.name for o in graph.outputs}, set()
+    ends = {o.name for o in graph.outputs}
+    gone: list[onnx.NodeProto] = []
     for node in graph.nodes:
         if not _passes_on(graph, node, ends):
             continue
@@ -30,13 +31,12 @@ def drop_identities(graph: Graph) -> bool:
             names = {old: result if new == source else new for old, new in names.items()} | {source: result}
         else:
             continue  # an input that is also an output, or two outputs of one value
-        gone.add(id(node))
-        ends |= {result}
+        gone.append(node)
     if gone:
-        kept = [node for node in graph.nodes if id(node) not in gone]
-        for node in kept:
+        graph.remove(gone)
+        for node in graph.nodes:
             rename(node, names)
-        graph.set_nodes(kept)
+        graph.set_nodes(graph.nodes)
     return bool(gone)
 
 
@@ -68,12 +68,9 @@ def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
 def drop_unread(graph: Graph) -> bool:
     """In place: nodes whose results nobody needs; whether there were some."""
-    needed, kept = {o.name for o in graph.outputs}, []
+    ends, found = {o.name for o in graph.outputs}, False
     for node in reversed(graph.nodes):
-        if not needed.isdisjoint(node.output):
-            kept.append(node)
-            needed |= reads(node)
-    found = len(kept) < len(graph.nodes)
-    if found:
-        graph.set_nodes(reversed(kept))
+        if not any(name in ends or graph.is_read(name) for name in node.output):
+            graph.remove([node])
+            found = True
     return found

@@ -33,9 +33,9 @@ def fold_constants(graph: Graph) -> bool:
     made = _evaluated(graph, foldable)
     for name, array in made.items():
         graph.note(name, array)
-    gone = {id(node) for node in (*shapes, *foldable) if all(name in graph.constants for name in node.output if name)}
-    graph.set_nodes(node for node in graph.nodes if id(node) not in gone)
-    return bool(gone)
+    gone = [node for node in foldable if all(name in graph.constants for name in node.output if name)]
+    graph.remove([*shapes, *gone])
+    return bool(shapes or gone)
 
 
 def _note_shapes(graph: Graph) -> list[onnx.NodeProto]:
