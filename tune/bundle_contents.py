@@ -24,6 +24,7 @@ from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.manifest import GpuContents, LayerKernel
 from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
+from kerf.tune.fallback import FILE, Whole
 from kerf.tune.pieces import Weighed
 from kerf.tune.proof import Proof
 from kerf.tune.request import Request
@@ -73,19 +74,25 @@ def layers(
 
 
 def manifest(
-    network: Network, request: Request, target: Target, built: Built | None, made: Steps, layers: list[LayerReport]
+    network: Network,
+    request: Request,
+    target: Target,
+    built: Built | None,
+    made: Steps,
+    layers: list[LayerReport],
+    whole: Whole | None,
 ) -> GpuContents:
-    """``built``: None where no piece is kerf's."""
+    """``built``: None where no piece is kerf's; ``whole``: what runs inputs of other sizes."""
     versions = environment()["versions"]
-    inputs, sizes = steps.ends(network.inputs), made.entry["inputs"]
+    inputs, sizes = steps.ends(network.inputs), made.entries[0]["inputs"]
     contents: GpuContents = {
         "model": request.path.name,
         "model_sha256": bundle.sha256(request.path),
-        "inputs": inputs,
+        "inputs": whole.opened(inputs) if whole else inputs,
         "outputs": steps.ends(network.outputs),
         "input": next(iter(sizes.values())) if len(inputs) == len(sizes) == 1 else None,
-        "plans": [made.entry],
-        "fallback": None,
+        "plans": made.entries,
+        "fallback": FILE if whole else None,
         "engine": network.engine,
         "target": targets.describe(target),
         "needs": targets.needs(target),
@@ -163,9 +170,10 @@ def pieces(network: Network, weighed: Sequence[Weighed]) -> list[PieceReport]:
     ]
 
 
-def used(book: RecordBook, network: Network) -> str:
-    """The records of this network's problems, as lines."""
-    wanted = {q.to_json() for layer in network.layers.values() for q in (layer.problem, dense_twin(layer.problem))}
+def used(book: RecordBook, networks: Sequence[Network]) -> str:
+    """The records of these networks' problems, as lines."""
+    problems = [layer.problem for network in networks for layer in network.layers.values()]
+    wanted = {q.to_json() for problem in problems for q in (problem, dense_twin(problem))}
     return "".join(r.to_json() + "\n" for r in book.records if r.problem in wanted)
 
 

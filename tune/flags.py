@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kerf import console
 from kerf.console import Parser
+from kerf.deploy.frontend.sizes import shapes_of
 from kerf.errors import BadInput
 from kerf.kernels.precision import PRECISIONS
 from kerf.tune.request import ENGINES, RECORDS, Request
@@ -45,6 +46,10 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
     p.add_argument("--rpc_key", default="", help="the key these devices are registered under")
     p.add_argument("--threads", type=int, default=1, help="worker threads, of kerf and of the engines it races")
     p.add_argument("--batch", type=int, help="images per call, where the file leaves it open (then 1)")
+    p.add_argument(
+        "--shape", action="append", nargs="+", default=[], metavar="NAME=1x3x640x640",
+        help="sizes of inputs that the file leaves open; again for other sizes in the same bundle",
+    )  # fmt: skip
     p.add_argument("--trials", type=int, default=1000, help="configurations to measure at most; 0 = untuned")
     p.add_argument("--tune_minutes", type=float, help="stop measuring after this many minutes")
     p.add_argument("--tolerance", type=float, default=0.005, help="stop when less than this share is to be gained")
@@ -64,7 +69,8 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
     request = Request(
         path=path, out=a.out or path.with_suffix(".kerf"), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,
         precision=a.precision or "", threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
-        tolerance=a.tolerance, against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds, engine=a.engine,
+        shapes=tuple(shapes_of(given) for given in a.shape), tolerance=a.tolerance,
+        against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds, engine=a.engine,
         records=a.records, rpc=a.rpc, rpc_key=a.rpc_key,
     )  # fmt: skip
     return Flags(request, a.quiet, a.json)

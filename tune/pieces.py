@@ -13,7 +13,7 @@ from tvm.target import Target
 
 from kerf.deploy.compiler import steps
 from kerf.deploy.compiler.build import Built
-from kerf.deploy.frontend import refusals
+from kerf.deploy.frontend import refusals, sizes
 from kerf.deploy.frontend.network import KERF, Network, Piece
 from kerf.deploy.frontend.operators import table
 from kerf.deploy.measure.samples import draw
@@ -21,7 +21,7 @@ from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.cut import cut, is_layer, joined
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.runtime.dense_engine import open_piece
-from kerf.errors import Unsupported
+from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.kernel import candidates
 from kerf.tune.progress import Say
@@ -58,6 +58,10 @@ def able(network: Network, target: Target, say: Say) -> Network:
 
 def obstacle(network: Network, found: Sequence[Piece]) -> str | None:
     """Why the network cannot run in these pieces; None where it can."""
+    try:
+        sizes.refuse_free(network.path, network.graph.original)
+    except BadInput as error:
+        return str(error).removeprefix(f"{network.path}: ")
     if not any(piece.engine == KERF for piece in found):
         return str(refusals.nothing(network.path, network.graph)).removeprefix(f"{network.path}: ")
     passed_on = {*network.graph.constants, *(i.name for i in network.graph.inputs)}

@@ -6,7 +6,7 @@ done, and a bundle takes its place only when it has been verified.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
 from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
-from kerf.tune import bundle_contents, pieces, proof, wording
+from kerf.tune import bundle_contents, fallback, pieces, proof, wording
 from kerf.tune.pieces import Weighed
 from kerf.tune.places import Gpu, Here, Place
 from kerf.tune.progress import Progress, Say
@@ -36,6 +36,8 @@ from kerf.tune.remote import Tracker
 from kerf.tune.request import DENSE_ENGINES, RECORDS, Request
 from kerf.tune.search import Summary, search
 from kerf.tune.whole_network import better
+
+Shapes = Mapping[str, Sequence[int]]  # of inputs, by name
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def compile(
     precision: str | None = None,
     threads: int = 1,
     batch: int | None = None,
+    shapes: Shapes | Sequence[Shapes] = (),
     trials: int = 1000,
     minutes: float | None = None,
     tolerance: float = 0.005,
@@ -110,6 +113,8 @@ def compile(
     sparsity: least share of zero blocks for a layer to go sparse. target: "native", an LLVM CPU name,
     "llvm -mcpu=... -mtriple=..." or "cuda -arch=sm_90"; precision: of a GPU's products ("f16" by default, "tf32",
     "f32"). threads: of kerf and of the engines that it races. batch: images per call, where the file leaves it open.
+    shapes: sizes of inputs that the file leaves open, {"images": (1, 3, 640, 640)}; of several such, the bundle has a
+    plan for each, and whatever other sizes it is given run in ONNX Runtime.
     trials, minutes: the most that the search measures, and for how long; 0 trials compiles untuned; it ends before when
     less than ``tolerance`` of the network's time is to be gained. Measurements are kept in the file ``records`` and
     never made twice. against, seconds: dense engines to race, those installed, and for how long. engine: "auto" lets a
@@ -123,10 +128,17 @@ def compile(
     request = Request(
         path=path, out=Path(out) if out else path.with_suffix(".kerf"), n=(n,) if isinstance(n, int) else tuple(n),
         sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
-        minutes=minutes, tolerance=tolerance, against=tuple(against), seconds=seconds, engine=engine, records=Path(records), rpc=rpc,
-        rpc_key=rpc_key,
+        shapes=tuple(each_of(shapes)), minutes=minutes, tolerance=tolerance, against=tuple(against), seconds=seconds,
+        engine=engine,
+        records=Path(records), rpc=rpc, rpc_key=rpc_key,
     )  # fmt: skip
     return carry_out(request, wording.call(request), say)
+
+
+def each_of(shapes: Shapes | Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    """One plan's shapes, or several plans', as a list."""
+    several = [shapes] if isinstance(shapes, Mapping) else shapes
+    return [{name: tuple(sizes) for name, sizes in plan.items()} for plan in several]
 
 
 def carry_out(request: Request, command: str, say: Say | None = None, progress: Progress | None = None) -> Bundle:
@@ -137,28 +149,27 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     target = targets.parse(request.target, request.threads)
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
-    network = convert(request.path, request.n, request.sparsity, request.batch, request.precision)
-    refuse_machine(request, target, network.weights_bytes, runs_here=not (foreign or request.rpc))
+    networks = [
+        convert(request.path, request.n, request.sparsity, request.batch, request.precision, shapes)
+        for shapes in request.shapes or ({},)
+    ]
+    refuse_machine(request, target, networks[0].weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
-    job = Job(
-        request, target, foreign, command, say, place_of(request, backend_of(target).device if not foreign else "")
-    )
-    network = pieces.whole(network) if job.whole else pieces.able(network, target, say)
-    say(wording.layers(network, request))
+    place = place_of(request, backend_of(target).device if not foreign else "")
+    job = Job(request, target, foreign, command, say, place)
+    networks = [pieces.whole(n) if job.whole else pieces.able(n, target, say) for n in networks]
+    say(wording.layers(networks[0], request))
     if foreign:
         say(f"{foreign}: building without tuning, verification and race")
     book, summary = RecordBook(request.records if request.trials else None), None
-    if request.trials and not foreign and network.own:
+    if request.trials and not foreign and any(n.own for n in networks):
         summary = search(
-            own_layers(network), target, request.threads, book, trials=request.trials, minutes=request.minutes,
-            tolerance=request.tolerance, place=job.place, progress=progress,
+            own_layers(networks), target, request.threads, book, trials=request.trials, minutes=request.minutes,
+            tolerance=request.tolerance, place=place, progress=progress,
         )  # fmt: skip
         say(wording.searched(summary))
-    built = build_network(network, job, book, searched=summary is not None)
-    weighed: list[Weighed] = []
-    if built and not job.whole:
-        network, weighed = choose_pieces(network, built, job)
-    return deliver(network, built, weighed, book, summary, job)
+    plans = [planned(network, job, book, searched=summary is not None) for network in networks]
+    return deliver(plans, book, summary, job)
 
 
 @dataclass(frozen=True)
@@ -178,76 +189,75 @@ class Job:
         return bool(self.foreign) or not self.place.races_networks
 
 
-def own_layers(network: Network) -> Network:
-    """With the layers of kerf's pieces only: those that are to be tuned."""
-    return replace(network, layers={name: layer for part in network.own for name, layer in part.layers.items()})
+@dataclass(frozen=True)
+class Planned:
+    """A network for inputs of fixed sizes. ``built``: None where no piece is kerf's; ``weighed``: what pieces took."""
+
+    network: Network
+    built: Built | None
+    weighed: Sequence[Weighed] = ()
 
 
-def build_network(network: Network, job: Job, book: RecordBook, searched: bool) -> Built | None:
-    """kerf's pieces, compiled; None where there are none."""
+def own_layers(networks: Sequence[Network]) -> Network:
+    """With the layers of kerf's pieces only, for all sizes: those that are to be tuned."""
+    parts = [(i, part) for i, network in enumerate(networks) for part in network.own]
+    layers = {f"{name}@{i}" if i else name: layer for i, part in parts for name, layer in part.layers.items()}
+    return replace(networks[0], layers=layers)
+
+
+def planned(network: Network, job: Job, book: RecordBook, searched: bool) -> Planned:
+    """Compiled, with every piece on the engine that is fastest for it."""
     if not network.own:
-        return None
+        return Planned(network, None)
     if searched and job.place.races_networks:
         built, said = better(network, job.target, job.request.threads, book)
         job.say(f"  {said}")
-        return built
-    return build(network, job.target, book, job.place.provenance())
-
-
-def choose_pieces(network: Network, built: Built, job: Job) -> tuple[Network, list[Weighed]]:
-    """The network with every piece on the engine that is fastest for it, and what each took."""
+    else:
+        built = build(network, job.target, book, job.place.provenance())
     if len(network.run_by) == 1:
-        return network, []
+        return Planned(network, built)
     weighed = pieces.weigh(network, built, job.request.threads)
     if job.request.engine == "auto":
         network = pieces.faster(network, weighed)
     job.say(wording.weighed(network, weighed))
-    return network, weighed
+    return Planned(network, built, weighed)
 
 
-def deliver(
-    network: Network,
-    built: Built | None,
-    weighed: list[Weighed],
-    book: RecordBook,
-    summary: Summary | None,
-    job: Job,
-) -> Bundle:
-    """The bundle, written once it is verified, then raced; with a dense engine in kerf's place where that is faster."""
-    request, say, out = job.request, job.say, job.request.out
-    result = made(network, built, weighed, book, job, say, quick=False)
-    if result is None:
-        return Bundle(out, bundle.read_manifest(out), None, summary, job.foreign)
-    ratio = result["speedup"]
-    if request.engine == "auto" and not job.whole and network.engine == KERF and ratio and ratio["median"] < 1:
-        say(wording.lost(ratio))
-        result = made(plain(network, ratio["against"]), None, [], book, job, say, quick=True)
+def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None, job: Job) -> Bundle:
+    """The bundle, verified and raced; with a dense engine in kerf's place where that is faster."""
+    request, out = job.request, job.request.out
+    first, result = plans[0], made(plans, book, job)
+    ratio = result["speedup"] if result else None
+    if request.engine == "auto" and not job.whole and first.network.engine == KERF and ratio and ratio["median"] < 1:
+        job.say(wording.lost(ratio))
+        result = made([Planned(plain(p.network, ratio["against"]), None) for p in plans], book, job)
     return Bundle(out, bundle.read_manifest(out), result, summary, job.foreign)
 
 
-def made(
-    network: Network, built: Built | None, weighed: list[Weighed], book: RecordBook, job: Job, say: Say, quick: bool
-) -> Report | None:
-    """Writes the bundle, verified, into its place, then its race into its report; None where nothing can be run.
-
-    ``quick``: for a race that is only to confirm.
-    """
-    request, place = job.request, job.place
+def made(plans: Sequence[Planned], book: RecordBook, job: Job) -> Report | None:
+    """Writes the bundle, verified and raced, into its place; None where this machine cannot run it."""
+    request, place, first = job.request, job.place, plans[0]
     peak = None if job.foreign else place.peak(job.target, request.threads)
-    rows = bundle_contents.layers(network, built, book, place.provenance(), peak, min(request.n)) if built else []
-    parts = steps.steps(network, built)
+    versions = place.provenance()
+    rows = (
+        bundle_contents.layers(first.network, first.built, book, versions, peak, min(request.n)) if first.built else []
+    )
+    parts = steps.together([steps.steps(p.network, p.built, f"{i}_" if i else "") for i, p in enumerate(plans)])
+    whole = fallback.model(request.path)
     with bundle.replacing(request.out) as folder:
-        described = bundle_contents.manifest(network, request, job.target, built, parts, rows)
-        libraries = {steps.LIBRARY: built.export} if built else {}
-        records = bundle_contents.used(book, network)
-        bundle.write(folder, described, libraries, parts.weights, parts.models, records, built.code if built else b"")
+        described = bundle_contents.manifest(first.network, request, job.target, first.built, parts, rows, whole)
+        libraries = {str(entry["library"]): p.built.export for entry, p in zip(parts.entries, plans) if p.built}
+        models = parts.models | ({fallback.FILE: whole.contents} if whole else {})
+        records = bundle_contents.used(book, [p.network for p in plans])
+        bundle.write(
+            folder, described, libraries, parts.weights, models, records, first.built.code if first.built else b""
+        )
         if job.foreign:
             return None
-        proven = proof.of(folder, place, network, built, request, say)
-        cpu, size = place.provenance()["cpu"], bundle.size_bytes(folder)
-        rows_of_pieces = bundle_contents.pieces(network, weighed)
+        proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say)
+        size, rows_of_pieces = bundle.size_bytes(folder), bundle_contents.pieces(first.network, first.weighed)
         result = bundle_contents.report(
-            request, network, job.target, rows, rows_of_pieces, proven, cpu, size, job.command
+            request, first.network, job.target, rows, rows_of_pieces, proven, versions["cpu"], size, job.command
         )
         report.write(result, folder)
     return result

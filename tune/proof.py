@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,10 +13,11 @@ import numpy as np
 from kerf import files
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built
+from kerf.deploy.frontend import clean, sizes
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.samples import alone, draw
-from kerf.deploy.measure.verify import ALLOWED, Verified, verify
+from kerf.deploy.measure.verify import ALLOWED, Verified, reference_session, verify
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.report.schema import Latency, Speedup
@@ -26,6 +28,7 @@ from kerf.tune.progress import Say
 from kerf.tune.remote import RemoteSession, Tracker
 from kerf.tune.request import Request
 
+USUAL = (64, 224, 32, 640, 16, 1)  # sizes of images, and lengths
 DENSE_DIFFER = 1e-3  # relative: what dense engines differ by among themselves, and may
 
 Run = Callable[[Any], Any]
@@ -41,14 +44,18 @@ class Proof(TypedDict):
     speedup: Speedup | None
 
 
-def of(folder: Path, place: Place, network: Network, built: Built | None, request: Request, say: Say) -> Proof:
-    """Of the bundle in ``folder``, before it is raced. Raises Mismatch, naming the layers that are wrong on their own."""
-    x = alone(draw(network.inputs, np.random.default_rng(0)))
+def of(folder: Path, place: Place, plans: Sequence[tuple[Network, Built | None]], request: Request, say: Say) -> Proof:
+    """Of the bundle in ``folder``: every plan is verified, the first is raced. Raises Mismatch, naming the layers that
+    are wrong on their own.
+    """
+    network, built = plans[0]
+    free = open_sizes(network)
+    x = alone(draw(network.inputs, np.random.default_rng(0), free=free))
     if isinstance(place, Tracker):  # the dense engines are not there to be raced
         with RemoteSession(folder, place, request.threads) as remote:
             return proof(check(remote.run, place, network, built, request), [remote.measure(x)])
     run = load(folder, request.threads).run
-    checked = check(run, place, network, built, request)
+    checked, *_ = [check(run, place, each, code, request, free) for each, code in plans]
     return proof(checked, race(run, place, x, network, request, say))
 
 
@@ -70,10 +77,28 @@ def speedup(kerf: bench.Measurement, *dense: bench.Measurement) -> Speedup:
     return {"against": found["against"], "median": ratio, "ci95": interval, "conclusive": found["conclusive"]}
 
 
-def check(run: Run, place: Place, network: Network, built: Built | None, request: Request) -> Verified:
+def open_sizes(network: Network) -> int:
+    """What sizes that the file leaves open are for a proof: a number with which ONNX Runtime runs the network.
+
+    Raises BadInput where none of the usual ones does.
+    """
+    if all(v.shape is not None and None not in v.shape for v in network.inputs):
+        return 1
+    session = reference_session(str(network.path))
+    for size in USUAL:
+        feed = draw(network.inputs, np.random.default_rng(0), free=size)
+        with suppress(Exception):  # ONNX Runtime's errors derive from Exception directly
+            session.run(None, feed)
+            return size
+    sizes.refuse_free(network.path, network.graph.original)
+    return 1
+
+
+def check(run: Run, place: Place, network: Network, built: Built | None, request: Request, free: int = 1) -> Verified:
     """As kerf.deploy.measure.verify. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
-        return verify(run, network.path, network.inputs, precision=request.precision)
+        precision = "f16" if clean.is_widened(network.graph.original) else request.precision
+        return verify(run, network.path, network.inputs, precision=precision, free=free)
     except Mismatch as error:
         if not place.races_networks or built is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Request:
     precision: str = ""  # of a GPU's products; "": what the target takes by itself
     threads: int = 1
     batch: int | None = None
+    shapes: tuple[Mapping[str, tuple[int, ...]], ...] = ()  # of inputs, by name; a plan for each
     trials: int = 1000
     minutes: float | None = None
     tolerance: float = 0.005
@@ -51,6 +53,8 @@ class Request:
             raise BadInput(f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}")
         if self.engine not in ENGINES:
             raise BadInput(f"--engine {self.engine}: expected one of {', '.join(ENGINES)}")
+        if len({tuple(sorted(shapes.items())) for shapes in self.shapes}) < len(self.shapes):
+            raise BadInput("--shape: the same sizes twice; give each once")
         unknown = sorted(set(self.against) - set(DENSE_ENGINES))
         if unknown:
             raise BadInput(f"--against: {', '.join(unknown)} is not known; expected {', '.join(DENSE_ENGINES)}")

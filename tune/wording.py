@@ -73,7 +73,8 @@ def weighed(network: Network, found: Sequence[Weighed]) -> str:
     own = {piece.key for piece in network.run_by if piece.engine == KERF}
     kerf = [w for w in found if w.piece.key in own]
     text = (
-        f"{len(network.run_by)} pieces, {len(kerf)} of them kerf's with {sum(len(w.piece.layers) for w in kerf)} layers: "
+        f"{len(network.run_by)} pieces, {len(kerf)} of them kerf's with "
+        f"{sum(len(w.piece.layers) for w in kerf)} layers: "
         f"{sum(w.us[KERF] for w in kerf) / total:.0%} of {total / 1e3:.2f} ms"
     )
     given_up = [w for w in found if w.piece.engine == KERF and w.piece.key not in own]

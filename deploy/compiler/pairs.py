@@ -21,8 +21,9 @@ def join(network: Network, choices: dict[str, Choice], target: Target) -> tuple[
     filter finds its image in the cache, and the first convolution shares it with that filter.
     """
     choices, pairs = dict(choices), {}
-    for part, node in ((part, node) for part in network.own for node in part.graph.nodes if node.domain == DOMAIN):
-        after = part.graph.sole_consumer(node.output[0])
+    own = [(part.graph, node) for part in network.own for node in part.graph.nodes if node.domain == DOMAIN]
+    for graph, node in own:
+        after = graph.sole_consumer(node.output[0])
         if after is None or after.domain != DOMAIN:
             continue
         first, second = choices[node.name], choices[after.name]

@@ -18,8 +18,8 @@ STORAGE, TENSOR, KILL = (tvm.ir.Op.get(f"relax.vm.{name}") for name in ("alloc_s
 
 
 def keep_buffers(fresh: Sequence[Sequence[bool]]) -> tvm.transform.Pass:
-    """Adds to every piece's "main" a twin "run", which takes the intermediate tensors behind the weights, and "buffers",
-    which makes them. "main" stays, for callers at the other end of a connection.
+    """Adds to every piece's "main" a twin "run", which takes the intermediate tensors behind the weights, and
+    "buffers", which makes them. "main" stays, for callers at the other end of a connection.
 
     ``fresh``: per piece and output, whether it is a new tensor on every call, with all that shares its memory: what the
     network's user gets. Other outputs, which the next piece reads, are always the same memory.

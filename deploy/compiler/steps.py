@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ LIBRARY = "library.so"
 
 @dataclass(frozen=True)
 class Steps:
-    """``models``: file -> ONNX model; ``weights``: (name, array), in the order that the steps count."""
+    """Of one plan or several. ``models``: file -> ONNX model; ``weights``: (name, array), in the order that the steps
+    count.
+    """
 
-    entry: PlanEntry
+    entries: list[PlanEntry]
     models: dict[str, bytes]
     weights: list[tuple[str, np.ndarray]]
 
@@ -30,9 +33,9 @@ class Steps:
 def steps(network: Network, built: Built | None, prefix: str = "") -> Steps:
     """Of one plan. ``built`` is None where no piece is kerf's; ``prefix``: of the files' names."""
     done: list[Step] = []
-    graph, found = network.graph, Steps(_entry(network, prefix if built else None), {}, [])
+    graph, found = network.graph, Steps([_entry(network, prefix if built else None)], {}, [])
     names = {name for piece in network.run_by for name in (*piece.inputs, *piece.outputs)}
-    found.entry["values"] = {name: tensor(graph, name) for name in sorted(names)}
+    found.entries[0]["values"] = {name: tensor(graph, name) for name in sorted(names)}
     for piece in network.run_by:
         exchanged: Any = {"engine": piece.engine, "inputs": list(piece.inputs), "outputs": list(piece.outputs)}
         if piece.engine == KERF:
@@ -46,7 +49,27 @@ def steps(network: Network, built: Built | None, prefix: str = "") -> Steps:
             file = f"{prefix}{piece.engine}_{len(found.models)}.onnx"
             found.models[file] = onnx_piece.model(graph, piece).SerializeToString()
             done.append({**exchanged, "file": file})
-    found.entry["steps"] = done
+    found.entries[0]["steps"] = done
+    return found
+
+
+def together(plans: Sequence[Steps]) -> Steps:
+    """Of one bundle: weights that plans share are stored once."""
+    found, at = Steps([], {}, []), {}
+    for plan in plans:
+        found.models.update(plan.models)
+        moved = []
+        for name, array in plan.weights:
+            key = name, array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+            if key not in at:
+                at[key] = len(found.weights)
+                found.weights.append((name, array))
+            moved.append(at[key])
+        for entry in plan.entries:
+            own: list[Any] = [
+                s | {"weights": [moved[i] for i in s["weights"]]} if "weights" in s else s for s in entry["steps"]
+            ]
+            found.entries.append({**entry, "steps": own})
     return found
 
 
@@ -71,6 +94,6 @@ def ends(values: Sequence[Value]) -> dict[str, Tensor]:
 def session(network: Network, built: Built | None, threads: int) -> Session:
     """The compiled network in this process, without a bundle."""
     made = steps(network, built)
-    contents = {"inputs": ends(network.inputs), "outputs": ends(network.outputs), "plans": [made.entry]}
+    contents = {"inputs": ends(network.inputs), "outputs": ends(network.outputs), "plans": made.entries}
     libraries = {LIBRARY: built.executable.jit()} if built else {}
     return Session(contents, libraries, [a for _, a in made.weights], made.models, threads)

@@ -29,8 +29,8 @@ def convert(
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
 
     Of several N each layer takes the largest that finds nearly all zero blocks. One block of tolerance: a layer pruned
-    to floor(share * blocks) counts. A network without any layer that kerf has kernels for is one, too. Raises ValueError
-    for n < 1, a share outside [0, 1], and a file that cannot be read.
+    to floor(share * blocks) counts. A network without any layer that kerf has kernels for is one, too. Raises
+    ValueError for n < 1, a share outside [0, 1], and a file that cannot be read.
     """
     ns = sorted((n,) if isinstance(n, int) else n, reverse=True)
     if not ns or ns[-1] < 1:

@@ -12,8 +12,8 @@ from kerf.errors import BadInput
 
 
 def draw(inputs: Sequence[Value], rng: np.random.Generator, scale: float = 1.0, free: int = 1) -> dict[str, np.ndarray]:
-    """An array for each input, by name: floats of the standard normal distribution times ``scale``; integers of 0 and 1,
-    which every use of them, indices too, takes; ``free``: what open sizes become. Raises BadInput for strings.
+    """An array for each input, by name: floats of the standard normal distribution times ``scale``; integers of 0 and
+    1, which every use of them, indices too, takes; ``free``: what open sizes become. Raises BadInput for strings.
     """
     return {value.name: _array(value, rng, scale, free) for value in inputs}
 

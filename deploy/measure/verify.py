@@ -58,12 +58,18 @@ class Verified(TypedDict):
 
 
 def verify(
-    run: Callable, path: Path, inputs: Sequence[Value], count: int = 3, seed: int = 0, precision: str = "f32"
+    run: Callable,
+    path: Path,
+    inputs: Sequence[Value],
+    count: int = 3,
+    seed: int = 0,
+    precision: str = "f32",
+    free: int = 1,
 ) -> Verified:
     """Compare ``count`` times on random inputs of several magnitudes; numbers by their largest difference, integers and
     truth values by how many differ: none, but for one in a thousand, since a threshold may lie between two roundings.
 
-    ``precision``: of the products that ``run`` makes (kerf.kernels.precision.PRECISIONS).
+    ``precision``: of the products that ``run`` makes (kerf.kernels.precision.PRECISIONS). ``free``: what open sizes are.
 
     Raises Mismatch with the output and the error otherwise, ValueError where ONNX Runtime's output is not finite.
     """
@@ -71,7 +77,7 @@ def verify(
     names, rng = [i.name for i in session.get_inputs()], np.random.default_rng(seed)
     worst: Verified = {"verified": True, "max_abs_error": 0.0, "max_relative_error": 0.0}
     for i in range(count):
-        feed = draw(inputs, rng, (1, 0.1, 3)[i % 3])
+        feed = draw(inputs, rng, (1, 0.1, 3)[i % 3], free)
         truths = session.run(None, dict(zip(names, feed.values())))
         for output, y, truth in zip(session.get_outputs(), listed(run(alone(feed))), truths, strict=True):
             if isinstance(truth, np.ndarray) and truth.dtype.kind == "f":

@@ -79,8 +79,8 @@ def write(
     records: str,
     code: bytes = b"",
 ) -> None:
-    """Fill an empty folder. ``libraries``: file -> what writes that shared library; ``weights``: names and arrays, in the
-    order that the steps of ``contents`` count; ``models``: file -> an ONNX model; ``code``: a GPU's machine code.
+    """Fill an empty folder. ``libraries``: file -> what writes that shared library; ``weights``: names and arrays, in
+    the order that the steps of ``contents`` count; ``models``: file -> an ONNX model; ``code``: a GPU's machine code.
     """
     for name, write_library in libraries.items():
         write_library(folder / name)

@@ -73,7 +73,7 @@ class LayerKernel(TypedDict):
 
 
 class Contents(TypedDict):
-    """What whoever builds a bundle says of it. "input" is the shape of a network's only input, if its sizes are fixed."""
+    """What whoever builds a bundle says of it. "input": the shape of a network's only input, if its sizes are fixed."""
 
     model: str
     model_sha256: str

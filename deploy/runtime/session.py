@@ -157,8 +157,8 @@ class Session:
         return self._plans[i]
 
     def run(self, x: Given) -> Any:
-        """Output of the network for ``x`` (see kerf.load). Inputs of sizes that no plan is for run in ONNX Runtime, with
-        a warning; raises BadInput where the bundle is for other sizes only, and for other inputs.
+        """Output of the network for ``x`` (see kerf.load). Inputs of sizes that no plan is for run in ONNX Runtime,
+        with a warning; raises BadInput where the bundle is for other sizes only, and for other inputs.
         """
         usual = self._usual  # small networks take less time than all the questions below
         if usual and isinstance(x, np.ndarray) and x.shape == usual[2] and x.dtype == usual[1]:
