@@ -84,12 +84,13 @@ def manifest(
 ) -> GpuContents:
     """``built``: None where no piece is kerf's; ``whole``: what runs inputs of other sizes."""
     versions = environment()["versions"]
-    inputs, sizes = steps.ends(network.inputs), made.entries[0]["inputs"]
+    inputs, outputs = steps.ends(network.inputs), steps.ends(network.outputs)
+    sizes = made.entries[0]["inputs"]
     contents: GpuContents = {
         "model": request.path.name,
         "model_sha256": bundle.sha256(request.path),
         "inputs": whole.opened(inputs) if whole else inputs,
-        "outputs": steps.ends(network.outputs),
+        "outputs": whole.unsized(outputs) if whole else outputs,
         "input": next(iter(sizes.values())) if len(inputs) == len(sizes) == 1 else None,
         "plans": made.entries,
         "fallback": FILE if whole else None,

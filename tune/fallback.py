@@ -26,6 +26,13 @@ class Whole:
             for name, tensor in inputs.items()
         }
 
+    def unsized(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs, whose sizes depend on those of the inputs."""
+        return {
+            name: {"dtype": tensor["dtype"], "shape": tensor["shape"] and [None] * len(tensor["shape"])}
+            for name, tensor in outputs.items()
+        }
+
 
 def model(path: Path) -> Whole | None:
     """None for a file that fixes all sizes, and for one too large for a single file."""

@@ -9,8 +9,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from kerf.deploy.frontend.network import KERF, Network
-from kerf.deploy.report import claims, inspect
+from kerf.deploy.report import claims
 from kerf.deploy.report.schema import Speedup
+from kerf.kernels.bsr import kept_blocks
 from kerf.tune.pieces import Weighed
 from kerf.tune.request import Request
 from kerf.tune.search import Summary
@@ -38,8 +39,8 @@ def layers(network: Network, request: Request) -> str:
         f"zero blocks of {' or '.join(map(str, request.n))} rows"
     )
     if not sparse:
-        found = [d for n in request.n for d in inspect.densities(request.path, n)]
-        share = max((1 - d.block for d in found if d.op in ("conv", "dense")), default=0)
+        weights = [layer.weight for layer in network.layers.values() if layer.problem.groups == 1]
+        share = max((1 - float(kept_blocks(w, n).mean()) for n in request.n for w in weights), default=0)
         text += f"\n  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity"
     return text
 

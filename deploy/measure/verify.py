@@ -69,7 +69,7 @@ def verify(
     """Compare ``count`` times on random inputs of several magnitudes; numbers by their largest difference, integers and
     truth values by how many differ: none, but for one in a thousand, since a threshold may lie between two roundings.
 
-    ``precision``: of the products that ``run`` makes (kerf.kernels.precision.PRECISIONS). ``free``: what open sizes are.
+    ``precision``: of the products of ``run`` (kerf.kernels.precision.PRECISIONS); ``free``: what open sizes are.
 
     Raises Mismatch with the output and the error otherwise, ValueError where ONNX Runtime's output is not finite.
     """
