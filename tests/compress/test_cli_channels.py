@@ -11,9 +11,10 @@ from kerf.compress.models import create
 from kerf.compress.training import checkpoint
 from tests.helpers.attaching import quickly
 from tests.helpers.run_files import BRIEF, killed_after, read, rows
+from tests.helpers.sweeps import sweep
 
-LONG = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
-LONG += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
+RESUMED = ("resrep", "csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
+RESUMED += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
 
 
 def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
@@ -60,13 +61,7 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     )
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "resrep",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in LONG),
-    ],
-)
+@pytest.mark.parametrize("method", sweep(RESUMED, quick=("resrep",)))
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
     flags = [*BRIEF, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
@@ -136,6 +131,7 @@ def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):
     assert 0.43 < summary["macs"] / summary["macs_dense"] <= 0.5
 
 
+@pytest.mark.slow  # 20 seconds; its widths alone are in tests/compress/models/test_published_widths.py
 def test_densenet40_with_three_filters_per_layer(tmp_path):
     """The C-SGD authors' own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
     flags = ["--arch=densenet40", "--method=csgd", "--pr_target=0.75", "--skip", "conv", "transition*"]
@@ -153,12 +149,10 @@ def test_numbers_of_a_methods_own():
     assert args.set == ("lasso=1e-3", "granularity=8")
 
 
-SLOW = ("hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead", "drl")
+WHOLE = ("while_training", "hessian", "hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead", "drl")
 
 
-@pytest.mark.parametrize(
-    "method", ["while_training", "hessian", *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW)]
-)
+@pytest.mark.parametrize("method", sweep(WHOLE, quick=("while_training",)))
 def test_a_whole_run(method, tmp_path):
     flags = [f"--method={method}", "--num_epochs=1", "--export_onnx", *quickly(method), f"--job_dir={tmp_path}"]
     assert cli.main([*BRIEF, *flags]) == 0

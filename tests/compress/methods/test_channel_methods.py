@@ -19,8 +19,10 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Pressure
 from kerf.compress.training.train import Optim, make_task
 from kerf.compress.units.channels import Channel
-from tests.helpers.attaching import ARCHS, BY_MACS, FEW, attached
+from tests.helpers.archs import archs
+from tests.helpers.attaching import BY_MACS, FEW, attached
 from tests.helpers.random_networks import difference, images
+from tests.helpers.sweeps import sweep
 
 
 def is_channel(name: str) -> bool:
@@ -28,6 +30,8 @@ def is_channel(name: str) -> bool:
 
 
 CHANNEL = [name for name in METHODS if is_channel(name)]
+# one of each kind: compactors, clusters that are merged, one shot, step by step, masks while training
+KINDS = ("resrep", "csgd", "l1", "gate_decorator", "while_training")
 
 
 TAKEN = dict.fromkeys(  # what a method refuses
@@ -35,7 +39,7 @@ TAKEN = dict.fromkeys(  # what a method refuses
 )
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", archs())
 @pytest.mark.parametrize("name", ["resrep", "dmcp", "c2s2"])  # others add nothing, or have a test of their own
 def test_attaching_changes_no_output(name, arch):
     """rni is not here: its header says that attaching changes the function."""
@@ -82,11 +86,11 @@ def quick(name: str, arch: str, sparsity: float = 0.5, settings: Settings = BY_M
     return model, outcome, cost.count(model, example).macs / before
 
 
-MORE = ("mobilenet_v2", "mobilenet_v3_small", "densenet40", "resnet20_projection")
+ZOO = ("resnet20", "mobilenet_v2", "mobilenet_v3_small", "densenet40", "resnet20_projection")
 
 
-@pytest.mark.parametrize("arch", ["resnet20", *(pytest.param(arch, marks=pytest.mark.slow) for arch in MORE)])
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize("arch", sweep(ZOO, quick=("resnet20",)))
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=(*KINDS, "dmcp", "rni", "drl")))
 def test_the_target_is_met_and_what_is_left_is_plain(name, arch):
     if not TAKEN.get((name, arch), True):
         pytest.skip("refused")
@@ -105,10 +109,7 @@ def test_the_target_is_met_and_what_is_left_is_plain(name, arch):
         assert torch.allclose(model.eval()(x), fresh(x), rtol=1e-3, atol=1e-4)  # channels last or first
 
 
-SECONDS = ("drl", "dmcp")  # five each
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SECONDS else n for n in CHANNEL])
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=KINDS))
 def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
     class Stop(Exception):
         pass
@@ -132,14 +133,17 @@ def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in CHANNEL if name not in ("resrep", "dmcp")])
+SHARES = [name for name in CHANNEL if name not in ("resrep", "dmcp")]  # the others ask for MACs alone
+
+
+@pytest.mark.parametrize("name", sweep(SHARES, quick=KINDS[1:]))
 def test_a_share_of_channels_can_be_asked_for_instead(name):
     _, outcome, _ = quick(name, "resnet20", 0.5, Settings())
     inner = {n: k for n, k in outcome.kept.items() if n.endswith(".conv1")}
     assert sum(len(k) for k in inner.values()) == 168  # of 3 · (16 + 32 + 64)
 
 
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=KINDS))
 def test_widths_can_be_rounded_and_floored(name):
     _, outcome, left = quick(name, "resnet20", 0.3, Settings(by_macs=True, round_to=8, min_width=8))
     assert {len(k) % 8 for k in outcome.kept.values()} == {0}

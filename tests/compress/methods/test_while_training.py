@@ -9,6 +9,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import plan, traced
 from tests.helpers.random_networks import difference
+from tests.helpers.sweeps import sweep
 
 
 def ramp(arch: str = "resnet20", steps: int = 8, each: int = 1, sparsity: float = 0.5, **own):
@@ -72,9 +73,7 @@ def test_what_is_gone_stays_at_zero_while_momentum_goes_on(by):
     assert all(int(mask.sum()) == len(mask) // 2 for mask in recipe.pressure.masks)
 
 
-@pytest.mark.parametrize(
-    "arch", ["mobilenet_v3_small", "densenet40", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("arch", sweep(("mobilenet_v3_small", "densenet40", "mobilenet_v2"), ("mobilenet_v3_small",)))
 def test_held_at_zero_is_cut(arch):
     """Behind depthwise filters, gates and concatenations too."""
     model, graph, units, x, recipe = ramp(arch, start=0.0, over=0.5)
