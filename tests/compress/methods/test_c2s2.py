@@ -12,6 +12,7 @@ from kerf.compress.training.pressure import Plan
 from tests.helpers.archs import archs
 from tests.helpers.attaching import BY_MACS, attached, plan, traced
 from tests.helpers.random_networks import difference
+from tests.helpers.sweeps import sweep
 
 
 def test_the_binary_copy():
@@ -66,7 +67,7 @@ def test_every_layer_has_its_turn_the_dearest_first():
     assert macs == sorted(macs, reverse=True)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 17, 19])
+@pytest.mark.parametrize("steps", sweep((1, 2, 3, 7, 8, 17, 19), quick=(1, 7, 8)))
 def test_few_steps_open_several_layers_at_once(steps):
     _, _, pressure = prepared(steps)
     turns = {pressure.at(step)[0] for step in range(steps)}

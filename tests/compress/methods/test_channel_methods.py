@@ -8,7 +8,7 @@ from torch import nn
 
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
-from kerf.compress.models import create
+from kerf.compress.models import MODELS, create
 from kerf.compress.network import cost, surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe, removal
@@ -19,7 +19,6 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Pressure
 from kerf.compress.training.train import Optim, make_task
 from kerf.compress.units.channels import Channel
-from tests.helpers.archs import archs
 from tests.helpers.attaching import BY_MACS, FEW, attached
 from tests.helpers.random_networks import difference, images
 from tests.helpers.sweeps import sweep
@@ -39,7 +38,7 @@ TAKEN = dict.fromkeys(  # what a method refuses
 )
 
 
-@pytest.mark.parametrize("arch", archs())
+@pytest.mark.parametrize("arch", sweep(MODELS, quick=("resnet20", "mobilenet_v3_small", "densenet40")))
 @pytest.mark.parametrize("name", ["resrep", "dmcp", "c2s2"])  # others add nothing, or have a test of their own
 def test_attaching_changes_no_output(name, arch):
     """rni is not here: its header says that attaching changes the function."""
@@ -151,7 +150,7 @@ def test_widths_can_be_rounded_and_floored(name):
     assert left <= 0.7
 
 
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=KINDS))
 def test_unreachable_targets_are_refused_before_training(name):
     with pytest.raises(ValueError, match="of the MACs cannot be reached"):
         quick(name, "resnet20", 0.999)

@@ -105,7 +105,10 @@ def test_transposes_go_through_different_banks():
         assert n == 1 or str(pitch) in source, "TVM keeps the distance"
 
 
-@pytest.mark.parametrize("defect", BROKEN)
+FOUND = ("a copy is not waited for", "the lane of a weight is wrong", "a bias lies outside its array")  # each its way
+
+
+@pytest.mark.parametrize("defect", sweep(BROKEN, quick=FOUND))
 def test_defects_are_found(defect, tmp_path, monkeypatch):
     """Such as a GPU would let pass more often than not."""
     item = next(i for i in ITEMS if i.group == "N=32 f16 0.3" and i.kernel.endswith("bsr_mma"))
@@ -147,10 +150,10 @@ def planewise_cases():
 
 
 OPERATORS = {name.replace(" ", "_"): case for name, *case in planewise_cases()}
-EACH_KIND = ("mean_float32_3", "to_rows_float16_40", "from_rows_float16_40", "max_pool_float32", "scale_float32")
+FEW = ("mean_float32_3", "to_rows_float16_40", "from_rows_float32_3")  # test_gpu.py runs all of them for one image
 
 
-@pytest.mark.parametrize("name", sweep(OPERATORS, quick=EACH_KIND))
+@pytest.mark.parametrize("name", sweep(OPERATORS, quick=FEW))
 def test_operators_without_weights(name, tmp_path):
     func, arrays, expected = OPERATORS[name]
     back = name.startswith("from_rows")
