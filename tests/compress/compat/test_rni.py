@@ -60,6 +60,12 @@ def test_train_then_prune(folder, method):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_what_was_left_out_of_the_folders_is_said(folder, capsys):
+    (folder / "train" / "class0" / "labels.csv").touch()
+    train(arch="resnet20", **{**SMALL, "epochs": 1})
+    assert "train: 1 file (class0/labels.csv) of other suffixes left out" in capsys.readouterr().out
+
+
 def test_the_least_important_channels_of_all_layers_go(folder):
     model, _ = train(arch="resnet20", **{**SMALL, "epochs": 1})
     blocks = [m for m in model.modules() if hasattr(m, "conv2")]

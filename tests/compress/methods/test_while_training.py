@@ -51,7 +51,7 @@ class Count:
         self.count, self.path, self.gone = count, "layer", 0
 
 
-@pytest.mark.parametrize("by", ["l1", "activation", "random"])
+@pytest.mark.parametrize("by", sweep(("l1", "activation", "random"), quick=("activation",)))
 def test_what_is_gone_stays_at_zero_while_momentum_goes_on(by):
     model, _, units, x, recipe = ramp(by=by, start=0.0, over=0.5)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)

@@ -13,7 +13,6 @@ from kerf.compress.pruning.schedules import Budget, Lessons, Phase
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from kerf.compress.units.channels import Channel
-from tests.helpers.sweeps import sweep
 
 RATE = LearningRate(0.03, warmup=0, policy="fixed")
 
@@ -64,7 +63,8 @@ def test_snapshots_teach_where_they_are_asked_to(monkeypatch):
     assert seen["alone"][0].lr.base == Optim().lr.base
 
 
-@pytest.mark.parametrize("at", sweep((1, 2, 3), quick=(2,)))
+@pytest.mark.slow  # three trainings each
+@pytest.mark.parametrize("at", [1, 2, 3])
 def test_they_outlive_a_stop(at, monkeypatch, tmp_path):
     class Stop(Exception):
         pass

@@ -7,7 +7,7 @@ import torch
 
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
-from kerf.compress.models import create
+from kerf.compress.models import MODELS, create
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe, removal
@@ -20,7 +20,6 @@ from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import NOTHING
 from kerf.compress.training.train import Optim
 from kerf.compress.units.channels import Channel
-from tests.helpers.archs import archs
 from tests.helpers.attaching import attached, traced
 from tests.helpers.random_networks import difference
 from tests.helpers.sweeps import sweep
@@ -34,7 +33,7 @@ def hides_weights(name: str) -> bool:
 HIDING = [name for name in METHODS if hides_weights(name)]
 
 
-@pytest.mark.parametrize("arch", archs())
+@pytest.mark.parametrize("arch", sweep(MODELS, quick=("resnet20", "mobilenet_v3_small")))
 def test_masked_networks_are_the_cut_ones(arch):
     model, graph, x = traced(arch)
     units = Channel(residual=True).split(model, graph, x[:1])
