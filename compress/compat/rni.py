@@ -32,6 +32,7 @@ from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Plan, Pressure
+from kerf.compress.training.progress import Reporter
 from kerf.compress.training.train import Optim, State, evaluate, fit, plan_of
 from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
@@ -135,7 +136,10 @@ def _open(dataset: str, epochs: int, batch_size: int, device: str) -> Data:
         raise BadInput(f'no device {device} here ({reason}): pass device="cpu"') from None
     if dataset not in _paths:
         raise BadInput(f'where is {dataset}? Call set_dataset_path("{dataset}", folder) first')
-    return open_data(dataset, Options(path=_paths[dataset], train_batch=batch_size))
+    data = open_data(dataset, Options(path=_paths[dataset], train_batch=batch_size))
+    for note in data.notes:
+        Reporter().say(note)
+    return data
 
 
 def _fit(

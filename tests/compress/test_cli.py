@@ -12,6 +12,7 @@ from kerf.compress.models import create
 from kerf.compress.training import checkpoint
 from tests.helpers import run_files
 from tests.helpers.run_files import killed_after, read, rows
+from tests.helpers.sweeps import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [*run_files.SMALL, "--N=4"]
@@ -166,7 +167,7 @@ def test_an_interrupted_run_says_how_to_go_on_under_its_name(tmp_path, capsys):
     assert capsys.readouterr().err == f"kerf prune: interrupted; continue with --resume {tmp_path}\n"
 
 
-@pytest.mark.parametrize("start", ["repository", "elsewhere"])
+@pytest.mark.parametrize("start", sweep(("repository", "elsewhere"), quick=("elsewhere",)))
 def test_the_root_script_starts(tmp_path, start):
     folder = ROOT if start == "repository" else tmp_path
     done = subprocess.run([sys.executable, ROOT / "imagenet.py", "--N=0"], cwd=folder, capture_output=True, text=True)

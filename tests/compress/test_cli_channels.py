@@ -11,31 +11,42 @@ from kerf.compress.models import create
 from kerf.compress.training import checkpoint
 from tests.helpers.attaching import quickly
 from tests.helpers.run_files import BRIEF, killed_after, read, rows
+from tests.helpers.sweeps import sweep
 
-LONG = ("csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
-LONG += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
+RESUMED = ("resrep", "csgd", "rni", "dmcp", "greg2", "gate_decorator", "dsc2", "while_training")
+RESUMED += ("prunenet", "play_and_prune", "frs", "snapshots", "drl")
 
 
-def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, capsys):
-    first = tmp_path / "first"
-    flags = ["--method=l1", "--flops_target=0.6", "--num_epochs=1", "--export_onnx", f"--job_dir={first}"]
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Folder of a run that kept six tenths of the MACs."""
+    folder = tmp_path_factory.mktemp("narrow") / "first"
+    flags = ["--method=l1", "--flops_target=0.6", "--num_epochs=1", "--export_onnx", f"--job_dir={folder}"]
     assert cli.main([*BRIEF, *flags]) == 0
-    summary = read(first / "summary.json")
+    return folder
+
+
+def test_a_narrow_network_is_saved_evaluated_and_shown(narrow, tmp_path, capsys):
+    summary = read(narrow / "summary.json")
     assert 0.53 < summary["macs"] / summary["macs_dense"] <= 0.6
     assert summary["params"] < 0.7 * summary["params_dense"]
     assert summary["flops_target"] == pytest.approx(0.6)
     assert summary["pr_target"] is None
     assert all(after < before for before, after in summary["widths"].values())
-    assert (first / "model.onnx").is_file()
+    assert (narrow / "model.onnx").is_file()
 
-    weights = first / "checkpoint" / "best.safetensors"
+    weights = narrow / "checkpoint" / "best.safetensors"
     assert cli.main([*BRIEF, f"--evaluate={weights}", f"--job_dir={tmp_path / 'evaluated'}"]) == 0
-    assert read(tmp_path / "evaluated" / "predictions.json") == read(first / "predictions.json")
+    assert read(tmp_path / "evaluated" / "predictions.json") == read(narrow / "predictions.json")
     capsys.readouterr()
     assert cli.main(["show", str(weights)]) == 0
     assert "layer1.0.conv1.weight" in capsys.readouterr().out
 
-    # channels again, then blocks: each step starts from the file of the one before
+
+@pytest.mark.slow  # two more runs
+def test_a_narrow_network_is_pruned_again_by_channels_then_by_blocks(narrow, tmp_path):
+    """Each step starts from the file of the one before."""
+    weights = narrow / "checkpoint" / "best.safetensors"
     second, third = tmp_path / "second", tmp_path / "third"
     flags = ["--method=ucs", "--flops_target=0.8", "--num_epochs=1", f"--pretrained_model={weights}"]
     assert cli.main([*BRIEF, *flags, f"--job_dir={second}"]) == 0
@@ -60,13 +71,8 @@ def test_a_narrow_network_is_saved_evaluated_shown_and_pruned_again(tmp_path, ca
     )
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "resrep",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in LONG),
-    ],
-)
+@pytest.mark.slow  # three runs each; tests/compress/methods/test_channel_methods.py resumes without the command
+@pytest.mark.parametrize("method", RESUMED)
 def test_a_killed_run_resumes_to_the_same_masks_and_losses(method, tmp_path):
     """Killed within an epoch: under pressure, and after the channels are gone where a method trains on."""
     flags = [*BRIEF, f"--method={method}", "--flops_target=0.6", "--finetune_epochs=4", "--num_epochs=1"]
@@ -114,7 +120,16 @@ def other(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("message", WRONG)
+FEW = (  # one of each: targets, what a method takes, networks, numbers of a method's own, checkpoints
+    "of the MACs cannot be reached",
+    "resrep removes MACs",
+    "DenseNet40 has nothing that this method prunes",
+    "it has lasso, compactor_momentum",
+    "is a resnet56: give --arch resnet56",
+)
+
+
+@pytest.mark.parametrize("message", sweep(WRONG, quick=FEW))
 def test_wrong_use_is_refused_before_anything_is_written(message, other, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = [flag.format(other=other) for flag in WRONG[message]]
@@ -136,6 +151,7 @@ def test_channel_methods_keep_half_of_the_macs_unless_told(tmp_path):
     assert 0.43 < summary["macs"] / summary["macs_dense"] <= 0.5
 
 
+@pytest.mark.slow  # 20 seconds; its widths alone are in tests/compress/models/test_published_widths.py
 def test_densenet40_with_three_filters_per_layer(tmp_path):
     """The C-SGD authors' own run: every dense layer to 3 of 12 filters, stem and transitions as they are."""
     flags = ["--arch=densenet40", "--method=csgd", "--pr_target=0.75", "--skip", "conv", "transition*"]
@@ -153,12 +169,10 @@ def test_numbers_of_a_methods_own():
     assert args.set == ("lasso=1e-3", "granularity=8")
 
 
-SLOW = ("hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead", "drl")
+WHOLE = ("while_training", "hessian", "hrank", "ezcrop", "uniform_scaling", "channel_similarity", "lookahead", "drl")
 
 
-@pytest.mark.parametrize(
-    "method", ["while_training", "hessian", *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW)]
-)
+@pytest.mark.parametrize("method", sweep(WHOLE, quick=("while_training",)))
 def test_a_whole_run(method, tmp_path):
     flags = [f"--method={method}", "--num_epochs=1", "--export_onnx", *quickly(method), f"--job_dir={tmp_path}"]
     assert cli.main([*BRIEF, *flags]) == 0

@@ -42,6 +42,7 @@ def test_the_command_of_a_summary_is_the_run(tmp_path, monkeypatch, capfd):
     assert summary["trained_with"]["device"] == "cpu"
 
 
+@pytest.mark.slow  # half a minute: sensitivities twice
 def test_what_was_asked_for_is_printed_quietly_too(tmp_path, capfd):
     flags = [*SMALL, "--num_epochs=0", "--calibration=16", f"--job_dir={tmp_path}"]
     assert cli.main(["sensitivity", *flags, "--json"]) == 0

@@ -14,6 +14,7 @@ from tests.helpers.run_files import BRIEF, read, rows
 METHOD = ["--method=drl", "--flops_target=0.6", "--num_epochs=1", "--finetune_epochs=2", *quickly("drl")]
 
 
+@pytest.mark.slow  # three runs and two exports; tests/deploy/frontend/test_qdq.py has the file
 def test_a_quantised_network_is_saved_evaluated_exported_shown_and_trained_on(tmp_path, capsys):
     first = tmp_path / "first"
     assert cli.main([*BRIEF, *METHOD, "--export_onnx", f"--job_dir={first}"]) == 0
@@ -49,6 +50,7 @@ def test_a_quantised_network_is_saved_evaluated_exported_shown_and_trained_on(tm
     assert "quantised" not in checkpoint.load_state(third / "checkpoint" / "best.safetensors")
 
 
+@pytest.mark.slow  # twenty seconds: a search of widths and an export
 def test_pruning_alone_is_exported_as_f32(tmp_path):
     flags = [flag for flag in METHOD if not flag.startswith("size=")]
     assert cli.main([*BRIEF, *flags, "size=1", "--export_onnx", f"--job_dir={tmp_path}"]) == 0

@@ -27,6 +27,7 @@ def test_examples_are_short(block):
 
 
 @pytest.mark.skipif(not (PAGE.parents[1] / "tune" / "pipeline.py").is_file(), reason="kerf.compile is not here yet")
+@pytest.mark.slow  # a minute; the README's program, in tests/test_docs.py, goes the same way
 def test_a_network_is_pruned_trained_exported_compiled_and_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run(LOOP)

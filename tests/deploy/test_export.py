@@ -31,7 +31,7 @@ def stored(path) -> dict[str, np.ndarray]:
     ("arch", "size", "kept"),
     [
         ("mobilenet_v2", 32, {"Clip": 35}),
-        ("mobilenet_v3_small", 224, {"HardSwish": 19, "HardSigmoid": 9}),
+        pytest.param("mobilenet_v3_small", 224, {"HardSwish": 19, "HardSigmoid": 9}, marks=pytest.mark.slow),
         ("resnet18", 32, {"Add": 8}),
     ],
 )

@@ -1,6 +1,9 @@
 """--quiet and --json of the three commands: what reaches stdout, and that a program can read it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from kerf import console
 from tests.helpers.onnx_networks import mobile
 from tests.helpers.reports import job
 
+ROOT = Path(__file__).parents[2]
 FAST = ["--trials=0", "--seconds=0.2", "--against=onnxruntime"]
+TUNED = ["--trials=2", *FAST[1:]]
 
 
 def said(capsys) -> tuple[dict, str]:
@@ -32,6 +37,16 @@ def built(network):
     return out
 
 
+@pytest.fixture(scope="module")
+def tuned(network):
+    """(folder with records `r` and bundle `b`, what the command wrote): tuned with --json, in a process of its own."""
+    folder = network.parent
+    flags = [f"--onnx_path={network}", *TUNED, f"--records={folder}/r", f"--out={folder}/b", "--json"]
+    done = subprocess.run([sys.executable, "-m", "kerf", "tune", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
 def test_words_go_where_they_are_asked_to(capsys):
     for quiet, as_json, out, err in (
         (False, False, "a\nb\n", ""),
@@ -47,8 +62,9 @@ def test_words_go_where_they_are_asked_to(capsys):
         console.answer({"ms": float("inf")})
 
 
+@pytest.mark.slow  # the same search again
 def test_tuning_quietly_says_nothing_and_writes_all(network, tmp_path, capfd):
-    flags = [f"--onnx_path={network}", "--trials=2", *FAST[1:], f"--records={tmp_path}/r", f"--out={tmp_path}/b"]
+    flags = [f"--onnx_path={network}", *TUNED, f"--records={tmp_path}/r", f"--out={tmp_path}/b"]
     assert kerf.tune.cli.main([*flags, "--quiet"]) == 0
     assert tuple(capfd.readouterr()) == ("", "")
     assert (tmp_path / "b" / "report.html").is_file()
@@ -58,11 +74,10 @@ def test_tuning_quietly_says_nothing_and_writes_all(network, tmp_path, capfd):
     assert err.count("\n") == 1
 
 
-def test_tuning_in_json_has_the_figures_of_the_table(network, tmp_path, capfd):
-    flags = [f"--onnx_path={network}", "--trials=2", *FAST[1:], f"--records={tmp_path}/r", f"--out={tmp_path}/b"]
-    assert kerf.tune.cli.main([*flags, "--json"]) == 0
-    found, words = said(capfd)
-    report = json.loads((tmp_path / "b" / "report.json").read_text())
+def test_tuning_in_json_has_the_figures_of_the_table(tuned):
+    folder, done = tuned
+    found, words = json.loads(done.stdout), done.stderr
+    report = json.loads((folder / "b" / "report.json").read_text())
     assert found["latency_ms"]["kerf"]["median"] == report["latency_ms"]["kerf"]["median"]
     assert set(found["latency_ms"]) == {"kerf", "onnxruntime"}
     assert "samples" not in found["latency_ms"]["kerf"]
@@ -70,16 +85,14 @@ def test_tuning_in_json_has_the_figures_of_the_table(network, tmp_path, capfd):
         assert found[key] == report[key]
     assert (found["layers"], found["tuning"]["measured"]) == (len(report["layers"]), 2)
     assert found["layers_sparse"] == sum(row["block"] is not None for row in report["layers"]) > 0
-    assert all((tmp_path / "b" / name).is_file() for name in ("report.html", "report.json"))
-    assert found["files"] == [str(tmp_path / name) for name in ("b", "b/report.html", "b/report.json", "r")]
+    assert all((folder / "b" / name).is_file() for name in ("report.html", "report.json"))
+    assert found["files"] == [str(folder / name) for name in ("b", "b/report.html", "b/report.json", "r")]
     assert found["verdict"].split(":")[0] in words
     assert "report:" in words, "a person may watch stderr"
 
 
-def test_records_in_json(network, tmp_path, capfd):
-    book = tmp_path / "r.jsonl"
-    flags = [f"--onnx_path={network}", "--trials=2", *FAST[1:], f"--records={book}", f"--out={tmp_path}/b", "--quiet"]
-    assert kerf.tune.cli.main(flags) == 0
+def test_records_in_json(tuned, tmp_path, capfd):
+    book = tuned[0] / "r"
     assert kerf.tune.cli.main(["show", f"--records={book}", "--json"]) == 0
     (group,) = said(capfd)[0]["groups"]
     assert sum(row["tried"] for row in group["layers"]) == 2

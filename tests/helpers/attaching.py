@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kerf.compress.methods import METHODS
-from kerf.compress.models import MODELS, create
+from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
@@ -23,11 +23,7 @@ def quickly(name: str) -> list[str]:
     return ["--set", *(f"{key}={value}" for key, value in FEW[name].items())] if name in FEW else []
 
 
-LARGE = {"resnet50", "resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
-
-
 SLOW_DENSENET = pytest.param("densenet40", marks=pytest.mark.slow)
-ARCHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
 
 
 def traced(arch: str) -> tuple[nn.Module, DependencyGraph, torch.Tensor]:

@@ -10,8 +10,6 @@ import kerf
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.quick
-
 
 def python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -19,6 +17,7 @@ def python(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.quick
 def test_every_door_opens():
     pytest.importorskip("torch")
     assert all(getattr(kerf, name) is not None for name in kerf.__all__)
@@ -27,6 +26,7 @@ def test_every_door_opens():
         kerf.prun  # noqa: B018
 
 
+@pytest.mark.quick
 def test_importing_loads_no_stage():
     heavy = ("torch", "tvm", "onnx", "onnxruntime", "numpy")
     assert python(f"import kerf, sys; print([m for m in {heavy} if m in sys.modules])").strip() == "[]"
@@ -36,6 +36,7 @@ def test_the_deployment_side_needs_no_torch():
     python("import sys; sys.modules['torch'] = None; import kerf; kerf.load, kerf.inspect, kerf.compile, kerf.Bundle")
 
 
+@pytest.mark.quick
 def test_without_torch_a_door_of_training_says_what_to_install():
     said = python(
         "import sys; sys.modules['torch'] = None; import kerf\n"
@@ -48,12 +49,14 @@ def test_loading_a_bundle_needs_no_compiler():
     assert python("import kerf, sys; kerf.load; print('tvm' in sys.modules)").strip() == "False"
 
 
+@pytest.mark.quick
 def test_errors_have_one_base():
     for error in (kerf.BadInput, kerf.Unsupported, kerf.DeviceLost, kerf.Mismatch):
         assert issubclass(error, kerf.KerfError)
     assert issubclass(kerf.BadInput, ValueError)
 
 
+@pytest.mark.quick
 def test_bare_names_are_the_same_modules():
     """Programs in a checkout imported `compress`, `deploy`, `kernels` and `tune`."""
     python(

@@ -79,6 +79,7 @@ def test_a_device_is_free_again_whatever_still_refers_to_its_session(devices):
             assert array.numpy().sum() == 6
 
 
+@pytest.mark.slow  # minutes: candidates of all layers are built
 def test_a_device_that_dies_is_dropped_and_its_work_done_by_the_other(devices, tmp_path):
     tracker, servers = devices
     network = convert(mobile(tmp_path / "m.onnx"))

@@ -69,6 +69,7 @@ def test_search_measures_each_configuration_once_and_continues(network, tmp_path
     assert len({(r.problem, r.what) for r in RecordBook(path).records}) == 5
 
 
+@pytest.mark.slow  # half a minute: all that may win is built
 def test_a_search_that_may_finish_tries_what_can_win_and_repeats_nothing(network):
     book = RecordBook()
     part = replace(network, layers={"expand": network.layers["expand"]})
@@ -78,6 +79,7 @@ def test_a_search_that_may_finish_tries_what_can_win_and_repeats_nothing(network
     assert search(part, TARGET, 1, book, trials=1000).measured == 0
 
 
+@pytest.mark.slow  # half a minute: a search of its own
 def test_a_search_ends_when_little_is_to_be_gained(network):
     part = replace(network, layers={"expand": network.layers["expand"]})
     summary = search(part, TARGET, 1, RecordBook(), trials=1000, tolerance=0.9)
@@ -86,7 +88,7 @@ def test_a_search_ends_when_little_is_to_be_gained(network):
     assert summary.measured <= len(ways) + 2  # the defaults alone
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # its processes take seconds to start
 def measurer():
     measurer = Measurer(TARGET, 1)
     yield measurer

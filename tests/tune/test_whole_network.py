@@ -11,8 +11,7 @@ from kerf.kernels.backends import CPU
 from kerf.kernels.kernel import pick
 from kerf.tune import whole_network
 from tests.helpers.onnx_networks import mobile
-
-pytestmark = pytest.mark.quick
+from tests.helpers.sweeps import sweep
 
 TARGET = targets.parse("native", 1)
 
@@ -28,8 +27,11 @@ def tuned(tmp_path):
     return network, book
 
 
-@pytest.mark.parametrize(("ms", "kept"), [(1.2, False), (0.8, True), (1.0, True)])
-def test_the_whole_network_decides_and_is_asked_once(tuned, monkeypatch, ms, kept):
+KEPT = {1.2: False, 0.8: True, 1.0: True}  # by milliseconds, of an untuned network's 1.0
+
+
+@pytest.mark.parametrize("ms", sweep(KEPT, quick=(1.2, 0.8)))
+def test_the_whole_network_decides_and_is_asked_once(tuned, monkeypatch, ms):
     network, book = tuned
     races = []
 
@@ -44,13 +46,14 @@ def test_the_whole_network_decides_and_is_asked_once(tuned, monkeypatch, ms, kep
     first = pick(CPU.kernels, network.layers["expand"].problem, TARGET).configs(
         network.layers["expand"].problem, TARGET
     )[0]
-    assert (built.choices["expand"].config != first) == kept
-    assert ("slower" in said) == (not kept)
+    assert (built.choices["expand"].config != first) == KEPT[ms]
+    assert ("slower" in said) == (not KEPT[ms])
     again, _ = whole_network.better(network, TARGET, 1, RecordBook(book.path))
     assert again.choices == built.choices
     assert races == [[(1, 10), (1, 10)]]
 
 
+@pytest.mark.quick
 def test_nothing_measured_needs_no_race(tuned, monkeypatch):
     monkeypatch.setattr(whole_network.bench, "race", None)
     built, said = whole_network.better(tuned[0], TARGET, 1, RecordBook())

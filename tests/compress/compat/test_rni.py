@@ -7,6 +7,7 @@ from kerf.compress.compat.rni import Kept, prune_finetune, set_dataset_path, tra
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.training.train import evaluate
 from tests.helpers.image_files import write_folder
+from tests.helpers.sweeps import sweep
 
 SMALL = {"epochs": 2, "batch_size": 16, "device": "cpu"}
 
@@ -28,7 +29,7 @@ def inner_widths(model):
     return [m.conv1.out_channels for m in model.modules() if hasattr(m, "conv2")]
 
 
-@pytest.mark.parametrize("method", ["rni", "l1", "ucs"])
+@pytest.mark.parametrize("method", sweep(("rni", "l1", "ucs"), quick=("rni",)))
 def test_train_then_prune(folder, method):
     model, logs = train(arch="resnet20", method=method, **SMALL)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -57,6 +58,12 @@ def test_train_then_prune(folder, method):
     if method == "ucs":
         assert inner_widths(narrow) == [width // 2 for width in full]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_was_left_out_of_the_folders_is_said(folder, capsys):
+    (folder / "train" / "class0" / "labels.csv").touch()
+    train(arch="resnet20", **{**SMALL, "epochs": 1})
+    assert "train: 1 file (class0/labels.csv) of other suffixes left out" in capsys.readouterr().out
 
 
 def test_the_least_important_channels_of_all_layers_go(folder):

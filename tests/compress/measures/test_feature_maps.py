@@ -12,6 +12,7 @@ from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.channels import Channel
 from tests.helpers.attaching import traced
+from tests.helpers.sweeps import sweep
 
 
 def of(maps: list) -> torch.Tensor:
@@ -82,9 +83,10 @@ def test_maps_are_what_the_next_convolution_reads():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize(
-    "arch", ["mobilenet_v3_small", "densenet40", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
-)
+FEW = ("mobilenet_v3_small", "densenet40", "mobilenet_v2")
+
+
+@pytest.mark.parametrize("arch", sweep(FEW, quick=FEW[:2]))
 def test_every_layer_of_the_zoo_shows_its_channels(arch):
     model, graph, x = traced(arch)
     channels = METHODS["ezcrop"](Settings(by_macs=True, residual=True)).granularity

@@ -8,6 +8,7 @@ from torch import nn
 from kerf.compress.measures.relevance import divided, layer, relevances
 from kerf.compress.models import MODELS
 from tests.helpers.attaching import traced
+from tests.helpers.sweeps import sweep
 
 
 def test_a_layer_shares_out_by_products():
@@ -79,10 +80,7 @@ def test_functions_without_a_rule_are_refused(act, named):
         relevances(Odd(act), {}, torch.zeros(1, 3, 8, 8), torch.tensor([0]))
 
 
-OTHERS = [pytest.param(a, marks=pytest.mark.slow) for a in MODELS if a not in ("resnet20", "mobilenet_v3_small")]
-
-
-@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v3_small", *OTHERS])
+@pytest.mark.parametrize("arch", sweep(MODELS, quick=("resnet20", "mobilenet_v3_small")))
 def test_the_zoo_is_followed(arch):
     model, _, x = traced(arch)
     weights = {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -11,7 +11,8 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.bwcp import WhitenedBatchNorm2d, covariance, drawn, inverse_root, margin, whiten
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.units.channels import Foldable
-from tests.helpers.attaching import ARCHS, BY_MACS, attached, plan, traced
+from tests.helpers.archs import archs
+from tests.helpers.attaching import BY_MACS, attached, plan, traced
 from tests.helpers.random_networks import difference, images
 
 
@@ -139,7 +140,7 @@ def disturb(pressure) -> None:
             norm.whitening.add_(0.1 * noise)
 
 
-@pytest.mark.parametrize("arch", [a for a in ARCHS if a != "densenet40"])
+@pytest.mark.parametrize("arch", archs("densenet40"))
 def test_folding_keeps_the_function(arch):
     """Masked in evaluation, folded, cut: the same outputs."""
     model, graph, units, chosen, x, _ = attached("bwcp", arch)

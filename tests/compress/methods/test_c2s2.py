@@ -9,8 +9,10 @@ from kerf.compress.methods.c2s2 import binary, cost_aware
 from kerf.compress.pruning import recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
-from tests.helpers.attaching import ARCHS, BY_MACS, attached, plan, traced
+from tests.helpers.archs import archs
+from tests.helpers.attaching import BY_MACS, attached, plan, traced
 from tests.helpers.random_networks import difference
+from tests.helpers.sweeps import sweep
 
 
 def test_the_binary_copy():
@@ -28,7 +30,7 @@ def test_the_push_ends_where_accuracy_would_suffer(loss, share):
     assert cost_aware(0.1, loss, 1.0, 0.05) == pytest.approx(0.1 * share)
 
 
-@pytest.mark.parametrize("arch", [a for a in ARCHS if a != "densenet40"])  # there a norm follows a concatenation
+@pytest.mark.parametrize("arch", archs("densenet40"))  # there a norm follows a concatenation
 def test_what_gates_drop_can_be_cut(arch):
     model, graph, units, chosen, x, _ = attached("c2s2", arch)
     generator = torch.Generator().manual_seed(1)
@@ -65,7 +67,7 @@ def test_every_layer_has_its_turn_the_dearest_first():
     assert macs == sorted(macs, reverse=True)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 17, 19])
+@pytest.mark.parametrize("steps", sweep((1, 2, 3, 7, 8, 17, 19), quick=(1, 7, 8)))
 def test_few_steps_open_several_layers_at_once(steps):
     _, _, pressure = prepared(steps)
     turns = {pressure.at(step)[0] for step in range(steps)}

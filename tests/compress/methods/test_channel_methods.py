@@ -8,7 +8,7 @@ from torch import nn
 
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
-from kerf.compress.models import create
+from kerf.compress.models import MODELS, create
 from kerf.compress.network import cost, surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe, removal
@@ -19,8 +19,9 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import Pressure
 from kerf.compress.training.train import Optim, make_task
 from kerf.compress.units.channels import Channel
-from tests.helpers.attaching import ARCHS, BY_MACS, FEW, attached
+from tests.helpers.attaching import BY_MACS, FEW, attached
 from tests.helpers.random_networks import difference, images
+from tests.helpers.sweeps import sweep
 
 
 def is_channel(name: str) -> bool:
@@ -28,6 +29,8 @@ def is_channel(name: str) -> bool:
 
 
 CHANNEL = [name for name in METHODS if is_channel(name)]
+# one of each kind: compactors, clusters that are merged, one shot, step by step, masks while training
+KINDS = ("resrep", "csgd", "l1", "gate_decorator", "while_training")
 
 
 TAKEN = dict.fromkeys(  # what a method refuses
@@ -35,7 +38,7 @@ TAKEN = dict.fromkeys(  # what a method refuses
 )
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", sweep(MODELS, quick=("resnet20", "mobilenet_v3_small", "densenet40")))
 @pytest.mark.parametrize("name", ["resrep", "dmcp", "c2s2"])  # others add nothing, or have a test of their own
 def test_attaching_changes_no_output(name, arch):
     """rni is not here: its header says that attaching changes the function."""
@@ -84,11 +87,11 @@ def quick(name: str, arch: str, sparsity: float = 0.5, settings: Settings = BY_M
     return model, outcome, cost.count(model, example).macs / before
 
 
-MORE = ("mobilenet_v2", "mobilenet_v3_small", "densenet40", "resnet20_projection")
+ZOO = ("resnet20", "mobilenet_v2", "mobilenet_v3_small", "densenet40", "resnet20_projection")
 
 
-@pytest.mark.parametrize("arch", ["resnet20", *(pytest.param(arch, marks=pytest.mark.slow) for arch in MORE)])
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize("arch", sweep(ZOO, quick=("resnet20",)))
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=(*KINDS, "dmcp")))
 def test_the_target_is_met_and_what_is_left_is_plain(name, arch):
     if not TAKEN.get((name, arch), True):
         pytest.skip("refused")
@@ -107,10 +110,7 @@ def test_the_target_is_met_and_what_is_left_is_plain(name, arch):
         assert torch.allclose(model.eval()(x), fresh(x), rtol=1e-3, atol=1e-4)  # channels last or first
 
 
-SECONDS = ("drl", "dmcp")  # five each
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SECONDS else n for n in CHANNEL])
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=KINDS[:4]))  # masks: tests/compress/training/test_masking.py
 def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
     class Stop(Exception):
         pass
@@ -134,14 +134,17 @@ def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in CHANNEL if name not in ("resrep", "dmcp")])
+SHARES = [name for name in CHANNEL if name not in ("resrep", "dmcp")]  # the others ask for MACs alone
+
+
+@pytest.mark.parametrize("name", sweep(SHARES, quick=KINDS[1:]))
 def test_a_share_of_channels_can_be_asked_for_instead(name):
     _, outcome, _ = quick(name, "resnet20", 0.5, Settings())
     inner = {n: k for n, k in outcome.kept.items() if n.endswith(".conv1")}
     assert sum(len(k) for k in inner.values()) == 168  # of 3 · (16 + 32 + 64)
 
 
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=KINDS))
 def test_widths_can_be_rounded_and_floored(name):
     _, outcome, left = quick(name, "resnet20", 0.3, Settings(by_macs=True, round_to=8, min_width=8))
     assert {len(k) % 8 for k in outcome.kept.values()} == {0}
@@ -149,7 +152,7 @@ def test_widths_can_be_rounded_and_floored(name):
     assert left <= 0.7
 
 
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize("name", sweep(CHANNEL, quick=KINDS))
 def test_unreachable_targets_are_refused_before_training(name):
     with pytest.raises(ValueError, match="of the MACs cannot be reached"):
         quick(name, "resnet20", 0.999)
@@ -176,7 +179,7 @@ def test_gradual_pruning_ends_where_one_shot_does():
 
 
 @pytest.mark.parametrize("by_macs", [False, True])
-@pytest.mark.parametrize("name", ["l1", "channel_similarity"])  # layer by layer, over all layers
+@pytest.mark.parametrize("name", sweep(("l1", "channel_similarity"), quick=("l1",)))  # layer by layer, over all layers
 def test_steps_count_what_there_was_at_first(name, by_macs):
     """What is left after several steps is as wide, in all, as after one."""
     left = []

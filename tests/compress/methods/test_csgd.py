@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kerf.compress.methods.csgd import CLUSTERINGS, _Segments
-from tests.helpers.attaching import ARCHS, attached
+from tests.helpers.archs import archs
+from tests.helpers.attaching import attached
 from tests.helpers.random_networks import difference
 
 
@@ -37,7 +38,7 @@ def test_clusterings_give_as_many_clusters_as_asked(name, count):
     assert len(CLUSTERINGS[name](rows, count, 0).unique()) == count
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", archs())
 def test_trimming_equal_clusters_keeps_the_function(arch):
     model, graph, units, chosen, x, _ = attached("csgd", arch, clusters="even")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

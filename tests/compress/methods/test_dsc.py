@@ -7,6 +7,7 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.dsc import left
 from kerf.compress.pruning.settings import Settings
 from tests.helpers.attaching import plan, traced
+from tests.helpers.sweeps import sweep
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_the_schedule(mu, wanted):
     assert all(left(e, 100, 20, 10, mu) >= left(e + 1, 100, 20, 10, mu) for e in range(10))
 
 
-@pytest.mark.parametrize("pool", ["global", "layer"])
+@pytest.mark.parametrize("pool", sweep(("global", "layer"), quick=("global",)))
 @pytest.mark.parametrize("name", ["dsc1", "dsc2"])
 def test_exactly_as_many_are_left_in_every_round_and_none_comes_back(name, pool):
     model, graph, x = traced("resnet20")

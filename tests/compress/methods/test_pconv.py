@@ -231,6 +231,7 @@ def quick(tmp_path=None, **options):
     return model, outcome
 
 
+@pytest.mark.slow  # half a minute; a shorter run is stopped in tests/compress/training/test_masking.py
 def test_a_stopped_run_resumes_to_the_same_end(tmp_path):
     class Stop(Exception):
         pass

@@ -8,11 +8,12 @@ from kerf.compress.methods import METHODS
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe
 from kerf.compress.pruning.settings import Settings
-from tests.helpers.attaching import ARCHS, BY_MACS, attached, plan, traced
+from tests.helpers.archs import archs
+from tests.helpers.attaching import BY_MACS, attached, plan, traced
 from tests.helpers.random_networks import difference, images, randomise
 
 
-@pytest.mark.parametrize("arch", [a for a in ARCHS if a != "densenet40"])
+@pytest.mark.parametrize("arch", archs("densenet40"))
 def test_folding_compactors_keeps_the_function(arch):
     """Random compactors, some rows zero; fold, move constants, cut: the same outputs from a narrower network."""
     model, graph, units, chosen, x, _ = attached("resrep", arch)

@@ -9,6 +9,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import plan, traced
 from tests.helpers.random_networks import difference
+from tests.helpers.sweeps import sweep
 
 
 def ramp(arch: str = "resnet20", steps: int = 8, each: int = 1, sparsity: float = 0.5, **own):
@@ -50,7 +51,7 @@ class Count:
         self.count, self.path, self.gone = count, "layer", 0
 
 
-@pytest.mark.parametrize("by", ["l1", "activation", "random"])
+@pytest.mark.parametrize("by", sweep(("l1", "activation", "random"), quick=("activation",)))
 def test_what_is_gone_stays_at_zero_while_momentum_goes_on(by):
     model, _, units, x, recipe = ramp(by=by, start=0.0, over=0.5)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -72,9 +73,7 @@ def test_what_is_gone_stays_at_zero_while_momentum_goes_on(by):
     assert all(int(mask.sum()) == len(mask) // 2 for mask in recipe.pressure.masks)
 
 
-@pytest.mark.parametrize(
-    "arch", ["mobilenet_v3_small", "densenet40", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("arch", sweep(("mobilenet_v3_small", "densenet40", "mobilenet_v2"), ("mobilenet_v3_small",)))
 def test_held_at_zero_is_cut(arch):
     """Behind depthwise filters, gates and concatenations too."""
     model, graph, units, x, recipe = ramp(arch, start=0.0, over=0.5)

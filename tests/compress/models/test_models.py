@@ -9,13 +9,14 @@ import torchvision.models as tv
 from torch import nn
 
 from kerf.compress.models import MODELS, create
+from tests.helpers.archs import archs
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 CIFAR_RESNETS = [arch for arch in MODELS if arch.startswith(("resnet20", "resnet56", "resnet110"))]
 CIFAR_POSITIONS = {"vgg16": (2, 2), "densenet40": (8, 8), **dict.fromkeys(CIFAR_RESNETS, (8, 8))}
 
 
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", archs())
 @pytest.mark.parametrize("size", [32, 96])
 def test_logits_and_gradients(arch, size):
     model = create(arch, num_classes=7, image_size=size)

@@ -12,7 +12,9 @@ from kerf.compress.models import MODELS, create
 from kerf.compress.network import cost, surgery
 from kerf.compress.network.graph import DependencyGraph
 from tests.helpers.cutting import random_keep, zero_channels
+from tests.helpers.archs import archs
 from tests.helpers.random_networks import difference, images, randomise
+from tests.helpers.sweeps import sweep
 
 OTHERS = {
     "alexnet": tv.alexnet,  # flatten with 6×6 positions
@@ -28,13 +30,6 @@ OTHERS = {
 }
 
 
-LARGE = {"resnet56", "resnet56_projection", "resnet110", "resnet110_projection", "mobilenet_v3_large"}
-LARGE |= {"alexnet", "vgg11", "densenet121", "regnet_y", "efficientnet"}
-
-
-def all_of(names) -> list:
-    """The large ones, which add nothing new but time, are slow tests."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
 
 
 def assert_masked_is_cut(model: nn.Module, graph: DependencyGraph, x: Tensor, keep: dict[str, Tensor]) -> nn.Module:
@@ -55,7 +50,7 @@ def assert_masked_is_cut(model: nn.Module, graph: DependencyGraph, x: Tensor, ke
     return narrow
 
 
-@pytest.mark.parametrize("arch", all_of(MODELS))
+@pytest.mark.parametrize("arch", archs())
 def test_masked_network_is_the_cut_one(arch):
     model = randomise(create(arch, 10, 32), 3, 32, 32)
     graph = DependencyGraph.trace(model, images(1, 3, 32, 32))
@@ -64,14 +59,17 @@ def test_masked_network_is_the_cut_one(arch):
     assert sum(p.numel() for p in narrow.parameters()) < 0.5 * before
 
 
-@pytest.mark.parametrize("name", all_of(OTHERS))
+@pytest.mark.parametrize("name", sweep(OTHERS, quick=("shufflenet", "squeezenet")))
 def test_masked_torchvision_network_is_the_cut_one(name):
     model = randomise(OTHERS[name](), 3, 64, 64)
     graph = DependencyGraph.trace(model, images(1, 3, 64, 64))
     assert_masked_is_cut(model, graph, images(2, 3, 64, 64), random_keep(graph))
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "resnet20_projection", "densenet40", "mobilenet_v3_small"])
+AGAIN = ("resnet20", "resnet20_projection", "densenet40", "mobilenet_v3_small")
+
+
+@pytest.mark.parametrize("arch", sweep(AGAIN, quick=AGAIN[:2]))
 def test_a_cut_network_trains_and_can_be_cut_again(arch):
     model = create(arch, 10, 32)
     graph = DependencyGraph.trace(model, images(1, 3, 32, 32).float())
@@ -178,7 +176,7 @@ def test_refusals_come_before_any_change(keep, message):
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
-@pytest.mark.parametrize("arch", all_of(MODELS))
+@pytest.mark.parametrize("arch", sweep(MODELS, quick=("resnet20", "mobilenet_v3_small")))
 def test_merging_equal_channels_keeps_the_function(arch):
     """Every channel of a set made equal to another of it, then trimmed: C-SGD's claim, without its training."""
     model = randomise(create(arch, 10, 32), 3, 32, 32)

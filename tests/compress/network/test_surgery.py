@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from kerf.compress.models import MODELS, create
+from kerf.compress.models import create
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, scopes
 from kerf.compress.units.weights import OneByN
+from tests.helpers.archs import archs
 from tests.helpers.random_networks import difference, images, randomise
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=archs())
 def traced(request) -> tuple[nn.Module, DependencyGraph]:
     model = randomise(create(request.param, 10, 32), 3, 32, 32)
     return model, DependencyGraph.trace(model, images(1, 3, 32, 32))

@@ -18,6 +18,7 @@ from kerf.compress.training import checkpoint, distributed
 from kerf.compress.training.global_batch import batch_norm
 from tests.helpers.image_files import damage, write_folder
 from tests.helpers.run_files import in_double, read, rows
+from tests.helpers.sweeps import sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 # batches of 7 and 17 test images: parts are uneven
@@ -98,10 +99,7 @@ def photographs(data: Path) -> list[str]:
     return [*flags, "--eval_batch_size=4", "--device=cpu", "--precision=f32"]
 
 
-QUICK = ("one_by_n", "resrep")
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+@pytest.mark.parametrize("name", sweep(CASES, quick=("one_by_n",)))
 def test_two_processes_give_the_network_of_one(folder, output, name):
     """The same channels and zeros, weights and losses up to rounding, and every prediction."""
     one, two = folder / "one" / name, folder / "two" / name
@@ -168,12 +166,10 @@ def exit_codes(report: str) -> list[int]:
     return [int(code) for code in re.findall(r"exitcode +: (-?\d+) +\(pid", report)]
 
 
+@pytest.mark.slow  # half a minute each: a start of their own
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [
-        (["--train_batch_size=1"], "1 images in a training batch for 2 processes"),
-        pytest.param(["--lr=1e30"], "lower --lr", marks=pytest.mark.slow),
-    ],
+    [(["--train_batch_size=1"], "1 images in a training batch for 2 processes"), (["--lr=1e30"], "lower --lr")],
 )
 def test_an_error_is_printed_once_and_ends_all(tmp_path, flags, message):
     done = torchrun(str(ROOT / "imagenet.py"), *SMALL, "--method=dense", *flags, f"--job_dir={tmp_path / 'out'}")

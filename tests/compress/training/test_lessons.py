@@ -63,7 +63,8 @@ def test_snapshots_teach_where_they_are_asked_to(monkeypatch):
     assert seen["alone"][0].lr.base == Optim().lr.base
 
 
-@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow  # three trainings each
+@pytest.mark.parametrize("at", [1, 2, 3])
 def test_they_outlive_a_stop(at, monkeypatch, tmp_path):
     class Stop(Exception):
         pass

@@ -22,6 +22,7 @@ from kerf.compress.training.train import Optim
 from kerf.compress.units.channels import Channel
 from tests.helpers.attaching import attached, traced
 from tests.helpers.random_networks import difference
+from tests.helpers.sweeps import sweep
 
 
 def hides_weights(name: str) -> bool:
@@ -32,10 +33,7 @@ def hides_weights(name: str) -> bool:
 HIDING = [name for name in METHODS if hides_weights(name)]
 
 
-FEW = ("resnet20", "mobilenet_v2_x0_5", "mobilenet_v3_small", "densenet40")
-
-
-@pytest.mark.parametrize("arch", [a if a in FEW else pytest.param(a, marks=pytest.mark.slow) for a in MODELS])
+@pytest.mark.parametrize("arch", sweep(MODELS, quick=("resnet20", "mobilenet_v3_small")))
 def test_masked_networks_are_the_cut_ones(arch):
     model, graph, x = traced(arch)
     units = Channel(residual=True).split(model, graph, x[:1])
@@ -95,7 +93,7 @@ def test_exactly_what_was_asked_is_zero_and_what_is_left_is_plain(name):
     assert set(model.state_dict()) == set(create("resnet20", 10, 32).state_dict())
 
 
-@pytest.mark.parametrize("name", HIDING)
+@pytest.mark.parametrize("name", sweep(HIDING, quick=("movement", "dsc1", "pconv")))
 def test_a_stopped_run_resumes_to_the_same_end(name, tmp_path):
     class Stop(Exception):
         pass

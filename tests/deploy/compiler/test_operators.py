@@ -11,6 +11,7 @@ from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime.session import Session
 from tests.helpers.onnx_networks import Builder
+from tests.helpers.sweeps import sweep
 
 pytestmark = pytest.mark.quick
 
@@ -50,20 +51,20 @@ def pool_over_the_edge(b, x):
     return b.node("MaxPool", [x], "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), (2, 8, 8, 8)
 
 
-@pytest.mark.parametrize(
-    ("tail", "functions"),
-    [
-        (global_pool, {"mean"}),
-        (mean, {"mean"}),
-        (mean_of_rows, set()),
-        (gate, {"mean", "scale"}),
-        (constant_factor, set()),
-        (square, set()),
-        (pool, {"max_pool"}),
-        (pool_over_the_edge, {"max_pool"}),
-    ],
-)
-def test_operator(tmp_path, tail, functions):
+FUNCTIONS = {  # of kerf, that compute each
+    global_pool: {"mean"},
+    mean: {"mean"},
+    mean_of_rows: set(),
+    gate: {"mean", "scale"},
+    constant_factor: set(),
+    square: set(),
+    pool: {"max_pool"},
+    pool_over_the_edge: {"max_pool"},
+}
+
+
+@pytest.mark.parametrize("tail", sweep(FUNCTIONS, quick=(global_pool, gate, constant_factor, pool, pool_over_the_edge)))
+def test_operator(tmp_path, tail):
     b = Builder()
     y, shape = tail(b, b.conv("input", "conv", 8, 3, 3))
     network = convert(b.save(tmp_path / "m.onnx", y, (2, 3, 15, 15), shape))
@@ -71,7 +72,7 @@ def test_operator(tmp_path, tail, functions):
     module, _ = lower(network, choices, {}, TARGET)
     names = {v.name_hint for v in module.get_global_vars() if "root" not in v.name_hint}
     ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
-    assert ours == functions
+    assert ours == FUNCTIONS[tail]
     built = build(network, TARGET, RecordBook())
     session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 2)
     verify(session.run, network.path, network.input_shape)

@@ -1,5 +1,9 @@
 """Q/DQ: the file computes what the quantised network does; kerf, which computes f32, refuses it."""
 
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,6 +24,7 @@ from kerf.compress.models import create  # noqa: E402
 from kerf.compress.training import quantise  # noqa: E402
 from kerf.compress.training.quantise import Grid  # noqa: E402
 from kerf.deploy.export import export  # noqa: E402
+from tests.helpers.sweeps import sweep  # noqa: E402
 from tests.helpers.torch_networks import OptionA, randomised  # noqa: E402
 
 SIZE = (1, 3, 32, 32)
@@ -54,14 +59,36 @@ def network(model: nn.Module, bits: dict[int, int]) -> tuple[nn.Module, dict[str
 MODELS = {"option_a": OptionA, "twice": Twice, "mobilenet_v3_small": lambda: create("mobilenet_v3_small", 10, 32)}
 
 
-NAMES = ["option_a", "twice", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)]
+NAMES = sweep(MODELS, quick=("option_a", "twice"))
+
+
+@dataclass(frozen=True)
+class Exported:
+    model: nn.Module
+    grids: dict[str, Grid]
+    x: torch.Tensor
+    reference: nn.Module
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The file of a network by its name: exported once, which checks it within 1 %."""
+
+    @cache
+    def of(name: str) -> Exported:
+        model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
+        reference = quantise.quantised(model, grids)
+        path = export(model, x[:1], tmp_path_factory.mktemp(name) / "q.onnx", grids=grids, reference=reference)
+        return Exported(model, grids, x, reference, path)
+
+    return of
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_onnx_runtime_computes_what_torch_does(name, tmp_path):
-    model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
-    reference = quantise.quantised(model, grids)
-    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=reference)  # checks within 1 %
+def test_onnx_runtime_computes_what_torch_does(name, exported):
+    made = exported(name)
+    model, x, path, reference = made.model, made.x, made.path, made.reference
     onnx.checker.check_model(onnx.load(path), full_check=True)
     with torch.no_grad():
         wanted, plain = reference(x[:1]).numpy(), model(x[:1]).numpy()
@@ -72,9 +99,8 @@ def test_onnx_runtime_computes_what_torch_does(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_layer_reads_integers_of_its_bits(name, tmp_path):
-    model, grids, x = network(MODELS[name](), {1: 3, 2: 2})
-    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
+def test_every_layer_reads_integers_of_its_bits(name, exported, tmp_path):
+    grids, path = exported(name).grids, exported(name).path
     file = onnx.load(path)
     made = {output: node for node in file.graph.node for output in node.output}
     stored = {i.name: numpy_helper.to_array(i) for i in file.graph.initializer}
@@ -90,14 +116,12 @@ def test_every_layer_reads_integers_of_its_bits(name, tmp_path):
         integers = stored[of_weight.input[0]]
         assert integers.dtype == np.int8
         assert np.abs(integers).max() == 2 ** (grid.bits - 1) - 1
-    plain = export(model, x[:1], tmp_path / "f.onnx")
+    plain = export(exported(name).model, exported(name).x[:1], tmp_path / "f.onnx")
     assert path.stat().st_size < plain.stat().st_size
 
 
-def test_reads_of_one_tensor_share_its_integers(tmp_path):
-    model, grids, x = network(Twice(), {})
-    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
-    operators = [node.op_type for node in onnx.load(path).graph.node]
+def test_reads_of_one_tensor_share_its_integers(exported):
+    operators = [node.op_type for node in onnx.load(exported("twice").path).graph.node]
     assert operators.count("QuantizeLinear") == 5  # stem, shared twice, left and right together, linear
     assert operators.count("DequantizeLinear") == 5 + 5
 
@@ -117,17 +141,8 @@ def test_what_is_not_on_its_grid_or_not_there_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_kerf_refuses_in_one_line_and_inspect_says_why(tmp_path, capsys):
-    from kerf.tune import cli as tune_cli
-
-    model, grids, x = network(OptionA(), {})
-    path = export(model, x[:1], tmp_path / "q.onnx", grids=grids, reference=quantise.quantised(model, grids))
-    assert tune_cli.main([f"--onnx_path={path}", "--trials=0", f"--out={tmp_path / 'q.kerf'}"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "is quantised (DequantizeLinear, QuantizeLinear), and kerf compiles f32: run it in ONNX Runtime" in error
-    assert "--set size=1" in error
-    assert deploy_cli.main(["inspect", str(path)]) == 0
+def test_inspect_says_why_quantised_layers_have_no_kernel(exported, capsys):
+    assert deploy_cli.main(["inspect", str(exported("option_a").path)]) == 0
     assert (
         "4 of 4 convolutions and dense layers have no kernel here: 4 with quantised weights" in capsys.readouterr().out
     )

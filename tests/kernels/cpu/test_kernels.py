@@ -21,6 +21,8 @@ from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
+from kerf.kernels.problem import ACTIVATIONS, Problem
+from tests.helpers.sweeps import sweep
 
 HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
 SHARED = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 3})  # threads
@@ -117,7 +119,7 @@ def test_dense_problem_equals_reference_with_every_kernel(key):
             check(taker.kernel, p, c, w, bias, x, residual)
 
 
-@pytest.mark.parametrize("density", [0, 0.5, 1])
+@pytest.mark.parametrize("density", sweep((0, 0.5, 1), quick=(0.5,)))  # none: test_empty_block_rows
 @pytest.mark.parametrize("key", SPARSE)
 def test_sparse_problem_equals_reference_with_every_kernel(key, density):
     p, w, bias, x, residual = layer(SPARSE[key], density)
@@ -213,7 +215,10 @@ def test_panels_of_input_channels_add_up(key):
 COLUMNS = [k for k, p in (DENSE | SPARSE).items() if p.taps > 1 and p.groups == 1]
 
 
-@pytest.mark.parametrize("key", [pytest.param(k, marks=pytest.mark.slow) if k == "stem" else k for k in COLUMNS])
+FEW = ("primes", "no padding", "uneven stride", "tail between rows", "N=3", "3x3 batch 2")
+
+
+@pytest.mark.parametrize("key", sweep(COLUMNS, quick=FEW))
 def test_columns_equal_reference_with_every_grouping(key):
     p, w, bias, x, residual = layer((DENSE | SPARSE)[key], 0.5)
     kernel = pick(CPU.kernels, p, HOST)
