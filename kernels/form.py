@@ -8,6 +8,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from kerf.kernels.pointwise.program import Pointwise
 from kerf.kernels.problem import Problem
 
 Shape = tuple[int, int, int, int]  # of images: n, c, h, w
@@ -38,3 +39,13 @@ class Form(Protocol):
     def scale(self, shape: Shape) -> tvm.tirx.PrimFunc: ...
 
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc: ...
+
+
+class WholeForm(Form, Protocol):
+    """One with functions for every name in kerf.deploy.compiler.operators.EMIT."""
+
+    def average_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
+        """(x, factors (1, 1, h, w) of the sums, y)."""
+
+    def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
+        """(operand 0 or its parts, the other operands, y)."""

@@ -11,7 +11,9 @@ from tvm.target import Target
 
 from kerf.kernels.cpu import planewise
 from kerf.kernels.cpu.layout import from_planes, pitch, to_planes
+from kerf.kernels.cpu.pointwise import pointwise
 from kerf.kernels.form import Shape
+from kerf.kernels.pointwise.program import Pointwise
 from kerf.kernels.problem import Problem
 
 
@@ -19,7 +21,7 @@ from kerf.kernels.problem import Problem
 class PaddedPlanes:
     target: Target
     dtype: str = "float32"
-    operators = frozenset(("view", "mean", "scale", "max_pool"))
+    operators = frozenset(("view", "mean", "scale", "max_pool", "average_pool", "pointwise"))
     is_nchw = True
 
     def type(self, shape: Shape) -> relax.TensorType:
@@ -46,6 +48,12 @@ class PaddedPlanes:
 
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
         return planewise.max_pool(p, self.target)
+
+    def average_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
+        return planewise.average_pool(p, self.target)
+
+    def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
+        return pointwise(f, shape, self.target)
 
 
 def _padded(shape: Shape) -> bool:

@@ -10,10 +10,10 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.errors import BadInput
 from kerf.kernels import reference
-from kerf.kernels.activation import ACTIVATIONS, Activation
 from kerf.kernels.epilogue import activate
-from kerf.kernels.exponential import LEAST, MOST, exp, expm1
 from kerf.kernels.lowering import compile_func
+from kerf.kernels.pointwise.activation import ACTIVATIONS, Activation
+from kerf.kernels.pointwise.exponential import LEAST, MOST, exp, expm1
 from kerf.kernels.vector import run
 
 pytestmark = pytest.mark.quick

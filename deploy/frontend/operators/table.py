@@ -16,7 +16,14 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
     "MaxPool": pooling.max_pool,
     "GlobalAveragePool": pooling.global_mean,
     "ReduceMean": pooling.mean,
-    "Mul": elementwise.multiply,
+    "AveragePool": pooling.average_pool,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), elementwise.binary),
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish", "Swish", "Gelu"), elementwise.activation),
+    **dict.fromkeys(("Clip", "LeakyRelu", "Elu"), elementwise.activation),
+    "HardSigmoid": elementwise.hardsigmoid,
+    "PRelu": elementwise.prelu,
+    "BatchNormalization": elementwise.batch_norm,
+    "Concat": elementwise.concat,
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), views.view),
 }
 

@@ -50,6 +50,9 @@ def pool_over_the_edge(b, x):
     return b.node("MaxPool", [x], "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), (2, 8, 8, 8)
 
 
+OURS = ("mean", "scale", "max_pool", "average_pool", "pointwise")
+
+
 @pytest.mark.parametrize(
     ("tail", "functions"),
     [
@@ -57,8 +60,8 @@ def pool_over_the_edge(b, x):
         (mean, {"mean"}),
         (mean_of_rows, set()),
         (gate, {"mean", "scale"}),
-        (constant_factor, set()),
-        (square, set()),
+        (constant_factor, {"pointwise"}),
+        (square, {"pointwise"}),
         (pool, {"max_pool"}),
         (pool_over_the_edge, {"max_pool"}),
     ],
@@ -70,7 +73,7 @@ def test_operator(tmp_path, tail, functions):
     choices = {name: choose(layer.problem, TARGET, RecordBook()) for name, layer in network.layers.items()}
     module, _ = lower(network, choices, {}, TARGET)
     names = {v.name_hint for v in module.get_global_vars() if "root" not in v.name_hint}
-    ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
+    ours = {name for name in names if name in OURS and is_ours(module[name])}
     assert ours == functions
     built = build(network, TARGET, RecordBook())
     session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 2)
