@@ -68,26 +68,33 @@ def _merge(graph: Graph, found: Operations) -> None:
     """Each operation into the next one, where that alone reads it."""
     for node in graph.nodes:
         output = node.output[0]
-        second = found.by_output.get(output)
-        if second is None or second.function != "pointwise" or second.arguments["pointwise"].parts:
+        while (tensor := _mergeable(graph, found, output)) is not None:
+            first, second = found.by_output.pop(tensor), found.by_output[output]
+            at = next(i for i, x in enumerate(second.inputs) if isinstance(x, str) and x == tensor)
+            found.by_output[output] = joined(first, second, at)
+            found.absorbed.add(tensor)
+
+
+def _mergeable(graph: Graph, found: Operations, output: str) -> str | None:
+    """A tensor that only the operation of ``output`` reads, and once, and that another such operation makes."""
+    second = found.by_output.get(output)
+    if second is None or second.function != "pointwise" or second.arguments["pointwise"].parts:
+        return None
+    for tensor in second.tensors:
+        first = found.by_output.get(tensor)
+        if first is None or first.function != "pointwise" or first.shape != second.shape:
             continue
-        for tensor in second.inputs:
-            first = found.by_output.get(tensor) if isinstance(tensor, str) else None
-            if first is None or first.function != "pointwise" or first.shape != second.shape:
-                continue
-            if sum(name is tensor or name == tensor for name in second.inputs if isinstance(name, str)) != 1:
-                continue
-            if _read_elsewhere(graph, found, str(tensor), output):
-                continue
-            found.by_output[output] = second = joined(first, second, second.inputs.index(tensor))
-            found.absorbed.add(str(tensor))
-            del found.by_output[str(tensor)]
+        if second.tensors.count(tensor) == 1 and not _read_elsewhere(graph, found, tensor, output):
+            return tensor
+    return None
 
 
 def _read_elsewhere(graph: Graph, found: Operations, tensor: str, output: str) -> bool:
     """Whether anything but the operation of ``output`` reads ``tensor``."""
-    readers = {n.output[0] for n in graph.consumers(tensor)} - found.absorbed
-    return tensor in {o.name for o in graph.outputs} or readers - {output} != set()
+    if tensor in {o.name for o in graph.outputs}:
+        return True
+    nodes = {n.output[0] for n in graph.consumers(tensor)} - found.absorbed - set(found.by_output)
+    return bool(nodes) or any(tensor in op.tensors for name, op in found.by_output.items() if name != output)
 
 
 def joined(first: Operation, second: Operation, at: int) -> Operation:
