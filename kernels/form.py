@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tvm
@@ -12,6 +12,15 @@ from kerf.kernels.pointwise.program import Pointwise
 from kerf.kernels.problem import Problem
 
 Shape = tuple[int, int, int, int]  # of images: n, c, h, w
+
+
+class Order(NamedTuple):
+    """Which channel stands at place k: first + k % run * step + k // run * stride."""
+
+    first: int
+    run: int
+    step: int
+    stride: int
 
 
 class Form(Protocol):
@@ -49,3 +58,9 @@ class WholeForm(Form, Protocol):
 
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         """(operand 0 or its parts, the other operands, y)."""
+
+    def planes(self, order: Order, shape: Shape, channels: int) -> tvm.tirx.PrimFunc:
+        """(x of ``shape``, y of ``channels``): channel k of y is channel order(k) of x."""
+
+    def enlarge(self, factors: tuple[int, int], shape: Shape) -> tvm.tirx.PrimFunc:
+        """(x of ``shape``, y): each pixel factors[0] times down and factors[1] times across."""

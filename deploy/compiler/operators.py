@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -9,7 +10,7 @@ import numpy as np
 from tvm import relax
 
 from kerf.deploy.compiler import layout_changes
-from kerf.deploy.compiler.layout_changes import image_shape, reshaped
+from kerf.deploy.compiler.layout_changes import image_shape, reshaped, shape_of
 from kerf.deploy.frontend.operators.elementwise import as_image
 from kerf.deploy.frontend.operators.operation import Operation
 from kerf.kernels.form import Form, WholeForm
@@ -64,6 +65,26 @@ def _pointwise(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs:
     return reshaped(bb, layout_changes.call(bb, function, images, [], shape, form), operation.shape)
 
 
+def _planes(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    """Tensors of five dimensions are images whose channels are in groups."""
+    n, *groups, h, w = shape_of(inputs[0])
+    shape = n, math.prod(groups), h, w
+    image, found = reshaped(bb, inputs[0], shape), []
+    for order, out in zip(operation.arguments["orders"], operation.shapes):
+        channels = math.prod(out[1:-2])
+        function = layout_changes.add(bb, cast(WholeForm, form).planes(order, shape, channels), "planes")
+        found.append(reshaped(bb, layout_changes.call(bb, function, [image], [], (n, channels, h, w), form), out))
+    return relax.Tuple(found) if len(found) > 1 else found[0]
+
+
+def _enlarge(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    shape = image_shape(inputs[0])
+    function = cast(WholeForm, form).enlarge(operation.arguments["factors"], shape)
+    return layout_changes.call(
+        bb, layout_changes.add(bb, function, "enlarge"), inputs, [], as_image(operation.shape), form
+    )
+
+
 EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Expr]] = {
     "view": _view,
     "mean": _mean,
@@ -71,4 +92,6 @@ EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Ex
     "max_pool": _max_pool,
     "average_pool": _average_pool,
     "pointwise": _pointwise,
+    "planes": _planes,
+    "enlarge": _enlarge,
 }

@@ -8,7 +8,7 @@ import onnx
 
 from kerf.deploy.frontend.network import DOMAIN, OP
 from kerf.deploy.frontend.onnx_graph import Graph
-from kerf.deploy.frontend.operators import elementwise, pooling, views
+from kerf.deploy.frontend.operators import elementwise, moves, pooling, views
 from kerf.deploy.frontend.operators.operation import Operation, Refusal
 
 # How a node is read, by its operator: Operation, or Refusal.
@@ -24,6 +24,10 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
     "PRelu": elementwise.prelu,
     "BatchNormalization": elementwise.batch_norm,
     "Concat": elementwise.concat,
+    "Split": moves.split,
+    "Slice": moves.slice_channels,
+    "Transpose": moves.transpose,
+    **dict.fromkeys(("Resize", "Upsample"), moves.resize),
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), views.view),
 }
 

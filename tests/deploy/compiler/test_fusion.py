@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import onnx
 import pytest
 
 from kerf.deploy.compiler import targets
@@ -64,7 +65,24 @@ def read_twice(b, x):
     return node(b, "Mul", product, node(b, "Sub", h, number(b, 2))), 8, 2
 
 
-TAILS = {f.__name__: f for f in (dense_block, gelu_of_a_norm, arithmetic, read_twice)}
+def shuffled(b, x):
+    """ShuffleNet: half the channels through a layer, joined, in another order; then enlarged."""
+    b.nodes.append(onnx.helper.make_node("Split", [x], ["left", "right"], axis=1, num_outputs=2))
+    joined = node(b, "Concat", "left", b.conv("right", "half", 4, 4), axis=1)
+    apart = node(b, "Reshape", joined, b.integers("apart", [2, 2, 4, 7, 11]))
+    turned = node(b, "Transpose", apart, perm=[0, 2, 1, 3, 4])
+    x = node(b, "Reshape", turned, b.integers("together", [2, 8, 7, 11]))
+    return node(b, "Slice", x, *(b.integers(k, [v]) for k, v in zip("seat", (-7, 99, 1, 3)))), 3, None
+
+
+def enlarged(b, x):
+    scales = b.constant("scales", [1, 1, 2, 3])
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    x = node(b, "Resize", x, "", scales, mode="nearest", **how)
+    return node(b, "MaxPool", x, kernel_shape=[2, 3], strides=[2, 3]), 8, None
+
+
+TAILS = {f.__name__: f for f in (dense_block, gelu_of_a_norm, arithmetic, read_twice, shuffled, enlarged)}
 
 
 @pytest.mark.parametrize("key", TAILS)
