@@ -64,6 +64,8 @@ def _kind(graph: Graph, name: str, shape: Shape) -> str | float:
         return float(graph.constants[name].item())
     if len(shape) == 4 and len(own) <= 4:
         four = (1,) * (4 - len(own)) + own
+        if four == (*shape[:2], 1, 1) and name not in graph.constants:
+            return PLANE
         if four == (1, shape[1], 1, 1):
             return CHANNEL
         if four == (*shape[:2], 1, 1):
