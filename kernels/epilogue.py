@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.activation import PARAMETERS, Activation
-from kerf.kernels.exponential import LEAST, clip, erf, exp, expm1
+from kerf.kernels.pointwise.activation import PARAMETERS, Activation
+from kerf.kernels.pointwise.exponential import LEAST, clip, erf, exp, expm1
 from kerf.kernels.vector import splat
 
 # Where e^v is beyond all sums with 1, so that v may be cut off: products of e^v with v stay finite.

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from kerf.kernels.pointwise.program import Pointwise
 from kerf.kernels.problem import Problem
 
 Shape = tuple[int, int, int, int]  # of images: n, c, h, w
+
+
+class Order(NamedTuple):
+    """Which channel stands at place k: first + k % run * step + k // run * stride."""
+
+    first: int
+    run: int
+    step: int
+    stride: int
 
 
 class Form(Protocol):
@@ -38,3 +48,19 @@ class Form(Protocol):
     def scale(self, shape: Shape) -> tvm.tirx.PrimFunc: ...
 
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc: ...
+
+
+class WholeForm(Form, Protocol):
+    """One with functions for every name in kerf.deploy.compiler.operators.EMIT."""
+
+    def average_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
+        """(x, factors (1, 1, h, w) of the sums, y)."""
+
+    def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
+        """(operand 0 or its parts, the other operands, y)."""
+
+    def planes(self, order: Order, shape: Shape, channels: int) -> tvm.tirx.PrimFunc:
+        """(x of ``shape``, y of ``channels``): channel k of y is channel order(k) of x."""
+
+    def enlarge(self, factors: tuple[int, int], shape: Shape) -> tvm.tirx.PrimFunc:
+        """(x of ``shape``, y): each pixel factors[0] times down and factors[1] times across."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kerf.errors import BadInput
-from kerf.kernels.activation import Activation
+from kerf.kernels.pointwise.activation import Activation
 from kerf.kernels.precision import PRECISIONS, TYPES, types_of
 from kerf.kernels.tensor_type import F32, TensorType
 
@@ -17,7 +17,7 @@ class Problem:
     """A 2-D convolution: y = activation(conv(x, w) + bias [+ residual]).
 
     A fully connected layer is a 1x1 convolution of a 1x1 image. Sizes in elements; ``padding`` is (top, left, bottom,
-    right). ``alpha`` and ``beta`` are numbers of the activation (kerf.kernels.activation).
+    right). ``alpha`` and ``beta`` are numbers of the activation (kerf.kernels.pointwise.activation).
     ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks. ``x``, ``w`` and ``y``
     are types without numbers (TensorType.unit), so that layers that differ in scales alone are equal problems;
     ``residual_type`` is None where the residual's is that of y.

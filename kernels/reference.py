@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from kerf.kernels.activation import Activation
+from kerf.kernels.pointwise.activation import Activation
 from kerf.kernels.problem import Problem
 
 

@@ -37,8 +37,19 @@ ORDER = {
     ],
 }
 ORDER["kernels"] = [
-    *("version", "config", "tensor_type", "precision", "activation", "problem", "bsr", "kernel", "vector", "lowering"),
-    *("reference", "exponential", "epilogue", "form"),
+    *(
+        "version",
+        "config",
+        "tensor_type",
+        "precision",
+        "pointwise/activation",
+        "problem",
+        "bsr",
+        "kernel",
+        "vector",
+        "lowering",
+    ),
+    *("reference", "pointwise/exponential", "epilogue", "pointwise", "form"),
     *ORDER["kernels"],
 ]
 ALLOWED = {"kerf": set(), "compress": set(), "kernels": set(), "deploy": {"kernels"}, "tune": {"kernels", "deploy"}}

@@ -77,6 +77,8 @@ def shape_of(value: relax.Expr) -> tuple[int, ...]:
 
 
 def reshaped(bb: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+    if isinstance(value, tvm.ir.GenericConst):
+        return relax.const(value.value.numpy().reshape(shape))
     return value if shape_of(value) == shape else bb.emit(relax.op.reshape(value, shape))
 
 

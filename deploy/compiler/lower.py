@@ -23,9 +23,8 @@ from kerf.deploy.compiler.legalize import legalize
 from kerf.deploy.compiler.operators import emit
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.network import DOMAIN, OP, Network
-from kerf.deploy.frontend.onnx_graph import Graph
-from kerf.deploy.frontend.operators.operation import Operation, Refusal
-from kerf.deploy.frontend.operators.table import operation
+from kerf.deploy.frontend.operators.fusion import operations
+from kerf.deploy.frontend.operators.operation import Operation
 from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cpu import expand_depthwise
@@ -48,14 +47,17 @@ def lower(
     model = network.graph.model(inputs)
     weights = {name: [k for k in packed if k.rpartition(".")[0] == name] for name in network.layers}
     form = backend_of(target).form(target, next(iter(network.layers.values())).problem.dtype)
-    own = _own_operations(network.graph, form)
-    for node in model.graph.node:
-        if node.output[0] in own:  # the importer hands on a node's name, so that is where its operation is found
+    own = operations(network.graph, form.operators)
+    nodes = [node for node in model.graph.node if node.output[0] not in own.absorbed]
+    for node in nodes:
+        if node.output[0] in own.by_output:  # the importer hands on a node's name, by which its operation is found
             del node.attribute[:]
             node.op_type, node.domain, node.name = OWN, DOMAIN, node.output[0]
-            node.input[:] = own[node.name].inputs
+            node.input[:] = own.by_output[node.name].tensors
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     dense = {name for name, layer in network.layers.items() if layer.op == "dense"}
-    importer = _Importer(choices, pairs, weights, own, dense, target, form)
+    importer = _Importer(choices, pairs, weights, own.by_output, dense, target, form)
     # the importer prints what it is about to raise
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Renaming name")
@@ -70,17 +72,6 @@ def lower(
                 f"{network.path}: TVM refuses the network ({lines[0] if isinstance(error, ValueError) else lines[-1]})"
             )
             raise BadInput(refusals.wrong_shapes(network.path, network.graph) or reason) from error
-
-
-def _own_operations(graph: Graph, form: Form) -> dict[str, Operation]:
-    """By their first output: the nodes that ``form`` has functions for."""
-    found = {}
-    for node in graph.nodes:
-        with contextlib.suppress(Refusal):
-            asked = operation(graph, node)
-            if asked.function in form.operators:
-                found[node.output[0]] = asked
-    return found
 
 
 OWN = "Operation"  # what the importer calls a node with an Operation

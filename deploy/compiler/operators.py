@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
+import numpy as np
 from tvm import relax
 
 from kerf.deploy.compiler import layout_changes
-from kerf.deploy.compiler.layout_changes import image_shape
+from kerf.deploy.compiler.layout_changes import image_shape, reshaped, shape_of
+from kerf.deploy.frontend.operators.elementwise import as_image
 from kerf.deploy.frontend.operators.operation import Operation
-from kerf.kernels.form import Form
+from kerf.kernels.form import Form, WholeForm
+from kerf.kernels.pointwise.program import CHANNEL, IMAGE, PLANE
 
 Values = Sequence[relax.Expr]
 
 
-def emit(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
-    """The operation's result, of NCHW images as everywhere between calls (layout_changes)."""
+def emit(bb: relax.BlockBuilder, form: Form, operation: Operation, tensors: Values) -> relax.Expr:
+    """The operation's result from its ``tensors``: NCHW, as everywhere between calls (layout_changes)."""
+    given = iter(tensors)
+    inputs = [next(given) if isinstance(x, str) else relax.const(x) for x in operation.inputs]
     return EMIT[operation.function](bb, form, operation, inputs)
 
 
 def _view(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
-    return layout_changes.reshaped(bb, inputs[0], operation.shape)
+    return reshaped(bb, inputs[0], operation.shape)
 
 
 def _mean(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     shape = n, c, _, _ = image_shape(inputs[0])
     function = layout_changes.add(bb, form.mean(shape), "mean")
     y = layout_changes.call(bb, function, inputs, [], (n, c, 1, 1), form)
-    return layout_changes.reshaped(bb, y, operation.shape)
+    return reshaped(bb, y, operation.shape)
 
 
 def _scale(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
@@ -41,9 +48,50 @@ def _max_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: 
     return layout_changes.call(bb, function, inputs, [], p.out_shape, form)
 
 
+def _average_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    p, divisors = operation.arguments["problem"], operation.arguments["divisors"]
+    factors = relax.const((1 / divisors).astype(np.float32)[None, None])
+    function = layout_changes.add(bb, cast(WholeForm, form).average_pool(p), "average_pool")
+    return layout_changes.call(bb, function, [inputs[0], factors], [], p.out_shape, form)
+
+
+def _pointwise(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    f, shape = operation.arguments["pointwise"], as_image(operation.shape)
+    n, c, h, w = shape
+    sizes = {IMAGE: shape, PLANE: (n, c, 1, 1), CHANNEL: (1, c, 1, 1)}
+    parts = [(n, part, h, w) for part in f.parts or (c,)]
+    images = [reshaped(bb, x, s) for x, s in zip(inputs, [*parts, *(sizes[kind] for kind in f.operands[1:])])]
+    function = layout_changes.add(bb, cast(WholeForm, form).pointwise(f, shape), "pointwise")
+    return reshaped(bb, layout_changes.call(bb, function, images, [], shape, form), operation.shape)
+
+
+def _planes(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    """Tensors of five dimensions are images whose channels are in groups."""
+    n, *groups, h, w = shape_of(inputs[0])
+    shape = n, math.prod(groups), h, w
+    image, found = reshaped(bb, inputs[0], shape), []
+    for order, out in zip(operation.arguments["orders"], operation.shapes):
+        channels = math.prod(out[1:-2])
+        function = layout_changes.add(bb, cast(WholeForm, form).planes(order, shape, channels), "planes")
+        found.append(reshaped(bb, layout_changes.call(bb, function, [image], [], (n, channels, h, w), form), out))
+    return relax.Tuple(found) if len(found) > 1 else found[0]
+
+
+def _enlarge(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    shape = image_shape(inputs[0])
+    function = cast(WholeForm, form).enlarge(operation.arguments["factors"], shape)
+    return layout_changes.call(
+        bb, layout_changes.add(bb, function, "enlarge"), inputs, [], as_image(operation.shape), form
+    )
+
+
 EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Expr]] = {
     "view": _view,
     "mean": _mean,
     "scale": _scale,
     "max_pool": _max_pool,
+    "average_pool": _average_pool,
+    "pointwise": _pointwise,
+    "planes": _planes,
+    "enlarge": _enlarge,
 }

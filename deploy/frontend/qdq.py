@@ -1,4 +1,4 @@
-"""Q/DQ: the ONNX form of a quantised network, and the refusal of such a file where only f32 is computed.
+"""Q/DQ: the ONNX form of a quantised network.
 
 Given: a file whose convolutions and dense layers have f32 weights that lie on grids of integers, and scales.
 Result: in front of every such layer QuantizeLinear and DequantizeLinear of its input, uint8, one scale; its weight
@@ -9,17 +9,15 @@ which they use the values from −(2^(b−1) − 1) to 2^(b−1) − 1. Biases s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.onnx_graph import attributes
 from kerf.errors import BadInput
 
-INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 OFF_GRID = 1e-3  # steps that a folded weight may be away from its grid
 
 
@@ -113,13 +111,3 @@ def _quantised_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, axis: in
     return helper.make_node(
         "DequantizeLinear", [*names, zero], [f"{name}.dequantised"], name=f"{name}.dequantise", axis=axis
     )
-
-
-def refuse(path: Path, graph: Graph) -> None:
-    """Raises ValueError for a file with quantised operators: kerf computes in f32."""
-    found = sorted({n.op_type for n in graph.nodes if n.op_type in INTEGER or n.op_type.startswith("QLinear")})
-    if found:
-        raise BadInput(
-            f"{path} is quantised ({', '.join(found)}), and kerf compiles f32: run it in ONNX Runtime as it is, or "
-            "prune without quantising (imagenet.py --method drl --set size=1) and export that"
-        )

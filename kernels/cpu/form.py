@@ -9,9 +9,11 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
-from kerf.kernels.cpu import planewise
+from kerf.kernels.cpu import moves, planewise
 from kerf.kernels.cpu.layout import from_planes, pitch, to_planes
-from kerf.kernels.form import Shape
+from kerf.kernels.cpu.pointwise import pointwise
+from kerf.kernels.form import Order, Shape
+from kerf.kernels.pointwise.program import Pointwise
 from kerf.kernels.problem import Problem
 
 
@@ -19,7 +21,7 @@ from kerf.kernels.problem import Problem
 class PaddedPlanes:
     target: Target
     dtype: str = "float32"
-    operators = frozenset(("view", "mean", "scale", "max_pool"))
+    operators = frozenset(("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "planes", "enlarge"))
     is_nchw = True
 
     def type(self, shape: Shape) -> relax.TensorType:
@@ -46,6 +48,18 @@ class PaddedPlanes:
 
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
         return planewise.max_pool(p, self.target)
+
+    def average_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
+        return planewise.average_pool(p, self.target)
+
+    def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
+        return pointwise(f, shape, self.target)
+
+    def planes(self, order: Order, shape: Shape, channels: int) -> tvm.tirx.PrimFunc:
+        return moves.planes(order, shape, channels, self.target)
+
+    def enlarge(self, factors: tuple[int, int], shape: Shape) -> tvm.tirx.PrimFunc:
+        return moves.enlarge(factors, shape, self.target)
 
 
 def _padded(shape: Shape) -> bool:

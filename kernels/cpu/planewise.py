@@ -5,6 +5,7 @@ nothing to tune; left to TVM's unscheduled code they took a tenth of MobileNet-V
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tvm
@@ -112,12 +113,23 @@ def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> 
 
 def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
     """(x, y), images as in layout.py. Of ``p`` count the shapes, the kernel, its stride, padding and dilation."""
+    return _pool(p, target, LOWEST, T.max, factors=False)
+
+
+def average_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
+    """(x, factors (1, 1, pitch), y): the sums of windows, by a factor for each pixel. ``p`` as in max_pool."""
+    return _pool(p, target, 0.0, lambda a, b: a + b, factors=True)
+
+
+def _pool(p: Problem, target: Target, fill: float, combine: Callable, factors: bool) -> tvm.tirx.PrimFunc:
+    """Pads with ``fill``, and takes all numbers of a window together with ``combine``."""
     planes = Planes.of(p)
     lanes, offsets = spans(p.out_width, machine_of(target).lanes[0])
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(in_planes(p), "float32"))
+        by = T.arg("factors", T.buffer((1, 1, out_planes(p)[2]), "float32")) if factors else None
         y = T.arg("y", T.buffer(out_planes(p), "float32"))
         out = Output.of(p, y, None)
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
@@ -125,7 +137,7 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
             source, origin = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data), plane * in_planes(p)[2]
             if planes.copied:
                 copy = T.alloc_buffer((planes.scratch(1),), "float32")
-                Padding(planes, source, copy, lanes, fill=LOWEST).copy(origin, 1, T.serial)
+                Padding(planes, source, copy, lanes, fill=fill).copy(origin, 1, T.serial)
                 source, origin = copy, 0
             if out.pitch > p.out_height * p.out_width:
                 out.blank(plane * out.pitch, out.pitch - LINE, lanes)
@@ -133,6 +145,9 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
                 for at in offsets:
                     value = source[run(origin + row * planes.pitch + at + taps[0], lanes)]
                     for tap in taps[1:]:
-                        value = T.max(value, source[run(origin + row * planes.pitch + at + tap, lanes)])
-                    T.buffer_store(y, value, [image, channel, run(row * p.out_width + at, lanes)])
+                        value = combine(value, source[run(origin + row * planes.pitch + at + tap, lanes)])
+                    pixel = run(row * p.out_width + at, lanes)
+                    if by is not None:
+                        value = value * by[0, 0, pixel]
+                    T.buffer_store(y, value, [image, channel, pixel])
     return builder.get()

@@ -10,10 +10,10 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.errors import BadInput
 from kerf.kernels import reference
-from kerf.kernels.activation import ACTIVATIONS, Activation
 from kerf.kernels.epilogue import activate
-from kerf.kernels.exponential import LEAST, MOST, exp, expm1
 from kerf.kernels.lowering import compile_func
+from kerf.kernels.pointwise.activation import ACTIVATIONS, Activation
+from kerf.kernels.pointwise.exponential import LEAST, MOST, exp, expm1
 from kerf.kernels.vector import run
 
 pytestmark = pytest.mark.quick
@@ -55,7 +55,8 @@ def test_exponentials_within_two_units_in_the_last_place(function, truth, lanes)
 def test_activation_over_all_of_float32(a):
     x = np.concatenate([EVERY, NEAR, EDGES])
     y, truth = computed(lambda v, lanes: activate(a, v, lanes), x, 8), reference.activate(a, x)
-    np.testing.assert_allclose(y, truth, rtol=1e-6, atol=1e-6)
+    with np.errstate(over="ignore"):  # slopes above 1 of the largest numbers
+        np.testing.assert_allclose(y, truth.astype(np.float32), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("a", CASES, ids=str)

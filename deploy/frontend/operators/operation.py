@@ -19,16 +19,21 @@ class Refusal(Unsupported):
     """Why kerf has no function for a node: one clause."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operation:
-    """``function`` is a key of kerf.deploy.compiler.operators.EMIT, ``inputs`` are the tensors that it takes, in order,
-    ``shapes`` those of its results, ``arguments`` what else it has to know.
+    """``function`` is a key of kerf.deploy.compiler.operators.EMIT, ``inputs`` are what it takes, tensors of the graph
+    and constants, in order, ``shapes`` those of its results, ``arguments`` what else it has to know.
     """
 
     function: str
-    inputs: tuple[str, ...]
+    inputs: tuple[str | np.ndarray, ...]
     shapes: tuple[Shape, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[str]:
+        """Of its inputs those that are no constants."""
+        return [name for name in self.inputs if isinstance(name, str)]
 
     @property
     def shape(self) -> Shape:

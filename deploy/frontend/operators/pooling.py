@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 
@@ -14,6 +16,27 @@ from kerf.kernels.problem import Problem
 
 def max_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
     return _windows(graph, node, "max_pool")
+
+
+def average_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
+    """``divisors`` (h, w): of each pixel how many numbers its window takes."""
+    found, a = _windows(graph, node, "average_pool"), attributes(node)
+    p, (rows, columns) = found.arguments["problem"], found.arguments["missing"]
+    counted = np.zeros((p.height + p.padding[0] + p.padding[2], p.width + p.padding[1] + p.padding[3]))
+    if a.get("count_include_pad", 0):
+        counted[: counted.shape[0] - rows, : counted.shape[1] - columns] = 1
+    else:
+        counted[p.padding[0] : p.padding[0] + p.height, p.padding[1] : p.padding[1] + p.width] = 1
+    count = sum(
+        counted[dy : dy + p.out_height * p.stride[0] : p.stride[0], dx : dx + p.out_width * p.stride[1] : p.stride[1]][
+            : p.out_height, : p.out_width
+        ]
+        for dy in range(0, p.kernel[0] * p.dilation[0], p.dilation[0])
+        for dx in range(0, p.kernel[1] * p.dilation[1], p.dilation[1])
+    )
+    if not np.all(count):
+        raise Refusal("a window with nothing but padding in it")
+    return replace(found, arguments={"problem": p, "divisors": count})
 
 
 def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:

@@ -8,7 +8,7 @@ import onnx
 
 from kerf.deploy.frontend.network import DOMAIN, OP
 from kerf.deploy.frontend.onnx_graph import Graph
-from kerf.deploy.frontend.operators import elementwise, pooling, views
+from kerf.deploy.frontend.operators import elementwise, moves, pooling, views
 from kerf.deploy.frontend.operators.operation import Operation, Refusal
 
 # How a node is read, by its operator: Operation, or Refusal.
@@ -16,7 +16,18 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
     "MaxPool": pooling.max_pool,
     "GlobalAveragePool": pooling.global_mean,
     "ReduceMean": pooling.mean,
-    "Mul": elementwise.multiply,
+    "AveragePool": pooling.average_pool,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), elementwise.binary),
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish", "Swish", "Gelu"), elementwise.activation),
+    **dict.fromkeys(("Clip", "LeakyRelu", "Elu"), elementwise.activation),
+    "HardSigmoid": elementwise.hardsigmoid,
+    "PRelu": elementwise.prelu,
+    "BatchNormalization": elementwise.batch_norm,
+    "Concat": elementwise.concat,
+    "Split": moves.split,
+    "Slice": moves.slice_channels,
+    "Transpose": moves.transpose,
+    **dict.fromkeys(("Resize", "Upsample"), moves.resize),
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), views.view),
 }
 

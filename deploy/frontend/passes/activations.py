@@ -14,13 +14,20 @@ import onnx
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes
 from kerf.kernels import reference
-from kerf.kernels.activation import ACTIVATIONS, LARGEST, PARAMETERS, Activation
+from kerf.kernels.pointwise.activation import ACTIVATIONS, LARGEST, PARAMETERS, Activation
 
 MOST_NODES = 9  # of a spelling; the longest known, gelu by tanh, has 8
 # Where spellings are compared: about 0, where activations bend, and far out, where clips would show.
 POINTS = np.concatenate([np.linspace(-12, 12, 997), [0.0], *(s * np.logspace(-6, 8, 57) for s in (1.0, -1.0))])
 CLOSE = 2e-6  # of float64, with constants rounded to float32
 Values = np.ndarray
+
+
+def activation_of(graph: Graph, node: onnx.NodeProto) -> Activation | None:
+    """What one node is by itself."""
+    if not _pointwise(graph, node, {node.input[0]}):
+        return None
+    return _with_numbers(graph, node) or _by_values(graph, node.input[0], [node])
 
 
 def activation_after(graph: Graph, tensor: str) -> tuple[Activation, list[onnx.NodeProto]]:

@@ -20,7 +20,7 @@ from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
 from kerf.deploy.frontend.passes.activations import activation_after
 from kerf.deploy.frontend.windows import window
 from kerf.errors import BadInput
-from kerf.kernels.activation import Activation
+from kerf.kernels.pointwise.activation import Activation
 from kerf.kernels.problem import Problem
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from kerf.compress.models import MODELS, create
 from kerf.compress.network import cost, surgery
 from kerf.compress.network.graph import DependencyGraph
-from tests.helpers.cutting import random_keep, zero_channels
 from tests.helpers.archs import archs
+from tests.helpers.cutting import random_keep, zero_channels
 from tests.helpers.random_networks import difference, images, randomise
 from tests.helpers.sweeps import sweep
 
@@ -28,8 +28,6 @@ OTHERS = {
     "efficientnet": tv.efficientnet_b0,
     "mnasnet": tv.mnasnet0_5,
 }
-
-
 
 
 def assert_masked_is_cut(model: nn.Module, graph: DependencyGraph, x: Tensor, keep: dict[str, Tensor]) -> nn.Module:

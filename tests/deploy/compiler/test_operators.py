@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from kerf.deploy.compiler import targets
+from kerf.deploy.compiler import steps, targets
 from kerf.deploy.compiler.build import build, choose
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
-from kerf.deploy.runtime.session import Session
 from tests.helpers.onnx_networks import Builder
 from tests.helpers.sweeps import sweep
 
@@ -56,11 +55,12 @@ FUNCTIONS = {  # of kerf, that compute each
     mean: {"mean"},
     mean_of_rows: set(),
     gate: {"mean", "scale"},
-    constant_factor: set(),
-    square: set(),
+    constant_factor: {"pointwise"},
+    square: {"pointwise"},
     pool: {"max_pool"},
     pool_over_the_edge: {"max_pool"},
 }
+OURS = ("mean", "scale", "max_pool", "average_pool", "pointwise")
 
 
 @pytest.mark.parametrize("tail", sweep(FUNCTIONS, quick=(global_pool, gate, constant_factor, pool, pool_over_the_edge)))
@@ -71,12 +71,12 @@ def test_operator(tmp_path, tail):
     choices = {name: choose(layer.problem, TARGET, RecordBook()) for name, layer in network.layers.items()}
     module, _ = lower(network, choices, {}, TARGET)
     names = {v.name_hint for v in module.get_global_vars() if "root" not in v.name_hint}
-    ours = {name for name in names if name in ("mean", "scale", "max_pool") and is_ours(module[name])}
+    ours = {name for name in names if name in OURS and is_ours(module[name])}
     assert ours == FUNCTIONS[tail]
     built = build(network, TARGET, RecordBook())
-    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 2)
-    verify(session.run, network.path, network.input_shape)
-    assert np.isfinite(session.run(np.zeros(network.input_shape, np.float32))).all()
+    session = steps.session(network, built, 2)
+    verify(session.run, network.path, network.inputs)
+    assert np.isfinite(session.run(np.zeros(session.input_shape, np.float32))).all()
 
 
 def is_ours(func) -> bool:

@@ -24,7 +24,7 @@ def test_layers_are_fused_with_what_follows_them(tmp_path):
     assert network.sparse_layers == ["expand", "project", "spatial"]
     others = [n.op_type for n in network.graph.nodes if n.domain != "kerf"]
     assert sorted(others) == ["Flatten", "GlobalAveragePool", "GlobalAveragePool", "MaxPool", "Mul"]
-    assert network.input_shape == (1, 3, 32, 32)
+    assert [v.shape for v in network.inputs] == [(1, 3, 32, 32)]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,6 @@ import pytest
 from onnx import numpy_helper
 
 from kerf.deploy import cli as deploy_cli
-from kerf.deploy.frontend import qdq
-from kerf.deploy.frontend.onnx_graph import Graph
-from tests.helpers.onnx_networks import mobile
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -146,5 +143,3 @@ def test_inspect_says_why_quantised_layers_have_no_kernel(exported, capsys):
     assert (
         "4 of 4 convolutions and dense layers have no kernel here: 4 with quantised weights" in capsys.readouterr().out
     )
-    assert not (tmp_path / "q.kerf").exists()
-    qdq.refuse(path, Graph(onnx.load(mobile(tmp_path / "m.onnx"))))  # f32 passes

@@ -13,7 +13,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from kerf.deploy.compiler import pairs, targets
+from kerf.deploy.compiler import pairs, steps, targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Plan, build, compiled
 from kerf.deploy.compiler.choice import Choice
@@ -21,7 +21,7 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import relative_error, verify
 from kerf.deploy.runtime import bundle
-from kerf.deploy.runtime.session import Session, load
+from kerf.deploy.runtime.session import load
 from kerf.errors import Mismatch
 from kerf.kernels.backends import CPU
 from kerf.kernels.cpu.machine import machine_of
@@ -31,16 +31,25 @@ from tests.helpers.onnx_networks import mobile
 TARGET = targets.parse("native", 1)
 
 
-def save(path, built, network):
+def contents(network, built, **changes):
+    made = steps.steps(network, built)
     manifest = {
-        "input": list(network.input_shape),
+        "inputs": steps.ends(network.inputs),
+        "outputs": steps.ends(network.outputs),
+        "plans": made.entries,
+        "fallback": None,
+        "engine": "kerf",
         "target": targets.describe(built.target),
         "needs": targets.needs(built.target),
         "threads": int(built.target.attrs["num-cores"]),
         "tvm": version("apache-tvm"),
     }
+    return {**manifest, **changes}, {"library.so": built.export}, made.weights, made.models, ""
+
+
+def save(path, built, network):
     with bundle.replacing(path) as folder:
-        bundle.write(folder, manifest, built.export, built.packed, "")
+        bundle.write(folder, *contents(network, built))
     return path
 
 
@@ -55,7 +64,7 @@ def small(tmp_path_factory):
 def test_bundle_equals_onnxruntime(small):
     network, _, folder = small
     session = load(folder)
-    result = verify(session.run, network.path, network.input_shape)
+    result = verify(session.run, network.path, network.inputs)
     assert result["verified"] is True
     assert 0 < result["max_relative_error"] < 1e-5
 
@@ -70,9 +79,8 @@ def test_every_kernel_and_the_dense_twins_compute_the_same_network(small):
             configs = taker.kernel.configs(taker.problem, TARGET)
             choices[name] = Choice(taker.problem, taker.kernel.name, configs[depth % len(configs)])
         built = compiled(network, TARGET, Plan(choices, {}))
-        packed = list(built.packed.values())
-        session = Session(built.executable.jit(), packed, network.input_shape, 1)
-        verify(session.run, network.path, network.input_shape)
+        session = steps.session(network, built, 1)
+        verify(session.run, network.path, network.inputs)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -83,8 +91,8 @@ def test_pairs_compute_the_same_network(tmp_path, monkeypatch, threads):
     assert built.pairs
     names = built.executable.as_text()
     assert "conv2d_nchw_bsr_direct_depthwise" in names
-    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, threads)
-    verify(session.run, network.path, network.input_shape)
+    session = steps.session(network, built, threads)
+    verify(session.run, network.path, network.inputs)
 
 
 def test_from_stem_to_pool_nothing_is_moved(small):
@@ -100,16 +108,16 @@ def test_a_call_checks_the_image_and_makes_its_result_alone(small):
     run = run.partition("\n@")[0]
     assert run.count("call  vm.builtin.check_tensor_info") == 1
     assert run.count("call  vm.builtin.alloc_tensor") == run.count("call  vm.builtin.alloc_storage") == 1
-    assert len(small[1].packed) > 10
+    assert len(small[1].packed[0]) > 10
 
 
 def test_results_stay_as_they_were_when_the_next_are_made(small):
     network, built, folder = small
     sessions = [load(folder) for _ in range(2)]  # each with memory of its own
-    images = np.random.default_rng(0).standard_normal((4, *network.input_shape)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((4, *sessions[0].input_shape)).astype(np.float32)
     results = [sessions[i % 2].run(x) for i, x in enumerate(images)]
     whole = relax.VirtualMachine(built.executable, tvm.cpu())  # "main" makes every tensor anew
-    weights = [tvm.runtime.tensor(w) for w in built.packed.values()]
+    weights = [tvm.runtime.tensor(w) for w in built.packed[0].values()]
     for x, y in zip(images, results):
         np.testing.assert_array_equal(y, whole["main"](tvm.runtime.tensor(x), *weights).numpy())
 
@@ -117,17 +125,17 @@ def test_results_stay_as_they_were_when_the_next_are_made(small):
 def test_batch_and_threads(tmp_path):
     network = convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3)
     built = build(network, targets.parse("native", 2), RecordBook())
-    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 2)
-    verify(session.run, network.path, network.input_shape)
+    session = steps.session(network, built, 2)
+    verify(session.run, network.path, network.inputs)
 
 
 def test_a_wrong_layer_is_named(small, tmp_path):
     network, built, _ = small
-    packed = dict(built.packed)
+    packed = dict(built.packed[0])
     packed["project.data"] = packed["project.data"] * 1.5
-    session = Session(built.executable.jit(), list(packed.values()), network.input_shape, 1)
+    session = steps.session(network, replace(built, packed=(packed,)), 1)
     with pytest.raises(Mismatch, match="differs from ONNX Runtime"):
-        verify(session.run, network.path, network.input_shape)
+        verify(session.run, network.path, network.inputs)
     assert blame(network, built) == []
     broken = replace(network.layers["project"], bias=network.layers["project"].bias + 1)
     (line,) = blame(replace(network, layers={**network.layers, "project": broken}), built)
@@ -193,7 +201,7 @@ def test_read_only_unaligned_and_strided_inputs_give_the_same_result(small):
         np.testing.assert_array_equal(session.run(other), y)
 
 
-@pytest.mark.parametrize("name", bundle.HASHED)
+@pytest.mark.parametrize("name", ["library.so", *bundle.HASHED])
 def test_a_changed_byte_is_refused(small, tmp_path, name):
     folder = tmp_path / "copy"
     shutil.copytree(small[2], folder)
@@ -215,9 +223,7 @@ def test_a_changed_byte_is_refused(small, tmp_path, name):
 )
 def test_a_bundle_for_another_machine_is_refused(small, tmp_path, change, reason):
     network, built, _ = small
-    manifest = {"input": list(network.input_shape), "needs": targets.needs(TARGET), "threads": 1}
-    manifest = {**manifest, "tvm": version("apache-tvm"), **change}
-    bundle.write(tmp_path, manifest, built.export, built.packed, "")
+    bundle.write(tmp_path, *contents(network, built, **change))
     with pytest.raises(bundle.BundleError, match=reason):
         load(tmp_path)
 
@@ -226,7 +232,7 @@ def test_a_changed_manifest_is_refused(small, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(small[2], folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    for change in ({"threads": 7}, {"input": [1, 3, 16, 16]}, {"sha256": {}}, {"manifest_sha256": ""}):
+    for change in ({"threads": 7}, {"inputs": {}}, {"sha256": {}}, {"manifest_sha256": ""}):
         (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises(bundle.BundleError, match=r"manifest\.json: changed since it was built"):
             load(folder)

@@ -11,7 +11,6 @@ from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
 from kerf.kernels import reference
-from kerf.kernels.activation import ACTIVATIONS
 from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu import conv2d_nchw_depthwise, expand_depthwise
@@ -20,7 +19,7 @@ from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
-from kerf.kernels.problem import Problem
+from kerf.kernels.pointwise.activation import ACTIVATIONS
 from kerf.kernels.problem import ACTIVATIONS, Problem
 from tests.helpers.sweeps import sweep
 

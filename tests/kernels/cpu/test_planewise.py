@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-import tvm
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
 from kerf.kernels.cpu import planewise
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
-from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
+from tests.helpers.running import run
 
 pytestmark = pytest.mark.quick
 
@@ -19,13 +18,6 @@ TARGETS = {
     "plain x86-64": Target({"kind": "llvm", "mcpu": "x86-64"}),
 }
 SIZES = (1, 2, 3, 15, 16, 17, 49, 64, 65, 131, 196, 784)
-
-
-def run(func, target, *arrays, out):
-    y = tvm.runtime.tensor(np.full(out, np.nan, np.float32))
-    with tvm.transform.PassContext(config={"tirx.instrument_bound_checkers": True}):
-        compile_func(func, target)["main"](*[tvm.runtime.tensor(a) for a in arrays], y)
-    return y.numpy()
 
 
 def padded(x):

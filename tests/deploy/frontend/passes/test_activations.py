@@ -9,7 +9,7 @@ import pytest
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.activations import activation_after
-from kerf.kernels.activation import Activation
+from kerf.kernels.pointwise.activation import Activation
 from tests.helpers.onnx_networks import Builder
 
 pytestmark = pytest.mark.quick

@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from kerf.deploy.compiler import targets
+from kerf.deploy.compiler import steps, targets
 from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
-from kerf.deploy.runtime.session import Session
 from tests.helpers.onnx_networks import Builder
 
 pytestmark = pytest.mark.quick
@@ -41,8 +40,8 @@ def compare(path, activation_and_residual):
     assert {name: (p.activation, p.residual) for name, p in problems.items()} == activation_and_residual
     assert {n.domain for n in network.graph.nodes} == {"kerf"}
     built = build(network, TARGET, RecordBook())
-    session = Session(built.executable.jit(), list(built.packed.values()), network.input_shape, 1)
-    verify(session.run, network.path, network.input_shape)
+    session = steps.session(network, built, 1)
+    verify(session.run, network.path, network.inputs)
     return problems
 
 

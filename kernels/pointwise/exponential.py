@@ -1,7 +1,7 @@
 """exp, expm1 and erf on vectors of TIR, as polynomials: LLVM makes a call of the C library for each lane of its own.
 
 The argument of an exponential is n ln 2 + r, |r| <= ln 2 / 2; 2^n is made of the exponent's bits, e^r of Cephes' expf.
-The largest errors, over all float32, are in tests/kernels/test_exponential.py.
+The largest errors, over all float32, are in tests/kernels/test_epilogue.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,118 @@
+"""Operations of one pixel each that follow one another, as one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.operators import elementwise
+from kerf.deploy.frontend.operators.operation import Operation, Refusal, shape_of
+from kerf.deploy.frontend.operators.table import operation
+from kerf.deploy.frontend.passes.activations import VALUE, activation_after
+from kerf.kernels.pointwise.program import IMAGE, Pointwise, Step
+
+
+@dataclass
+class Operations:
+    """``by_output``: an operation, by the first output of the node in whose place it stands. ``absorbed``: outputs of
+    nodes that these operations compute on the way.
+    """
+
+    by_output: dict[str, Operation] = field(default_factory=dict)
+    absorbed: set[str] = field(default_factory=set)
+
+
+def operations(graph: Graph, functions: Collection[str]) -> Operations:
+    """Of every node that one of these ``functions`` can compute."""
+    found = Operations()
+    if "pointwise" in functions:
+        _spelled_activations(graph, found)
+    for node in graph.nodes:
+        output = node.output[0]
+        if output in found.by_output or output in found.absorbed:
+            continue
+        try:
+            asked = operation(graph, node)
+        except Refusal:
+            continue
+        if asked.function in functions:
+            found.by_output[output] = asked
+    if "pointwise" in functions:
+        _merge(graph, found)
+    return found
+
+
+def _spelled_activations(graph: Graph, found: Operations) -> None:
+    """Activations of several nodes that follow no layer."""
+    for node in graph.nodes:
+        if node.op_type not in VALUE or node.output[0] in found.absorbed:
+            continue
+        for tensor in node.input:
+            if tensor in graph.constants:
+                continue
+            activation, nodes = activation_after(graph, tensor)
+            if len(nodes) < 2 or found.absorbed.intersection(n.output[0] for n in nodes):
+                continue
+            try:
+                shape = shape_of(graph, nodes[-1].output[0])
+            except Refusal:
+                continue
+            *inner, last = (n.output[0] for n in nodes)
+            found.by_output[last] = elementwise.operation(shape, [tensor], [IMAGE], [Step(activation, (0,))])
+            found.absorbed.update(inner)
+            break
+
+
+def _merge(graph: Graph, found: Operations) -> None:
+    """Each operation into the next one, where that alone reads it."""
+    for node in graph.nodes:
+        output = node.output[0]
+        while (tensor := _mergeable(graph, found, output)) is not None:
+            first, second = found.by_output.pop(tensor), found.by_output[output]
+            at = next(i for i, x in enumerate(second.inputs) if isinstance(x, str) and x == tensor)
+            found.by_output[output] = joined(first, second, at)
+            found.absorbed.add(tensor)
+
+
+def _mergeable(graph: Graph, found: Operations, output: str) -> str | None:
+    """A tensor that only the operation of ``output`` reads, and once, and that another such operation makes."""
+    second = found.by_output.get(output)
+    if second is None or second.function != "pointwise" or second.arguments["pointwise"].parts:
+        return None
+    for tensor in second.tensors:
+        first = found.by_output.get(tensor)
+        if first is None or first.function != "pointwise" or first.shape != second.shape:
+            continue
+        if second.tensors.count(tensor) == 1 and not _read_elsewhere(graph, found, tensor, output):
+            return tensor
+    return None
+
+
+def _read_elsewhere(graph: Graph, found: Operations, tensor: str, output: str) -> bool:
+    """Whether anything but the operation of ``output`` reads ``tensor``."""
+    if tensor in {o.name for o in graph.outputs}:
+        return True
+    nodes = {n.output[0] for n in graph.consumers(tensor)} - found.absorbed - set(found.by_output)
+    return bool(nodes) or any(tensor in op.tensors for name, op in found.by_output.items() if name != output)
+
+
+def joined(first: Operation, second: Operation, at: int) -> Operation:
+    """``second`` with ``first`` for its input ``at``, which it reads as an image."""
+    a, b = first.arguments["pointwise"], second.arguments["pointwise"]
+    kept = [i for i in range(len(b.operands)) if i != at]
+    result = len(a.operands) + len(kept) + len(a.steps) - 1 if a.steps else 0
+    # where the values of each one stand in both
+    ours = {i: i for i in range(len(a.operands))}
+    ours |= {len(a.operands) + i: len(a.operands) + len(kept) + i for i in range(len(a.steps))}
+    theirs = {i: len(a.operands) + k for k, i in enumerate(kept)} | {at: result}
+    begin = len(a.operands) + len(kept) + len(a.steps)
+    theirs |= {len(b.operands) + i: begin + i for i in range(len(b.steps))}
+    steps = [*_renumbered(a.steps, ours), *_renumbered(b.steps, theirs)]
+    operands = (*a.operands, *(b.operands[i] for i in kept))
+    inputs = (*first.inputs, *(second.inputs[i] for i in kept))
+    return Operation("pointwise", inputs, second.shapes, {"pointwise": Pointwise(operands, tuple(steps), a.parts)})
+
+
+def _renumbered(steps: tuple[Step, ...], places: dict[int, int]) -> list[Step]:
+    return [Step(s.does, tuple(places[v] if isinstance(v, int) else v for v in s.values)) for s in steps]

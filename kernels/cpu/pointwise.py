@@ -1,0 +1,64 @@
+"""Functions of pixels in padded planes (kerf.kernels.cpu.layout): sums, products, affine maps, activations, and the
+concatenation of images on the way. One pass over memory, whatever the number of steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.cpu.layout import LINE, pitch
+from kerf.kernels.cpu.machine import machine_of, parallel_loop
+from kerf.kernels.pointwise.program import CHANNEL, IMAGE, PLANE, Pointwise
+from kerf.kernels.vector import run, spans, splat
+
+
+def pointwise(f: Pointwise, shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+    """(operand 0 or its parts, the other operands, y): images (n, c, pitch), planes (n, c, 1), channels (1, c, 1)."""
+    n, c, h, w = shape
+    width = pitch(h * w)
+    parts = f.parts or (c,)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        shapes = [(n, part, width) for part in parts] + [_sizes(kind, n, c, width) for kind in f.operands[1:]]
+        given = [T.arg(f"x{i}", T.buffer(s, "float32")) for i, s in enumerate(shapes)]
+        result = T.arg("y", T.buffer((n, c, width), "float32"))
+        flat = [T.decl_buffer((math.prod(s),), "float32", data=x.data) for s, x in zip(shapes, given)]
+        y = T.decl_buffer((n * c * width,), "float32", data=result.data)
+        if f.flat and width < LINE:
+            _run(f, flat, y, [0] * len(flat), 0, n * c * width, target)
+        else:
+            for part, source in enumerate(flat[: len(parts)]):
+                first, operands = sum(parts[:part]), [source, *flat[len(parts) :]]
+                with parallel_loop(target)(0, n * parts[part]) as i:
+                    channel = T.Bind(first + i % parts[part])
+                    plane = T.Bind(i // parts[part] * c + channel)
+                    at = {IMAGE: plane * width, PLANE: plane, CHANNEL: channel}
+                    places = [i * width, *(at[kind] for kind in f.operands[1:])]
+                    _run(f, operands, y, places, plane * width, width, target)
+                    for k in range(h * w, width) if f.divides else ():
+                        T.buffer_store(y, T.float32(0), [plane * width + k])
+    return builder.get()
+
+
+def _sizes(kind: str, n: int, c: int, width: int) -> tuple[int, int, int]:
+    return (n, c, width) if kind == IMAGE else (n if kind == PLANE else 1, c, 1)
+
+
+def _run(f: Pointwise, operands: list, y, places: list, to, count: int, target: Target) -> None:
+    """``count`` numbers from ``to`` of y, of operands from their ``places``."""
+    lanes, offsets = spans(count, machine_of(target).lanes[0])
+    fixed = {
+        i: T.Bind(splat(operands[i][places[i]], lanes)) for i, kind in enumerate(f.operands) if kind != IMAGE
+    }  # one number each
+    with T.serial(0, len(offsets)) as k:
+        at = T.Bind(T.min(k * lanes, count - lanes))
+        vectors = [
+            fixed[i] if i in fixed else T.Bind(operand[run(places[i] + at, lanes)])
+            for i, operand in enumerate(operands)
+        ]
+        T.buffer_store(y, f.value(vectors, lanes), [run(to + at, lanes)])

@@ -1,0 +1,1 @@
+"""What is done to each pixel by itself: activations, and short programs of sums and products."""

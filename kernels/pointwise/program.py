@@ -1,0 +1,61 @@
+"""What a function on images does to each pixel: a short program that is run on vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.epilogue import activate
+from kerf.kernels.pointwise.activation import Activation
+from kerf.kernels.vector import splat
+
+IMAGE, PLANE, CHANNEL = "image", "plane", "channel"  # what operands have a number for: pixel, plane, channel
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "max": T.max,
+    "min": T.min,
+}
+
+
+class Step(NamedTuple):
+    """One of OPERATORS of two values, or an Activation of one. Integers number values, a float is one."""
+
+    does: str | Activation
+    values: tuple[int | float, ...]
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """The operands, in order, are values 0, 1, ...; each step makes the next, the last is the result.
+
+    ``parts``: channels of the images that operand 0 is the concatenation of; they are taken in its place.
+    """
+
+    operands: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    parts: tuple[int, ...] = ()
+
+    @property
+    def flat(self) -> bool:
+        """Whether all operands are read as the result is written, so that planes are of no account."""
+        return set(self.operands) == {IMAGE} and not self.parts
+
+    @property
+    def divides(self) -> bool:
+        """By numbers that are no constants: those between planes may be 0."""
+        return any(step.does == "div" and isinstance(step.values[1], int) for step in self.steps)
+
+    def value(self, vectors: Sequence, lanes: int):
+        """The result of vectors of the operands."""
+        values = list(vectors)
+        for does, of in self.steps:
+            given = [values[v] if isinstance(v, int) else splat(v, lanes) for v in of]
+            y = activate(does, given[0], lanes) if isinstance(does, Activation) else OPERATORS[does](*given)
+            values.append(T.Bind(y))
+        return values[-1]

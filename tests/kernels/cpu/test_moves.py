@@ -1,0 +1,44 @@
+"""Moved pixels against numpy, on planes smaller and larger than a vector."""
+
+import numpy as np
+import pytest
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_system_cpu
+
+from kerf.kernels.cpu import moves
+from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels.form import Order
+from tests.helpers.running import run
+
+pytestmark = pytest.mark.quick
+
+TARGET = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 2})
+SHAPES = ((1, 12, 1, 1), (2, 12, 3, 5), (1, 12, 7, 7), (1, 12, 5, 19))
+
+
+def image(shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("order", "channels", "truth"),
+    [
+        (Order(3, 4, 1, 0), 4, lambda x: x[:, 3:7]),
+        (Order(1, 4, 3, 0), 4, lambda x: x[:, 1::3]),
+        (Order(0, 3, 4, 1), 12, lambda x: x.reshape(-1, 3, 4, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)),
+    ],
+    ids=["slice", "steps", "shuffle"],
+)
+def test_planes(order, channels, truth, shape):
+    expected = to_planes(truth(image(shape)))
+    y = run(moves.planes(order, shape, channels, TARGET), TARGET, to_planes(image(shape)), out=expected.shape)
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("factors", [(2, 2), (1, 3), (4, 1)], ids=str)
+def test_enlarged(factors, shape):
+    expected = to_planes(image(shape).repeat(factors[0], 2).repeat(factors[1], 3))
+    y = run(moves.enlarge(factors, shape, TARGET), TARGET, to_planes(image(shape)), out=expected.shape)
+    np.testing.assert_array_equal(y, expected)
