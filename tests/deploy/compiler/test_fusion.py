@@ -113,6 +113,6 @@ def test_average_pooling(tmp_path, attributes, out):
     network = convert(b.save(tmp_path / "m.onnx", y, (1, 3, 7, 11), (1, 8, *out)))
     assert reason(network.graph, network.graph.nodes[-1]) is None
     built = build(network, TARGET, RecordBook())
-    session = steps.session(network, built, 1), 1)
+    session = steps.session(network, built, 1)
     verify(session.run, network.path, network.inputs)
     assert np.isfinite(session.run(np.zeros(session.input_shape, np.float32))).all()

@@ -1,5 +1,7 @@
 """Pieces: every node in one of them, none before what it reads, and no change of engine that is not needed."""
 
+import itertools
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -77,7 +79,7 @@ def test_every_node_runs_once_and_behind_what_it_reads():
             there |= set(piece.outputs)
         assert "y" in there
         assert sorted(ran) == sorted(node.name for node in graph.nodes)
-        assert all(a.engine != b.engine for a, b in zip(pieces, pieces[1:]))
+        assert all(a.engine != b.engine for a, b in itertools.pairwise(pieces))
 
 
 def test_a_piece_given_up_becomes_one_with_its_neighbours():

@@ -112,7 +112,7 @@ def test_a_call_checks_the_image_and_makes_its_result_alone(small):
 
 
 def test_results_stay_as_they_were_when_the_next_are_made(small):
-    network, built, folder = small
+    _network, built, folder = small
     sessions = [load(folder) for _ in range(2)]  # each with memory of its own
     images = np.random.default_rng(0).standard_normal((4, *sessions[0].input_shape)).astype(np.float32)
     results = [sessions[i % 2].run(x) for i, x in enumerate(images)]

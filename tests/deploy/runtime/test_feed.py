@@ -26,7 +26,7 @@ def test_several_come_by_name_or_in_order():
 
 
 @pytest.mark.parametrize(
-    "given, words",
+    ("given", "words"),
     [
         (x, r"one array given; this bundle takes 'x' float32 \(1, 3, \?, \?\), 'n' int64 \(1,\): run"),
         ([x], "1 arrays given"),

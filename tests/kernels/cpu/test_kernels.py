@@ -20,7 +20,7 @@ from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates, dense_twin, pick
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.pointwise.activation import ACTIVATIONS
-from kerf.kernels.problem import ACTIVATIONS, Problem
+from kerf.kernels.problem import Problem
 from tests.helpers.sweeps import sweep
 
 HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
