@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from tvm.target import Target
 
-from kerf.deploy.compiler import steps
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend import refusals, sizes
 from kerf.deploy.frontend.network import KERF, Network, Piece
@@ -20,11 +19,11 @@ from kerf.deploy.measure.samples import draw
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.cut import cut, is_layer, joined
 from kerf.deploy.partition.plain import plain
+from kerf.deploy.plans import steps
 from kerf.deploy.runtime.dense_engine import open_piece
 from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.kernel import candidates
-from kerf.tune.progress import Say
 
 OTHER = "onnxruntime"  # runs what kerf does not
 ROUNDS, SECONDS = 15, 0.3  # per piece
@@ -38,7 +37,7 @@ def whole(network: Network) -> Network:
     return network
 
 
-def able(network: Network, target: Target, say: Say) -> Network:
+def able(network: Network, target: Target, say: Callable[[str], None]) -> Network:
     """The network cut into pieces by what kerf has functions for; other pieces are ONNX Runtime's, all where kerf has
     none, and it is said why.
     """
