@@ -24,7 +24,13 @@ def graph_of(*nodes: str) -> Graph:
         made.append(helper.make_node("Relu" if op == "Layer" else op, inputs, outputs, name=text))
     shape = [1, 4]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
-    graph = Graph(helper.make_model(helper.make_graph(made, "g", values[:1], values[1:]), ir_version=10))
+    graph = Graph(
+        helper.make_model(
+            helper.make_graph(made, "g", values[:1], values[1:]),
+            opset_imports=[helper.make_opsetid("", 18)],
+            ir_version=10,
+        )
+    )
     for node in graph.nodes:
         if node.name.startswith("Layer"):
             graph.replace([node], helper.make_node("Layer", node.input, node.output, name=node.name, domain="kerf"))
