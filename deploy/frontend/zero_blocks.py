@@ -1,5 +1,7 @@
 """1xN pruning of an .onnx model by block L1, the same blocks that imagenet.py prunes in torch. numpy and onnx only."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -8,35 +10,59 @@ from kerf.deploy.frontend.onnx_graph import attributes
 from kerf.errors import BadInput
 from kerf.kernels.bsr import spread
 
+LINEAR = ("Gemm", "MatMul")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
 
 
-def zero_blocks(model: onnx.ModelProto, n: int, share: float, source: object) -> None:
+def zero_blocks(
+    model: onnx.ModelProto, n: int, share: float, source: object, layers: Collection[str] = ("Conv",)
+) -> None:
     """In place, in a cleaned model: the floor(blocks · share) 1xn blocks of least mean |w| of each layer become zero.
 
-    The layers are those that kerf.compress.units.weights.prunable names: convolutions that mix all channels, but for
-    those that read the network's input. Raises ValueError, which names ``source``, when there is none.
+    ``layers``: names of ONNX operators, "Conv" and those of LINEAR. Of convolutions those are pruned that
+    kerf.compress.units.weights.prunable names, which mix all channels and do not read the network's input; of linear
+    layers those behind a first one whose result is no output of the network, as a classifier's is. Raises ValueError,
+    which names ``source``, when there is none, and for an operator without blocks.
     """
-    tensors = prunable(model.graph)
-    if not tensors:
-        raise BadInput(f"{source}: no convolution to prune (ungrouped, constant weight, behind the first layer)")
-    for tensor in tensors:
-        weight = without_least(numpy_helper.to_array(tensor), n, share)
-        tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    if unknown := set(layers) - {"Conv", *LINEAR}:
+        raise BadInput(f"{source}: no blocks in {', '.join(sorted(unknown))}; expected Conv, {' or '.join(LINEAR)}")
+    weights = prunable(model.graph, layers)
+    if not weights:
+        what = "convolution" if set(layers) == {"Conv"} else "layer"
+        raise BadInput(f"{source}: no {what} to prune (ungrouped, constant weight, behind the first layer)")
+    for tensor, transposed in weights:
+        weight = numpy_helper.to_array(tensor)
+        pruned = without_least(weight.T, n, share).T if transposed else without_least(weight, n, share)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(pruned), tensor.name))
 
 
-def prunable(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """The weights, where they are stored, each once."""
+def prunable(graph: onnx.GraphProto, layers: Collection[str] = ("Conv",)) -> list[tuple[onnx.TensorProto, bool]]:
+    """The weights, where they are stored, each once, and whether they are stored as (I, O)."""
     stored = {t.name: t for t in graph.initializer}
-    raw, found = {i.name for i in graph.input} - set(stored), {}  # raw: tensors that are the input, perhaps scaled
+    raw = {i.name for i in graph.input} - set(stored)  # tensors that are the input, perhaps scaled
+    found: dict[str, tuple[onnx.TensorProto, bool]] = {}
+    ends = _ends(graph)
     for node in graph.node:  # in topological order
         if node.op_type not in LAYERS and not raw.isdisjoint(node.input):
             raw |= set(node.output)
-        if node.op_type != "Conv" or node.input[0] in raw or attributes(node).get("group", 1) > 1:
+        if node.op_type not in layers or node.input[0] in raw or node.input[1] not in stored:
             continue
-        if node.input[1] in stored:
-            found[node.input[1]] = stored[node.input[1]]
+        given, weight = attributes(node), stored[node.input[1]]
+        if node.op_type == "Conv":
+            if given.get("group", 1) == 1:
+                found[node.input[1]] = weight, False
+        elif len(weight.dims) == 2 and node.output[0] not in ends:
+            found[node.input[1]] = weight, not given.get("transB", 0)
     return list(found.values())
+
+
+def _ends(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that become an output of the network without another layer."""
+    ends = {o.name for o in graph.output}
+    for node in reversed(graph.node):
+        if node.op_type not in LAYERS and not ends.isdisjoint(node.output):
+            ends |= set(node.input)
+    return ends
 
 
 def without_least(weight: np.ndarray, n: int, share: float) -> np.ndarray:
