@@ -116,7 +116,7 @@ def free_sizes(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...] | None
     for value in inputs_of(model):
         if value.type.WhichOneof("value") in ("tensor_type", None):
             sizes = dims(value)
-            if sizes is None or any(isinstance(d, str) or d < 1 for d in sizes) and not _nothing(value):
+            if sizes is None or (any(isinstance(d, str) or d < 1 for d in sizes) and not _nothing(value)):
                 found[value.name] = sizes
     return found
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -37,7 +38,7 @@ def whole(network: Network) -> Network:
     return network
 
 
-def able(network: Network, target: Target, say: Callable[[str], None]) -> Network:
+def able(network: Network, target: Target, say: Callable[[str], object]) -> Network:
     """The network cut into pieces by what kerf has functions for; other pieces are ONNX Runtime's, all where kerf has
     none, and it is said why.
     """
@@ -86,7 +87,7 @@ def weigh(network: Network, built: Built, threads: int) -> list[Weighed]:
     values = draw(network.inputs, np.random.default_rng(0))
     found = []
     for piece, call in zip(network.run_by, plan.calls, strict=True):
-        calls: dict[str, Callable[[], object]] = {piece.engine: lambda call=call: call(values)}
+        calls: dict[str, Callable[[], object]] = {piece.engine: partial(call, values)}
         call(values)
         if piece.engine == KERF:
             model = onnx_piece.model(network.graph, piece).SerializeToString()

@@ -52,4 +52,4 @@ def test_strings_are_strings_of_any_kind():
 
 def test_sequences_and_what_is_optional_go_by_name():
     given = {"s": [x, x[:, :1]], "o": None}
-    assert feed(given, dict.fromkeys("so", {"dtype": "object", "shape": None})) == given
+    assert feed(given, {key: {"dtype": "object", "shape": None} for key in "so"}) == given
