@@ -1,15 +1,15 @@
-"""A file as kerf runs it, compared with ONNX Runtime: its own pieces compiled in this process, ONNX Runtime for the rest."""
+"""A file as kerf runs it, in this process, compared with ONNX Runtime: kerf's own pieces compiled, the rest in that."""
 
 from pathlib import Path
 
-from kerf.deploy.compiler import steps, targets
+from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
-from kerf.deploy.frontend.network import KERF, Network
+from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
+from kerf.deploy.plans import pieces, steps
 from kerf.deploy.runtime.session import Session
-from kerf.tune import pieces
 
 TARGET = targets.parse("native", 1)
 
@@ -26,8 +26,3 @@ def checked(path: Path, **options) -> list[str]:
     network, session = compiled(path, **options)
     verify(session.run, path, network.inputs)
     return [piece.engine for piece in network.run_by]
-
-
-def own_nodes(network: Network) -> int:
-    """How many nodes kerf's own functions compute."""
-    return sum(len(piece.nodes) for piece in network.run_by if piece.engine == KERF)

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kerf.deploy.frontend.network import KERF
-from kerf.errors import BadInput, Unsupported
+from kerf.errors import BadInput
 from tests.helpers.compiled import checked, compiled
 
 pytestmark = pytest.mark.quick
@@ -127,7 +127,10 @@ def test_loops_and_scans_that_read_what_a_layer_makes(tmp_path):
         [node("Add", "s c", "s.next"), node("Identity", "go", "go.next")],
         "body",
         [*values, state],
-        [helper.make_tensor_value_info("go.next", TensorProto.BOOL, ()), helper.make_tensor_value_info("s.next", F, SMALL)],
+        [
+            helper.make_tensor_value_info("go.next", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("s.next", F, SMALL),
+        ],
     )
     three = numpy_helper.from_array(np.array(3), "three")
     constant = helper.make_node("Constant", [], ["three"], value=three)
