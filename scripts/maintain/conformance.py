@@ -35,6 +35,7 @@ from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend import clean, sizes
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF
+from kerf.deploy.frontend.onnx_graph import subgraphs
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.samples import listed
 from kerf.deploy.plans import pieces, steps
@@ -44,7 +45,7 @@ STORED = ("simple", "pytorch-operator", "pytorch-converted")  # kinds of cases t
 FILE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 UNRELEASED = "ALLOW_RELEASED_ONNX_OPSET_ONLY"  # ONNX Runtime's variable: 0 for files of opsets to come, too
 TARGET = targets.parse("native", 1)
-IR = 10  # of files: ONNX Runtime refuses later ones than it knows, whatever is in them
+IR, OPSET = 11, 26  # the newest that ONNX Runtime has in full: it refuses later ones, whatever is in the file
 LARGEST = 2**16  # elements of an input that a layer is put in front of
 HALF = 2e-3  # what float16 computed in float32 may differ by, of the largest number
 
@@ -85,10 +86,25 @@ def node_cases(operators: Iterable[str] = ()) -> Iterator[Case]:
         found = node._NodeTestCases if operators else load_model_tests(kind="node")
     for case in {c.name: c for c in found}.values():
         data = [([numbers(x) for x in inputs], [numbers(y) for y in outputs]) for inputs, outputs in case.data_sets]
-        model = onnx.ModelProto()
-        model.CopyFrom(case.model)
-        model.ir_version = min(model.ir_version, IR)
-        yield Case(case.name, model, data, case.rtol, case.atol)
+        yield Case(case.name, released(case.model), data, case.rtol, case.atol)
+
+
+def released(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Of versions that ONNX Runtime loads, where no operator of the case is newer."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.ir_version = min(made.ir_version, IR)
+    for opset in (o for o in made.opset_import if o.domain == "" and o.version > OPSET):
+        known = [onnx.defs.get_schema(n.op_type, opset.version) for n in nodes(made.graph) if n.domain == ""]
+        opset.version = max(OPSET, *(schema.since_version for schema in known))
+    return made
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from nodes(inner)
 
 
 def file_cases() -> Iterator[Case]:
