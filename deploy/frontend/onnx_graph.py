@@ -158,6 +158,8 @@ class Graph:
 
     def value(self, tensor: str) -> onnx.ValueInfoProto:
         """Name, type and, as far as they are known, sizes of a tensor; without a type where inference found none."""
+        if tensor in self.constants:
+            return self._described(tensor)
         return self._values.get(tensor) or onnx.ValueInfoProto(name=tensor)
 
     def described(self, name: str) -> Value:
