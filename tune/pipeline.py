@@ -229,7 +229,7 @@ def planned(network: Network, job: Job, book: RecordBook, searched: bool) -> Pla
     if job.request.engine == "auto":
         network = pieces.faster(network, weighed)
     job.say(wording.weighed(network, weighed))
-    return Planned(network, built, weighed)
+    return Planned(network, built if network.own else None, weighed)
 
 
 def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None, job: Job) -> Bundle:

@@ -66,7 +66,8 @@ class Plan:
     def run(self, feed: Mapping[str, np.ndarray]) -> Arrays:
         """The results, by name, in their order; ``feed``: arrays of the inputs' types and sizes."""
         if self._alone is not None:
-            return self._alone(feed, {})
+            found = self._alone(feed, {})
+            return found if len(found) == 1 else {name: found[name] for name in self._results}
         if self._machine is not None:
             use_threads(self.threads)
         found = dict(feed)
