@@ -111,7 +111,10 @@ class OpenVino:
 
 
 def openvino_model(model: Model, threads: int) -> Any:
-    import openvino
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError("openvino is not installed (pip install openvino)") from error
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
