@@ -112,7 +112,7 @@ def race(
     """Kerf first, then the dense engines, which get the same graph with the same fixed shapes; those that refuse it, or
     compute something else, are left out, and it is said.
 
-    ``error``: kerf's largest, relative, as verified. On a GPU the image comes from the host, the result goes back to it.
+    ``error``: kerf's largest, relative, as verified. On a GPU images come from the host, and results go back to it.
     """
     kerf, dense = bench.Engine("kerf", run), []
     allowed = max(DENSE_DIFFER, ALLOWED[request.precision], 2 * error)
