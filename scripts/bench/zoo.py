@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import _zoo_networks
 from kerf import files
 from kerf.deploy.measure.environment import cpu, environment
 
+Clock = Callable[[], float]  # seconds
 SHARES = {"dense": 0.0, "half": 0.5}
 HEAD = """\
 | network | input | blocks | kerf's pieces of all | of the time | build s | GB | kerf ms (p10–p90) \
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     kept = Results(a.folder / "results.json")
     print(HEAD, flush=True)
     for name in a.networks:
-        for kind in SHARES:
+        for kind in a.kinds:
             row = kept.of(name, kind)
             if row is None or a.again or "failed" in row:
                 row = kept.add({"network": name, "kind": kind, **measure(name, kind, a)})
@@ -57,9 +59,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     names = list(_zoo_networks.NETWORKS)
     p.add_argument("--folder", type=Path, default=Path("runs/zoo"))
     p.add_argument("--networks", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
+    p.add_argument("--kinds", nargs="+", default=list(SHARES), choices=list(SHARES), help="with zero blocks or without")
     p.add_argument("--again", action="store_true", help="measure networks that have rows once more")
     p.add_argument("--N", type=int, default=4)
     p.add_argument("--seconds", type=float, default=6, help="length of each race")
+    p.add_argument("--cpu_time", action="store_true", help="race in seconds of CPU: on a machine that others keep busy")
     p.add_argument("--limit", type=float, default=600, help="seconds that a network may take to be exported, or built")
     p.add_argument("--step", nargs=2, metavar=("STEP", "KIND"), help=argparse.SUPPRESS)  # of the one network named
     return p.parse_args(argv)
@@ -99,7 +103,7 @@ def measure(name: str, kind: str, a: argparse.Namespace) -> dict[str, Any]:
 def child(stage: str, name: str, kind: str, a: argparse.Namespace) -> dict[str, Any]:
     """What a step in a process of its own answers: the last line of its output, as JSON."""
     command = [sys.executable, __file__, "--step", stage, kind, "--networks", name, "--folder", str(a.folder)]
-    command += ["--N", str(a.N), "--seconds", str(a.seconds)]
+    command += ["--N", str(a.N), "--seconds", str(a.seconds), *(["--cpu_time"] if a.cpu_time else [])]
     try:
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=a.limit)
     except subprocess.TimeoutExpired:
@@ -119,7 +123,8 @@ def step(a: argparse.Namespace) -> int:
         if stage == "make":
             found = make(name, folder, kind, a.N)
         else:
-            found = build(folder / f"{kind}.onnx", source.shape, SHARES[kind], a.N, a.seconds)
+            path, clock = folder / f"{kind}.onnx", time.process_time if a.cpu_time else time.perf_counter
+            found = build(path, source.shape, SHARES[kind], a.N, a.seconds, clock)
     except ModuleNotFoundError as error:
         found = {"failed": f"package {error.name} is missing (pip install '.[zoo]')"}
     except Exception as error:  # whatever a network does: the others go on
@@ -158,7 +163,7 @@ def sizes(path: Path, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {name: shape}
 
 
-def build(path: Path, shape: tuple[int, ...], share: float, n: int, seconds: float) -> dict[str, Any]:
+def build(path: Path, shape: tuple[int, ...], share: float, n: int, seconds: float, clock: Clock) -> dict[str, Any]:
     """The bundle, verified, timed and weighed; raced against the dense engines on the same file with fixed shapes."""
     import kerf
 
@@ -168,14 +173,15 @@ def build(path: Path, shape: tuple[int, ...], share: float, n: int, seconds: flo
         path, n=n, sparsity=share or 0.5, shapes=sizes(path, shape), trials=0, against=(), seconds=0.1, say=said.append
     )
     spent = time.monotonic() - began
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak, cpu_s = max(u.ru_maxrss for u in used), sum(u.ru_utime + u.ru_stime for u in used)
     assert bundle.report is not None
     pieces = bundle.report["pieces"]
-    found = {"input": list(shape), "pieces": pieces, "build_s": spent, "gb": peak * 1024 / 1e9, "said": said}
-    return {**found, **race(bundle, path, shape, seconds)}
+    found = {"input": list(shape), "pieces": pieces, "build_s": spent, "build_cpu_s": cpu_s, "said": said}
+    return {**found, "gb": peak * 1024 / 1e9, **race(bundle, path, shape, seconds, clock)}
 
 
-def race(bundle: Any, path: Path, shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
+def race(bundle: Any, path: Path, shape: tuple[int, ...], seconds: float, clock: Clock) -> dict[str, Any]:
     """Milliseconds by engine, and the ratio of the fastest dense one's to kerf's. Outputs are compared first."""
     import numpy as np
 
@@ -191,7 +197,7 @@ def race(bundle: Any, path: Path, shape: tuple[int, ...], seconds: float) -> dic
             engines.append(engine(fixed, 1))
         except ImportError:
             print(f"{name} is not installed; raced without it (pip install '.[peers]')", file=sys.stderr)
-    measured = bench.race(engines, x, seconds=seconds)
+    measured = bench.race(engines, x, seconds=seconds, clock=clock)
     ms = {m.engine: {"median": m.median, "p10": m.p10, "p90": m.p90} for m in measured}
     return {"ms": ms, "speedup": bench.speedup(measured[0], measured[1:])}
 
