@@ -74,16 +74,20 @@ class Results:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Read each time: a second launch beside this one may add others."""
+        return json.loads(self.path.read_text()) if self.path.exists() else []
 
     def of(self, network: str, kind: str) -> dict[str, Any] | None:
         return next((r for r in self.rows if (r["network"], r["kind"]) == (network, kind)), None)
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        old = self.of(row["network"], row["kind"])
-        self.rows = [r for r in self.rows if r is not old] + [row]
+        key = row["network"], row["kind"]
+        rows = [r for r in self.rows if (r["network"], r["kind"]) != key] + [row]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(self.path, json.dumps(self.rows, indent=1))
+        files.write(self.path, json.dumps(rows, indent=1))
         return row
 
 
