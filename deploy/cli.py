@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def build_parser(program: str) -> Parser:
     look.add_argument("--picture", type=Path, metavar="SVG", help="where to (with --layer; default LAYER.svg)")
     page = commands.add_parser("compare", help="a page of all runs of a folder: accuracy, latency, speedup")
     page.add_argument("folder", type=Path)
-    execute = commands.add_parser("run", help="run a bundle: array in (.npy), array out (.npy)")
+    execute = commands.add_parser(
+        "run", help="run a bundle: array in (.npy, or .npz of several by name), array out (.npy or .npz)"
+    )
     execute.add_argument("bundle", type=Path)
     execute.add_argument("input", type=Path)
     execute.add_argument("output", type=Path)
@@ -118,15 +121,29 @@ def put_side_by_side(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from kerf.deploy.runtime.session import load
 
-    try:
-        x = np.load(args.input, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadInput(f"{args.input}: not an .npy array ({error})") from error
-    y = load(args.bundle).run(x)
+    given = arrays(args.input)
+    session = load(args.bundle)
+    if len(session.outputs) > 1 and args.output.suffix != ".npz":
+        names = ", ".join(session.outputs)
+        raise BadInput(f"{args.output}: this bundle has {len(session.outputs)} outputs ({names}); give a name in .npz")
+    y = session.run(given)
+    found = y if isinstance(y, dict) else {next(iter(session.outputs)): y}
     with files.replacing(args.output) as temporary, temporary.open("wb") as file:
-        np.save(file, y)
-    print(f"{args.output}: {y.dtype} {y.shape}")
-    return {"dtype": str(y.dtype), "shape": list(y.shape), "files": [str(args.output)]}
+        np.savez(file, **found) if args.output.suffix == ".npz" else np.save(file, y)
+    rows = {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in found.items()}
+    for name, array in found.items():
+        print(f"{args.output}: {f'{name} ' if len(found) > 1 else ''}{array.dtype} {array.shape}")
+    first = next(iter(rows.values()))
+    return {**first, "outputs": rows, "files": [str(args.output)]}
+
+
+def arrays(path: Path) -> Any:
+    """An .npy file's array, or an .npz file's by name."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: not an .npy array, nor an .npz of arrays ({error})") from error
 
 
 # What a command needs is loaded when it is asked for: a device that runs a bundle has no need of onnx.

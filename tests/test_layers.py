@@ -29,7 +29,7 @@ ORDER = {
     "deploy": [
         *("frontend/onnx_graph", "frontend/network", "frontend/windows", "frontend/passes"),
         *("frontend/operators", "frontend", "partition"),
-        *("runtime", "measure", "compiler", "report", "from_torch", ""),
+        *("runtime", "measure", "compiler", "plans", "report", "from_torch", ""),
     ],
     "compress": [
         *("data", "models", "network", "units", "training", "measures", "pruning", "methods/drl", "methods"),

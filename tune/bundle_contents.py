@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from tvm.target import Target
 
-from kerf.deploy.compiler import steps, targets
+from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import Built, record
-from kerf.deploy.compiler.steps import Steps
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.plans import steps
+from kerf.deploy.plans.fallback import FILE, Whole
+from kerf.deploy.plans.pieces import Weighed
+from kerf.deploy.plans.steps import Steps
 from kerf.deploy.report import block_pattern, compare
 from kerf.deploy.report.block_pattern import Pattern
 from kerf.deploy.report.schema import SCHEMA, LayerReport, PieceReport, Report
@@ -24,8 +27,6 @@ from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.manifest import GpuContents, LayerKernel
 from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.kernel import dense_twin
-from kerf.tune.fallback import FILE, Whole
-from kerf.tune.pieces import Weighed
 from kerf.tune.proof import Proof
 from kerf.tune.request import Request
 

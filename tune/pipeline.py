@@ -14,22 +14,24 @@ from typing import Any
 
 from tvm.target import Target
 
-from kerf.deploy.compiler import preflight, steps, targets
+from kerf.deploy.compiler import preflight, targets
 from kerf.deploy.compiler.build import Built, build
+from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.partition.plain import plain
+from kerf.deploy.plans import fallback, pieces, steps
+from kerf.deploy.plans.pieces import Weighed
 from kerf.deploy.report import claims, report
 from kerf.deploy.report.schema import Report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
-from kerf.errors import BadInput
+from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
-from kerf.tune import bundle_contents, fallback, pieces, proof, wording
-from kerf.tune.pieces import Weighed
+from kerf.tune import bundle_contents, proof, wording
 from kerf.tune.places import Gpu, Here, Place
 from kerf.tune.progress import Progress, Say
 from kerf.tune.remote import Tracker
@@ -157,7 +159,11 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     say(request.describe())
     place = place_of(request, backend_of(target).device if not foreign else "")
     job = Job(request, target, foreign, command, say, place)
+    if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
+        raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
     networks = [pieces.whole(n) if job.whole else pieces.able(n, target, say) for n in networks]
+    if request.engine == KERF and not networks[0].own:
+        raise refusals.nothing(request.path, networks[0].graph)
     say(wording.layers(networks[0], request))
     if foreign:
         say(f"{foreign}: building without tuning, verification and race")
@@ -168,8 +174,11 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
             tolerance=request.tolerance, place=place, progress=progress,
         )  # fmt: skip
         say(wording.searched(summary))
-    plans = [planned(network, job, book, searched=summary is not None) for network in networks]
-    return deliver(plans, book, summary, job)
+    try:
+        plans = [planned(network, job, book, searched=summary is not None) for network in networks]
+        return deliver(plans, book, summary, job)
+    except Unsupported as error:  # by an engine, of a piece
+        raise Unsupported(f"{request.path}: {error}") from error
 
 
 @dataclass(frozen=True)

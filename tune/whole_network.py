@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 from tvm.target import Target
 
-from kerf.deploy.compiler import steps
 from kerf.deploy.compiler.build import Built, Plan, compiled, plan
 from kerf.deploy.compiler.targets import describe
 from kerf.deploy.frontend.network import Network
@@ -19,6 +18,7 @@ from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook, faster, race_name
 from kerf.deploy.measure.samples import alone, draw
+from kerf.deploy.plans import steps
 from kerf.kernels.config import Config
 
 KERNEL = "whole network"

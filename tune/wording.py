@@ -9,10 +9,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from kerf.deploy.frontend.network import KERF, Network
+from kerf.deploy.plans.pieces import Weighed
 from kerf.deploy.report import claims
 from kerf.deploy.report.schema import Speedup
 from kerf.kernels.bsr import kept_blocks
-from kerf.tune.pieces import Weighed
 from kerf.tune.request import Request
 from kerf.tune.search import Summary
 

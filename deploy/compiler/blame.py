@@ -9,6 +9,7 @@ from onnx import helper
 
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend.network import Network
+from kerf.deploy.measure.samples import draw
 from kerf.deploy.measure.verify import reference_session, relative_error
 from kerf.kernels.backends import backend_of
 from kerf.kernels.lowering import compile_func
@@ -20,7 +21,7 @@ def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
     model = onnx.load(str(network.path))
     nodes = {n.name: n for n in network.graph.nodes if n.name in network.layers}
     rng = np.random.default_rng(seed)
-    feed = {v.name: rng.standard_normal(v.shape).astype(np.float32) for v in network.inputs}
+    feed = draw(network.inputs, rng)
     wanted = sorted({t for n in nodes.values() for t in (*n.input, *n.output)} - set(feed))
     known = {o.name for o in model.graph.output}
     model.graph.output.extend(helper.make_empty_tensor_value_info(t) for t in wanted if t not in known)

@@ -19,6 +19,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, subgraphs
 from kerf.errors import BadInput
 
+SCAN = 9  # opset: before, Scan went over each entry of a batch
 RESIZE = 11  # opset: since then Resize says where pixels lie
 OPSET = 13  # since then axes, bounds and the like are inputs, as they are today
 MOST = 2**31 - 1  # bytes of a message that protobuf writes
@@ -164,11 +165,11 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
 def _converted_wrongly(old: Graph, node: onnx.NodeProto) -> bool:
     """What ONNX Runtime computes otherwise after ONNX's converter: tests/deploy/frontend/test_opsets.py has them all.
 
-    Hardmax was over the flattened rest of its input; the nearest pixel of a smaller image was rounded up, and that of
-    a larger one down.
+    Hardmax was over the flattened rest of its input; Scan had a batch; the nearest pixel of a smaller image was rounded
+    up, and that of a larger one down.
     """
     if node.op_type != "Resize" or old.opset >= RESIZE or attributes(node).get("mode", b"nearest") != b"nearest":
-        return node.op_type == "Hardmax"
+        return node.op_type == "Hardmax" or (node.op_type == "Scan" and old.opset < SCAN)
     scales = old.constants.get(node.input[1])
     return scales is None or bool(np.any(scales < 1))
 

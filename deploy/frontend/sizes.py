@@ -49,10 +49,10 @@ def fix(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]],
             said = f"--shape makes the first size of {name!r} {shape[0]}, --batch {batch}"
             raise BadInput(f"{path}: {said}; give one of them")
         _set(path, inputs[name], tuple(shape), meant)
-    first = [v.type.tensor_type.shape.dim[0] for v in inputs.values() if dims(v) and v.name not in shapes]
+    first = [v.type.tensor_type.shape.dim[0] for v in _with_axes(inputs.values()) if v.name not in shapes]
     open_first = [size for size in first if not _number(size)]
     if batch is not None and first and not open_first and all(size.dim_value != batch for size in first):
-        value = next(v for v in inputs.values() if dims(v) and v.name not in shapes)
+        value = next(v for v in _with_axes(inputs.values()) if v.name not in shapes)
         raise BadInput(f"{path}: input {value.name!r} has batch {first[0].dim_value} fixed; asked for {batch}")
     for size in open_first:
         number = meant.setdefault(_word(size), batch or 1) if _word(size) else batch or 1
@@ -67,7 +67,7 @@ def _set(path: Path, value: onnx.ValueInfoProto, shape: tuple[int, ...], meant: 
         raise BadInput(f"{path}: input {value.name!r} is no tensor and has no shape; leave --shape {value.name} out")
     if said is not None and len(said) != len(shape):
         raise BadInput(f"{path}: input {value.name!r} is {words(value)}, {len(said)} sizes; --shape gives {text}")
-    if min(shape, default=1) < 1:
+    if any(number < 1 and (said is None or said[i] != 0) for i, number in enumerate(shape)):
         raise BadInput(f"{path}: --shape {value.name}={text}: expected sizes of at least 1")
     sizes = value.type.tensor_type.shape.dim
     value.type.tensor_type.shape.SetInParent()
@@ -81,6 +81,16 @@ def _set(path: Path, value: onnx.ValueInfoProto, shape: tuple[int, ...], meant: 
             raise BadInput(f"{path}: input {value.name!r} cannot be {text}: {why}; leave that size as it is")
     for size, number in zip(sizes, shape):
         size.dim_value = number
+
+
+def _with_axes(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
+    """Those whose first size may be free."""
+    return [v for v in values if dims(v) and not _nothing(v)]
+
+
+def _nothing(value: onnx.ValueInfoProto) -> bool:
+    """Whether it is a list of no numbers, axes say; a 0 among other sizes is how some exporters write a free batch."""
+    return dims(value) == (0,)
 
 
 def _number(size: onnx.TensorShapeProto.Dimension) -> int:
@@ -112,7 +122,7 @@ def free_sizes(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...] | None
     for value in inputs_of(model):
         if value.type.WhichOneof("value") in ("tensor_type", None):
             sizes = dims(value)
-            if sizes is None or any(isinstance(d, str) or d < 1 for d in sizes):
+            if sizes is None or (any(isinstance(d, str) or d < 1 for d in sizes) and not _nothing(value)):
                 found[value.name] = sizes
     return found
 

@@ -176,7 +176,8 @@ def warm_up(engine: Engine, x: Any, clock: Callable[[], float], limit: float = W
     """Runs until two windows of five calls (of one, where a call takes long) differ by less than 5 %, or `limit`
     seconds; returns seconds per call.
     """
-    start, windows = clock(), []
+    windows: list[float] = []
+    start = clock()
     while clock() - start < limit or not windows:
         calls = 5 if windows and 20 * windows[-1] < limit else 1
         windows.append(max(sample(engine, x, calls, clock), 1e-9))

@@ -1,9 +1,9 @@
 """A graph -> pieces that run one after the other, kerf's and another engine's by turns.
 
 Given: which nodes kerf has functions for. Result: as few pieces as the order of execution allows: all nodes of one
-engine that are ready are taken before the other engine's turn comes (list scheduling with two kinds of nodes). What
-lies between two of kerf's layers and is no layer belongs to kerf only if it touches one of its layers: a lone pooling
-between two pieces of ONNX Runtime would be two changes of engine for nothing.
+engine that are ready are taken before the other engine's turn comes (list scheduling with two kinds of nodes). A piece
+of kerf's has a layer at least: a lone pooling between two pieces of ONNX Runtime would be two changes of engine for
+nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ Takes = Callable[[onnx.NodeProto], bool]
 def cut(graph: Graph, takes: Takes, other: str) -> tuple[Piece, ...]:
     """Pieces in order of execution. ``takes``: whether kerf has a function for a node; ``other``: who runs the rest."""
     ours = with_layers(graph, takes)
-    orders = [schedule(graph, ours, first) for first in (True, False)]
-    return pieces(graph, min(orders, key=len), other)
+    while True:
+        order = min((schedule(graph, ours, first) for first in (True, False)), key=len)
+        found = pieces(graph, order, other)
+        bare = {id(n) for p in found if p.engine == KERF and not any(map(is_layer, p.nodes)) for n in p.nodes}
+        if not bare:
+            return found
+        ours = {i for i in ours if id(graph.nodes[i]) not in bare}
 
 
 def with_layers(graph: Graph, takes: Takes) -> set[int]:

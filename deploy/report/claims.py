@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from kerf.deploy.report.page import percent
 from kerf.deploy.report.schema import Report
 
@@ -11,7 +13,9 @@ WORTH_SAYING = 0.05  # share of the weights
 
 def verdict(report: Report) -> tuple[str, str]:
     """(headline, evidence). A ratio whose interval contains 1.0 is not called a speedup."""
-    ratio = report.get("speedup")
+    ratio, runs = report.get("speedup"), report.get("engine", "kerf")
+    if runs != "kerf":
+        return f"Runs in {ENGINES.get(runs, runs)}", "kerf computes none of this network, or not faster"
     if not ratio:
         return "Not compared", "no dense engine was raced"
     engine, (low, high) = ENGINES.get(ratio["against"], ratio["against"]), ratio["ci95"]
@@ -25,7 +29,7 @@ def verdict(report: Report) -> tuple[str, str]:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
-    rows, said = report["layers"], []
+    rows, said = report["layers"], pieces(report)
     bsr = report.get("bsr", "N")  # one number in older reports
     sizes = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
     known = [(row, share) for row in rows if (share := row.get("zero_blocks")) is not None and row.get("weights")]
@@ -47,6 +51,30 @@ def notes(report: Report) -> list[str]:
     if total and zeros > WORTH_SAYING * total and not any(row["block"] for row in rows):
         said.append("No layer ran sparse: the times are those of dense kernels.")
     return said
+
+
+def pieces(report: Report) -> list[str]:
+    """What runs which part of the network, where that is not kerf alone."""
+    found = report.get("pieces", [])
+    others = [piece for piece in found if piece["engine"] != "kerf"]
+    own = [piece for piece in found if piece["engine"] == "kerf"]
+    if not others or not own:
+        return []
+    operators: Counter[str] = Counter()
+    for piece in others:
+        operators.update(piece["operators"])
+    most = ", ".join(f"{count} {name}" for name, count in operators.most_common(4))
+    times = [piece["us"] for piece in found]
+    share = ""
+    if all(us is not None for us in times):
+        taken = sum(piece["us"] or 0 for piece in others) / sum(us or 0 for us in times)
+        share = f", {percent(taken)} of the time"
+    engine = ENGINES.get(others[0]["engine"], others[0]["engine"])
+    layers = sum(piece["layers"] for piece in own)
+    return [
+        f"kerf runs {layers} layers in {len(own)} pieces; {engine} runs the other {len(others)} pieces{share}: {most}"
+        f"{' and others' if len(operators) > 4 else ''}."
+    ]
 
 
 def work(report: Report) -> float | None:

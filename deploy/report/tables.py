@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from kerf.deploy.report.claims import ENGINES
 from kerf.deploy.report.inspect import SIZES, Inspection
 from kerf.deploy.runtime.manifest import Manifest
 
@@ -32,6 +33,12 @@ def of_bundle(name: str, manifest: Manifest) -> Table:
     table = Table(title=f"{name}: {manifest['model']} for {manifest['target']}")
     for column in ("layer", "shape", "block", "density", "kernel", "configuration"):
         table.add_column(column)
+    if manifest["engine"] != "kerf":
+        table.caption = f"the whole network runs in {ENGINES.get(manifest['engine'], manifest['engine'])}"
+    else:
+        steps = [step["engine"] for plan in manifest["plans"][:1] for step in plan["steps"]]
+        if len(steps) > 1:
+            table.caption = f"{len(steps)} pieces, {steps.count('kerf')} of them kerf's; ONNX Runtime runs the others"
     for row in manifest["layers"]:
         config = " ".join(f"{k}={v}" for k, v in row["config"].items())
         density = f"{row['density']:.0%}"

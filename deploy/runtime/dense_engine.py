@@ -127,4 +127,4 @@ def openvino_model(model: Model, threads: int) -> Any:
         raise Unsupported(f"OpenVINO refuses the network: {' '.join(str(error).split())[:300]}") from error
 
 
-ENGINES = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+ENGINES: dict[str, Callable[..., Call]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}

@@ -23,6 +23,7 @@ class GpuSession:
         """``library``: module of a compiled network, its machine code provided (kerf.deploy.runtime.gpu)."""
         self.input_shape = tuple(input_shape)
         self.inputs: dict[str, Tensor] = {"input": {"dtype": "float32", "shape": list(input_shape)}}
+        self.outputs: dict[str, Tensor] = {"output": {"dtype": "float32", "shape": None}}
         self._machine = library["vm_load_executable"]()
         # the host's memory is the second device: shapes are computed there
         self._machine["vm_initialization"](CUDA, 0, POOLED, CPU, 0, POOLED)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # of typing from Python 3.13 on
 
 FORMAT = 3
 READ = (2, FORMAT)  # what this version runs
@@ -39,7 +42,11 @@ class KerfStep(TypedDict):
     weights: list[int]
 
 
-Step = KerfStep | OnnxStep
+Step = KerfStep | OnnxStep  # told apart by "function"
+
+
+def is_own(step: Step) -> TypeIs[KerfStep]:
+    return "function" in step
 
 
 class PlanEntry(TypedDict):

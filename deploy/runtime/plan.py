@@ -17,7 +17,7 @@ import tvm_ffi
 
 from kerf.deploy.runtime import dense_engine
 from kerf.deploy.runtime.dense_engine import Model
-from kerf.deploy.runtime.manifest import OnnxStep, Step, Tensor
+from kerf.deploy.runtime.manifest import OnnxStep, Step, Tensor, is_own
 from kerf.deploy.runtime.own_piece import Arrays, OwnPiece, aligned
 
 CPU, POOLED = 1, 2  # DLPack's device type, the virtual machine's allocator
@@ -50,7 +50,7 @@ class Plan:
         self.calls: list[Callable[[Arrays], None]] = []
         self._alone = self._whole(steps, models)
         for step in steps:
-            if "function" in step:
+            if is_own(step):
                 piece = OwnPiece(step, self._machine, weights, values, self.fixed, results)
                 self.fixed |= piece.memory
                 self.calls.append(piece)
@@ -59,7 +59,7 @@ class Plan:
 
     def _whole(self, steps: Sequence[Step], models: Mapping[str, Model]) -> dense_engine.Call | None:
         """A dense engine that runs everything, and gives the results in their order."""
-        if len(steps) != 1 or "function" in steps[0]:
+        if len(steps) != 1 or is_own(steps[0]):
             return None
         return dense_engine.open_network(steps[0]["engine"], models[steps[0]["file"]], self.threads)
 

@@ -129,7 +129,8 @@ class Session:
         self._libraries, self._models = libraries, models
         self._weights = [tvm_ffi.from_dlpack(aligned(w)) for w in weights]
         self._plans: dict[int, Plan] = {}
-        self._whole, self._fallback = contents.get("fallback"), None
+        self._whole: str | None = contents.get("fallback")
+        self._fallback: dense_engine.Call | None = None
         self._usual: tuple[str, np.dtype, tuple[int, ...]] | None = None  # the only input of the first plan
         if self._entries:
             self.plan(0)

@@ -45,7 +45,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="kerf-emulate-") as folder:
             found = verify(
                 lambda x: emulate(module, packed, x, target, Path(folder)),
-                args.onnx_path, network.input_shape, inputs=1, precision=args.precision,
+                args.onnx_path, network.inputs, count=1, precision=args.precision,
             )  # fmt: skip
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))

@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
-from kerf.deploy.compiler import steps, targets
+from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.operators.fusion import operations
 from kerf.deploy.frontend.operators.table import reason
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
+from kerf.deploy.plans import steps
 from kerf.kernels.cpu.form import PaddedPlanes
 from tests.helpers.onnx_networks import Builder
 

@@ -88,8 +88,8 @@ def test_network_on_the_host_equals_onnx_runtime(tmp_path, precision, block, ima
     verify(
         lambda x: emulate(module, packed, x, HOPPER, tmp_path),
         path,
-        (images, 3, 32, 32),
-        inputs=1,
+        found.inputs,
+        count=1,
         precision=precision,
     )
 
@@ -178,4 +178,4 @@ def test_network_on_the_gpu_equals_onnx_runtime(network, tmp_path, precision):
     assert report["verified"]
     assert any(row["kerf_us"] for row in report["layers"]), "kernels were timed on the GPU"
     session = load(out)
-    verify(session.run, network, session.input_shape, precision=precision)
+    verify(session.run, network, convert(network).inputs, precision=precision)

@@ -94,8 +94,8 @@ def test_both_branches_of_a_residual_are_layers_in_a_valid_order(tmp_path):
 
 
 def test_open_batch_size_is_set_and_fixed_one_is_kept(tmp_path):
-    assert convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3).input_shape[0] == 3
-    assert convert(mobile(tmp_path / "m.onnx", batch="n")).input_shape[0] == 1
+    assert convert(mobile(tmp_path / "m.onnx", batch="n"), batch=3).inputs[0].shape[0] == 3
+    assert convert(mobile(tmp_path / "m.onnx", batch="n")).inputs[0].shape[0] == 1
     with pytest.raises(ValueError, match="has batch 1 fixed; asked for 3"):
         convert(mobile(tmp_path / "m.onnx"), batch=3)
 
@@ -156,11 +156,10 @@ W34 = np.arange(12, dtype=np.float32).reshape(3, 4)
 )
 def test_dense_layers_are_read_right_or_left_alone(tmp_path, nodes, constants, layer, left):
     path = dense_network(tmp_path, nodes, constants)
-    if not layer:
-        with pytest.raises(ValueError, match="nothing to compile"):
-            convert(path)
-        return
     network = convert(path)
+    if not layer:
+        assert not network.layers
+        return
     (found,) = network.layers.values()
     np.testing.assert_array_equal(found.weight[:, :, 0, 0], W34.T)
     assert found.bias.sum() == (4 if "b" in constants and not left else 0)
@@ -204,10 +203,10 @@ def test_auto_pad(tmp_path, mode, padding):
     assert network.layers["y"].problem.out_shape == (1, 4, side, side)
 
 
-def test_inputs_other_than_float_images_are_refused(tmp_path):
+def test_inputs_of_any_type_are_told(tmp_path):
     path = mobile(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     onnx.save(model, str(path))
-    with pytest.raises(ValueError, match="is UINT8; expected FLOAT"):
-        convert(path)
+    (image,) = convert(path).inputs
+    assert (image.dtype, image.shape) == ("uint8", (1, 3, 32, 32))

@@ -43,6 +43,13 @@ def test_free_first_sizes_become_the_batch():
     assert fixed(network(x=(2, 3), z=("n", 2)), batch=5) == {"x": (2, 3), "z": (5, 2), "y": None}
 
 
+def test_a_list_of_no_numbers_stays_one():
+    model = network(x=(2, 3), axes=(0,))
+    assert fixed(model)["axes"] == (0,)
+    assert sizes.free_sizes(model) == {}
+    assert fixed(network(x=(0, 3)), {"x": (0, 3)})["x"] == (0, 3)
+
+
 def test_a_word_is_the_same_number_everywhere():
     found = fixed(network(x=("n", 3, "h", "w"), mask=("n", "h", "w"), output=("n", "h")), {"x": (2, 3, 5, 6)})
     assert found == {"x": (2, 3, 5, 6), "mask": (2, 5, 6), "y": (2, 5)}

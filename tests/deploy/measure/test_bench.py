@@ -58,12 +58,14 @@ def test_rounds_are_interleaved_in_seeded_random_order():
     assert order(0) == log != order(1)
 
 
-def test_time_budget_is_kept_but_never_below_twenty_rounds():
+def test_time_budget_is_kept_but_for_twenty_rounds_or_five_of_a_slow_network():
     clock = Clock()
     (measurement,) = raced(clock, clock.engine("onnxruntime", 0.01), seconds=1.0)
     assert len(measurement.samples) == 50
-    (measurement,) = raced(clock, clock.engine("onnxruntime", 1.0), seconds=1.0)
+    (measurement,) = raced(clock, clock.engine("onnxruntime", 0.04), seconds=1.0)
     assert len(measurement.samples) == 20
+    (measurement,) = raced(clock, clock.engine("onnxruntime", 1.0), seconds=1.0)
+    assert len(measurement.samples) == 5
 
 
 @pytest.mark.parametrize("wrong", [X * 1.01, X[:, :2], X * float("nan")])

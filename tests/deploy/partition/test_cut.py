@@ -24,7 +24,13 @@ def graph_of(*nodes: str) -> Graph:
         made.append(helper.make_node("Relu" if op == "Layer" else op, inputs, outputs, name=text))
     shape = [1, 4]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
-    graph = Graph(helper.make_model(helper.make_graph(made, "g", values[:1], values[1:])))
+    graph = Graph(
+        helper.make_model(
+            helper.make_graph(made, "g", values[:1], values[1:]),
+            opset_imports=[helper.make_opsetid("", 18)],
+            ir_version=10,
+        )
+    )
     for node in graph.nodes:
         if node.name.startswith("Layer"):
             graph.replace([node], helper.make_node("Layer", node.input, node.output, name=node.name, domain="kerf"))
@@ -107,3 +113,10 @@ def test_what_is_no_tensor_of_numbers_is_not_exchanged():
     one = Piece("other", graph.nodes[:2], ("x",), ("b",))
     two = Piece(KERF, graph.nodes[2:], ("b",), ("y",))
     assert onnx_piece.untyped(graph, [one, two]) == "b"
+
+
+def test_a_piece_of_kerfs_has_a_layer():
+    """The Neg and the Add touch a layer, but wait for ONNX Runtime, and no layer of kerf's runs with them."""
+    graph = graph_of("Layer: x -> a", "Exp: a -> b", "Neg: b -> c", "Add: a c -> d", "Exp: d -> y")
+    pieces = cut(graph, lambda node: takes(node) or node.op_type == "Add", "other")
+    assert engines(pieces) == [(KERF, 1), ("other", 4)]

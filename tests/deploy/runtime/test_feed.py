@@ -48,3 +48,8 @@ def test_strings_are_strings_of_any_kind():
     assert feed(np.array(["a", "b"]), words)["s"].shape == (2,)
     with pytest.raises(BadInput, match="numpy array of strings"):
         feed(x, words)
+
+
+def test_sequences_and_what_is_optional_go_by_name():
+    given = {"s": [x, x[:, :1]], "o": None}
+    assert feed(given, {key: {"dtype": "object", "shape": None} for key in "so"}) == given

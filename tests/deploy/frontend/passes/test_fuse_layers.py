@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from kerf.deploy.compiler import steps, targets
+from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import verify
+from kerf.deploy.plans import steps
 from tests.helpers.onnx_networks import Builder
 
 pytestmark = pytest.mark.quick

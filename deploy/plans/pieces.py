@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
 from tvm.target import Target
 
-from kerf.deploy.compiler import steps
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend import refusals, sizes
 from kerf.deploy.frontend.network import KERF, Network, Piece
@@ -20,11 +20,11 @@ from kerf.deploy.measure.samples import draw
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.cut import cut, is_layer, joined
 from kerf.deploy.partition.plain import plain
+from kerf.deploy.plans import steps
 from kerf.deploy.runtime.dense_engine import open_piece
 from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.kernel import candidates
-from kerf.tune.progress import Say
 
 OTHER = "onnxruntime"  # runs what kerf does not
 ROUNDS, SECONDS = 15, 0.3  # per piece
@@ -38,7 +38,7 @@ def whole(network: Network) -> Network:
     return network
 
 
-def able(network: Network, target: Target, say: Say) -> Network:
+def able(network: Network, target: Target, say: Callable[[str], object]) -> Network:
     """The network cut into pieces by what kerf has functions for; other pieces are ONNX Runtime's, all where kerf has
     none, and it is said why.
     """
@@ -87,7 +87,7 @@ def weigh(network: Network, built: Built, threads: int) -> list[Weighed]:
     values = draw(network.inputs, np.random.default_rng(0))
     found = []
     for piece, call in zip(network.run_by, plan.calls, strict=True):
-        calls: dict[str, Callable[[], object]] = {piece.engine: lambda call=call: call(values)}
+        calls: dict[str, Callable[[], object]] = {piece.engine: partial(call, values)}
         call(values)
         if piece.engine == KERF:
             model = onnx_piece.model(network.graph, piece).SerializeToString()

@@ -13,7 +13,7 @@ from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.frontend.onnx_graph import Graph, Value
 from kerf.deploy.partition import onnx_piece
-from kerf.deploy.runtime.manifest import PlanEntry, Step, Tensor
+from kerf.deploy.runtime.manifest import PlanEntry, Step, Tensor, is_own
 from kerf.deploy.runtime.session import Session
 
 LIBRARY = "library.so"
@@ -44,11 +44,11 @@ def steps(network: Network, built: Built | None, prefix: str = "") -> Steps:
             packed, first = built.packed[own], len(found.weights)
             found.weights.extend(packed.items())
             suffix = f"_{own}" if own else ""
-            done.append({**exchanged, "function": suffix, "weights": list(range(first, first + len(packed)))})
+            done.append(exchanged | {"function": suffix, "weights": list(range(first, first + len(packed)))})
         else:
             file = f"{prefix}{piece.engine}_{len(found.models)}.onnx"
             found.models[file] = onnx_piece.model(graph, piece).SerializeToString()
-            done.append({**exchanged, "file": file})
+            done.append(exchanged | {"file": file})
     found.entries[0]["steps"] = done
     return found
 
@@ -60,21 +60,21 @@ def together(plans: Sequence[Steps]) -> Steps:
         found.models.update(plan.models)
         moved = []
         for name, array in plan.weights:
-            key = name, array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+            key = name, array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest()
             if key not in at:
                 at[key] = len(found.weights)
                 found.weights.append((name, array))
             moved.append(at[key])
         for entry in plan.entries:
             own: list[Any] = [
-                s | {"weights": [moved[i] for i in s["weights"]]} if "weights" in s else s for s in entry["steps"]
+                s | {"weights": [moved[i] for i in s["weights"]]} if is_own(s) else s for s in entry["steps"]
             ]
             found.entries.append({**entry, "steps": own})
     return found
 
 
 def _entry(network: Network, prefix: str | None) -> PlanEntry:
-    sizes = {v.name: list(v.shape) for v in network.inputs if v.shape is not None and None not in v.shape}
+    sizes: dict[str, Any] = {v.name: list(v.shape) for v in network.inputs if v.shape and None not in v.shape}
     library = None if prefix is None else f"{prefix}{LIBRARY}"
     return {"inputs": sizes, "library": library, "steps": [], "values": {}}
 
