@@ -44,7 +44,7 @@ class Graph:
         self._read = {name: array_of(tensor) for name, tensor in self._stored.items()}
         self.constants = dict(self._read)
         self.inputs = [i for i in model.graph.input if i.name not in self.constants]
-        self.outputs = list(model.graph.output)
+        self.outputs = list({o.name: o for o in model.graph.output}.values())  # one may be listed twice
         self._listed: tuple[onnx.NodeProto, ...] | None = None
         self._originals: dict[str, tuple[onnx.NodeProto, ...]] = {}  # by output: what a pass made one node of
         self.set_nodes(model.graph.node)
@@ -158,6 +158,8 @@ class Graph:
 
     def value(self, tensor: str) -> onnx.ValueInfoProto:
         """Name, type and, as far as they are known, sizes of a tensor; without a type where inference found none."""
+        if tensor in self.constants:
+            return self._described(tensor)
         return self._values.get(tensor) or onnx.ValueInfoProto(name=tensor)
 
     def described(self, name: str) -> Value:

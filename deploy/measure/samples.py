@@ -25,8 +25,8 @@ def _array(value: Value, rng: np.random.Generator, scale: float, free: int) -> n
         )
     shape = tuple(free if size is None else size for size in value.shape)
     if np.dtype(value.dtype).kind in "iub":
-        return rng.integers(0, 2, shape).astype(value.dtype)
-    return (rng.standard_normal(shape) * scale).astype(value.dtype)
+        return np.asarray(rng.integers(0, 2, shape), value.dtype)
+    return np.asarray(rng.standard_normal(shape) * scale, value.dtype)  # of no axes, too, which numpy makes a number
 
 
 def alone(arrays: Mapping[str, np.ndarray]) -> Any:

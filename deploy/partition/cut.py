@@ -84,7 +84,14 @@ def schedule(graph: Graph, ours: set[int], mine: bool) -> list[tuple[bool, list[
 def pieces(graph: Graph, order: Iterable[tuple[bool, Sequence[int]]], other: str) -> tuple[Piece, ...]:
     """The pieces of these nodes, with the tensors that they exchange."""
     parts = [(KERF if mine else other, [graph.nodes[i] for i in numbers]) for mine, numbers in order]
+    if given_out(graph) and all(engine == KERF for engine, _ in parts):
+        parts.append((other, []))
     return exchanging(graph, parts)
+
+
+def given_out(graph: Graph) -> set[str]:
+    """Constants that are outputs: a dense engine hands them on."""
+    return {o.name for o in graph.outputs if o.name in graph.constants}
 
 
 def joined(graph: Graph, found: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -104,10 +111,12 @@ def exchanging(graph: Graph, parts: Sequence[tuple[str, Sequence[onnx.NodeProto]
     """
     numbers = {id(node): i for i, node in enumerate(graph.nodes)}
     wanted = {o.name for o in graph.outputs}  # by what comes later, or whoever runs the network
-    found: list[Piece] = []
+    constants, found = given_out(graph), []
     for engine, nodes in reversed(parts):
         nodes = sorted(nodes, key=lambda node: numbers[id(node)])  # the file's order is one of execution
         made = {t for node in nodes for t in node.output if t}
+        if engine != KERF:
+            made, constants = made | constants, set()
         read = set().union(*(reads(node) for node in nodes)) - made - set(graph.constants)
         found.append(Piece(engine, tuple(nodes), tuple(sorted(read)), tuple(sorted(made & wanted))))
         wanted |= read

@@ -64,10 +64,6 @@ def obstacle(network: Network, found: Sequence[Piece]) -> str | None:
         return str(error).removeprefix(f"{network.path}: ")
     if not any(piece.engine == KERF for piece in found):
         return str(refusals.nothing(network.path, network.graph)).removeprefix(f"{network.path}: ")
-    passed_on = {*network.graph.constants, *(i.name for i in network.graph.inputs)}
-    for output in network.graph.outputs:
-        if output.name in passed_on:
-            return f"its output {output.name!r} is an input or a constant"
     if strange := onnx_piece.untyped(network.graph, found):
         return f"{strange!r}, which its pieces would exchange, is no tensor of numbers"
     return None

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from kerf.deploy.runtime import rare_types
 from kerf.errors import Unsupported
 
 Model = Path | bytes  # a file or its contents
@@ -53,7 +54,7 @@ class OnnxRuntime:
         self._session = onnxruntime_session(model, threads, alone)
         self._names = [o.name for o in self._session.get_outputs()]
         self._fixed_in, self._fixed_out = dict(fixed_in), dict(fixed_out)  # the binding holds their addresses
-        self._by_name = alone or bool(free)
+        self._by_name, self._rare = alone or bool(free), rare_types.rare(self._session)
         self._binding = self._session.io_binding()
         for name, array in fixed_in.items():
             _bind(self._binding.bind_input, name, array)
@@ -62,20 +63,29 @@ class OnnxRuntime:
 
     def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
         if self._by_name:
-            found = dict(zip(self._names, self._session.run(None, {**self._fixed_in, **inputs})))
+            found = dict(zip(self._names, self._run({**self._fixed_in, **inputs})))
             for name, array in {**self._fixed_out, **outputs}.items():
                 array[...] = found.pop(name)
             return found
+        inputs = {name: np.asarray(array, order="C") for name, array in inputs.items()}
         for name, array in inputs.items():
-            self._binding.bind_cpu_input(name, array)
+            if array.dtype in rare_types.NUMBERS:
+                _bind(self._binding.bind_input, name, array)
+            else:
+                self._binding.bind_cpu_input(name, array)
         for name, array in outputs.items():
             _bind(self._binding.bind_output, name, array)
         self._session.run_with_iobinding(self._binding)
         return {}
 
+    def _run(self, inputs: Arrays) -> list[Any]:
+        if self._rare:
+            return rare_types.run(self._session, self._names, inputs)
+        return self._session.run(self._names, inputs)
+
 
 def _bind(bind: Callable, name: str, array: np.ndarray) -> None:
-    bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    bind(name, "cpu", 0, rare_types.element_type(array.dtype), array.shape, array.ctypes.data)
 
 
 def onnxruntime_session(model: Model, threads: int, alone: bool = True, provider: str = "CPUExecutionProvider") -> Any:

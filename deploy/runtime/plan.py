@@ -73,7 +73,7 @@ class Plan:
         found = dict(feed)
         for call in self.calls:
             call(found)
-        return {name: found[name] for name in self._results}
+        return {name: feed[name].copy() if name in feed else found[name] for name in self._results}
 
     def _other(self, step: OnnxStep, model: Model) -> Callable[[Arrays], None]:
         sized = [n for n in step["outputs"] if self._values[n]["shape"] is not None]
