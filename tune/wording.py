@@ -85,7 +85,7 @@ def weighed(network: Network, found: Sequence[Weighed]) -> str:
     if rest:
         most = Counter(node.op_type for node in rest.piece.nodes).most_common(3)
         said = ", ".join(f"{count} {operator}" for operator, count in most)
-        text += f"\n  the longest of the others takes {rest.us[rest.piece.engine] / total:.0%}: {said}"
+        text += f"\n  the longest of the others takes {rest.us[rest.piece.engine] / total:.0%}: {said or 'constants'}"
     return text
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from kerf.deploy.measure.samples import listed
-from kerf.deploy.runtime import dense_engine
+from kerf.deploy.runtime import dense_engine, rare_types
 from kerf.errors import BadInput
 
 SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
@@ -78,10 +78,11 @@ def onnxruntime_engine(path: str | Path, threads: int, provider: str = "CPUExecu
     if provider not in onnxruntime.get_available_providers():
         raise ImportError(f"onnxruntime is installed without {provider}")
     session = dense_engine.onnxruntime_session(Path(path), threads, provider=provider)
-    names = [i.name for i in session.get_inputs()]
+    names, outputs = ([v.name for v in values] for values in (session.get_inputs(), session.get_outputs()))
+    call = rare_types.runner(session)
 
     def run(x: Any) -> Any:
-        found = session.run(None, x if isinstance(x, Mapping) else {names[0]: x})
+        found = call(outputs, x if isinstance(x, Mapping) else {names[0]: x})
         return found[0] if len(found) == 1 else dict(enumerate(found))
 
     return Engine("onnxruntime", run)
@@ -206,7 +207,7 @@ def refuse_different_outputs(engines: Sequence[Engine], x: Any, tolerance: float
             if actual.shape != truth.shape:
                 raise BadInput(f"{engine.name} returns {actual.shape} where {reference.name} returns {truth.shape}")
             error = _difference(actual, truth)
-            if not error <= tolerance:  # also true for NaN
+            if not error <= max(tolerance, rare_types.rounding(truth.dtype)):  # also true for NaN
                 raise BadInput(
                     f"{engine.name} and {reference.name} differ by {error:.1e} relative, more than the {tolerance:.0e} "
                     "allowed; engines that compute different things are not raced"
@@ -217,7 +218,7 @@ def _difference(actual: np.ndarray, truth: np.ndarray) -> float:
     """Relative to the largest; of integers and truth values the share that differs."""
     if not truth.size:
         return 0.0
-    if truth.dtype.kind != "f":
+    if truth.dtype.kind != "f" and truth.dtype not in rare_types.NUMBERS:
         return np.count_nonzero(actual != truth) / truth.size
     actual, truth = actual.astype(np.float64), truth.astype(np.float64)
     return float(np.abs(actual - truth).max()) / max(float(np.abs(truth).max()), float(np.finfo(np.float32).tiny))

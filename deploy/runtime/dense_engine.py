@@ -54,7 +54,7 @@ class OnnxRuntime:
         self._session = onnxruntime_session(model, threads, alone)
         self._names = [o.name for o in self._session.get_outputs()]
         self._fixed_in, self._fixed_out = dict(fixed_in), dict(fixed_out)  # the binding holds their addresses
-        self._by_name, self._rare = alone or bool(free), rare_types.rare(self._session)
+        self._by_name, self._run = alone or bool(free), rare_types.runner(self._session)
         self._binding = self._session.io_binding()
         for name, array in fixed_in.items():
             _bind(self._binding.bind_input, name, array)
@@ -63,7 +63,7 @@ class OnnxRuntime:
 
     def __call__(self, inputs: Arrays, outputs: Arrays) -> dict[str, np.ndarray]:
         if self._by_name:
-            found = dict(zip(self._names, self._run({**self._fixed_in, **inputs})))
+            found = dict(zip(self._names, self._run(self._names, {**self._fixed_in, **inputs})))
             for name, array in {**self._fixed_out, **outputs}.items():
                 array[...] = found.pop(name)
             return found
@@ -77,11 +77,6 @@ class OnnxRuntime:
             _bind(self._binding.bind_output, name, array)
         self._session.run_with_iobinding(self._binding)
         return {}
-
-    def _run(self, inputs: Arrays) -> list[Any]:
-        if self._rare:
-            return rare_types.run(self._session, self._names, inputs)
-        return self._session.run(self._names, inputs)
 
 
 def _bind(bind: Callable, name: str, array: np.ndarray) -> None:
@@ -120,6 +115,9 @@ class OpenVino:
         return dict(zip(self._names, found.to_tuple()))
 
 
+RARE = ("bf16", "f8e4m3", "f8e5m2")
+
+
 def openvino_model(model: Model, threads: int) -> Any:
     try:
         import openvino
@@ -135,9 +133,13 @@ def openvino_model(model: Model, threads: int) -> Any:
     core = openvino.Core()
     try:
         read = core.read_model(str(model)) if isinstance(model, Path) else core.read_model(model, b"")
-        return core.compile_model(read, "CPU", settings)
+        compiled = core.compile_model(read, "CPU", settings)
     except RuntimeError as error:
         raise Unsupported(f"OpenVINO refuses the network: {' '.join(str(error).split())[:300]}") from error
+    for end in (*compiled.inputs, *compiled.outputs):
+        if (kind := end.get_element_type().get_type_name()) in RARE:
+            raise Unsupported(f"OpenVINO's Python changes tensors of {kind}; cast them in the network")
+    return compiled
 
 
 ENGINES: dict[str, Callable[..., Call]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}

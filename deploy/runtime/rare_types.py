@@ -6,7 +6,8 @@ They go through its OrtValues, bytes as they are. Numbers of less than a byte, w
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes  # a requirement of TVM; numpy has these types, by name too, once it is imported
@@ -38,13 +39,22 @@ def rare(session: Any) -> bool:
     return any(value.type in WORDS for value in values)
 
 
+def rounding(dtype: np.dtype) -> float:
+    """What two numbers of such a type that round differently differ by, relatively; 0 for other types."""
+    return float(ml_dtypes.finfo(dtype).eps) if dtype in NUMBERS else 0.0
+
+
 def element_type(dtype: np.dtype) -> Any:
     """As ONNX Runtime's bindings take it."""
     return NUMBERS[dtype][0] if dtype in NUMBERS else dtype
 
 
-def run(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:
-    """As session.run, for tensors alone."""
+def runner(session: Any) -> Callable[[Sequence[str], Mapping[str, np.ndarray]], list[Any]]:
+    """session.run(names of outputs, arrays) for every type; where one is rare, for tensors alone."""
+    return partial(_run, session) if rare(session) else session.run
+
+
+def _run(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:
     given = {name: _value(np.asarray(array, order="C")) for name, array in feeds.items()}
     return [_array(value) for value in session.run_with_ort_values(list(names), given)]
 
