@@ -114,7 +114,8 @@ def child(stage: str, name: str, kind: str, a: argparse.Namespace) -> dict[str, 
         return {"failed": f"{stage}: more than {a.limit:.0f} s"}
     lines = ended.stdout.strip().splitlines()
     if ended.returncode or not lines:
-        return {"failed": f"{stage}: exit code {ended.returncode}"}
+        code = ended.returncode
+        return {"failed": f"{stage}: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}"}
     return json.loads(lines[-1])
 
 
