@@ -41,19 +41,22 @@ def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:
     if sparsity:
         method = METHODS["one_by_n"](Settings(n, rearrange=True))
         recipe.prune(model, method, DependencyGraph.trace(model, example), example, sparsity)
-    calibrate(model, SIZE)
+    calibrate(model, torch.randn(4, 3, SIZE, SIZE))
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(folder / "weights.safetensors", model.state_dict())
 
 
-def calibrate(model: torch.nn.Module, size: int) -> None:
-    """Batch norm statistics of random images, so that every layer's output counts."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # running statistics become those of the batches that follow
-    model.train()
+def calibrate(model: torch.nn.Module, images: torch.Tensor) -> None:
+    """Batch norm statistics of ``images`` (B, C, ...), random ones, so that every layer's output counts.
+
+    Batch norms alone are in training mode meanwhile: detectors take no images without targets there.
+    """
+    norms = [m for m in model.eval().modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # running statistics become those of the batches that follow
+        norm.train()
     with torch.no_grad():
-        model(torch.randn(4, 3, size, size))
+        model(images)
     model.eval()
 
 

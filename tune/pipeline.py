@@ -97,7 +97,7 @@ def compile(
     precision: str | None = None,
     threads: int = 1,
     batch: int | None = None,
-    shapes: Shapes | Sequence[Shapes] = (),
+    shapes: Shapes | Sequence[Shapes] | None = None,
     trials: int = 1000,
     minutes: float | None = None,
     tolerance: float = 0.005,
@@ -130,9 +130,8 @@ def compile(
     request = Request(
         path=path, out=Path(out) if out else path.with_suffix(".kerf"), n=(n,) if isinstance(n, int) else tuple(n),
         sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
-        shapes=tuple(each_of(shapes)), minutes=minutes, tolerance=tolerance, against=tuple(against), seconds=seconds,
-        engine=engine,
-        records=Path(records), rpc=rpc, rpc_key=rpc_key,
+        shapes=tuple(each_of(shapes or ())), minutes=minutes, tolerance=tolerance, against=tuple(against),
+        seconds=seconds, engine=engine, records=Path(records), rpc=rpc, rpc_key=rpc_key,
     )  # fmt: skip
     return carry_out(request, wording.call(request), say)
 

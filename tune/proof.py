@@ -22,7 +22,7 @@ from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.report.schema import Latency, Speedup
 from kerf.deploy.runtime.session import load
-from kerf.errors import Mismatch, Unsupported
+from kerf.errors import BadInput, Mismatch, Unsupported
 from kerf.tune.places import Place
 from kerf.tune.progress import Say
 from kerf.tune.remote import RemoteSession, Tracker
@@ -56,7 +56,7 @@ def of(folder: Path, place: Place, plans: Sequence[tuple[Network, Built | None]]
             return proof(check(remote.run, place, network, built, request), [remote.measure(x)])
     run = load(folder, request.threads).run
     checked, *_ = [check(run, place, each, code, request, free) for each, code in plans]
-    return proof(checked, race(run, place, x, network, request, say))
+    return proof(checked, race(run, place, x, network, request, say, checked["max_relative_error"]))
 
 
 def proof(checked: Verified, raced: Sequence[bench.Measurement]) -> Proof:
@@ -107,22 +107,25 @@ def check(run: Run, place: Place, network: Network, built: Built | None, request
 
 
 def race(
-    run: Run, place: Place, x: Any, network: Network, request: Request, say: Say, seconds: float | None = None
+    run: Run, place: Place, x: Any, network: Network, request: Request, say: Say, error: float
 ) -> list[bench.Measurement]:
-    """Kerf first, then the dense engines, which get the same graph with the same fixed shapes.
+    """Kerf first, then the dense engines, which get the same graph with the same fixed shapes; those that refuse it, or
+    compute something else, are left out, and it is said.
 
-    On a GPU the image comes from the host and the result goes back to it.
+    ``error``: kerf's largest, relative, as verified. On a GPU images come from the host, and results go back to it.
     """
-    engines = [bench.Engine("kerf", run)]
+    kerf, dense = bench.Engine("kerf", run), []
+    allowed = max(DENSE_DIFFER, ALLOWED[request.precision], 2 * error)
     with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
-        dense = Path(temporary) / "dense.onnx"
-        files.write(dense, onnx_piece.model(network.graph, plain(network, "").pieces[0]).SerializeToString())
+        path = Path(temporary) / "dense.onnx"
+        files.write(path, onnx_piece.model(network.graph, plain(network, "").pieces[0]).SerializeToString())
         for name in (n for n in request.against if n in place.dense_engines):
             try:
-                engines.append(place.dense_engines[name](dense, request.threads))
-            except ImportError as error:
-                say(f"{error}; raced without {name}")
-            except Unsupported as error:
-                say(f"{error}; raced without {name}")
-        allowed = max(DENSE_DIFFER, ALLOWED[request.precision])
-        return bench.race(engines, x, seconds=seconds or request.seconds, tolerance=allowed)
+                engine = place.dense_engines[name](path, request.threads)
+                bench.refuse_different_outputs([kerf, engine], x, allowed)
+                dense.append(engine)
+            except ImportError as missing:
+                say(f"{missing}; raced without {name}")
+            except (Unsupported, BadInput, RuntimeError) as refusal:
+                say(f"{' '.join(str(refusal).split())}; raced without {name}")
+        return bench.interleave([kerf, *dense], x, seconds=request.seconds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from kerf.deploy.frontend import clean, refusals
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.errors import BadInput
@@ -52,6 +53,7 @@ def layers_of(path: Path, graph: Graph) -> dict[str, Layer]:
     """
     refusals.training(path, graph)
     fold_batchnorm(graph)
+    fold_affine(graph)
     try:
         return fuse_layers(graph)
     except ValueError as error:

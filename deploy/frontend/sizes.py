@@ -55,7 +55,7 @@ def fix(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]],
         value = next(v for v in _with_axes(inputs.values()) if v.name not in shapes)
         raise BadInput(f"{path}: input {value.name!r} has batch {first[0].dim_value} fixed; asked for {batch}")
     for size in open_first:
-        number = meant.setdefault(size.dim_param, batch or 1) if size.dim_param else batch or 1
+        number = meant.setdefault(_word(size), batch or 1) if _word(size) else batch or 1
         size.dim_value = number
     _substitute(model.graph, meant)
 
@@ -74,9 +74,10 @@ def _set(path: Path, value: onnx.ValueInfoProto, shape: tuple[int, ...], meant: 
     if said is None:
         sizes.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
     for size, number in zip(sizes, shape):
-        fixed = _number(size) or (meant.setdefault(size.dim_param, number) if size.dim_param else number)
+        word = _word(size)
+        fixed = _number(size) or (meant.setdefault(word, number) if word else number)
         if fixed != number:
-            why = f"its {size.dim_param!r} is {fixed} elsewhere" if size.dim_param else f"it is {words(value)}"
+            why = f"its {word!r} is {fixed} elsewhere" if word else f"it is {words(value)}"
             raise BadInput(f"{path}: input {value.name!r} cannot be {text}: {why}; leave that size as it is")
     for size, number in zip(sizes, shape):
         size.dim_value = number
@@ -95,6 +96,11 @@ def _nothing(value: onnx.ValueInfoProto) -> bool:
 def _number(size: onnx.TensorShapeProto.Dimension) -> int:
     """0 for a free size: a word, nothing, and the -1 and 0 of some exporters."""
     return max(size.dim_value, 0) if size.HasField("dim_value") else 0
+
+
+def _word(size: onnx.TensorShapeProto.Dimension) -> str:
+    """What a free size shares with others of that name; nothing for the "?" by which Paddle's exporter means any."""
+    return size.dim_param if size.dim_param.strip("?") else ""
 
 
 def _substitute(graph: onnx.GraphProto, meant: Mapping[str, int]) -> None:

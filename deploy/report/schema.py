@@ -61,7 +61,7 @@ class LayerReport(TypedDict, total=False):
 
 
 class PieceReport(TypedDict):
-    """Nodes that one engine runs in one call. ``us``: median microseconds, None where pieces were not measured."""
+    """Nodes that one engine runs in one call. ``us``: microseconds of the fastest of a few, None where not measured."""
 
     engine: str
     layers: int  # kerf's

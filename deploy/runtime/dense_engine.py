@@ -119,7 +119,10 @@ RARE = ("bf16", "f8e4m3", "f8e5m2")
 
 
 def openvino_model(model: Model, threads: int) -> Any:
-    import openvino
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError("openvino is not installed (pip install openvino)") from error
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

@@ -56,13 +56,13 @@ def main() -> int:
         prune(narrow, "l1", settings, example, 1 - a.flops_target)
     for model, given in ((dense, a.dense), (narrow, a.narrow)):
         if not given:
-            calibrate(model, a.image_size)
+            calibrate(model, torch.randn(4, 3, a.image_size, a.image_size))
     blocks = Settings(a.N, rearrange=True)
     both, sparse = copy.deepcopy(narrow), copy.deepcopy(dense)
     for model in (both, sparse):
         prune(model, "one_by_n", blocks, example, a.sparsity)
         if not a.dense:
-            calibrate(model, a.image_size)
+            calibrate(model, torch.randn(4, 3, a.image_size, a.image_size))
     named = {"dense": dense, "channels": narrow, f"1x{a.N}": sparse, f"channels and 1x{a.N}": both}
     engines = []
     for name, model in named.items():

@@ -148,7 +148,8 @@ def test_run_and_compare_in_json_and_quietly(built, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.ones((1, 3, 32, 32), np.float32))
     words = ["run", str(built), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
     assert kerf.deploy.cli.main([*words, "--json"]) == 0
-    assert said(capsys)[0] == {"dtype": "float32", "shape": [1, 10], "files": [str(tmp_path / "y.npy")]}
+    row = {"dtype": "float32", "shape": [1, 10]}
+    assert said(capsys)[0] == {**row, "outputs": {"classifier": row}, "files": [str(tmp_path / "y.npy")]}
     job(tmp_path, "half", 89.5, 5.0)
     assert kerf.deploy.cli.main(["compare", str(tmp_path), "--json"]) == 0
     (run,) = said(capsys)[0]["runs"]

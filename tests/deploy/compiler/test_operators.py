@@ -56,7 +56,7 @@ FUNCTIONS = {  # of kerf, that compute each
     mean: {"mean"},
     mean_of_rows: set(),
     gate: {"mean", "scale"},
-    constant_factor: {"pointwise"},
+    constant_factor: set(),  # it goes into the convolution's weights
     square: {"pointwise"},
     pool: {"max_pool"},
     pool_over_the_edge: {"max_pool"},

@@ -183,7 +183,7 @@ def test_clip_is_an_activation_only_with_constant_known_bounds(tmp_path, bounds,
     for value in ("0", "5", "6"):
         b.constant(value, float(value))
     if "computed" in bounds:
-        b.node("Neg", ["5"], "computed")
+        b.node("ReduceMax", ["input"], "computed", keepdims=0)
     b.node("Clip", [x, *bounds], "y")
     network = convert(b.save(tmp_path / "m.onnx", "y", out_shape=(1, 4, 32, 32)))
     assert network.layers["c"].problem.activation == activation

@@ -56,6 +56,16 @@ def test_a_word_is_the_same_number_everywhere():
     assert fixed(network(x=("n", 3), z=(4, "n")), batch=7)["z"] == (4, 7)
 
 
+def test_a_question_mark_is_no_word():
+    """Paddle's exporter writes it for every free size; height and width are two."""
+    assert fixed(network(x=(-1, 3, "?", "?")), {"x": (1, 3, 48, 192)})["x"] == (1, 3, 48, 192)
+    assert fixed(network(x=("?", 3), z=("?", 2), output=("?", 3)), {"x": (4, 3)}) == {
+        "x": (4, 3),
+        "z": (1, 2),
+        "y": ("?", 3),
+    }
+
+
 @pytest.mark.parametrize(
     ("shapes", "batch", "line"),
     [

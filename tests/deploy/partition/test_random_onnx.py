@@ -12,14 +12,15 @@ RANGES = [range(first, first + 100) for first in range(0, 2000, 100)]
 
 
 def wrong(seeds, path, **size) -> dict[int, str]:
-    """Those that differ, or cannot be compiled, and why."""
-    found = {}
+    """Those that differ, or cannot be compiled, and why. Most of them have a layer, and so a piece of kerf's."""
+    found, own = {}, 0
     for seed in seeds:
         onnx.save(random_onnx.network(seed, **size), str(path))
         try:
-            assert KERF in checked(path)
+            own += KERF in checked(path)
         except Exception as error:
             found[seed] = f"{type(error).__name__}: {error}"
+    assert own >= len(seeds) / 2
     return found
 
 
