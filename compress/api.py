@@ -72,13 +72,7 @@ def prune(
     goes = _share(name, recipe, sparsity, macs)
     trains = _trains(name, recipe)
     given = None if data is None else Given(data, model, example)
-    if given is None and (trains or (name in METHODS and "images" in METHODS[name].needs)):
-        raise BadInput(f"method {name} looks at images: give data, batches (images, labels) such as a DataLoader's")
-    plan = Plan(0, lambda step: 0.0, goes, sample=unseen if given is None else given)
-    if trains and given is not None:
-        plan = _plan(name, model, plan, given, steps, rate, momentum, epoch)
-    elif steps is not None or rate is not None:
-        raise BadInput(f"method {name} prunes at once: leave steps and rate out")
+    plan = _plan_of(name, model, recipe, given, goes, steps, rate, momentum, epoch)
     with evaluated(model), in_single(model):
         whole = example_of(model, example)
         graph = _traced(model, recipe, whole, strict)
@@ -89,6 +83,29 @@ def prune(
         pruned = Pruned(model, name, Work(recipe, graph, whole, plan))
         (pruned.attach if trains else pruned.finish)()
     return pruned
+
+
+def _plan_of(
+    name: str,
+    model: nn.Module,
+    recipe: Recipe,
+    given: Given | None,
+    goes: float,
+    steps: int | None,
+    rate: float | Callable[[int], float] | None,
+    momentum: float,
+    epoch: int | None,
+) -> Plan:
+    """When what goes. Raises BadInput where a method lacks images, or is told of a training that it does not have."""
+    trains = _trains(name, recipe)
+    if given is None and (trains or (name in METHODS and "images" in METHODS[name].needs)):
+        raise BadInput(f"method {name} looks at images: give data, batches (images, labels) such as a DataLoader's")
+    plan = Plan(0, lambda step: 0.0, goes, sample=unseen if given is None else given)
+    if trains and given is not None:
+        return _plan(name, model, plan, given, steps, rate, momentum, epoch)
+    if steps is not None or rate is not None:
+        raise BadInput(f"method {name} prunes at once: leave steps and rate out")
+    return plan
 
 
 def sensitivity(
