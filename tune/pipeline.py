@@ -234,15 +234,17 @@ def planned(network: Network, job: Job, book: RecordBook, searched: bool) -> Pla
 def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None, job: Job) -> Bundle:
     """The bundle, verified and raced; with a dense engine in kerf's place where that is faster."""
     request, out = job.request, job.request.out
-    first, result = plans[0], made(plans, book, job)
+    whole = fallback.model(request.path)
+    first, result = plans[0], made(plans, whole, book, job)
     ratio = result["speedup"] if result else None
     if request.engine == "auto" and not job.whole and first.network.engine == KERF and ratio and ratio["median"] < 1:
         job.say(wording.lost(ratio))
-        result = made([Planned(plain(p.network, ratio["against"]), None) for p in plans], book, job)
+        plans = [Planned(plain(p.network, ratio["against"]), None) for p in plans]
+        result = made(plans, whole, book, job)
     return Bundle(out, bundle.read_manifest(out), result, summary, job.foreign)
 
 
-def made(plans: Sequence[Planned], book: RecordBook, job: Job) -> Report | None:
+def made(plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBook, job: Job) -> Report | None:
     """Writes the bundle, verified and raced, into its place; None where this machine cannot run it."""
     request, place, first = job.request, job.place, plans[0]
     peak = None if job.foreign else place.peak(job.target, request.threads)
@@ -251,7 +253,6 @@ def made(plans: Sequence[Planned], book: RecordBook, job: Job) -> Report | None:
         bundle_contents.layers(first.network, first.built, book, versions, peak, min(request.n)) if first.built else []
     )
     parts = steps.together([steps.steps(p.network, p.built, f"{i}_" if i else "") for i, p in enumerate(plans)])
-    whole = fallback.model(request.path)
     with bundle.replacing(request.out) as folder:
         described = bundle_contents.manifest(first.network, request, job.target, first.built, parts, rows, whole)
         libraries = {str(entry["library"]): p.built.export for entry, p in zip(parts.entries, plans) if p.built}

@@ -89,10 +89,7 @@ class Here(OnPlanes):
     """This machine, in the worker process itself."""
 
     patience: ClassVar[int] = 0
-    dense_engines: ClassVar[Mapping[str, MakeEngine]] = {
-        "onnxruntime": bench.onnxruntime_engine,
-        "openvino": bench.openvino_engine,
-    }
+    dense_engines: ClassVar[Mapping[str, MakeEngine]] = bench.ENGINES
     races_networks: ClassVar[bool] = True
 
     def devices(self) -> int:

@@ -5,6 +5,8 @@ for inference, which is how its oneDNN kernels run with packed weights.
 """
 
 import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,16 @@ NAMES = ("onnxruntime", "openvino", "onednn")
 
 
 def engines(path: Path, module, example: np.ndarray, threads: int) -> list[bench.Engine]:
-    makers = {
-        "onnxruntime": lambda: bench.onnxruntime_engine(path, threads),
-        "openvino": lambda: bench.openvino_engine(path, threads),
-        "onednn": lambda: onednn(module, example, threads),
-    }
+    return of_file(path, threads) + installed({"onednn": lambda: onednn(module, example, threads)})
+
+
+def of_file(path: Path, threads: int) -> list[bench.Engine]:
+    """Those that read the .onnx file."""
+    return installed({name: partial(make, path, threads) for name, make in bench.ENGINES.items()})
+
+
+def installed(makers: Mapping[str, Callable[[], bench.Engine]]) -> list[bench.Engine]:
+    """What is not installed is said, and left out."""
     found = []
     for name, make in makers.items():
         try:

@@ -32,25 +32,32 @@ class Steps:
 
 def steps(network: Network, built: Built | None, prefix: str = "") -> Steps:
     """Of one plan. ``built`` is None where no piece is kerf's; ``prefix``: of the files' names."""
+    graph = network.graph
     done: list[Step] = []
-    graph, found = network.graph, Steps([_entry(network, prefix if built else None)], {}, [])
-    names = {name for piece in network.run_by for name in (*piece.inputs, *piece.outputs)}
-    found.entries[0]["values"] = {name: tensor(graph, name) for name in sorted(names)}
+    models: dict[str, bytes] = {}
+    weights: list[tuple[str, np.ndarray]] = []
     for piece in network.run_by:
         exchanged: Any = {"engine": piece.engine, "inputs": list(piece.inputs), "outputs": list(piece.outputs)}
         if piece.engine == KERF:
             assert built is not None  # it was compiled for these pieces
             own = built.functions[piece.key]
-            packed, first = built.packed[own], len(found.weights)
-            found.weights.extend(packed.items())
+            packed, first = built.packed[own], len(weights)
+            weights.extend(packed.items())
             suffix = f"_{own}" if own else ""
             done.append(exchanged | {"function": suffix, "weights": list(range(first, first + len(packed)))})
         else:
-            file = f"{prefix}{piece.engine}_{len(found.models)}.onnx"
-            found.models[file] = onnx_piece.model(graph, piece).SerializeToString()
+            file = f"{prefix}{piece.engine}_{len(models)}.onnx"
+            models[file] = onnx_piece.model(graph, piece).SerializeToString()
             done.append(exchanged | {"file": file})
-    found.entries[0]["steps"] = done
-    return found
+    names = {name for piece in network.run_by for name in (*piece.inputs, *piece.outputs)}
+    sizes: dict[str, Any] = {v.name: list(v.shape) for v in network.inputs if v.shape and None not in v.shape}
+    entry: PlanEntry = {
+        "inputs": sizes,
+        "library": f"{prefix}{LIBRARY}" if built else None,
+        "steps": done,
+        "values": {name: tensor(graph, name) for name in sorted(names)},
+    }
+    return Steps([entry], models, weights)
 
 
 def together(plans: Sequence[Steps]) -> Steps:
@@ -73,14 +80,8 @@ def together(plans: Sequence[Steps]) -> Steps:
     return found
 
 
-def _entry(network: Network, prefix: str | None) -> PlanEntry:
-    sizes: dict[str, Any] = {v.name: list(v.shape) for v in network.inputs if v.shape and None not in v.shape}
-    library = None if prefix is None else f"{prefix}{LIBRARY}"
-    return {"inputs": sizes, "library": library, "steps": [], "values": {}}
-
-
 def tensor(graph: Graph, name: str) -> Tensor:
-    """Type and sizes; float32 without sizes where the file says nothing."""
+    """Type and sizes; no sizes where one is open, or for what is no tensor of numbers."""
     value = graph.described(name)
     sized = value.shape is not None and None not in value.shape and value.dtype != "object"
     return {"dtype": value.dtype, "shape": list(value.shape) if sized and value.shape is not None else None}

@@ -191,17 +191,12 @@ def race(bundle: Any, path: Path, shape: tuple[int, ...], seconds: float, clock:
     import numpy as np
 
     from kerf.deploy.frontend import clean
-    from kerf.deploy.measure import bench
+    from kerf.deploy.measure import bench, peers
 
     fixed = path.with_name("raced.onnx")
     clean.write(path, fixed, sizes(path, shape))
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    engines = [bench.Engine("kerf", bundle.run)]
-    for name, engine in bench.ENGINES.items():
-        try:
-            engines.append(engine(fixed, 1))
-        except ImportError:
-            print(f"{name} is not installed; raced without it (pip install '.[peers]')", file=sys.stderr)
+    engines = [bench.Engine("kerf", bundle.run), *peers.of_file(fixed, 1)]
     measured = bench.race(engines, x, seconds=seconds, clock=clock)
     ms = {m.engine: {"median": m.median, "p10": m.p10, "p90": m.p90} for m in measured}
     return {"ms": ms, "speedup": bench.speedup(measured[0], measured[1:])}

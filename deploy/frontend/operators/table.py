@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx
 
 from kerf.deploy.frontend.network import DOMAIN, OP
-from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph
 from kerf.deploy.frontend.operators import elementwise, moves, pooling, views
 from kerf.deploy.frontend.operators.operation import Operation, Refusal
 
@@ -34,7 +34,7 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
 
 def operation(graph: Graph, node: onnx.NodeProto) -> Operation:
     """What ``node`` asks of kerf's functions for CPUs. Raises Refusal where they have no answer."""
-    read = READ.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    read = READ.get(node.op_type) if node.domain in STANDARD else None
     if read is None:
         raise Refusal(f"kerf has no function for {node.op_type}")
     return read(graph, node)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx
 
-from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes
 from kerf.kernels import reference
 from kerf.kernels.pointwise.activation import ACTIVATIONS, LARGEST, PARAMETERS, Activation
 
@@ -69,7 +69,7 @@ def _regions(graph: Graph, tensor: str) -> Iterator[list[onnx.NodeProto]]:
 
 def _pointwise(graph: Graph, node: onnx.NodeProto, known: set[str]) -> bool:
     """Whether a node computes numbers from numbers of ``known`` tensors and constants of one number."""
-    if node.op_type not in VALUE or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+    if node.op_type not in VALUE or node.domain not in STANDARD or len(node.output) != 1:
         return False
     others = [graph.constants.get(name) for name in node.input if name and name not in known]
     return all(c is not None and c.size == 1 and c.dtype.kind == "f" for c in others)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
 
-from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph
+from kerf.deploy.frontend.passes.with_weights import with_weights
 
 
 def fold_affine(graph: Graph) -> None:
@@ -24,7 +24,7 @@ def fold_affine(graph: Graph) -> None:
 def _folded(graph: Graph, conv: onnx.NodeProto) -> onnx.NodeProto | None:
     """The convolution with the node behind it, in their place; None where that is none of those given."""
     after = graph.sole_consumer(conv.output[0])
-    if after is None or after.op_type not in ("Mul", "Add") or after.domain not in ("", "ai.onnx"):
+    if after is None or after.op_type not in ("Mul", "Add") or after.domain not in STANDARD:
         return None
     weight = graph.constants.get(conv.input[1])
     has_bias = len(conv.input) > 2 and bool(conv.input[2])
@@ -40,12 +40,7 @@ def _folded(graph: Graph, conv: onnx.NodeProto) -> onnx.NodeProto | None:
         new = old + numbers
     if not (np.isfinite(weight).all() and np.isfinite(new).all()):
         return None
-    names = [f"{after.output[0]}.weight", f"{after.output[0]}.bias"]
-    graph.constants.update(zip(names, (weight, new.astype(np.float32))))
-    graph.shapes.update({name: graph.constants[name].shape for name in names})
-    made = helper.make_node("Conv", [conv.input[0], *names], list(after.output), name=conv.name, **attributes(conv))
-    graph.replace([conv, after], made)
-    return made
+    return with_weights(graph, conv, after, weight, new)
 
 
 def _by_channel(graph: Graph, conv: onnx.NodeProto, after: onnx.NodeProto) -> np.ndarray | None:

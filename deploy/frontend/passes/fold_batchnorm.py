@@ -5,9 +5,9 @@ Result: that Conv with scaled weight and bias; zeros of the weight stay zeros.
 """
 
 import numpy as np
-from onnx import helper
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.passes.with_weights import with_weights
 
 
 def fold_batchnorm(graph: Graph) -> None:
@@ -25,9 +25,5 @@ def fold_batchnorm(graph: Graph) -> None:
         gamma, beta, mean, var = (graph.constants[name].astype(np.float64) for name in norm.input[1:5])
         scale = gamma / np.sqrt(var + attributes(norm).get("epsilon", 1e-5))
         bias = graph.constants[conv.input[2]] if len(conv.input) > 2 and conv.input[2] else np.zeros(len(scale))
-        folded = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
-        names = [f"{norm.output[0]}.weight", f"{norm.output[0]}.bias"]
-        graph.constants.update(zip(names, (folded, ((bias - mean) * scale + beta).astype(np.float32))))
-        graph.shapes.update({name: graph.constants[name].shape for name in names})
-        new = helper.make_node("Conv", [conv.input[0], *names], list(norm.output), name=conv.name, **attributes(conv))
-        graph.replace([conv, norm], new)
+        folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        with_weights(graph, conv, norm, folded, (bias - mean) * scale + beta)
