@@ -23,6 +23,11 @@ class Config(TypedDict, total=False):
     strip: int  # output rows of a band whose copies are made at a time
     chains: int  # blocks that dense_nc_bsr_rows has in flight
 
+    # Of bytes (kerf.kernels.cpu.int8), with rows, parts and split as above
+    dot: str  # the instruction (int8/dot.py)
+    bytes: int  # of a vector, and pixels of a tile
+    strip: int  # output rows, or vectors of pixels, whose channels lie side by side at a time
+
     # On GPUs (kerf.kernels.cuda)
     threads: int  # of a CTA
     warp_rows: int  # filters of a warp

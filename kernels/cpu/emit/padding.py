@@ -16,13 +16,19 @@ from kerf.kernels.vector import every, overrun, run, spans
 
 @dataclass(frozen=True)
 class Padding:
-    """From ``src`` to ``dst``, both flat, in vectors of at most ``lanes``. ``fill`` is what padding holds."""
+    """From ``src`` to ``dst``, both flat, in vectors of at most ``lanes``. ``fill``: what padding holds, a number of
+    float32 or an expression of the images' type.
+    """
 
     planes: Planes
     src: Any
     dst: Any
     lanes: int
-    fill: float = 0.0
+    fill: Any = 0.0
+
+    @property
+    def _padding(self):
+        return T.float32(self.fill) if isinstance(self.fill, float) else self.fill
 
     def copy(self, origin, count, loop: Callable) -> None:
         """``count`` channels whose planes start at float ``origin`` of ``src``. ``loop``: T.serial or T.parallel."""
@@ -99,7 +105,7 @@ class Padding:
             return
         if count <= 4:
             for i in range(count):
-                T.buffer_store(self.dst, T.float32(self.fill), [start + i])
+                T.buffer_store(self.dst, self._padding, [start + i])
             return
         with T.serial(0, count) as i:
-            T.buffer_store(self.dst, T.float32(self.fill), [start + i])
+            T.buffer_store(self.dst, self._padding, [start + i])

@@ -1,0 +1,1 @@
+"""Convolutions and dense layers of 8-bit integers."""

@@ -1,0 +1,37 @@
+"""conv2d_nchw_bsr_quads: 1xN block-sparse convolution of bytes, any kernel size, stride, padding, dilation and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from kerf.kernels.bsr import BSR
+from kerf.kernels.config import Config
+from kerf.kernels.cpu.int8 import direct, estimate, quads
+from kerf.kernels.cpu.int8.dot import DOTS
+from kerf.kernels.problem import Problem
+
+name = "conv2d_nchw_bsr_quads"
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    if reason := estimate.refuses(p):
+        return reason
+    if not p.n:
+        return "weights are dense"
+    return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions" if p.groups > 1 else None
+
+
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    return estimate.configs(p, target, p.n, p.nnzb * p.n / p.out_channels)
+
+
+def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
+    return quads.pack(w, p.taps, c["rows"], DOTS[c["dot"]].paired)
+
+
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
+    return direct.prim_func(p, c, target, p.n)

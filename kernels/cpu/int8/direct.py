@@ -1,0 +1,286 @@
+"""Direct convolution of bytes, over blocks of any number of output channels: 1xN block-sparse, or one block of all.
+
+    for strip of output pixels, for block row b:
+        panel[quad, pixel, 4] = the block row's channels, four and four side by side   # in cache, once for all N outputs
+        for sub-row of ``rows`` outputs, for vector of ``bytes`` pixels of the strip:
+            acc[rows, 4 vectors] = start                                               # registers
+            for quad of b, for tap: acc[r, v] += four products of each pixel           # dot.py
+            y = epilogue(acc)                                                          # epilogue.py
+
+Images are planes of bytes (kerf.kernels.cpu.layout). A k x k or strided convolution reads padded copies, split by phase
+(emit/planes.py): its sums go through a buffer, since output rows are shorter than those of the copies. A strip is
+``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.config import Config
+from kerf.kernels.cpu.emit.padding import Padding
+from kerf.kernels.cpu.emit.planes import Planes
+from kerf.kernels.cpu.emit.sharing import sub_rows
+from kerf.kernels.cpu.emit.weight_format import Rows
+from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, quads_of, side_by_side
+from kerf.kernels.cpu.int8.epilogue import Epilogue
+from kerf.kernels.cpu.layout import LINE, in_planes
+from kerf.kernels.cpu.machine import parallel_loop
+from kerf.kernels.lowering import REGISTERS
+from kerf.kernels.problem import Problem
+from kerf.kernels.vector import run, spans
+
+MAX_UNROLLED_TAPS = 9
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Geometry, in pixels: ``count`` strips of ``size`` flat output pixels, of which tiles of ``width`` are summed."""
+
+    planes: Planes
+    width: int
+    rows: int  # output rows of a strip; 0 where planes are read as they are
+
+    size: int
+    count: int
+
+    @classmethod
+    def of(cls, p: Problem, c: Config) -> Strips:
+        planes, width = geometry(p), c["bytes"]
+        if not planes.copied:
+            size = min(width * c["strip"], planes.channel)
+            return cls(planes, width, 0, size, -(-planes.channel // size))
+        rows = min(c["strip"], p.out_height)
+        return cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows))
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.size // self.width)
+
+    def tile(self, i):
+        """First pixel of tile i; the last one overlaps its neighbour."""
+        return T.min(i * self.width, max(self.size - self.width, 0))
+
+    @property
+    def room(self) -> int:
+        """Pixels that sums are kept of."""
+        return max(self.size, self.width)
+
+    @property
+    def region(self) -> int:
+        """Pixels of each phase that a strip reads, whole vectors."""
+        p = self.planes.p
+        reach = max(self.place(tap)[1] for tap in range(p.taps))
+        return -(-(self.room + reach) // self.width) * self.width
+
+    @property
+    def phases(self) -> int:
+        return math.prod(self.planes.phases) if self.planes.copied else 1
+
+    def place(self, tap: int) -> tuple[int, int]:
+        """(phase, offset in it) of a tap."""
+        at = self.planes.tap(*divmod(tap, self.planes.p.kernel[1]))
+        return divmod(at, self.planes.plane) if self.planes.copied else (0, at)
+
+    def first(self, strip):
+        """(first pixel of a strip in its phase, first output row or pixel)"""
+        if not self.rows:
+            at = T.min(strip * self.size, self.planes.channel - self.size)
+            return at, at
+        row = T.min(strip * self.rows, self.planes.p.out_height - self.rows)
+        return row * self.planes.pitch, row
+
+
+def geometry(p: Problem) -> Planes:
+    """Where the input is read: copied, too, where a plane is less than a vector."""
+    planes = Planes.of(p)
+    if planes.copied or (p.taps == 1 and planes.channel >= LINE):
+        return planes
+    return Planes(p, True, p.width, p.height * p.width, -(-p.height * p.width // LINE) * LINE)
+
+
+class Function:
+    """The code of one function: ``n`` outputs of a block row."""
+
+    def __init__(self, p: Problem, c: Config, n: int):
+        self.p, self.c, self.n = p, c, n
+        self.dot, self.width, self.strips = DOTS[c["dot"]], c["bytes"], Strips.of(p, c)
+        self.lanes, self.blocks = self.width // QUAD, -(-p.out_channels // n)
+        self.in_lanes = p.taps == 1  # pixels of a vector are as quads_of leaves them
+        words, listed = T.int32(), T.int32()
+        self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
+        self.data = T.arg("data", T.buffer((words,), "int32"))
+        self.channels = T.arg("channels", T.buffer((listed,), "uint16"))
+        self.indptr = T.arg("indptr", T.buffer((self.blocks + 1,), "int32"))
+        self.subs = -(-n // c["rows"])  # sub-rows of a block row
+        if self.dot.paired:
+            cut, cuts = T.int32(), T.int32()
+            self.rest = T.arg("rest", T.buffer((cut,), "int32"))
+            self.rest_at = T.arg("rest_at", T.buffer((cuts,), "int32"))
+            self.rest_indptr = T.arg("rest_indptr", T.buffer((self.blocks * self.subs + 1,), "int32"))
+        self.epilogue = Epilogue(p)
+        self.epilogue.declare_images()
+
+    def emit(self, target: Target) -> None:
+        p, planes = self.p, self.strips.planes
+        flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=self.x.data)
+        room = planes.scratch(p.in_channels) + self.strips.region + self.width
+        padded = T.alloc_buffer((room,), "uint8") if planes.copied else None
+        with T.serial(0, p.batch) as image:
+            origin = image * math.prod(in_planes(p)[1:])
+            if padded is None:
+                self._image(flat, origin, image)
+            else:
+                fill = self.epilogue.zero[0]
+                Padding(planes, flat, padded, 32, fill=fill).copy(origin, p.in_channels, parallel_loop(target))
+                self._image(padded, 0, image)
+
+    def _image(self, source, origin, image) -> None:
+        strips, parts = self.strips.count, self.c.get("parts", 1)
+        if parts == 1:
+            self._strips(source, origin, image, (0, strips), (0, self.blocks))
+            return
+        with T.parallel(0, parts) as k:
+            begin, end = k, k + 1
+            if self.c["split"] == "pixels":
+                own = T.Bind(begin * strips // parts), T.Bind(end * strips // parts)
+                self._strips(source, origin, image, own, (0, self.blocks))
+            else:
+                own = T.Bind(begin * self.blocks // parts), T.Bind(end * self.blocks // parts)
+                self._strips(source, origin, image, (0, strips), own)
+
+    def _strips(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
+        s = self.strips
+        most = -(-self.p.in_channels // QUAD)  # quads of a block row
+        self.panel = T.alloc_buffer((most * s.phases * s.region * QUAD,), "int8")
+        self.sums = T.alloc_buffer((self.c["rows"] * s.room,), "int32") if s.rows else None
+        full, short = self.p.out_channels // self.n, self.p.out_channels % self.n
+        with T.serial(0, strips[1] - strips[0]) as i:
+            pixel, place = (T.Bind(v) for v in s.first(strips[0] + i))
+            body = partial(self._block_row, source, origin + pixel, image, place)
+            with T.serial(blocks[0], T.min(blocks[1], full) if short else blocks[1]) as b:
+                body(b, self.n)
+            if short:
+                with T.If(blocks[1] > full), T.Then():
+                    body(full, short)
+
+    def _block_row(self, source, origin, image, place, block, height: int) -> None:
+        begin = T.Bind(self.indptr[block])
+        count = T.Bind(self.indptr[block + 1] - begin)
+        self._fill_panel(source, origin, begin, count)
+        sub_rows(block, height, self.c["rows"], partial(self._sub_row, image, place, begin, count))
+
+    def _fill_panel(self, source, origin, begin, count) -> None:
+        s, width = self.strips, self.width
+        with T.serial(0, count) as quad:
+            at = [
+                T.Bind(origin + T.cast(self.channels[(begin + quad) * QUAD + k], "int32") * s.planes.channel)
+                for k in range(QUAD)
+            ]
+            with T.serial(0, s.phases) as phase, T.serial(0, s.region // width) as i:
+                pixel = T.Bind(i * width)
+                given = [T.Bind(source[run(a + phase * s.planes.plane + pixel, width)]) for a in at]
+                to = T.Bind(((quad * s.phases + phase) * s.region + pixel) * QUAD)
+                for v, vector in enumerate(quads_of(given, width, self.dot.signed)):
+                    self._to_panel(vector, v, to)
+
+    def _to_panel(self, vector, v: int, to) -> None:
+        if self.in_lanes or self.width == PART:
+            T.buffer_store(self.panel, vector, [run(to + v * self.width, self.width)])
+            return
+        for part in range(self.width // PART):
+            bytes_ = tirx.Shuffle([vector], [T.int32(part * PART + i) for i in range(PART)])
+            T.buffer_store(self.panel, bytes_, [run(to + (PART * part + QUAD * v) * QUAD, PART)])
+
+    def _sub_row(self, image, place, begin, count, rows: Rows) -> None:
+        s = self.strips
+        channel = T.Bind(rows.block * self.n + rows.first)
+        stored = min(self.c["rows"], self.n - rows.first) if isinstance(rows.first, int) else rows.count
+        # words of the block rows before, of the sub-rows before
+        words = T.Bind((begin * self.n + rows.first * count) * self.p.taps)
+        sub = T.Bind(rows.block * self.subs + rows.first // self.c["rows"])
+        planes = [T.Bind(self.epilogue.plane(image, channel + r)) for r in range(rows.count)]
+        with T.serial(0, s.tiles) as i:
+            pixel = T.Bind(s.tile(i))
+            acc = self._sum(channel, words, stored, count, pixel, rows.count)
+            if self.dot.paired:
+                self._add_rest(acc, sub, pixel, rows.count)
+            for r in range(rows.count):
+                vectors = [acc[self._at(r, v)] for v in range(QUAD)]
+                whole = in_order(vectors, self.width) if self.in_lanes else side_by_side(vectors, self.lanes)
+                if s.rows:
+                    T.buffer_store(self.sums, whole, [run(r * s.room + pixel, self.width)])
+                else:
+                    self.epilogue.store(whole, channel + r, planes[r] + place + pixel, self.width)
+        if s.rows:
+            self._compact(channel, planes, place)
+
+    def _at(self, r: int, v: int):
+        return run((r * QUAD + v) * self.lanes, self.lanes)
+
+    def _sum(self, channel, words, stored: int, count, pixel, rows: int):
+        acc = T.alloc_buffer((rows * self.width,), "int32", scope="local", annotations=REGISTERS)
+        for r in range(rows):
+            start = T.Bind(T.broadcast(self.epilogue.start[channel + r], self.lanes))
+            for v in range(QUAD):
+                T.buffer_store(acc, start, [self._at(r, v)])
+        taps, width = self.p.taps, self.p.kernel[1]
+        s = self.strips
+        with T.serial(0, count) as quad:
+            base = T.Bind((quad * s.phases * s.region + pixel) * QUAD)
+            word = T.Bind(words + quad * taps * stored)
+            if taps <= MAX_UNROLLED_TAPS:
+                for tap in range(taps):
+                    phase, offset = s.place(tap)
+                    self._multiply(acc, base + (phase * s.region + offset) * QUAD, self.data, word + tap * stored, rows)
+            else:
+                with T.serial(0, self.p.kernel[0]) as row:
+                    for col in range(width):
+                        at = s.planes.tap(row, col)
+                        phase, offset = at // s.planes.plane, at % s.planes.plane
+                        place = base + (phase * s.region + offset) * QUAD
+                        self._multiply(acc, place, self.data, word + (row * width + col) * stored, rows)
+        return acc
+
+    def _add_rest(self, acc, sub, pixel, rows: int) -> None:
+        s, taps = self.strips, self.p.taps
+        with T.serial(self.rest_indptr[sub], self.rest_indptr[sub + 1]) as i:
+            quad, tap = T.Bind(self.rest_at[i] // taps), T.Bind(self.rest_at[i] % taps)
+            at = s.planes.tap(tap // self.p.kernel[1], tap % self.p.kernel[1])
+            phase, offset = (at // s.planes.plane, at % s.planes.plane) if s.planes.copied else (0, at)
+            place = T.Bind(((quad * s.phases + phase) * s.region + offset + pixel) * QUAD)
+            self._multiply(acc, place, self.rest, i * self.c["rows"], rows)
+
+    def _multiply(self, acc, at, data, word, rows: int) -> None:
+        """One tap of a quad, whose pixels begin at byte ``at`` of the panel."""
+        pixels = [T.Bind(self.panel[run(at + v * self.width, self.width)]) for v in range(QUAD)]
+        for r in range(rows):
+            weights = T.Bind(T.reinterpret(f"int8x{self.width}", T.broadcast(data[word + r], self.lanes)))
+            for v in range(QUAD):
+                place = self._at(r, v)
+                T.buffer_store(acc, self.dot.add(acc[place], pixels[v], weights, self.width), [place])
+
+    def _compact(self, channel, planes: list, row) -> None:
+        """Sums of a strip's rows, at the copies' pitch, into the output."""
+        s, width = self.strips, self.p.out_width
+        lanes, offsets = spans(width, self.width)
+        for r, plane in enumerate(planes):
+            with T.serial(0, s.rows) as i:
+                for x in offsets:
+                    sums = self.sums[run(r * s.room + i * s.planes.pitch + x, lanes)]
+                    self.epilogue.store(sums, channel + r, plane + (row + i) * width + x, lanes)
+
+
+def prim_func(p: Problem, c: Config, target: Target, n: int) -> tvm.tirx.PrimFunc:
+    """(x, data, channels, indptr, start, multiplier, bias, numbers, zero, [residual], y)."""
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        Function(p, c, n).emit(target)
+    return builder.get()

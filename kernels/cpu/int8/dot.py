@@ -1,0 +1,122 @@
+"""Sums of four products of bytes: the instructions that an integer kernel is made of, and how pixels get into their order.
+
+A vector of pixels has four channels of each: byte 4 p + k is channel k of pixel p. ``Dot.add`` adds to an int32 for each
+pixel the four products with four weights, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.cpu.machine import Machine
+
+QUAD = 4  # channels that are multiplied at a time
+PART = 16  # bytes within which a cheap shuffle moves a byte
+LARGEST_PAIR = 128  # times 255 fits 16 bits: weights of one sign that vpmaddubsw may add up
+
+
+@dataclass(frozen=True)
+class Dot:
+    """``paired``: channels 2 i and 2 i + 1 are summed in 16 bits, which saturate: kerf.kernels.cpu.int8.quads packs
+    weights so that they never do. ``signed``: pixels are taken as int8, with their highest bit turned.
+    """
+
+    name: str
+    add: Callable[[Any, Any, Any, int], Any]  # of (int32 sums, pixels, weights, bytes of a vector)
+    paired: bool = False
+    signed: bool = False
+
+
+def _intrinsic(dtype: str, name: str, *args):
+    return tirx.call_llvm_pure_intrin(dtype, name, *args)
+
+
+def _vnni(acc, pixels, weights, width: int):
+    return _intrinsic(f"int32x{width // 4}", f"llvm.x86.avx512.vpdpbusd.{8 * width}", acc, pixels, weights)
+
+
+def _maddubs(acc, pixels, weights, width: int):
+    by_pair, by_quad = {
+        16: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
+        32: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+    }[width]
+    pairs = _intrinsic(f"int16x{width // 2}", by_pair, pixels, weights)
+    ones = T.broadcast(T.int16(1), width // 2)
+    return acc + _intrinsic(f"int32x{width // 4}", by_quad, pairs, ones)
+
+
+def _sdot(acc, pixels, weights, width: int):
+    return _intrinsic(f"int32x{width // 4}", "llvm.aarch64.neon.sdot", acc, pixels, weights)
+
+
+def _plain(acc, pixels, weights, width: int):
+    lanes = width // QUAD
+    for k in range(QUAD):
+        at = [T.int32(QUAD * i + k) for i in range(lanes)]
+        x = T.cast(T.reinterpret(f"uint8x{lanes}", tirx.Shuffle([pixels], at)), f"int32x{lanes}")
+        acc = acc + x * T.cast(tirx.Shuffle([weights], at), f"int32x{lanes}")
+    return acc
+
+
+DOTS = {
+    dot.name: dot
+    for dot in (
+        Dot("vnni", _vnni),
+        Dot("maddubs", _maddubs, paired=True),
+        Dot("sdot", _sdot, signed=True),
+        Dot("plain", _plain),  # on whatever CPU; and what tests put in the place of instructions that theirs lacks
+    )
+}
+
+
+def dots(machine: Machine) -> tuple[str, tuple[int, ...]]:
+    """The best instruction of a machine, and bytes of its vectors, widest first."""
+    if machine.features & {"avx512_vnni", "avx_vnni"}:
+        wide = "avx512_vnni" in machine.features and machine.lanes[0] == 16
+        return "vnni", (64, 32, 16) if wide else (32, 16)
+    if machine.lanes[0] >= 8:
+        return "maddubs", (32, 16)
+    return ("sdot" if "dotprod" in machine.features else "plain"), (16,)
+
+
+def quads_of(channels: Sequence[Any], width: int, signed: bool) -> list[Any]:
+    """Four vectors of ``width`` pixels of a channel each, as four vectors of pixels of four channels.
+
+    Within every PART of 16 bytes: vector v has pixels 16 i + 4 v .. + 3 at its byte 16 i.
+    """
+    if signed:
+        channels = [T.Bind(c ^ T.broadcast(T.uint8(128), width)) for c in channels]
+    (a, b), (c, d) = (
+        [T.Bind(T.reinterpret(f"int16x{width // 2}", _unpacked(*two, 1, width, high))) for high in (False, True)]
+        for two in (channels[:2], channels[2:])
+    )
+    words = [_unpacked(*two, 2, width, high) for two in ((a, c), (b, d)) for high in (False, True)]
+    return [T.Bind(T.reinterpret(f"int8x{width}", v)) for v in words]
+
+
+def _unpacked(a, b, size: int, width: int, high: bool):
+    """Elements of ``size`` bytes of a and b in turn, of the lower or the higher half of every part."""
+    count, per = width // size, PART // size
+    at: list[int] = []
+    for part in range(width // PART):
+        first = part * per + (per // 2 if high else 0)
+        for i in range(first, first + per // 2):
+            at += [i, count + i]
+    return T.Bind(tirx.Shuffle([a, b], [T.int32(i) for i in at]))
+
+
+def in_order(vectors: Sequence[Any], width: int):
+    """int32 sums of the four vectors of quads_of as one vector, of pixels in their order."""
+    lanes = width // QUAD
+    at = [p % PART // QUAD * lanes + p // PART * QUAD + p % QUAD for p in range(width)]
+    return tirx.Shuffle(list(vectors), [T.int32(i) for i in at])
+
+
+def side_by_side(vectors: Sequence[Any], lanes: int):
+    """Vectors of ``lanes`` as one."""
+    return tirx.Shuffle(list(vectors), [T.int32(i) for i in range(lanes * len(vectors))])

@@ -1,0 +1,78 @@
+"""Which problems the integer convolutions take, and which configurations are worth measuring, the likeliest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm.target import Target
+
+from kerf.kernels.config import Config
+from kerf.kernels.cpu.int8 import direct
+from kerf.kernels.cpu.int8.dot import QUAD, dots
+from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
+from kerf.kernels.cpu.machine import Machine, machine_of, threads
+from kerf.kernels.problem import Problem
+
+PANEL_SHARE = 0.5  # of the second-level cache, for the panels of a strip
+
+
+def refuses(p: Problem) -> str | None:
+    """Why not these types, whatever the layer."""
+    if (p.x.dtype, p.w.dtype) != ("u8", "i8"):
+        return f"x {p.x}, w {p.w}; computes u8 by i8"
+    if p.y.dtype not in ("u8", "f32"):
+        return f"y {p.y}; gives u8 or f32"
+    if (p.residual_type or p.y).dtype not in ("u8", "f32"):
+        return f"a residual of {p.residual_type}; adds u8 or f32"
+    return f"{p.in_channels} channels; lists name {MOST_CHANNELS}" if p.in_channels > MOST_CHANNELS else None
+
+
+def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Config]:
+    """``n`` outputs of a block row, which read ``inputs`` channels on average."""
+    machine = machine_of(target)
+    dot, widths = dots(machine)
+    planes = direct.geometry(p)
+    fitting = [w for w in widths if planes.copied or w <= planes.channel]
+    found: list[tuple[float, Config]] = []
+    for width in fitting:
+        heights = (2, 1) if machine.registers <= 16 else (4, 6, 2)
+        for height in {min(h, n) for h in heights}:
+            for strip in _strips(p, planes.copied, width):
+                c: Config = {"dot": dot, "bytes": width, "rows": height, "strip": strip}
+                for split in _splits(p, c, target):
+                    found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
+    return [c for _, c in sorted(found, key=lambda f: f[0])]
+
+
+def _strips(p: Problem, copied: bool, width: int) -> list[int]:
+    if not copied:
+        return [1, 2, 4]
+    heights = {p.out_height, -(-p.out_height // 2), -(-p.out_height // 4), -(-p.out_height // 8)}
+    return sorted(heights, reverse=True)
+
+
+def _splits(p: Problem, c: Config, target: Target) -> list[Config]:
+    parts = threads(target)
+    if parts == 1:
+        return [{}]
+    strips = direct.Strips.of(p, c).count
+    return [{"parts": parts, "split": split} for split in ("rows", *(["pixels"] if strips >= parts else []))]
+
+
+def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> float:
+    """Estimate: two products of vectors a cycle, or two shuffles, or two stores; caches by the size of panels."""
+    s = direct.Strips.of(p, c)
+    parts, quads = c.get("parts", 1), inputs / QUAD
+    strips = -(-s.count // parts) if c.get("split") == "pixels" else s.count
+    blocks = -(-p.out_channels // n)
+    blocks = -(-blocks // parts) if c.get("split") == "rows" else blocks
+    vectors = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
+    fill = quads * s.phases * (s.region / s.width) * (6 if p.taps == 1 else 9)
+    tile = quads * p.taps * c["rows"] * QUAD * vectors * max(1.0, (4 + c["rows"]) / (3 * c["rows"]))
+    tile += 12 + 10 * c["rows"]
+    panel = quads * s.phases * s.region * QUAD
+    far = 1.0 if panel <= machine.l1 * 0.75 else 1.15 if panel <= machine.l2 * PANEL_SHARE else 1.5
+    sums = s.tiles * tile * -(-n // c["rows"]) * far
+    if s.rows:
+        sums += s.rows * -(-p.out_width // min(c["bytes"], p.out_width)) * n * 6
+    return p.batch * strips * blocks * (fill + sums)
