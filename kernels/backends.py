@@ -20,6 +20,12 @@ from kerf.kernels.cpu import (
     dense_nc_dense_tokens,
 )
 from kerf.kernels.cpu.form import PaddedPlanes
+from kerf.kernels.cpu.int8 import (
+    conv2d_nchw_bsr_quads,
+    conv2d_nchw_dense_quads,
+    conv2d_nchw_depthwise_bytes,
+    dense_nc_quads_columns,
+)
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.cuda import compiler
 from kerf.kernels.cuda.form import ChannelRows
@@ -59,6 +65,10 @@ CPU = Backend(
         dense_nc_dense_tokens,
         dense_nc_dense_columns,
         conv2d_nchw_dense_direct,
+        conv2d_nchw_bsr_quads,
+        conv2d_nchw_depthwise_bytes,
+        dense_nc_quads_columns,
+        conv2d_nchw_dense_quads,
     ),
     form=PaddedPlanes,
     precisions=("f32",),

@@ -211,9 +211,7 @@ class _Search:
             x, residual, truth = self._example(race.task)
             choices = [c for c in (*race.known, *race.new) if c.key in self.libraries]
             layer = race.task.layer
-            entrants = [
-                Entrant(self.libraries[c.key], (*c.pack(layer).values(), layer.bias, *residual)) for c in choices
-            ]
+            entrants = [Entrant(self.libraries[c.key], (*c.pack(layer).values(), *residual)) for c in choices]
             if entrants:
                 running[self.measurer.race(x, entrants, truth, rounds)] = choices
         for done in as_completed(running):

@@ -33,7 +33,7 @@ def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
         form = backend_of(built.target).form(built.target, p.dtype)
         out = tvm.runtime.tensor(form.pack(np.zeros(p.out_shape, np.float32)))
         image, *residual = [form.pack(values[t].reshape(s)) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
-        arrays = [image, *choice.pack(layer).values(), layer.bias, *residual]
+        arrays = [image, *choice.pack(layer).values(), *residual]
         compile_func(choice.prim_func(built.target), built.target)["main"](
             *[tvm.runtime.tensor(a) for a in arrays], out
         )

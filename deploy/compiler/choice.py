@@ -14,6 +14,8 @@ from kerf.deploy.frontend.network import Layer
 from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
+from kerf.kernels.cpu.int8 import numbers
+from kerf.kernels.cpu.int8.dot import DOTS
 from kerf.kernels.kernel import candidates
 from kerf.kernels.problem import Problem
 
@@ -32,8 +34,14 @@ class Choice:
         return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
 
     def pack(self, layer: Layer) -> dict[str, np.ndarray]:
+        """What the kernel's function takes between the image and the residual, in order."""
         weight = BSR.from_conv(layer.weight, self.problem.n) if self.problem.n else layer.weight
-        return BY_NAME[self.kernel].pack(self.problem, weight, self.config)
+        packed = BY_NAME[self.kernel].pack(self.problem, weight, self.config)
+        if layer.weight_scale is None or not self.problem.x.quantised:
+            return packed | {"bias": layer.bias.astype(np.float32)}
+        signed = DOTS[self.config["dot"]].signed if "dot" in self.config else False
+        given = self.problem, layer.weight, layer.bias, layer.weight_scale, layer.types
+        return packed | numbers.arrays(*given, signed=signed)
 
     def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
         return BY_NAME[self.kernel].prim_func(self.problem, self.config, target)

@@ -40,8 +40,7 @@ def lower(
     """
     packed: dict[str, np.ndarray] = {}
     for name, layer in network.layers.items():
-        arrays = {**choices[name].pack(layer), "bias": layer.bias.astype(np.float32)}
-        packed.update({f"{name}.{key}": array for key, array in arrays.items()})
+        packed.update({f"{name}.{key}": array for key, array in choices[name].pack(layer).items()})
     kinds = {np.dtype(k): getattr(TensorProto, v) for k, v in KINDS.items()}
     inputs = [helper.make_tensor_value_info(k, kinds[a.dtype], a.shape) for k, a in packed.items()]
     model = network.graph.model(inputs)

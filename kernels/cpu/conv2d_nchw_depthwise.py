@@ -121,8 +121,7 @@ class Channels:
         plane = T.Bind(self.out.plane(image, channel))
         if self.out.pitch > height * width:
             self.out.blank(plane, self.out.pitch - LINE, self.c["lanes"])
-        weights = [T.Bind(self.data[channel, tap]) for tap in range(self.p.taps)]
-        start = T.Bind(self.bias[channel])
+        weights, start = self._weights(channel), self._start(channel)
         for first, tiles, rows in even_tiles(height, self.c["rows"]):
             with T.serial(0, tiles) as t:
                 row0 = T.Bind(first + t * rows)
@@ -130,6 +129,12 @@ class Channels:
                 for r in range(rows):
                     for v, x in enumerate(offsets):
                         self.out.store(sums(r, v), plane + (row0 + r) * width + x, lanes)
+
+    def _weights(self, channel) -> list:
+        return [T.Bind(self.data[channel, tap]) for tap in range(self.p.taps)]
+
+    def _start(self, channel):
+        return T.Bind(self.bias[channel])
 
     def _tile(self, rows, offsets, lanes, src, origin, weights, start) -> Callable:
         acc = T.alloc_buffer((rows * len(offsets) * lanes,), "float32", scope="local", annotations=REGISTERS)

@@ -1,4 +1,4 @@
-"""conv2d_nchw_bsr_quads: 1xN block-sparse convolution of bytes, any kernel size, stride, padding, dilation and batch."""
+"""conv2d_nchw_bsr_quads: 1xN block-sparse convolution of bytes, any kernel, stride, padding, dilation, batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ name = "conv2d_nchw_bsr_quads"
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if reason := estimate.refuses(p):
+    if reason := estimate.refuses_convolution(p):
         return reason
     if not p.n:
         return "weights are dense"

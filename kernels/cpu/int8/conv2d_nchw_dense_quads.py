@@ -1,4 +1,5 @@
-"""conv2d_nchw_dense_quads: dense convolution of bytes, as one block row of all outputs, which share their pixels."""
+"""conv2d_nchw_dense_quads: dense convolution of bytes, grouped or not: all outputs of a group are one block row, and
+share its pixels."""
 
 from __future__ import annotations
 
@@ -19,38 +20,32 @@ name = "conv2d_nchw_dense_quads"
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if reason := estimate.refuses(p):
+    if reason := estimate.refuses_convolution(p):
         return reason
-    if p.n:
-        return "weights are block-sparse"
-    return f"{p.groups} groups" if p.groups > 1 else None
+    return "weights are block-sparse" if p.n else None
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    return estimate.configs(p, target, _outputs(p, target), p.in_channels)
+    return estimate.configs(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)
 
 
-def _outputs(p: Problem, target: Target) -> int:
-    """Of a block row: where threads cut those, each has one."""
-    return -(-p.out_channels // threads(target))
-
-
-def _n(p: Problem, c: Config) -> int:
-    return -(-p.out_channels // c.get("parts", 1))
+def _outputs(p: Problem, parts: int) -> int:
+    """Of a block row: those of a group; without groups one for each thread."""
+    return p.out_channels // p.groups if p.groups > 1 else -(-p.out_channels // parts)
 
 
 def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
-    """w (O, I, kh, kw)"""
-    n, flat = _n(p, c), w.reshape(p.out_channels, p.in_channels, p.taps)
+    """w (O, I / groups, kh, kw) int8"""
+    n, inputs = _outputs(p, c.get("parts", 1)), p.in_channels // p.groups
     rows = -(-p.out_channels // n)
-    padded = np.zeros((rows * n, *flat.shape[1:]), np.int8)
-    padded[: p.out_channels] = flat
-    blocks = padded.reshape(rows, n, p.in_channels, p.taps).transpose(0, 2, 1, 3).reshape(-1, n, p.taps)
-    index = np.tile(np.arange(p.in_channels, dtype=np.int32), rows)
-    indptr = (np.arange(rows + 1) * p.in_channels).astype(np.int32)
-    whole = BSR(blocks, index, indptr, (p.out_channels, p.in_channels * p.taps))
+    padded = np.zeros((rows * n, inputs, p.taps), np.int8)
+    padded[: p.out_channels] = w.reshape(p.out_channels, inputs, p.taps)
+    blocks = padded.reshape(rows, n, inputs, p.taps).transpose(0, 2, 1, 3).reshape(-1, n, p.taps)
+    first = np.arange(rows) * inputs if p.groups > 1 else np.zeros(rows, np.int64)
+    index = (first[:, None] + np.arange(inputs)).reshape(-1).astype(np.int32)
+    whole = BSR(blocks, index, (np.arange(rows + 1) * inputs).astype(np.int32), (rows * n, inputs * p.taps))
     return quads.pack(whole, p.taps, c["rows"], DOTS[c["dot"]].paired)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
-    return direct.prim_func(p, c, target, _n(p, c))
+    return direct.prim_func(p, c, target, _outputs(p, c.get("parts", 1)))

@@ -1,7 +1,7 @@
 """Direct convolution of bytes, over blocks of any number of output channels: 1xN block-sparse, or one block of all.
 
     for strip of output pixels, for block row b:
-        panel[quad, pixel, 4] = the block row's channels, four and four side by side   # in cache, once for all N outputs
+        panel[quad, pixel, 4] = the block row's channels, four and four side by side   # once for N outputs
         for sub-row of ``rows`` outputs, for vector of ``bytes`` pixels of the strip:
             acc[rows, 4 vectors] = start                                               # registers
             for quad of b, for tap: acc[r, v] += four products of each pixel           # dot.py
@@ -31,7 +31,7 @@ from kerf.kernels.cpu.emit.sharing import sub_rows
 from kerf.kernels.cpu.emit.weight_format import Rows
 from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, quads_of, side_by_side
 from kerf.kernels.cpu.int8.epilogue import Epilogue
-from kerf.kernels.cpu.layout import LINE, in_planes
+from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.cpu.machine import parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
@@ -55,7 +55,7 @@ class Strips:
     def of(cls, p: Problem, c: Config) -> Strips:
         planes, width = geometry(p), c["bytes"]
         if not planes.copied:
-            size = min(width * c["strip"], planes.channel)
+            size = width * min(c["strip"], planes.channel // width)
             return cls(planes, width, 0, size, -(-planes.channel // size))
         rows = min(c["strip"], p.out_height)
         return cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows))
@@ -113,7 +113,7 @@ class Function:
         self.p, self.c, self.n = p, c, n
         self.dot, self.width, self.strips = DOTS[c["dot"]], c["bytes"], Strips.of(p, c)
         self.lanes, self.blocks = self.width // QUAD, -(-p.out_channels // n)
-        self.in_lanes = p.taps == 1  # pixels of a vector are as quads_of leaves them
+        self.in_lanes = not self.strips.rows  # pixels of a vector are as quads_of leaves them
         words, listed = T.int32(), T.int32()
         self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
         self.data = T.arg("data", T.buffer((words,), "int32"))
@@ -269,6 +269,10 @@ class Function:
 
     def _compact(self, channel, planes: list, row) -> None:
         """Sums of a strip's rows, at the copies' pitch, into the output."""
+        p, pitch = self.p, out_planes(self.p)[2]
+        for plane in planes if not p.y.quantised else ():  # behind the pixels every float is to be finite
+            for i in range(p.out_height * p.out_width, pitch):
+                T.buffer_store(self.epilogue.y, T.float32(0), [plane + i])
         s, width = self.strips, self.p.out_width
         lanes, offsets = spans(width, self.width)
         for r, plane in enumerate(planes):

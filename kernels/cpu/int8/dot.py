@@ -1,7 +1,7 @@
-"""Sums of four products of bytes: the instructions that an integer kernel is made of, and how pixels get into their order.
+"""Sums of four products of bytes: the instructions of integer kernels, and how pixels get into their order.
 
-A vector of pixels has four channels of each: byte 4 p + k is channel k of pixel p. ``Dot.add`` adds to an int32 for each
-pixel the four products with four weights, exactly.
+A vector of pixels has four channels of each: byte 4 p + k is channel k of pixel p. ``Dot.add`` adds to an int32 for
+each pixel the four products with four weights, exactly.
 """
 
 from __future__ import annotations

@@ -44,11 +44,11 @@ class Epilogue:
         return T.broadcast(number, lanes) if lanes > 1 else number
 
     def store(self, sums, channel, at, lanes: int) -> None:
-        """``lanes`` int32 sums of one channel to place ``at`` of y."""
+        """``lanes`` sums, integers of any type, of one channel, or of a ramp of them, to place ``at`` of y."""
         p, floats = self.p, f"float32x{lanes}" if lanes > 1 else "float32"
 
         def all_of(value):
-            return T.broadcast(value, lanes) if lanes > 1 else value
+            return T.broadcast(value, lanes) if lanes > 1 and value.ty.dtype.lanes == 1 else value
 
         value = T.cast(sums, floats) * all_of(self.multiplier[channel]) + all_of(self.bias[channel])
         if self.residual is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tvm.target import Target
 
 from kerf.kernels.config import Config
+from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
 from kerf.kernels.cpu.int8 import direct
 from kerf.kernels.cpu.int8.dot import QUAD, dots
 from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
@@ -25,6 +26,11 @@ def refuses(p: Problem) -> str | None:
     if (p.residual_type or p.y).dtype not in ("u8", "f32"):
         return f"a residual of {p.residual_type}; adds u8 or f32"
     return f"{p.in_channels} channels; lists name {MOST_CHANNELS}" if p.in_channels > MOST_CHANNELS else None
+
+
+def refuses_convolution(p: Problem) -> str | None:
+    """As refuses, and matrix products, which have no vectors of pixels."""
+    return "a matrix product" if is_matrix_product(p) else refuses(p)
 
 
 def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Config]:
@@ -67,7 +73,7 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
     blocks = -(-p.out_channels // n)
     blocks = -(-blocks // parts) if c.get("split") == "rows" else blocks
     vectors = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
-    fill = quads * s.phases * (s.region / s.width) * (6 if p.taps == 1 else 9)
+    fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
     tile = quads * p.taps * c["rows"] * QUAD * vectors * max(1.0, (4 + c["rows"]) / (3 * c["rows"]))
     tile += 12 + 10 * c["rows"]
     panel = quads * s.phases * s.region * QUAD

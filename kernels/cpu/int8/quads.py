@@ -5,8 +5,8 @@ block row, for every sub-row of ``rows`` outputs, for every quad, for every tap,
 (4 quads,) uint16, indptr (block rows + 1,) int32, in quads.
 
 Where a Dot sums pairs of channels in 16 bits, a weight that would make them overflow is cut, and what is cut off is
-multiplied a second time: rest (entries * rows,) with rest_at, of each entry the number quad * taps + tap, and rest_indptr (sub-rows + 1,).
-Few are: of a pair of normal weights with a largest of 127 one in eighty.
+multiplied a second time: rest (entries * rows,), with rest_at, of each entry the number quad * taps + tap, and
+rest_indptr (sub-rows + 1,). Few are: of a pair of normal weights with a largest of 127 one in eighty.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _together(parts: list[np.ndarray], dtype: type) -> np.ndarray:
 
 
 def _fitting(words: np.ndarray) -> np.ndarray:
-    """The second of every pair cut so that neither the positive weights of both nor the negative exceed LARGEST_PAIR."""
+    """The second of every pair cut: no positive weights of both, no negative ones, exceed LARGEST_PAIR."""
     found = words.copy()
     first = words[..., 0::2]
     found[..., 1::2] = np.clip(

@@ -1,0 +1,126 @@
+"""conv2d_nchw_depthwise_bytes: one filter per channel on planes of bytes.
+
+A channel's copy, which is padded anyway, is made of float32: differences from the zero point, and sums of their
+products with integer weights, are integers below 2^24, so the arithmetic is exact and the f32 kernel's. What is saved
+is memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.tirx.script.builder import ir as T
+
+from kerf.kernels.config import Config
+from kerf.kernels.cpu import conv2d_nchw_depthwise as floats
+from kerf.kernels.cpu.emit.padding import Padding
+from kerf.kernels.cpu.emit.planes import Planes
+from kerf.kernels.cpu.int8 import estimate
+from kerf.kernels.cpu.int8.epilogue import Epilogue
+from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.cpu.machine import machine_of, parallel_loop
+from kerf.kernels.problem import Problem
+from kerf.kernels.vector import run, splat
+
+name = "conv2d_nchw_depthwise_bytes"
+EXACT = 1 << 24  # integers that float32 holds
+
+
+def refuses(p: Problem, target: Target) -> str | None:
+    if reason := estimate.refuses(p):
+        return reason
+    if p.n or not p.depthwise:
+        return "not depthwise"
+    return f"{p.taps} taps, whose sums float32 does not hold" if p.taps * 255 * 128 > EXACT else None
+
+
+def configs(p: Problem, target: Target) -> Sequence[Config]:
+    return floats.configs(p, target)
+
+
+def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
+    """w (C, 1, kh, kw) int8 -> data (C, taps) int8."""
+    return {"data": np.ascontiguousarray(w.reshape(p.out_channels, p.taps).astype(np.int8))}
+
+
+def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
+    chunk = -(-p.in_channels // floats.CHUNKS)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        x = T.arg("x", T.buffer(in_planes(p), "uint8"))
+        data = T.arg("data", T.buffer((p.out_channels, p.taps), "int8"))
+        epilogue = Epilogue(p)
+        epilogue.declare_images()
+        flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=x.data)
+        emit = _Channels(p, c, target, data, epilogue)
+        with T.serial(0, p.batch) as image, parallel_loop(target)(0, floats.CHUNKS) as k:
+            first = T.Bind(k * chunk)
+            origin = (image * p.in_channels + first) * in_planes(p)[2]
+            emit.channels(flat, origin, image, first, T.max(T.min(chunk, p.in_channels - first), 0))
+    return builder.get()
+
+
+@dataclass
+class _Output:
+    """The epilogue of one channel at a time, as the f32 kernel calls it."""
+
+    epilogue: Epilogue
+    channel: int = 0
+
+    @property
+    def pitch(self) -> int:
+        return out_planes(self.epilogue.p)[2]
+
+    def plane(self, image, channel):
+        return self.epilogue.plane(image, channel)
+
+    def store(self, value, at, lanes: int) -> None:
+        self.epilogue.store(value, self.channel, at, lanes)
+
+    def blank(self, plane, begin: int, lanes: int) -> None:
+        """What lies behind the pixels is never read for one, and every byte is finite."""
+        if not self.epilogue.p.y.quantised:
+            with T.serial(begin, self.pitch) as i:
+                T.buffer_store(self.epilogue.y, T.float32(0), [plane + i])
+
+
+class _Channels(floats.Channels):
+    def __init__(self, p: Problem, c: Config, target: Target, data, epilogue: Epilogue):
+        self.output = _Output(epilogue)
+        super().__init__(p, c, machine_of(target), data, None, self.output)
+        planes = self.planes
+        if not planes.copied:
+            self.planes = Planes(p, True, planes.pitch, planes.plane, planes.channel)
+
+    def channels(self, src, origin, image, first, count) -> None:
+        """``count`` channels from ``first``, whose planes start at byte ``origin`` of ``src``, a few at a time."""
+        planes, step = self.planes, in_planes(self.p)[2]
+        few = max(1, self.machine.l1_floats // 8 // planes.channel)
+        real = T.alloc_buffer((few * step,), "float32")
+        scratch = T.alloc_buffer((planes.scratch(few),), "float32")
+        lanes = self.machine.lanes[0] if step >= LINE else 1
+        zero = T.Bind(T.cast(self.output.epilogue.zero[0], "float32"))
+        with T.serial(0, (count + few - 1) // few) as k:
+            done = T.Bind(k * few)
+            some = T.Bind(T.min(few, count - done)) if few > 1 else 1
+            with T.serial(0, some * step // lanes) as i:
+                at = run(i * lanes, lanes)
+                value = src[run(origin + done * step + i * lanes, lanes)]
+                value = T.cast(value, f"float32x{lanes}" if lanes > 1 else "float32") - splat(zero, lanes)
+                T.buffer_store(real, value, [at])
+            Padding(planes, real, scratch, self.c["lanes"]).copy(0, some, T.serial)
+            with T.serial(0, some) as i:
+                self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
+
+    def _weights(self, channel) -> list:
+        self.output.channel = channel
+        return [T.Bind(T.cast(self.data[channel, tap], "float32")) for tap in range(self.p.taps)]
+
+    def _start(self, channel):
+        return T.float32(0)

@@ -1,0 +1,208 @@
+"""Every kernel of bytes against numpy's integers, on shapes and numbers chosen to hurt."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_system_cpu
+
+from kerf.kernels import reference
+from kerf.kernels.backends import CPU
+from kerf.kernels.bsr import BSR
+from kerf.kernels.cpu.int8 import direct, dot, numbers, quads
+from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
+from kerf.kernels.kernel import candidates
+from kerf.kernels.lowering import compile_func
+from kerf.kernels.problem import Problem
+from kerf.kernels.tensor_type import F32, TensorType
+from tests.helpers.sweeps import sweep
+
+HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
+SHARED = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 3})
+BYTES, WEIGHTS = TensorType("u8", 1.0, 0), TensorType("i8", axis=0)
+SAME = (1, 1, 1, 1)
+
+
+def problem(*args, y=BYTES, **kwargs) -> Problem:
+    return Problem(*args, x=BYTES, w=WEIGHTS, y=y, **kwargs)
+
+
+PROBLEMS = {
+    "1x1": problem(1, 13, 14, 14, 24),
+    "1x1 sparse": problem(1, 24, 14, 14, 32, n=4, activation="relu6"),
+    "1x1 to floats": problem(1, 24, 14, 14, 32, n=4, y=F32, activation="relu"),
+    "residual": problem(1, 24, 7, 7, 32, n=8, residual=True, activation="relu"),
+    "residual of floats": problem(1, 24, 7, 7, 30, n=4, residual=True, residual_type=F32),
+    "residual to floats": problem(2, 9, 6, 6, 22, residual=True, residual_type=BYTES, y=F32),
+    "4x4 planes": problem(1, 40, 4, 4, 12, n=4),
+    "3x3 planes": problem(1, 40, 3, 3, 13, n=4, activation="hardswish"),
+    "remainder": problem(1, 10, 9, 9, 22, n=4, activation="clip", alpha=-0.3, beta=0.4),
+    "N=1": problem(1, 13, 10, 10, 7, (3, 3), padding=SAME, n=1),
+    "N=3": problem(1, 3, 9, 33, 5, (3, 3), (2, 3), (2, 0, 1, 4), (2, 1), n=3, activation="silu", residual=True),
+    "N=32": problem(1, 16, 12, 12, 64, (3, 3), padding=SAME, n=32),
+    "N > channels": problem(1, 5, 12, 12, 6, n=8),
+    "primes": problem(1, 7, 11, 13, 5, (3, 3), padding=SAME),
+    "3x3 batch 2": problem(2, 12, 28, 28, 16, (3, 3), padding=SAME, n=4, activation="relu", residual=True),
+    "5x5 to floats": problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), n=4, y=F32),
+    "stem": problem(1, 3, 33, 33, 10, (7, 7), (2, 2), (3, 3, 3, 3), activation="relu6"),
+    "stride 2 projection": problem(1, 16, 14, 14, 24, (1, 1), (2, 2), n=4),
+    "dilated": problem(2, 4, 12, 15, 6, (3, 5), (2, 1), (0, 1, 2, 0), (2, 1), residual=True),
+    "no padding": problem(1, 3, 9, 10, 4, (3, 3)),
+    "grouped": problem(1, 8, 9, 9, 12, (3, 3), padding=SAME, groups=4),
+    "odd groups": problem(1, 6, 7, 7, 9, (1, 1), groups=3, activation="hardswish"),
+    "depthwise": problem(2, 19, 14, 14, 19, (3, 3), padding=SAME, groups=19, activation="relu6", residual=True),
+    "depthwise stride 2": problem(1, 17, 23, 29, 17, (5, 5), (2, 2), (2, 2, 2, 2), groups=17, activation="hardswish"),
+    "depthwise 3x3 planes": problem(1, 33, 3, 3, 33, (3, 3), padding=SAME, groups=33, y=F32),
+    "depthwise 1x1": problem(1, 33, 7, 7, 33, (1, 1), groups=33),
+    "classifier": problem(1, 37, 1, 1, 101, y=F32),
+    "classifier, batch 3": problem(3, 40, 1, 1, 64, activation="relu"),
+    "sparse classifier": problem(2, 40, 1, 1, 30, n=4, residual=True),
+    "tokens": problem(49, 32, 1, 1, 48, activation="gelu", residual=True),
+    "1-D": problem(1, 8, 1, 100, 12, (1, 5), padding=(0, 2, 0, 2), n=4),
+}
+QUICK = ["1x1 sparse", "residual", "N=3", "3x3 batch 2", "grouped", "depthwise", "classifier", "tokens"]
+
+
+def weights(p: Problem, rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
+    """Of a sparse problem half of the blocks are zero, all of the first block row and of its last channel."""
+    w = np.clip(np.rint(rng.standard_normal(p.weight_shape) * 40), -128, 127)
+    if extreme:
+        w = rng.choice([-128, 127], p.weight_shape)
+    if p.n:
+        rows = -(-p.out_channels // p.n)
+        kept = rng.random((rows, p.in_channels)) < 0.5
+        kept[0] = False
+        w = w * np.repeat(kept, p.n, axis=0)[: p.out_channels, :, None, None]
+    return w.astype(np.int8)
+
+
+def layer(p: Problem, zero: int = 7, seed: int = 0, extreme: bool = False) -> dict:
+    """Numbers for a problem, in such steps that few outputs saturate."""
+    rng = np.random.default_rng(seed)
+    w = weights(p, rng, extreme)
+    scales = rng.uniform(0.001, 0.002, p.out_channels).astype(np.float32)
+    types = {"x": TensorType("u8", 0.02, zero), "w": WEIGHTS}
+    if p.y.quantised:
+        types["y"] = TensorType("u8", 0.03 * float(np.sqrt(w.shape[1] * p.taps)) / 6, 101)
+    x = rng.choice([0, 255], p.in_shape) if extreme else rng.integers(0, 256, p.in_shape)
+    found = {"x": x.astype(np.uint8), "w": w, "weight_scale": scales, "types": types}
+    found["bias"] = rng.standard_normal(p.out_channels).astype(np.float32)
+    if p.residual:
+        kind = p.residual_type or p.y
+        found["residual"] = rng.standard_normal(p.out_shape).astype(np.float32)
+        if kind.quantised:
+            types["residual_type"] = TensorType("u8", 0.01, 33)
+            found["residual"] = rng.integers(0, 256, p.out_shape).astype(np.uint8)
+    return found
+
+
+def run(kernel, p: Problem, config: dict, given: dict, target: Target = HOST) -> np.ndarray:
+    packed = kernel.pack(p, BSR.from_conv(given["w"], p.n) if p.n else given["w"], config)
+    signed = dot.DOTS[config["dot"]].signed if "dot" in config else False
+    arrays = packed | numbers.arrays(p, given["w"], given["bias"], given["weight_scale"], given["types"], signed=signed)
+    images = [to_planes(given["x"]), *arrays.values()]
+    images += [to_planes(given["residual"])] if p.residual else []
+    y = tvm.runtime.tensor(np.full(out_planes(p), np.nan if p.y == F32 else 77, p.y.numpy))
+    module = compile_func(kernel.prim_func(p, config, target), target)
+    module["main"](*[tvm.runtime.tensor(a) for a in images], y)
+    assert np.isfinite(y.numpy()).all()
+    return from_planes(y.numpy(), p.out_shape)
+
+
+def compare(y: np.ndarray, p: Problem, given: dict) -> None:
+    """Sums are exact, so floats are equal but for the rounding of float32, and bytes but where it meets a half."""
+    truth = reference.conv2d_integer(p, **given)
+    if not p.y.quantised:
+        np.testing.assert_allclose(y, truth, rtol=2e-6, atol=2e-6 * np.abs(truth).max())
+        return
+    difference = np.abs(y.astype(int) - truth.astype(int))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 1 + y.size // 1000
+    assert len(np.unique(truth)) > 3
+
+
+def tried(p: Problem, target: Target, given: dict, most: int) -> None:
+    p = replace(p, nnzb=BSR.from_conv(given["w"], p.n).nnzb) if p.n else p
+    found = list(candidates(CPU.kernels, p, target))
+    assert found
+    for candidate in found:
+        for config in candidate.kernel.configs(candidate.problem, target)[:most]:
+            compare(run(candidate.kernel, candidate.problem, config, given, target), p, given)
+
+
+@pytest.mark.parametrize("name", sweep(PROBLEMS, QUICK))
+def test_kernels(name):
+    tried(PROBLEMS[name], HOST, layer(PROBLEMS[name]), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_configuration(name):
+    tried(PROBLEMS[name], HOST, layer(PROBLEMS[name], seed=1), 100)
+
+
+@pytest.mark.parametrize("name", sweep(PROBLEMS, ["3x3 batch 2", "1x1 sparse"]))
+def test_threads(name):
+    tried(PROBLEMS[name], SHARED, layer(PROBLEMS[name]), 3)
+
+
+@pytest.mark.parametrize("zero", [0, 128, 255])
+@pytest.mark.parametrize("name", ["1x1 to floats", "5x5 to floats", "depthwise 3x3 planes", "classifier"])
+def test_zero_points_and_sums_that_would_saturate_16_bits(name, zero):
+    tried(PROBLEMS[name], HOST, layer(PROBLEMS[name], zero, extreme=True), 1)
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("name", ["1x1 to floats", "3x3 batch 2"])
+def test_layout_of_wider_vectors(name, width):
+    """What a CPU with a dot product is given, with plain arithmetic in the instruction's place."""
+    p, given = PROBLEMS[name], layer(PROBLEMS[name])
+    p = replace(p, nnzb=BSR.from_conv(given["w"], p.n).nnzb)
+    kernel = next(k for k in CPU.kernels if k.name == "conv2d_nchw_bsr_quads")
+    config = {"dot": "plain", "bytes": width, "rows": 4, "strip": 2}
+    compare(run(kernel, p, config, given), p, given)
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [
+        ({"kind": "llvm", "mcpu": "znver4"}, "vpdpbusd"),
+        ({"kind": "llvm", "mcpu": "sierraforest"}, "vpdpbusd"),
+        ({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "neoverse-n1"}, "sdot"),
+        ({"kind": "llvm", "mcpu": "x86-64-v3"}, "vpmaddubsw"),
+    ],
+)
+@pytest.mark.parametrize("name", ["1x1 sparse", "3x3 batch 2", "classifier", "tokens"])
+def test_instructions_of_other_cpus(name, target, instruction):
+    p, target = PROBLEMS[name], Target(target)
+    p = replace(p, nnzb=5) if p.n else p
+    kernel = next(candidates(CPU.kernels, p, target)).kernel
+    module = compile_func(kernel.prim_func(p, kernel.configs(p, target)[0], target), target)
+    code = module.inspect_source("asm")
+    wide = "vpmaddwd" if instruction == "vpmaddubsw" and kernel.name == "dense_nc_quads_columns" else instruction
+    assert wide in code
+
+
+def test_no_pair_of_packed_weights_exceeds_16_bits():
+    rng = np.random.default_rng(0)
+    w = rng.integers(-128, 128, (8, 13, 3, 3)).astype(np.int8)
+    packed = quads.pack(BSR.from_conv(w, 4), 9, 2, paired=True)
+    for words in (packed["data"], packed["rest"]):
+        pairs = words.view(np.int8).astype(int).reshape(-1, 2)
+        assert np.maximum(pairs, 0).sum(axis=1).max() <= dot.LARGEST_PAIR
+        assert np.minimum(pairs, 0).sum(axis=1).min() >= -dot.LARGEST_PAIR
+    assert len(packed["rest_at"]) == packed["rest_indptr"][-1] > 0
+    plain = quads.pack(BSR.from_conv(w, 4), 9, 2, paired=False)
+    assert plain["data"].view(np.int8).astype(int).sum() == w.astype(int).sum()
+    cut = packed["data"].view(np.int8).astype(int).sum() + packed["rest"].view(np.int8).astype(int).sum()
+    assert cut == w.astype(int).sum()
+
+
+def test_strips_cover_every_pixel():
+    p = PROBLEMS["3x3 batch 2"]
+    for strip in (1, 3, 28):
+        s = direct.Strips.of(p, {"bytes": 32, "strip": strip})
+        assert s.count * s.rows >= p.out_height
+        assert s.region >= s.room
