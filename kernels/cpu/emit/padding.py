@@ -25,6 +25,7 @@ class Padding:
     dst: Any
     lanes: int
     fill: Any = 0.0
+    read: Callable[[Any], Any] = lambda pixels: pixels  # what becomes of them on the way
 
     @property
     def _padding(self):
@@ -73,14 +74,14 @@ class Padding:
             self._pad(to[b] + last, planes.pitch - last)
             for q in range(first, last):
                 if sw > 1 and not begin <= q < stop:
-                    T.buffer_store(self.dst, self.src[row + planes.column(b, q)], [to[b] + q])
+                    T.buffer_store(self.dst, self.read(self.src[row + planes.column(b, q)]), [to[b] + q])
 
     def _split(self, row, to: list, begin: int, stop: int) -> None:
         """Columns ``begin`` .. ``stop`` - 1 of all phases: every stride-th pixel of a vector goes to the same one."""
         sw = self.planes.p.stride[1]
         step, offsets = spans(stop - begin, self.lanes)
         for q in (begin + o for o in offsets):
-            pixels = self.src[run(row + self.planes.column(0, q), step * sw)]
+            pixels = self.read(self.src[run(row + self.planes.column(0, q), step * sw)])
             for b, at in enumerate(to):
                 T.buffer_store(self.dst, every(pixels, b, sw, step), [run(at + q, step)])
 
@@ -96,7 +97,7 @@ class Padding:
         if one and inside and p.padding[2]:
             step, offsets = one, [0]  # what is too much is in the next row, which is written later
         for o in offsets:
-            pixels = self.src[run(row + planes.column(0, begin) + o, step)]
+            pixels = self.read(self.src[run(row + planes.column(0, begin) + o, step)])
             T.buffer_store(self.dst, pixels, [run(at + begin + o, step)])
 
     def _pad(self, start, count: int) -> None:

@@ -23,10 +23,10 @@ from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.int8 import estimate
 from kerf.kernels.cpu.int8.epilogue import Epilogue
-from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import run, splat
+from kerf.kernels.vector import splat
 
 name = "conv2d_nchw_depthwise_bytes"
 EXACT = 1 << 24  # integers that float32 holds
@@ -102,19 +102,18 @@ class _Channels(floats.Channels):
         """``count`` channels from ``first``, whose planes start at byte ``origin`` of ``src``, a few at a time."""
         planes, step = self.planes, in_planes(self.p)[2]
         few = max(1, self.machine.l1_floats // 8 // planes.channel)
-        real = T.alloc_buffer((few * step,), "float32")
         scratch = T.alloc_buffer((planes.scratch(few),), "float32")
-        lanes = self.machine.lanes[0] if step >= LINE else 1
         zero = T.Bind(T.cast(self.output.epilogue.zero[0], "float32"))
+
+        def read(pixels):
+            lanes = pixels.ty.dtype.lanes
+            return T.cast(pixels, f"float32x{lanes}" if lanes > 1 else "float32") - splat(zero, lanes)
+
         with T.serial(0, (count + few - 1) // few) as k:
             done = T.Bind(k * few)
             some = T.Bind(T.min(few, count - done)) if few > 1 else 1
-            with T.serial(0, some * step // lanes) as i:
-                at = run(i * lanes, lanes)
-                value = src[run(origin + done * step + i * lanes, lanes)]
-                value = T.cast(value, f"float32x{lanes}" if lanes > 1 else "float32") - splat(zero, lanes)
-                T.buffer_store(real, value, [at])
-            Padding(planes, real, scratch, self.c["lanes"]).copy(0, some, T.serial)
+            copy = Padding(planes, src, scratch, self.c["lanes"], read=read).copy
+            copy(origin + done * step, some, T.serial)
             with T.serial(0, some) as i:
                 self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
 

@@ -214,11 +214,14 @@ class Function:
                 self._add_rest(acc, sub, pixel, rows.count)
             for r in range(rows.count):
                 vectors = [acc[self._at(r, v)] for v in range(QUAD)]
-                whole = in_order(vectors, self.width) if self.in_lanes else side_by_side(vectors, self.lanes)
+                at = planes[r] + place + pixel
                 if s.rows:
+                    whole = side_by_side(vectors, self.lanes)
                     T.buffer_store(self.sums, whole, [run(r * s.room + pixel, self.width)])
+                elif self.dot.narrows and self.p.y.quantised:
+                    self.epilogue.store_narrowed(vectors, channel + r, at, self.width)
                 else:
-                    self.epilogue.store(whole, channel + r, planes[r] + place + pixel, self.width)
+                    self.epilogue.store(in_order(vectors, self.width), channel + r, at, self.width)
         if s.rows:
             self._compact(channel, planes, place)
 

@@ -30,6 +30,7 @@ class Dot:
     add: Callable[[Any, Any, Any, int], Any]  # of (int32 sums, pixels, weights, bytes of a vector)
     paired: bool = False
     signed: bool = False
+    narrows: bool = False  # whether the CPU has the instructions of ``narrowed``
 
 
 def _intrinsic(dtype: str, name: str, *args):
@@ -66,8 +67,8 @@ def _plain(acc, pixels, weights, width: int):
 DOTS = {
     dot.name: dot
     for dot in (
-        Dot("vnni", _vnni),
-        Dot("maddubs", _maddubs, paired=True),
+        Dot("vnni", _vnni, narrows=True),
+        Dot("maddubs", _maddubs, paired=True, narrows=True),
         Dot("sdot", _sdot, signed=True),
         Dot("plain", _plain),  # on whatever CPU; and what tests put in the place of instructions that theirs lacks
     )
@@ -108,6 +109,26 @@ def _unpacked(a, b, size: int, width: int, high: bool):
         for i in range(first, first + per // 2):
             at += [i, count + i]
     return T.Bind(tirx.Shuffle([a, b], [T.int32(i) for i in at]))
+
+
+def narrowed(vectors: Sequence[Any], width: int):
+    """Four vectors of float32, pixels as quads_of leaves them, rounded and saturated to uint8, in their order."""
+    round_, words, bytes_ = {
+        16: ("sse2.cvtps2dq", "sse2.packssdw.128", "sse2.packuswb.128"),
+        32: ("avx.cvt.ps2dq.256", "avx2.packssdw", "avx2.packuswb"),
+        64: ("avx512.mask.cvtps2dq.512", "avx512.packssdw.512", "avx512.packuswb.512"),
+    }[width]
+    lanes = width // QUAD
+    masked = [T.broadcast(T.int32(0), lanes), T.int16(-1), T.int32(4)] if width == 64 else []  # as the CPU rounds
+    whole = [_intrinsic(f"int32x{lanes}", f"llvm.x86.{round_}", v, *masked) for v in vectors]
+    pairs = [_intrinsic(f"int16x{width // 2}", f"llvm.x86.{words}", *whole[i : i + 2]) for i in (0, 2)]
+    return T.reinterpret(f"uint8x{width}", _intrinsic(f"int8x{width}", f"llvm.x86.{bytes_}", *pairs))
+
+
+def widened(pixels, width: int) -> list[Any]:
+    """A vector of bytes as four of int32, in the order of quads_of."""
+    nothing = T.Bind(T.broadcast(T.uint8(0), width))
+    return [T.reinterpret(f"int32x{width // QUAD}", v) for v in quads_of([pixels, *[nothing] * 3], width, False)]
 
 
 def in_order(vectors: Sequence[Any], width: int):

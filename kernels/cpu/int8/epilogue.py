@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.int8 import numbers
+from kerf.kernels.cpu.int8.dot import PART, QUAD, narrowed, widened
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.problem import Problem
@@ -33,6 +35,7 @@ class Epilogue:
         residual = T.arg("residual", T.buffer(out_planes(p), kind)) if p.residual else None
         y = T.arg("y", T.buffer(out_planes(p), p.y.numpy))
         size = (math.prod(out_planes(p)),)
+        self.residual_type = p.residual_type or p.y
         self.residual = T.decl_buffer(size, kind, data=residual.data) if p.residual else None
         self.y = T.decl_buffer(size, p.y.numpy, data=y.data)
 
@@ -40,26 +43,57 @@ class Epilogue:
         return (image * self.p.out_channels + channel) * out_planes(self.p)[2]
 
     def _number(self, place: int, lanes: int):
-        number = self.numbers[place]
-        return T.broadcast(number, lanes) if lanes > 1 else number
+        return _all(self.numbers[place], lanes)
 
     def store(self, sums, channel, at, lanes: int) -> None:
         """``lanes`` sums, integers of any type, of one channel, or of a ramp of them, to place ``at`` of y."""
-        p, floats = self.p, f"float32x{lanes}" if lanes > 1 else "float32"
-
-        def all_of(value):
-            return T.broadcast(value, lanes) if lanes > 1 and value.ty.dtype.lanes == 1 else value
-
-        value = T.cast(sums, floats) * all_of(self.multiplier[channel]) + all_of(self.bias[channel])
-        if self.residual is not None:
-            other = T.cast(self.residual[run(at, lanes)], floats) * self._number(numbers.RESIDUAL_SCALE, lanes)
-            value = value + (other + self._number(numbers.RESIDUAL_SHIFT, lanes))
-        if not p.y.quantised:
-            T.buffer_store(self.y, activate(p.epilogue, value, lanes), [run(at, lanes)])
+        residual = self.residual[run(at, lanes)] if self.residual is not None else None
+        value = self._value(sums, channel, residual, lanes)
+        if not self.p.y.quantised:
+            T.buffer_store(self.y, value, [run(at, lanes)])
             return
-        if not numbers.clips(p):
-            value = activate(p.epilogue, value, lanes) * self._number(numbers.INVERSE, lanes)
-            value = value + self._number(numbers.ZERO, lanes)
         value = T.min(T.max(value, self._number(numbers.LOW, lanes)), self._number(numbers.HIGH, lanes))
-        bits = T.reinterpret(f"int32x{lanes}" if lanes > 1 else "int32", value + all_of(T.float32(MAGIC)))
-        T.buffer_store(self.y, T.cast(bits, f"uint8x{lanes}" if lanes > 1 else "uint8"), [run(at, lanes)])
+        bits = T.reinterpret(_type("int32", lanes), value + _all(T.float32(MAGIC), lanes))
+        T.buffer_store(self.y, T.cast(bits, _type("uint8", lanes)), [run(at, lanes)])
+
+    def store_narrowed(self, vectors: list, channel, at, width: int) -> None:
+        """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of y."""
+        lanes, residuals = width // len(vectors), [None] * len(vectors)
+        if self.residual is not None and self.residual_type.quantised:
+            residuals = widened(T.Bind(self.residual[run(at, width)]), width)
+        elif self.residual is not None:
+            residuals = [self._part(at, v, width) for v in range(len(vectors))]
+        values = [self._value(sums, channel, residual, lanes) for sums, residual in zip(vectors, residuals)]
+        high = self._number(numbers.HIGH, lanes)
+        y = narrowed([T.Bind(T.min(value, high)) for value in values], width)
+        low = T.cast(self.numbers[numbers.LOW], "uint8")
+        T.buffer_store(self.y, T.max(y, T.broadcast(low, width)), [run(at, width)])
+
+    def _part(self, at, v: int, width: int):
+        """Residual floats of vector ``v`` in the order of quads_of."""
+        whole = self.residual[run(at, width)]
+        places = [PART * part + QUAD * v + i for part in range(width // PART) for i in range(QUAD)]
+        return tirx.Shuffle([whole], [T.int32(i) for i in places])
+
+    def _value(self, sums, channel, residual, lanes: int):
+        """Real, or in steps of y."""
+        p, floats = self.p, _type("float32", lanes)
+        value = T.cast(sums, floats) * _all(self.multiplier[channel], lanes) + _all(self.bias[channel], lanes)
+        if residual is not None:
+            other = T.cast(residual, floats) * self._number(numbers.RESIDUAL_SCALE, lanes)
+            value = value + (other + self._number(numbers.RESIDUAL_SHIFT, lanes))
+        if p.y.quantised and numbers.clips(p):
+            return value
+        value = activate(p.epilogue, value, lanes)
+        if p.y.quantised:
+            value = value * self._number(numbers.INVERSE, lanes) + self._number(numbers.ZERO, lanes)
+        return value
+
+
+def _type(dtype: str, lanes: int) -> str:
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
+def _all(value, lanes: int):
+    """A number in every lane; a vector as it is."""
+    return T.broadcast(value, lanes) if lanes > 1 and value.ty.dtype.lanes == 1 else value
