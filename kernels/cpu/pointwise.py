@@ -7,14 +7,17 @@ from __future__ import annotations
 import math
 
 import tvm
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.layout import LINE, pitch
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
-from kerf.kernels.pointwise.program import CHANNEL, IMAGE, PLANE, Pointwise
+from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, PLANE, Pointwise
 from kerf.kernels.vector import run, spans, splat
+
+BYTES = 4  # vectors of float32 that one of bytes becomes, and is made of
 
 
 def pointwise(f: Pointwise, shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
@@ -25,10 +28,11 @@ def pointwise(f: Pointwise, shape: tuple[int, int, int, int], target: Target) ->
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         shapes = [(n, part, width) for part in parts] + [_sizes(kind, n, c, width) for kind in f.operands[1:]]
-        given = [T.arg(f"x{i}", T.buffer(s, "float32")) for i, s in enumerate(shapes)]
-        result = T.arg("y", T.buffer((n, c, width), "float32"))
-        flat = [T.decl_buffer((math.prod(s),), "float32", data=x.data) for s, x in zip(shapes, given)]
-        y = T.decl_buffer((n * c * width,), "float32", data=result.data)
+        dtypes = (f.dtypes[0],) * (len(parts) - 1) + f.dtypes
+        given = [T.arg(f"x{i}", T.buffer(s, d)) for i, (s, d) in enumerate(zip(shapes, dtypes))]
+        result = T.arg("y", T.buffer((n, c, width), f.result))
+        flat = [T.decl_buffer((math.prod(s),), d, data=x.data) for s, d, x in zip(shapes, dtypes, given)]
+        y = T.decl_buffer((n * c * width,), f.result, data=result.data)
         if f.flat and width < LINE:
             _run(f, flat, y, [0] * len(flat), 0, n * c * width, target)
         else:
@@ -41,7 +45,7 @@ def pointwise(f: Pointwise, shape: tuple[int, int, int, int], target: Target) ->
                     places = [i * width, *(at[kind] for kind in f.operands[1:])]
                     _run(f, operands, y, places, plane * width, width, target)
                     for k in range(h * w, width) if f.divides else ():
-                        T.buffer_store(y, T.float32(0), [plane * width + k])
+                        T.buffer_store(y, tirx.const(0, f.result), [plane * width + k])
     return builder.get()
 
 
@@ -51,7 +55,8 @@ def _sizes(kind: str, n: int, c: int, width: int) -> tuple[int, int, int]:
 
 def _run(f: Pointwise, operands: list, y, places: list, to, count: int, target: Target) -> None:
     """``count`` numbers from ``to`` of y, of operands from their ``places``."""
-    lanes, offsets = spans(count, machine_of(target).lanes[0])
+    narrow = {*f.dtypes, f.result} != {FLOAT}
+    lanes, offsets = spans(count, machine_of(target).lanes[0] * (BYTES if narrow else 1))
     fixed = {
         i: T.Bind(splat(operands[i][places[i]], lanes)) for i, kind in enumerate(f.operands) if kind != IMAGE
     }  # one number each

@@ -6,25 +6,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.activation import Activation
 from kerf.kernels.vector import splat
 
+FLOAT = "float32"
 IMAGE, PLANE, CHANNEL = "image", "plane", "channel"  # what operands have a number for: pixel, plane, channel
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+OPERATORS: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "max": T.max,
     "min": T.min,
+    "round": T.nearbyint,  # halves to even, as ONNX
 }
 
 
 class Step(NamedTuple):
-    """One of OPERATORS of two values, or an Activation of one. Integers number values, a float is one."""
+    """One of OPERATORS of its values, or an Activation of one. Integers number values, a float is one."""
 
     does: str | Activation
     values: tuple[int | float, ...]
@@ -35,11 +38,20 @@ class Pointwise:
     """The operands, in order, are values 0, 1, ...; each step makes the next, the last is the result.
 
     ``parts``: channels of the images that operand 0 is the concatenation of; they are taken in its place.
+    ``stored``: how operands lie in memory, numpy's names, float32 where it is empty; ``result``: how the result does.
+    Steps are in float32; a whole number that is stored as an integer is saturated, NaN becomes the least.
     """
 
     operands: tuple[str, ...]
     steps: tuple[Step, ...] = ()
     parts: tuple[int, ...] = ()
+    stored: tuple[str, ...] = ()
+    result: str = FLOAT
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Of operands in memory."""
+        return self.stored or (FLOAT,) * len(self.operands)
 
     @property
     def flat(self) -> bool:
@@ -52,10 +64,21 @@ class Pointwise:
         return any(step.does == "div" and isinstance(step.values[1], int) for step in self.steps)
 
     def value(self, vectors: Sequence, lanes: int):
-        """The result of vectors of the operands."""
-        values = list(vectors)
+        """The result, as it is stored, of vectors of the operands, as they are."""
+        values = [_converted(v, FLOAT, lanes) if d != FLOAT else v for v, d in zip(vectors, self.dtypes)]
         for does, of in self.steps:
             given = [values[v] if isinstance(v, int) else splat(v, lanes) for v in of]
             y = activate(does, given[0], lanes) if isinstance(does, Activation) else OPERATORS[does](*given)
             values.append(T.Bind(y))
-        return values[-1]
+        return values[-1] if self.result == FLOAT else _saturated(values[-1], self.result, lanes)
+
+
+def _converted(vector, dtype: str, lanes: int):
+    return T.cast(vector, dtype if lanes == 1 else f"{dtype}x{lanes}")
+
+
+def _saturated(vector, dtype: str, lanes: int):
+    """Whole numbers of float32 as integers: the bounds are second operands, which NaN leaves."""
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    bounded = T.min(T.max(vector, splat(low, lanes)), splat(high, lanes))
+    return _converted(_converted(bounded, "int32", lanes), dtype, lanes)

@@ -5,10 +5,13 @@ import pytest
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
-from kerf.kernels.cpu.layout import to_planes
+from kerf.kernels import reference
+from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cpu.pointwise import pointwise
+from kerf.kernels.lowering import compile_func
 from kerf.kernels.pointwise.activation import Activation
-from kerf.kernels.pointwise.program import CHANNEL, IMAGE, PLANE, Pointwise, Step
+from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, PLANE, Pointwise, Step
+from kerf.kernels.tensor_type import TensorType
 from tests.helpers.running import run
 
 pytestmark = pytest.mark.quick
@@ -69,3 +72,69 @@ def test_images_joined_on_the_way(shape, target):
     np.testing.assert_allclose(
         y[:, :, : h * w].reshape(whole.shape), np.maximum(whole * a + b, 0), rtol=1e-5, atol=1e-6
     )
+
+
+X, Y = TensorType("u8", 0.03, 130), TensorType("u8", 0.07, 9)
+DEQUANTISED = (Step("sub", (0, 130.0)), Step("mul", (1, np.float32(0.03).item())))
+
+
+def quantised(value):
+    """Steps behind ``value``, the last one."""
+    number = np.float32(0.07).item()
+    return Step("div", (value, number)), Step("round", (value + 1,)), Step("add", (value + 2, 9.0))
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bytes_become_floats_and_bytes_again(shape, target):
+    x = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    steps = (*DEQUANTISED, Step(Activation("hardswish"), (2,)), *quantised(3))
+    f = Pointwise((IMAGE,), steps, stored=("uint8",), result="uint8")
+    y = run(pointwise(f, shape, target), target, to_planes(x), out=to_planes(x).shape, dtype="uint8")
+    real = reference.dequantise(x, X)
+    expected = reference.quantise(real * np.clip(real / 6 + 0.5, 0, 1), Y)
+    got = from_planes(y, shape).astype(int)
+    assert np.abs(got - expected).max() <= 1
+    assert np.count_nonzero(got != expected) <= max(2, 0.01 * got.size)  # hardswish is rounded otherwise
+
+
+def test_quotients_round_as_numpy_and_saturate():
+    """A reciprocal would round some of them otherwise; NaN is the least."""
+    shape = (1, 1, 64, 64)
+    x = (np.random.default_rng(0).integers(-40, 300, shape) * np.float32(0.07)).astype(np.float32) / 2
+    x[0, 0, 0, :3] = np.inf, -np.inf, np.nan
+    target = TARGETS["one thread"]
+    for dtype, (low, high) in {"uint8": (0, 255), "int8": (-128, 127)}.items():
+        f = Pointwise((IMAGE,), quantised(0), result=dtype)
+        y = from_planes(run(pointwise(f, shape, target), target, to_planes(x), out=(1, 1, 4096), dtype=dtype), shape)
+        whole = np.nan_to_num(np.rint(x / np.float32(0.07)) + 9, nan=low)
+        np.testing.assert_array_equal(y, np.clip(whole, low, high).astype(dtype))
+
+
+def test_bytes_and_floats_mixed_and_joined():
+    rng, target = np.random.default_rng(0), TARGETS["one thread"]
+    parts = [rng.integers(0, 256, (1, k, 5, 7)).astype(np.uint8) for k in (2, 3)]
+    scale, zero = (rng.random((1, 5, 1, 1)).astype(np.float32) for _ in range(2))
+    f = Pointwise(
+        (IMAGE, CHANNEL, CHANNEL, IMAGE),
+        (Step("sub", (0, 1)), Step("mul", (4, 2)), Step("add", (5, 3))),
+        (2, 3),
+        ("uint8", FLOAT, FLOAT, FLOAT),
+    )
+    other = rng.standard_normal((1, 5, 5, 7)).astype(np.float32)
+    expected = (np.concatenate(parts, 1) - zero) * scale + other
+    given = map(to_planes, (*parts, zero, scale, other))
+    y = run(pointwise(f, expected.shape, target), target, *given, out=to_planes(expected).shape)
+    np.testing.assert_allclose(from_planes(y, expected.shape), expected, rtol=1e-6)
+
+
+def test_bytes_are_converted_in_registers():
+    """AVX2 has instructions that widen eight bytes, and that pack: none of them a lane at a time."""
+    target = Target({"kind": "llvm", "mcpu": "haswell", "mtriple": "x86_64-unknown-linux-gnu"})
+    f = Pointwise((IMAGE,), (*DEQUANTISED, *quantised(2)), stored=("uint8",), result="uint8")
+    code = compile_func(pointwise(f, (1, 8, 32, 32), target), target).inspect_source("asm")
+    assert "vpmovzxbd" in code
+    assert "vcvtdq2ps" in code
+    assert "vdivps" in code
+    assert "vpextrb" not in code
+    assert "vpinsrb" not in code
