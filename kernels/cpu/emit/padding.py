@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.emit.planes import Planes
@@ -97,9 +98,10 @@ class Padding:
         """Short runs unrolled, since most are one or two floats of padding."""
         if count == 0:
             return
+        fill = tirx.const(self.fill, str(self.dst.dtype))
         if count <= 4:
             for i in range(count):
-                T.buffer_store(self.dst, T.float32(self.fill), [start + i])
+                T.buffer_store(self.dst, fill, [start + i])
             return
         with T.serial(0, count) as i:
-            T.buffer_store(self.dst, T.float32(self.fill), [start + i])
+            T.buffer_store(self.dst, fill, [start + i])
