@@ -8,6 +8,8 @@ reads it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -37,7 +39,7 @@ def moved(node: onnx.NodeProto) -> list[str] | None:
 
 def unsigned(graph: Graph) -> bool:
     """In place; whether there was anything. Types are inferred anew."""
-    signed = _signed(graph)
+    signed = integers(graph, {TensorProto.INT8})
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         tensor = node.output[0] if node.op_type == QUANTISE else node.input[0] if node.op_type == DEQUANTISE else ""
@@ -60,14 +62,16 @@ def unsigned(graph: Graph) -> bool:
 UNSIGNED = ".unsigned"
 
 
-def _signed(graph: Graph) -> set[str]:
-    """Tensors of int8 that may become uint8: all makers and readers know how."""
+def integers(graph: Graph, kinds: Collection[int]) -> set[str]:
+    """Tensors of these types (ONNX's numbers) that QuantizeLinear makes and DequantizeLinear reads, with what moves
+    them in between: nothing else knows that they are integers.
+    """
     ends = {v.name for v in (*graph.inputs, *graph.outputs)}
     found = {
         t
         for node in graph.nodes
         for t in node.output
-        if graph.types.get(t) == TensorProto.INT8 and t not in ends and (_quantises(graph, node) or moved(node))
+        if graph.types.get(t) in kinds and t not in ends and (_quantises(graph, node) or moved(node))
     }
     while True:
         wrong = {t for t in found if not all(_reads_alike(graph, n, t, found) for n in graph.consumers(t))}
@@ -95,7 +99,7 @@ def _reads_alike(graph: Graph, node: onnx.NodeProto, tensor: str, found: set[str
 def _shifted(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto:
     """The Q/DQ node in uint8."""
     found = steps(graph, node)
-    assert found is not None  # _signed has asked
+    assert found is not None  # integers() has asked
     zero = f"{node.output[0]}.zero{UNSIGNED}"
     graph.note(zero, np.asarray(found.zero.item() + 128, np.uint8))
     a = {k: v for k, v in attributes(node).items() if k not in ("axis", "output_dtype")}
