@@ -8,8 +8,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from kerf.kernels.pointwise.program import Pointwise
+from kerf.kernels.pointwise.program import FLOAT, Pointwise
 from kerf.kernels.problem import Problem
+from kerf.kernels.tensor_type import F32, TensorType
 
 Shape = tuple[int, int, int, int]  # of images: n, c, h, w
 
@@ -29,25 +30,29 @@ class Form(Protocol):
     operators: frozenset[str]  # that it has functions for, by the names of kerf.deploy.compiler.operators
     is_nchw: bool  # whether pixels are in NCHW's order, so that equal shapes are equal images
 
-    def type(self, shape: Shape) -> relax.TensorType:
-        """Of images in the form."""
+    def type(self, shape: Shape, dtype: str = FLOAT) -> relax.TensorType:
+        """Of images in the form, that are of ``dtype`` as NCHW. Raises Unsupported for integers where the form has
+        none.
+        """
 
     def pack(self, images: np.ndarray) -> np.ndarray:
-        """Images (n, c, h, w) of float32 in the form."""
+        """Images (n, c, h, w) of float32, or of integers, in the form."""
 
     def unpack(self, images: np.ndarray, shape: Shape) -> np.ndarray:
-        """Back to (n, c, h, w) of float32."""
+        """Back to (n, c, h, w) of float32, or of integers."""
 
-    def into(self, shape: Shape) -> tvm.tirx.PrimFunc | None:
-        """(NCHW float32, y); None where a reshape does."""
+    def into(self, shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc | None:
+        """(NCHW of ``dtype``, y); None where a reshape does."""
 
-    def back(self, shape: Shape) -> tvm.tirx.PrimFunc | None: ...
+    def back(self, shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc | None: ...
 
-    def mean(self, shape: Shape) -> tvm.tirx.PrimFunc: ...
+    def mean(self, shape: Shape, x: TensorType = F32) -> tvm.tirx.PrimFunc:
+        """(x, y of floats)"""
 
     def scale(self, shape: Shape) -> tvm.tirx.PrimFunc: ...
 
-    def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc: ...
+    def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
+        """(x, y), both of the type of ``p.x``."""
 
 
 class WholeForm(Form, Protocol):
@@ -59,8 +64,8 @@ class WholeForm(Form, Protocol):
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         """(operand 0 or its parts, the other operands, y)."""
 
-    def planes(self, order: Order, shape: Shape, channels: int) -> tvm.tirx.PrimFunc:
+    def planes(self, order: Order, shape: Shape, channels: int, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         """(x of ``shape``, y of ``channels``): channel k of y is channel order(k) of x."""
 
-    def enlarge(self, factors: tuple[int, int], shape: Shape) -> tvm.tirx.PrimFunc:
+    def enlarge(self, factors: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         """(x of ``shape``, y): each pixel factors[0] times down and factors[1] times across."""

@@ -11,9 +11,9 @@ def run(at, lanes: int):
     return T.ramp(at, 1, lanes) if lanes > 1 else at
 
 
-def splat(value, lanes: int):
-    """``value``, a TIR expression or a number, in every lane."""
-    value = T.float32(value) if isinstance(value, int | float) else value
+def splat(value, lanes: int, dtype: str = "float32"):
+    """``value``, a TIR expression or a number (of ``dtype``), in every lane."""
+    value = tirx.const(value, dtype) if isinstance(value, int | float) else value
     return T.broadcast(value, lanes) if lanes > 1 else value
 
 

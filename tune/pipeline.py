@@ -150,8 +150,9 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     target = targets.parse(request.target, request.threads)
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
+    integers = not backend_of(target).device  # kernels of GPUs take floats
     networks = [
-        convert(request.path, request.n, request.sparsity, request.batch, request.precision, shapes)
+        convert(request.path, request.n, request.sparsity, request.batch, request.precision, shapes, integers)
         for shapes in request.shapes or ({},)
     ]
     refuse_machine(request, target, networks[0].weights_bytes, runs_here=not (foreign or request.rpc))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,10 +14,10 @@ from kerf import files
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend import clean, sizes
-from kerf.deploy.frontend.network import Network
+from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.samples import alone, draw
-from kerf.deploy.measure.verify import ALLOWED, Verified, reference_session, verify
+from kerf.deploy.measure.verify import ALLOWED, Verified, dense_error, reference_session, verify
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.report.schema import Latency, Speedup
@@ -98,7 +98,8 @@ def check(run: Run, place: Place, network: Network, built: Built | None, request
     """As kerf.deploy.measure.verify. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
         precision = "f16" if clean.is_widened(network.graph.original) else request.precision
-        return verify(run, network.path, network.inputs, precision=precision, free=free)
+        dense = any(piece.engine != KERF for piece in network.run_by)
+        return verify(run, network.path, network.inputs, precision=precision, free=free, dense=dense)
     except Mismatch as error:
         if not place.races_networks or built is None:
             raise
@@ -115,7 +116,8 @@ def race(
     ``error``: kerf's largest, relative, as verified. On a GPU images come from the host, and results go back to it.
     """
     kerf, dense = bench.Engine("kerf", run), []
-    allowed = max(DENSE_DIFFER, ALLOWED[request.precision], 2 * error)
+    feed = x if isinstance(x, Mapping) else {network.inputs[0].name: x}
+    allowed = max(DENSE_DIFFER, ALLOWED[request.precision], 2 * error, 2 * dense_error(network.path, feed))
     with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
         path = Path(temporary) / "dense.onnx"
         files.write(path, onnx_piece.model(network.graph, plain(network, "").pieces[0]).SerializeToString())

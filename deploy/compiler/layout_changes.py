@@ -15,6 +15,7 @@ from tvm.s_tir import SBlock, SBlockRealize
 
 from kerf.errors import BadInput
 from kerf.kernels.form import Form, Shape
+from kerf.kernels.pointwise.program import FLOAT
 
 THERE, BACK = "into_form", "from_form"  # names of functions
 MOVES = (THERE, BACK, "reshape")  # TVM legalizes relax.reshape to functions of this name
@@ -76,6 +77,11 @@ def shape_of(value: relax.Expr) -> tuple[int, ...]:
         raise BadInput("an operator's output has no fixed size (NonZero, Unique and the like)") from error
 
 
+def dtype_of(value: relax.Expr) -> str:
+    """numpy's name."""
+    return str(value.ty.dtype)
+
+
 def reshaped(bb: relax.BlockBuilder, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
     if isinstance(value, tvm.ir.GenericConst):
         return relax.const(value.value.numpy().reshape(shape))
@@ -89,30 +95,31 @@ def call(
     rest: Sequence[relax.Expr],
     shape: Shape,
     form: Form,
+    dtype: str = FLOAT,
 ) -> relax.Expr:
-    """Emit function(images[0], *rest, *images[1:]) on images in the kernels' form; its result, an image of ``shape``,
-    as NCHW.
+    """Emit function(images[0], *rest, *images[1:]) on images in the kernels' form; its result, an image of ``shape``
+    and ``dtype``, as NCHW.
     """
     first, *others = [into(bb, image, form) for image in images]
-    y = bb.emit(relax.call_tir(function, [first, *rest, *others], form.type(shape)))
-    return back(bb, y, shape, form)
+    y = bb.emit(relax.call_tir(function, [first, *rest, *others], form.type(shape, dtype)))
+    return back(bb, y, shape, form, dtype)
 
 
 def into(bb: relax.BlockBuilder, image: relax.Expr, form: Form) -> relax.Expr:
     """An NCHW image in the form."""
-    shape = image_shape(image)
-    function = form.into(shape)
+    shape, dtype = image_shape(image), dtype_of(image)
+    function, kind = form.into(shape, dtype), form.type(shape, dtype)
     if function is None:
-        return reshaped(bb, image, tuple(int(d) for d in form.type(shape).shape))
-    return bb.emit(relax.call_tir(add(bb, function, THERE), [image], form.type(shape)))
+        return reshaped(bb, image, tuple(int(d) for d in kind.shape))
+    return bb.emit(relax.call_tir(add(bb, function, THERE), [image], kind))
 
 
-def back(bb: relax.BlockBuilder, value: relax.Expr, shape: Shape, form: Form) -> relax.Expr:
-    """An image in the form as NCHW of ``shape``."""
-    function = form.back(shape)
+def back(bb: relax.BlockBuilder, value: relax.Expr, shape: Shape, form: Form, dtype: str = FLOAT) -> relax.Expr:
+    """An image in the form as NCHW of ``shape`` and ``dtype``."""
+    function = form.back(shape, dtype)
     if function is None:
         return reshaped(bb, value, shape)
-    return bb.emit(relax.call_tir(add(bb, function, BACK), [value], relax.TensorType(shape, "float32")))
+    return bb.emit(relax.call_tir(add(bb, function, BACK), [value], relax.TensorType(shape, dtype)))
 
 
 def add(bb: relax.BlockBuilder, func: tvm.tirx.PrimFunc, name: str) -> relax.GlobalVar:

@@ -29,6 +29,7 @@ from kerf.errors import BadInput, Unsupported
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cpu import expand_depthwise
 from kerf.kernels.form import Form
+from kerf.kernels.pointwise.program import FLOAT
 
 
 def lower(
@@ -74,7 +75,10 @@ def lower(
 
 
 OWN = "Operation"  # what the importer calls a node with an Operation
-KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32"}  # of packed arrays
+KINDS = {  # of packed arrays
+    **{"float32": "FLOAT", "float16": "FLOAT16"},
+    **{f"{sign}int{bits}": f"{sign}INT{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32)},
+}
 
 
 class _Unsupported(Unsupported):
@@ -127,7 +131,9 @@ class _Importer(ONNXGraphImporter):
         p, shape = self._choices[names[0]].problem, self._choices[name].problem.out_shape
         images = [reshaped(self.bb, v, p.in_shape if i == 0 else shape) for i, v in enumerate(inputs)]
         packed = [self._nodes[key] for n in names for key in self._weights[n]]
-        y = call(self.bb, self._function([self._choices[n] for n in names]), images, packed, shape, self._form)
+        function = self._function([self._choices[n] for n in names])
+        kind = self._choices[name].problem.y
+        y = call(self.bb, function, images, packed, shape, self._form, kind.numpy if kind.quantised else FLOAT)
         given = shape_of(inputs[0])
         # rows keep their dimensions; an image of 1-D is one row
         whole = (*given[:-1], shape[1]) if name in self._dense else shape if len(given) == 4 else (*shape[:2], shape[3])

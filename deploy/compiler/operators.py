@@ -10,11 +10,12 @@ import numpy as np
 from tvm import relax
 
 from kerf.deploy.compiler import layout_changes
-from kerf.deploy.compiler.layout_changes import image_shape, reshaped, shape_of
+from kerf.deploy.compiler.layout_changes import dtype_of, image_shape, reshaped, shape_of
 from kerf.deploy.frontend.operators.elementwise import as_image
 from kerf.deploy.frontend.operators.operation import Operation
 from kerf.kernels.form import Form, WholeForm
 from kerf.kernels.pointwise.program import CHANNEL, IMAGE, PLANE
+from kerf.kernels.tensor_type import F32
 
 Values = Sequence[relax.Expr]
 
@@ -32,7 +33,7 @@ def _view(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Valu
 
 def _mean(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     shape = n, c, _, _ = image_shape(inputs[0])
-    function = layout_changes.add(bb, form.mean(shape), "mean")
+    function = layout_changes.add(bb, form.mean(shape, operation.arguments.get("type", F32)), "mean")
     y = layout_changes.call(bb, function, inputs, [], (n, c, 1, 1), form)
     return reshaped(bb, y, operation.shape)
 
@@ -45,7 +46,7 @@ def _scale(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Val
 def _max_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     p = operation.arguments["problem"]
     function = layout_changes.add(bb, form.max_pool(p), "max_pool")
-    return layout_changes.call(bb, function, inputs, [], p.out_shape, form)
+    return layout_changes.call(bb, function, inputs, [], p.out_shape, form, p.dtype)
 
 
 def _average_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
@@ -62,27 +63,27 @@ def _pointwise(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs:
     parts = [(n, part, h, w) for part in f.parts or (c,)]
     images = [reshaped(bb, x, s) for x, s in zip(inputs, [*parts, *(sizes[kind] for kind in f.operands[1:])])]
     function = layout_changes.add(bb, cast(WholeForm, form).pointwise(f, shape), "pointwise")
-    return reshaped(bb, layout_changes.call(bb, function, images, [], shape, form), operation.shape)
+    return reshaped(bb, layout_changes.call(bb, function, images, [], shape, form, f.result), operation.shape)
 
 
 def _planes(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     """Tensors of five dimensions are images whose channels are in groups."""
     n, *groups, h, w = shape_of(inputs[0])
-    shape = n, math.prod(groups), h, w
+    shape, dtype = (n, math.prod(groups), h, w), dtype_of(inputs[0])
     image, found = reshaped(bb, inputs[0], shape), []
     for order, out in zip(operation.arguments["orders"], operation.shapes):
         channels = math.prod(out[1:-2])
-        function = layout_changes.add(bb, cast(WholeForm, form).planes(order, shape, channels), "planes")
-        found.append(reshaped(bb, layout_changes.call(bb, function, [image], [], (n, channels, h, w), form), out))
+        function = layout_changes.add(bb, cast(WholeForm, form).planes(order, shape, channels, dtype), "planes")
+        y = layout_changes.call(bb, function, [image], [], (n, channels, h, w), form, dtype)
+        found.append(reshaped(bb, y, out))
     return relax.Tuple(found) if len(found) > 1 else found[0]
 
 
 def _enlarge(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
-    shape = image_shape(inputs[0])
-    function = cast(WholeForm, form).enlarge(operation.arguments["factors"], shape)
-    return layout_changes.call(
-        bb, layout_changes.add(bb, function, "enlarge"), inputs, [], as_image(operation.shape), form
-    )
+    shape, dtype = image_shape(inputs[0]), dtype_of(inputs[0])
+    function = cast(WholeForm, form).enlarge(operation.arguments["factors"], shape, dtype)
+    out = as_image(operation.shape)
+    return layout_changes.call(bb, layout_changes.add(bb, function, "enlarge"), inputs, [], out, form, dtype)
 
 
 EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Expr]] = {

@@ -1,7 +1,7 @@
 """An .onnx file in the one form that everything here reads: loaded, sizes fixed, float32, constants folded.
 
-load -> sizes -> float32 -> branches, identities, constants until nothing changes. What ONNX Runtime computes of the
-result is what it computes of the file.
+load -> sizes -> float32 -> branches, identities, Q/DQ, constants until nothing changes. What ONNX Runtime computes of
+the result is what it computes of the file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.drop_identities import drop_identities, drop_unread
 from kerf.deploy.frontend.passes.fold_constants import fold_constants
 from kerf.deploy.frontend.passes.inline_branches import inline_branches
+from kerf.deploy.frontend.passes.qlinear import expand_qlinear
 from kerf.deploy.frontend.passes.widen_half import widen_half
 from kerf.errors import BadInput
 
 WIDENED = "kerf.widened"  # key of a model's metadata
-PASSES = (inline_branches, drop_identities, fold_constants, drop_unread)
+PASSES = (inline_branches, drop_identities, expand_qlinear, fold_constants, drop_unread)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 

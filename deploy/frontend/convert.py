@@ -9,9 +9,13 @@ from pathlib import Path
 from kerf.deploy.frontend import clean, refusals
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph
+from kerf.deploy.frontend.passes import linear
 from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
+from kerf.deploy.frontend.passes.integer_layers import integer_layers
+from kerf.deploy.frontend.passes.push_dequantise import push_dequantise
+from kerf.deploy.frontend.passes.unsigned import unsigned
 from kerf.errors import BadInput
 from kerf.kernels.bsr import kept_blocks
 from kerf.kernels.precision import types_of
@@ -26,8 +30,11 @@ def convert(
     batch: int | None = None,
     precision: str = "f32",
     shapes: Mapping[str, Sequence[int]] | None = None,
+    integers: bool = True,
 ) -> Network:
     """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
+
+    ``precision``: of layers of floats; ``integers``: whether quantised layers are ones of integers, else of floats.
 
     Of several N each layer takes the largest that finds nearly all zero blocks. One block of tolerance: a layer pruned
     to floor(share * blocks) counts. A network without any layer that kerf has kernels for is one, too. Raises
@@ -41,21 +48,28 @@ def convert(
         raise BadInput(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
     graph = clean.read_graph(path, shapes, batch)
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
-    layers = layers_of(path, graph)
-    layers = {k: replace(v, problem=replace(v.problem, **types_of(precision))) for k, v in layers.items()}
+    layers = layers_of(path, graph, integers)
+    floats = {k: v for k, v in layers.items() if not v.problem.x.quantised}
+    layers |= {k: replace(v, problem=replace(v.problem, **types_of(precision))) for k, v in floats.items()}
     return Network(path, graph, {k: blocked(v, ns, sparsity) for k, v in layers.items()}, weights_bytes)
 
 
-def layers_of(path: Path, graph: Graph) -> dict[str, Layer]:
+def layers_of(path: Path, graph: Graph, integers: bool = True) -> dict[str, Layer]:
     """The layers that kerf has kernels for, in order, put into the cleaned ``graph`` in place of their nodes.
 
-    Raises BadInput for a network in training mode, or a layer that does not fit its input.
+    Raises BadInput for a network in training mode, a scale or zero point that none can be, or a layer that does not fit
+    its input.
     """
     refusals.training(path, graph)
+    linear.refuse(path, graph)
     fold_batchnorm(graph)
     fold_affine(graph)
+    if integers:
+        unsigned(graph)
+        push_dequantise(graph)
     try:
-        return fuse_layers(graph)
+        layers = fuse_layers(graph)
+        return integer_layers(graph, layers) if integers else layers
     except ValueError as error:
         raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
 

@@ -24,7 +24,8 @@ class Layer:
     """One fused layer. weight: (O, I / groups, kh, kw), bias: (O,) float32; ``problem`` has dense weights.
 
     ``types`` holds what the problem's types leave out, scales and zero points: an entry for each that is quantised, by
-    the field's name. ``weight_scale`` (O,) goes with weights that have a scale per output channel.
+    the field's name. ``weight_scale`` (O,) goes with weights that have a scale per output channel. ``floats``: why a
+    layer whose weights the file has quantised is one of floats.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Layer:
     bias: np.ndarray
     types: Mapping[str, TensorType] = field(default_factory=dict)
     weight_scale: np.ndarray | None = None
+    floats: str = ""
 
     def __post_init__(self) -> None:
         for name, kind in self.problem.types.items():

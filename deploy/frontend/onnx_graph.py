@@ -67,9 +67,13 @@ class Graph:
             self._slots.append(None)
             self._put(node, len(self._slots) - 1)
 
-    def replace(self, old: Sequence[onnx.NodeProto], new: onnx.NodeProto) -> None:
-        """Put ``new`` where the last of ``old`` stood: there all inputs of all of them exist."""
-        self._originals[new.output[0]] = tuple(n for each in old for n in self.originals(each))
+    def replace(
+        self, old: Sequence[onnx.NodeProto], new: onnx.NodeProto, before: Sequence[onnx.NodeProto] = ()
+    ) -> None:
+        """Put ``new`` where the last of ``old`` stood: there all inputs of all of them exist. ``before``: nodes in
+        front of them that it computes, too, but that stay, since others may read them.
+        """
+        self._originals[new.output[0]] = tuple(n for each in (*before, *old) for n in self.originals(each))
         slot = max(self._at[id(node)] for node in old)
         for node in old:
             self._take(node)

@@ -13,7 +13,8 @@ from kerf.deploy.frontend.onnx_graph import OWN, Graph, reads
 
 def model(graph: Graph, piece: Piece) -> onnx.ModelProto:
     """The piece's own nodes, kerf's layers as the ONNX nodes that they were made of, constants included."""
-    nodes = [original for node in piece.nodes for original in graph.originals(node)]
+    made_of = (original for node in piece.nodes for original in graph.originals(node))
+    nodes = list({node.output[0]: node for node in made_of}.values())  # layers may share what makes their weights
     read = set().union(*(reads(node) for node in nodes)) | set(piece.outputs)
     constants = [graph.tensor(name) for name in graph.constants if name in read]
     inputs = [graph.value(t) for t in piece.inputs]

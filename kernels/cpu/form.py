@@ -13,20 +13,21 @@ from kerf.kernels.cpu import moves, planewise
 from kerf.kernels.cpu.layout import from_planes, pitch, to_planes
 from kerf.kernels.cpu.pointwise import pointwise
 from kerf.kernels.form import Order, Shape
-from kerf.kernels.pointwise.program import Pointwise
+from kerf.kernels.pointwise.program import FLOAT, Pointwise
 from kerf.kernels.problem import Problem
+from kerf.kernels.tensor_type import F32, TensorType
 
 
 @dataclass(frozen=True)
 class PaddedPlanes:
     target: Target
-    dtype: str = "float32"
+    dtype: str = FLOAT  # of the first layer's images; every function is told its own
     operators = frozenset(("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "planes", "enlarge"))
     is_nchw = True
 
-    def type(self, shape: Shape) -> relax.TensorType:
+    def type(self, shape: Shape, dtype: str = FLOAT) -> relax.TensorType:
         n, c, h, w = shape
-        return relax.TensorType((n, c, pitch(h * w)), self.dtype)
+        return relax.TensorType((n, c, pitch(h * w)), dtype)
 
     def pack(self, images: np.ndarray) -> np.ndarray:
         return to_planes(images)
@@ -34,14 +35,14 @@ class PaddedPlanes:
     def unpack(self, images: np.ndarray, shape: Shape) -> np.ndarray:
         return from_planes(images, shape)
 
-    def into(self, shape: Shape) -> tvm.tirx.PrimFunc | None:
-        return planewise.to_planes(shape, self.target) if _padded(shape) else None
+    def into(self, shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc | None:
+        return planewise.to_planes(shape, self.target, dtype) if _padded(shape) else None
 
-    def back(self, shape: Shape) -> tvm.tirx.PrimFunc | None:
-        return planewise.from_planes(shape, self.target) if _padded(shape) else None
+    def back(self, shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc | None:
+        return planewise.from_planes(shape, self.target, dtype) if _padded(shape) else None
 
-    def mean(self, shape: Shape) -> tvm.tirx.PrimFunc:
-        return planewise.mean(shape, self.target)
+    def mean(self, shape: Shape, x: TensorType = F32) -> tvm.tirx.PrimFunc:
+        return planewise.mean(shape, self.target, x)
 
     def scale(self, shape: Shape) -> tvm.tirx.PrimFunc:
         return planewise.scale(shape, self.target)
@@ -55,11 +56,11 @@ class PaddedPlanes:
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         return pointwise(f, shape, self.target)
 
-    def planes(self, order: Order, shape: Shape, channels: int) -> tvm.tirx.PrimFunc:
-        return moves.planes(order, shape, channels, self.target)
+    def planes(self, order: Order, shape: Shape, channels: int, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
+        return moves.planes(order, shape, channels, self.target, dtype)
 
-    def enlarge(self, factors: tuple[int, int], shape: Shape) -> tvm.tirx.PrimFunc:
-        return moves.enlarge(factors, shape, self.target)
+    def enlarge(self, factors: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
+        return moves.enlarge(factors, shape, self.target, dtype)
 
 
 def _padded(shape: Shape) -> bool:

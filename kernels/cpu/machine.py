@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features
 from tvm.tirx.script.builder import ir as T
@@ -37,6 +38,11 @@ class Machine:
     def family(self) -> str:
         """Of machines that take the same configurations."""
         return {(16, 32): "avx512", (8, 16): "avx2", (4, 32): "neon"}.get((self.lanes[0], self.registers), "")
+
+
+def lanes_of(target: Target, dtype: str) -> int:
+    """Numbers of numpy's ``dtype`` in the widest vector."""
+    return machine_of(target).lanes[0] * 4 // np.dtype(dtype).itemsize
 
 
 def machine_of(target: Target) -> Machine:

@@ -9,19 +9,19 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.layout import LINE, pitch
-from kerf.kernels.cpu.machine import machine_of, parallel_loop
+from kerf.kernels.cpu.machine import lanes_of, parallel_loop
 from kerf.kernels.form import Order, Shape
 from kerf.kernels.vector import run, spans
 
 
-def planes(order: Order, shape: Shape, channels: int, target: Target) -> tvm.tirx.PrimFunc:
-    """(x (n, c, pitch) of ``shape``, y (n, channels, pitch)): channel k of y is channel order(k) of x."""
+def planes(order: Order, shape: Shape, channels: int, target: Target, dtype: str = "float32") -> tvm.tirx.PrimFunc:
+    """(x (n, c, pitch) of ``shape``, y (n, channels, pitch)), of ``dtype``: channel k of y is channel order(k) of x."""
     n, c, h, w = shape
     width = pitch(h * w)
-    lanes, offsets = spans(width, machine_of(target).lanes[0])
+    lanes, offsets = spans(width, lanes_of(target, dtype))
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x, y = T.arg("x", T.buffer((n, c, width), "float32")), T.arg("y", T.buffer((n, channels, width), "float32"))
+        x, y = T.arg("x", T.buffer((n, c, width), dtype)), T.arg("y", T.buffer((n, channels, width), dtype))
         with parallel_loop(target)(0, n * channels) as plane:
             image, channel = T.Bind(plane // channels), T.Bind(plane % channels)
             source = T.Bind(order.first + channel % order.run * order.step + channel // order.run * order.stride)
@@ -31,21 +31,21 @@ def planes(order: Order, shape: Shape, channels: int, target: Target) -> tvm.tir
     return builder.get()
 
 
-def enlarge(factors: tuple[int, int], shape: Shape, target: Target) -> tvm.tirx.PrimFunc:
-    """(x of ``shape``, y (n, c, h factors[0], w factors[1])), in planes: each pixel is repeated."""
+def enlarge(factors: tuple[int, int], shape: Shape, target: Target, dtype: str = "float32") -> tvm.tirx.PrimFunc:
+    """(x of ``shape``, y (n, c, h factors[0], w factors[1])), in planes of ``dtype``: each pixel is repeated."""
     n, c, h, w = shape
     down, across = factors
     width, wide = w * across, pitch(h * down * w * across)
-    lanes, offsets = spans(w, machine_of(target).lanes[0])
+    lanes, offsets = spans(w, lanes_of(target, dtype))
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        images = T.arg("x", T.buffer((n, c, pitch(h * w)), "float32"))
-        larger = T.arg("y", T.buffer((n, c, wide), "float32"))
-        x = T.decl_buffer((n * c, pitch(h * w)), "float32", data=images.data)
-        y = T.decl_buffer((n * c, wide), "float32", data=larger.data)
+        images = T.arg("x", T.buffer((n, c, pitch(h * w)), dtype))
+        larger = T.arg("y", T.buffer((n, c, wide), dtype))
+        x = T.decl_buffer((n * c, pitch(h * w)), dtype, data=images.data)
+        y = T.decl_buffer((n * c, wide), dtype, data=larger.data)
         with parallel_loop(target)(0, n * c) as plane:
             for k in range(wide - LINE, wide) if wide > h * down * width else ():
-                T.buffer_store(y, T.float32(0), [plane, k])
+                T.buffer_store(y, tirx.const(0, dtype), [plane, k])
             with T.serial(0, h) as row:
                 for at in offsets:
                     pixels = T.Bind(x[plane, run(row * w + at, lanes)])

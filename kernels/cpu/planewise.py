@@ -17,37 +17,49 @@ from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes, pitch
-from kerf.kernels.cpu.machine import machine_of, parallel_loop
+from kerf.kernels.cpu.machine import lanes_of, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
+from kerf.kernels.tensor_type import F32, TensorType
 from kerf.kernels.vector import run, spans, splat
 
 CHAINS = 4  # sums in flight: one alone would wait for itself
-LOWEST = float(np.finfo(np.float32).min)  # what max pooling pads with
+LOWEST = {"float32": float(np.finfo(np.float32).min), "int8": -128, "uint8": 0}  # what max pooling pads with
 
 
-def mean(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
-    """(x (n, c, pitch), y (n, c, 1)): the mean of every plane's pixels, of images of ``shape``."""
+def mean(shape: tuple[int, int, int, int], target: Target, x_type: TensorType = F32) -> tvm.tirx.PrimFunc:
+    """(x (n, c, pitch), y (n, c, 1) of float32): the mean of every plane's pixels, of images of ``shape``.
+
+    Integers are summed as integers, exactly, and their mean stands for a number by the scale and zero point of
+    ``x_type``.
+    """
     planes, pixels = shape[0] * shape[1], shape[2] * shape[3]
+    wide = "int32" if x_type.quantised else "float32"
     lanes = next((n for n in (*machine_of(target).lanes, 4, 2) if n <= pixels), 1)
+
+    def loaded(x, at, lanes: int):
+        return x[at] if wide == "float32" else T.cast(x[at], wide if lanes == 1 else f"{wide}x{lanes}")
+
     vectors = pixels // lanes
     chains = min(CHAINS, vectors)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        images = T.arg("x", T.buffer((*shape[:2], pitch(pixels)), "float32"))
+        images = T.arg("x", T.buffer((*shape[:2], pitch(pixels)), x_type.numpy))
         means = T.arg("y", T.buffer((*shape[:2], 1), "float32"))
-        x = T.decl_buffer((planes, pitch(pixels)), "float32", data=images.data)
+        x = T.decl_buffer((planes * pitch(pixels),), x_type.numpy, data=images.data)
         y = T.decl_buffer((planes,), "float32", data=means.data)
         with parallel_loop(target)(0, planes) as c:
-            acc = T.alloc_buffer((chains * lanes,), "float32", scope="local", annotations=REGISTERS)
+            acc = T.alloc_buffer((chains * lanes,), wide, scope="local", annotations=REGISTERS)
             at = [run(i * lanes, lanes) for i in range(chains)]
+            plane = T.Bind(c * pitch(pixels))
             for i in range(chains):
-                T.buffer_store(acc, x[c, run(i * lanes, lanes)], [at[i]])
+                T.buffer_store(acc, loaded(x, run(plane + i * lanes, lanes), lanes), [at[i]])
             with T.serial(1, vectors // chains) as step:
                 for i in range(chains):
-                    T.buffer_store(acc, acc[at[i]] + x[c, run((step * chains + i) * lanes, lanes)], [at[i]])
+                    vector = loaded(x, run(plane + (step * chains + i) * lanes, lanes), lanes)
+                    T.buffer_store(acc, acc[at[i]] + vector, [at[i]])
             for v in range(vectors // chains * chains, vectors):
-                T.buffer_store(acc, acc[at[0]] + x[c, run(v * lanes, lanes)], [at[0]])
+                T.buffer_store(acc, acc[at[0]] + loaded(x, run(plane + v * lanes, lanes), lanes), [at[0]])
             for i in range(1, chains):
                 T.buffer_store(acc, acc[at[0]] + acc[at[i]], [at[0]])
             half = lanes
@@ -55,8 +67,9 @@ def mean(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
                 half //= 2
                 T.buffer_store(acc, acc[run(0, half)] + acc[run(half, half)], [run(0, half)])
             for i in range(vectors * lanes, pixels):
-                T.buffer_store(acc, acc[0] + x[c, i], [0])
-            T.buffer_store(y, acc[0] * T.float32(1 / pixels), [c])
+                T.buffer_store(acc, acc[0] + loaded(x, plane + i, 1), [0])
+            total = acc[0] - T.int32((x_type.zero or 0) * pixels) if x_type.quantised else acc[0]
+            T.buffer_store(y, T.cast(total, "float32") * T.float32((x_type.scale or 1.0) / pixels), [c])
     return builder.get()
 
 
@@ -79,32 +92,33 @@ def scale(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc
     return builder.get()
 
 
-def to_planes(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+def to_planes(shape: tuple[int, int, int, int], target: Target, dtype: str = "float32") -> tvm.tirx.PrimFunc:
     """(x NCHW, y): an image of ``shape`` into padded planes (kerf.kernels.cpu.layout)."""
-    return _repitch(shape, target, packed=False)
+    return _repitch(shape, target, dtype, packed=False)
 
 
-def from_planes(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
+def from_planes(shape: tuple[int, int, int, int], target: Target, dtype: str = "float32") -> tvm.tirx.PrimFunc:
     """(x, y NCHW): padded planes to an image of ``shape``."""
-    return _repitch(shape, target, packed=True)
+    return _repitch(shape, target, dtype, packed=True)
 
 
-def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> tvm.tirx.PrimFunc:
+def _repitch(shape: tuple[int, int, int, int], target: Target, dtype: str, packed: bool) -> tvm.tirx.PrimFunc:
     n, c, h, w = shape
     pixels = h * w
     padded = (n, c, pitch(pixels))
-    lanes, offsets = spans(pixels, machine_of(target).lanes[0])
+    lanes, offsets = spans(pixels, lanes_of(target, dtype))
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(padded if packed else shape, "float32"))
-        y = T.arg("y", T.buffer(shape if packed else padded, "float32"))
+        x = T.arg("x", T.buffer(padded if packed else shape, dtype))
+        y = T.arg("y", T.buffer(shape if packed else padded, dtype))
         step, skip = (padded[2], pixels) if packed else (pixels, padded[2])
-        source = T.decl_buffer((n * c * step,), "float32", data=x.data)
-        to = T.decl_buffer((n * c * skip,), "float32", data=y.data)
+        source = T.decl_buffer((n * c * step,), dtype, data=x.data)
+        to = T.decl_buffer((n * c * skip,), dtype, data=y.data)
         with parallel_loop(target)(0, n * c) as plane:
             if not packed and padded[2] > pixels:
-                for i in range(padded[2] - LINE, padded[2], lanes):
-                    T.buffer_store(to, splat(0, lanes), [run(plane * skip + i, lanes)])
+                step_of = min(lanes, LINE)
+                for i in range(padded[2] - LINE, padded[2], step_of):
+                    T.buffer_store(to, splat(0, step_of, dtype), [run(plane * skip + i, step_of)])
             with T.serial(0, len(offsets)) as i:
                 at = T.min(i * lanes, pixels - lanes)
                 T.buffer_store(to, source[run(plane * step + at, lanes)], [run(plane * skip + at, lanes)])
@@ -112,8 +126,10 @@ def _repitch(shape: tuple[int, int, int, int], target: Target, packed: bool) -> 
 
 
 def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
-    """(x, y), images as in layout.py. Of ``p`` count the shapes, the kernel, its stride, padding and dilation."""
-    return _pool(p, target, LOWEST, T.max, factors=False)
+    """(x, y), images of the type of ``p.x`` as in layout.py. Of ``p`` count the shapes, the kernel, its stride, padding
+    and dilation.
+    """
+    return _pool(p, target, LOWEST[p.dtype], T.max, factors=False)
 
 
 def average_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
@@ -124,19 +140,19 @@ def average_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
 def _pool(p: Problem, target: Target, fill: float, combine: Callable, factors: bool) -> tvm.tirx.PrimFunc:
     """Pads with ``fill``, and takes all numbers of a window together with ``combine``."""
     planes = Planes.of(p)
-    lanes, offsets = spans(p.out_width, machine_of(target).lanes[0])
+    lanes, offsets = spans(p.out_width, lanes_of(target, p.dtype))
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        x = T.arg("x", T.buffer(in_planes(p), "float32"))
+        x = T.arg("x", T.buffer(in_planes(p), p.dtype))
         by = T.arg("factors", T.buffer((1, 1, out_planes(p)[2]), "float32")) if factors else None
-        y = T.arg("y", T.buffer(out_planes(p), "float32"))
+        y = T.arg("y", T.buffer(out_planes(p), p.dtype))
         out = Output.of(p, y, None)
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
-            source, origin = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data), plane * in_planes(p)[2]
+            source, origin = T.decl_buffer((math.prod(in_planes(p)),), p.dtype, data=x.data), plane * in_planes(p)[2]
             if planes.copied:
-                copy = T.alloc_buffer((planes.scratch(1),), "float32")
+                copy = T.alloc_buffer((planes.scratch(1),), p.dtype)
                 Padding(planes, source, copy, lanes, fill=fill).copy(origin, 1, T.serial)
                 source, origin = copy, 0
             if out.pitch > p.out_height * p.out_width:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -13,11 +14,9 @@ from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.layout import LINE, pitch
-from kerf.kernels.cpu.machine import machine_of, parallel_loop
-from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, PLANE, Pointwise
+from kerf.kernels.cpu.machine import lanes_of, parallel_loop
+from kerf.kernels.pointwise.program import CHANNEL, IMAGE, PLANE, Pointwise
 from kerf.kernels.vector import run, spans, splat
-
-BYTES = 4  # vectors of float32 that one of bytes becomes, and is made of
 
 
 def pointwise(f: Pointwise, shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
@@ -55,8 +54,8 @@ def _sizes(kind: str, n: int, c: int, width: int) -> tuple[int, int, int]:
 
 def _run(f: Pointwise, operands: list, y, places: list, to, count: int, target: Target) -> None:
     """``count`` numbers from ``to`` of y, of operands from their ``places``."""
-    narrow = {*f.dtypes, f.result} != {FLOAT}
-    lanes, offsets = spans(count, machine_of(target).lanes[0] * (BYTES if narrow else 1))
+    narrowest = min((*f.dtypes, f.result), key=lambda dtype: np.dtype(dtype).itemsize)
+    lanes, offsets = spans(count, lanes_of(target, narrowest))  # of floats, several vectors at a time
     fixed = {
         i: T.Bind(splat(operands[i][places[i]], lanes)) for i, kind in enumerate(f.operands) if kind != IMAGE
     }  # one number each

@@ -65,6 +65,8 @@ class Pointwise:
 
     def value(self, vectors: Sequence, lanes: int):
         """The result, as it is stored, of vectors of the operands, as they are."""
+        if not self.steps and self.dtypes[0] == self.result:
+            return vectors[0]
         values = [_converted(v, FLOAT, lanes) if d != FLOAT else v for v, d in zip(vectors, self.dtypes)]
         for does, of in self.steps:
             given = [values[v] if isinstance(v, int) else splat(v, lanes) for v in of]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.operators import quantising
 from kerf.deploy.frontend.operators.operation import (
     Operation,
     Refusal,
@@ -17,6 +18,7 @@ from kerf.deploy.frontend.operators.operation import (
     image_of,
     only_output,
     shape_of,
+    type_of,
 )
 from kerf.deploy.frontend.passes.activations import activation_of
 from kerf.kernels.pointwise.activation import Activation
@@ -45,7 +47,7 @@ def binary(graph: Graph, node: onnx.NodeProto) -> Operation:
     kinds = [_kind(graph, name, shape) for name in node.input]
     if IMAGE not in kinds:
         raise Refusal(f"{' and '.join(str(shape_of(graph, x)) for x in node.input)} are both spread over {shape}")
-    if node.op_type == "Mul" and PLANE in kinds:  # what squeeze-excite ends with
+    if node.op_type == "Mul" and PLANE in kinds and not _among_integers(graph, node):  # what squeeze-excite ends with
         image = kinds.index(IMAGE)
         return Operation("scale", (node.input[image], node.input[1 - image]), (shape,))
     tensors = {name: kind for name, kind in zip(node.input, kinds) if isinstance(kind, str)}
@@ -53,6 +55,13 @@ def binary(graph: Graph, node: onnx.NodeProto) -> Operation:
     of = tuple(names.index(name) if isinstance(kind, str) else kind for name, kind in zip(node.input, kinds))
     inputs = [_array(graph, name, shape) for name in names]
     return operation(shape, inputs, [tensors[name] for name in names], [Step(node.op_type.lower(), of)])
+
+
+def _among_integers(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a node's neighbours make floats of integers, or the reverse: with them it is one pass over memory."""
+    after = graph.sole_consumer(node.output[0])
+    made = any(quantising.dequantised(graph, name) for name in node.input)
+    return made or (after is not None and after.op_type == "QuantizeLinear")
 
 
 def _kind(graph: Graph, name: str, shape: Shape) -> str | float:
@@ -120,10 +129,16 @@ def batch_norm(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 
 def concat(graph: Graph, node: onnx.NodeProto) -> Operation:
-    """Of images, over channels."""
-    shape = image_of(graph, only_output(node))
+    """Of images, over channels; of bytes, too, and of floats that are made of bytes."""
+    shape, kind = image_of(graph, only_output(node), integers=True), type_of(graph, only_output(node))
     axis = attributes(node)["axis"] % 4
     if axis != 1:
         raise Refusal(f"a concatenation over axis {axis}; kerf's is over channels, 1")
-    parts = tuple(image_of(graph, name)[1] for name in node.input)
-    return Operation("pointwise", tuple(node.input), (shape,), {"pointwise": Pointwise((IMAGE,), parts=parts)})
+    parts = tuple(image_of(graph, name, integers=True)[1] for name in node.input)
+    program = (
+        Pointwise((IMAGE,), parts=parts, stored=(kind.numpy,), result=kind.numpy)
+        if kind.quantised
+        else Pointwise((IMAGE,), parts=parts)
+    )
+    whole = Operation("pointwise", tuple(node.input), (shape,), {"pointwise": program})
+    return whole if kind.quantised else quantising.joined(graph, node) or whole

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.operators import elementwise
 from kerf.deploy.frontend.operators.operation import Operation, Refusal, shape_of
 from kerf.deploy.frontend.operators.table import operation
 from kerf.deploy.frontend.passes.activations import VALUE, activation_after
-from kerf.kernels.pointwise.program import IMAGE, Pointwise, Step
+from kerf.kernels.pointwise.program import FLOAT, IMAGE, Pointwise, Step
 
 
 @dataclass
@@ -100,6 +102,7 @@ def _read_elsewhere(graph: Graph, found: Operations, tensor: str, output: str) -
 def joined(first: Operation, second: Operation, at: int) -> Operation:
     """``second`` with ``first`` for its input ``at``, which it reads as an image."""
     a, b = first.arguments["pointwise"], second.arguments["pointwise"]
+    a = saturated(a)
     kept = [i for i in range(len(b.operands)) if i != at]
     result = len(a.operands) + len(kept) + len(a.steps) - 1 if a.steps else 0
     # where the values of each one stand in both
@@ -111,7 +114,19 @@ def joined(first: Operation, second: Operation, at: int) -> Operation:
     steps = [*_renumbered(a.steps, ours), *_renumbered(b.steps, theirs)]
     operands = (*a.operands, *(b.operands[i] for i in kept))
     inputs = (*first.inputs, *(second.inputs[i] for i in kept))
-    return Operation("pointwise", inputs, second.shapes, {"pointwise": Pointwise(operands, tuple(steps), a.parts)})
+    stored = (*a.dtypes, *(b.dtypes[i] for i in kept))
+    whole = Pointwise(operands, tuple(steps), a.parts, stored if set(stored) != {FLOAT} else (), b.result)
+    return Operation("pointwise", inputs, second.shapes, {"pointwise": whole})
+
+
+def saturated(f: Pointwise) -> Pointwise:
+    """With a result of floats: whole numbers within the bounds of what it would be stored as."""
+    if f.result == FLOAT:
+        return f
+    last, bounds = len(f.operands) + len(f.steps) - 1 if f.steps else 0, np.iinfo(f.result)
+    first = len(f.operands) + len(f.steps)
+    steps = Step("max", (last, float(bounds.min))), Step("min", (first, float(bounds.max)))
+    return replace(f, steps=(*f.steps, *steps), result=FLOAT)
 
 
 def _renumbered(steps: tuple[Step, ...], places: dict[int, int]) -> list[Step]:

@@ -22,10 +22,10 @@ from kerf.kernels.form import Order
 
 def split(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Over channels."""
-    _, c, _, _ = image_of(graph, node.input[0])
+    _, c, _, _ = image_of(graph, node.input[0], integers=True)
     if (axis := attributes(node).get("axis", 0) % 4) != 1:
         raise Refusal(f"a split over axis {axis}; kerf's is over channels, 1")
-    shapes = [image_of(graph, name) for name in node.output]
+    shapes = [image_of(graph, name, integers=True) for name in node.output]
     counts = [shape[1] for shape in shapes]
     if sum(counts) != c:
         raise Refusal(f"parts of {counts} channels of {c}")
@@ -35,7 +35,8 @@ def split(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 def slice_channels(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Of channels alone, forwards."""
-    shape, out = image_of(graph, node.input[0]), image_of(graph, only_output(node))
+    shape = image_of(graph, node.input[0], integers=True)
+    out = image_of(graph, only_output(node), integers=True)
     starts, _, axes, steps = (constant(graph, node, i) for i in range(1, 5))
     if starts is None:
         raise Refusal("a slice by attributes, as before opset 10")
@@ -51,16 +52,17 @@ def slice_channels(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 def transpose(graph: Graph, node: onnx.NodeProto) -> Operation:
     """(n, g, k, h, w) to (n, k, g, h, w): the middle of a channel shuffle."""
-    shape, order = shape_of(graph, node.input[0]), tuple(attributes(node).get("perm", ()))
+    shape, order = shape_of(graph, node.input[0], integers=True), tuple(attributes(node).get("perm", ()))
     if order != (0, 2, 1, 3, 4):
         raise Refusal(f"a transposition to {order or 'the reverse'}")
-    out = shape_of(graph, only_output(node))
+    out = shape_of(graph, only_output(node), integers=True)
     return Operation("planes", (node.input[0],), (out,), {"orders": [Order(0, shape[1], shape[2], 1)]})
 
 
 def resize(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Enlarged by whole numbers, each pixel repeated."""
-    shape, out, a = image_of(graph, node.input[0]), image_of(graph, only_output(node)), attributes(node)
+    shape, a = image_of(graph, node.input[0], integers=True), attributes(node)
+    out = image_of(graph, only_output(node), integers=True)
     if a.get("mode", b"nearest") != b"nearest":
         raise Refusal(f"it interpolates ({a['mode'].decode()}); kerf repeats pixels")
     factors = out[2] // shape[2], out[3] // shape[3]

@@ -11,6 +11,7 @@ import onnx
 
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.errors import Unsupported
+from kerf.kernels.tensor_type import F32, TensorType
 
 Shape = tuple[int, ...]
 
@@ -41,20 +42,38 @@ class Operation:
         return self.shapes[0]
 
 
-def shape_of(graph: Graph, tensor: str) -> Shape:
-    """Of a float32 tensor. Raises Refusal for one that has another type, or no fixed size."""
+TYPES = {
+    onnx.TensorProto.FLOAT: F32,
+    onnx.TensorProto.UINT8: TensorType("u8", 1.0, 0),
+    onnx.TensorProto.INT8: TensorType("i8", 1.0, 0),
+}
+
+
+def type_of(graph: Graph, tensor: str) -> TensorType:
+    """Without its scale. Raises Refusal for a tensor of neither float32 nor bytes."""
     kind = graph.types.get(tensor, onnx.TensorProto.FLOAT)
-    if kind != onnx.TensorProto.FLOAT:
+    if kind not in TYPES:
+        raise Refusal(f"{tensor!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, neither float32 nor bytes")
+    return TYPES[kind]
+
+
+def shape_of(graph: Graph, tensor: str, integers: bool = False) -> Shape:
+    """Of a tensor of float32, or of bytes where ``integers`` may be. Raises Refusal for one that has another type, or
+    no fixed size.
+    """
+    if not integers and type_of(graph, tensor) != F32:
+        kind = graph.types[tensor]
         raise Refusal(f"{tensor!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32")
+    type_of(graph, tensor)
     shape = graph.fixed_shape(tensor)
     if shape is None:
         raise Refusal(f"the shape of {tensor!r} is not known when the network is compiled")
     return shape
 
 
-def image_of(graph: Graph, tensor: str) -> tuple[int, int, int, int]:
-    """The shape of a float32 tensor (n, c, h, w). Raises Refusal for any other."""
-    shape = shape_of(graph, tensor)
+def image_of(graph: Graph, tensor: str, integers: bool = False) -> tuple[int, int, int, int]:
+    """As shape_of, of a tensor (n, c, h, w). Raises Refusal for one of other dimensions, too."""
+    shape = shape_of(graph, tensor, integers)
     if len(shape) != 4:
         raise Refusal(f"{tensor!r} has {len(shape)} dimensions, not the 4 of images")
     n, c, h, w = shape

@@ -8,13 +8,26 @@ import numpy as np
 import onnx
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes
-from kerf.deploy.frontend.operators.operation import Operation, Refusal, constant, image_of, only_output, shape_of
+from kerf.deploy.frontend.operators.operation import (
+    Operation,
+    Refusal,
+    constant,
+    image_of,
+    only_output,
+    shape_of,
+    type_of,
+)
+from kerf.deploy.frontend.passes.linear import dequantised
 from kerf.deploy.frontend.windows import window
 from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
+from kerf.kernels.tensor_type import TensorType
+
+WEIGHTS = TensorType("i8", axis=0)  # what a Problem wants beside integers: pooling has none
 
 
 def max_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
+    """Of bytes, too."""
     return _windows(graph, node, "max_pool")
 
 
@@ -40,8 +53,9 @@ def average_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 
 def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
-    n, c, h, w = image_of(graph, node.input[0])
-    shape = image_of(graph, only_output(node))
+    integers = function == "max_pool"
+    n, c, h, w = image_of(graph, node.input[0], integers)
+    shape, kind = image_of(graph, only_output(node), integers), type_of(graph, node.input[0])
     kernel, stride, dilation, padding = window(attributes(node), tuple(attributes(node)["kernel_shape"]), (h, w))
     # ceil_mode: the last windows reach over the padding, as if there were more of it
     missing = [
@@ -53,6 +67,7 @@ def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
     padding = (*padding[:2], padding[2] + missing[0], padding[3] + missing[1])
     try:
         p = Problem(n, c, h, w, c, kernel, stride, padding, dilation, groups=c)
+        p = replace(p, x=kind, w=WEIGHTS, y=kind) if kind.quantised else p
     except BadInput as error:
         raise Refusal(str(error)) from error
     if p.out_shape != shape:
@@ -61,8 +76,13 @@ def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
 
 
 def global_mean(graph: Graph, node: onnx.NodeProto) -> Operation:
+    """Of floats; where they are made of bytes, of those."""
     image_of(graph, node.input[0])
-    return Operation("mean", (node.input[0],), (shape_of(graph, only_output(node)),))
+    shapes, found = (shape_of(graph, only_output(node)),), dequantised(graph, node.input[0])
+    kind = found[1].tensor_type if found is not None else None
+    if found is not None and kind is not None:
+        return Operation("mean", (found[0].input[0],), shapes, {"type": kind})
+    return Operation("mean", (node.input[0],), shapes)
 
 
 def mean(graph: Graph, node: onnx.NodeProto) -> Operation:

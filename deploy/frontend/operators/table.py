@@ -8,7 +8,7 @@ import onnx
 
 from kerf.deploy.frontend.network import DOMAIN, OP
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph
-from kerf.deploy.frontend.operators import elementwise, moves, pooling, views
+from kerf.deploy.frontend.operators import elementwise, moves, pooling, quantising, views
 from kerf.deploy.frontend.operators.operation import Operation, Refusal
 
 # How a node is read, by its operator: Operation, or Refusal.
@@ -20,6 +20,8 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), elementwise.binary),
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish", "Swish", "Gelu"), elementwise.activation),
     **dict.fromkeys(("Clip", "LeakyRelu", "Elu"), elementwise.activation),
+    "QuantizeLinear": quantising.quantise,
+    "DequantizeLinear": quantising.dequantise,
     "HardSigmoid": elementwise.hardsigmoid,
     "PRelu": elementwise.prelu,
     "BatchNormalization": elementwise.batch_norm,

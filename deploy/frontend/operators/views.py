@@ -10,5 +10,5 @@ from kerf.deploy.frontend.operators.operation import Operation, only_output, sha
 
 def view(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Flatten, Reshape, Squeeze, Unsqueeze, Identity, Dropout: the result's shape is all there is to know."""
-    shape_of(graph, node.input[0])
-    return Operation("view", (node.input[0],), (shape_of(graph, only_output(node)),))
+    shape_of(graph, node.input[0], integers=True)
+    return Operation("view", (node.input[0],), (shape_of(graph, only_output(node), integers=True),))

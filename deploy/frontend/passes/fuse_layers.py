@@ -1,7 +1,8 @@
 """Convolutions and dense layers with what follows them.
 
-Given: Conv (1-D or 2-D), Gemm, or MatMul of any number of rows, with constant fp32 weights, then optionally an Add of a
-tensor of the same shape, then optionally an activation, each read by the next one only.
+Given: Conv (1-D or 2-D), Gemm, or MatMul of any number of rows, with constant fp32 weights, quantised ones taken for
+their numbers, then optionally an Add of a tensor of the same shape, then optionally an activation, each read by the
+next one only.
 Result: one node kerf::Layer (inputs: x, [residual]) and a Layer that holds the Problem, the weight and the bias.
 """
 
@@ -18,6 +19,7 @@ from onnx import helper
 from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
 from kerf.deploy.frontend.passes.activations import activation_after
+from kerf.deploy.frontend.passes.linear import dequantised, stored
 from kerf.deploy.frontend.windows import window
 from kerf.errors import BadInput
 from kerf.kernels.pointwise.activation import Activation
@@ -61,7 +63,8 @@ def _fuse(graph: Graph, node: onnx.NodeProto, layers: dict[str, Layer]) -> None:
     layers[name] = Layer(name, parts.op, problem, parts.weight, bias)
     inputs = [node.input[0], *([residual] if residual else [])]
     output = list(fused[-1].output)
-    graph.replace(fused, helper.make_node(OP, inputs, output, name=name, domain=DOMAIN))
+    quantised = [found[0] for name_of in node.input[1:3] if (found := dequantised(graph, name_of)) is not None]
+    graph.replace(fused, helper.make_node(OP, inputs, output, name=name, domain=DOMAIN), quantised)
 
 
 def _unique(name: str, taken: dict) -> str:
@@ -84,8 +87,8 @@ def _is_float(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
 
 
 def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
-    weight, x = graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
-    bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
+    weight, x = stored(graph, node.input[1]), graph.fixed_shape(node.input[0])
+    bias = stored(graph, node.input[2]) if _has_bias(node) else None
     if not _is_float(weight) or x is None or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
@@ -121,11 +124,11 @@ def _dense(x: tuple[int, ...], weight: np.ndarray, bias: np.ndarray | None, fuse
 
 
 def _gemm(graph: Graph, node: onnx.NodeProto) -> Parts | None:
-    a, weight, x = attributes(node), graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
+    a, weight, x = attributes(node), stored(graph, node.input[1]), graph.fixed_shape(node.input[0])
     if not _is_float(weight) or x is None or a.get("transA", 0) or (a.get("alpha", 1.0), a.get("beta", 1.0)) != (1, 1):
         return None
     weight = weight if a.get("transB", 0) else weight.T
-    bias = graph.constants.get(node.input[2]) if _has_bias(node) else None
+    bias = stored(graph, node.input[2]) if _has_bias(node) else None
     if _has_bias(node) and not _row_bias(bias, weight.shape[0]):
         return None
     bias = bias.reshape(-1) if bias is not None else None
@@ -133,7 +136,7 @@ def _gemm(graph: Graph, node: onnx.NodeProto) -> Parts | None:
 
 
 def _matmul(graph: Graph, node: onnx.NodeProto) -> Parts | None:
-    weight, x = graph.constants.get(node.input[1]), graph.fixed_shape(node.input[0])
+    weight, x = stored(graph, node.input[1]), graph.fixed_shape(node.input[0])
     if not _is_float(weight) or weight.ndim != 2 or x is None or len(x) < 2:
         return None
     add = graph.sole_consumer(node.output[0])

@@ -23,7 +23,7 @@ class Output:
     def of(cls, p: Problem, y, residual) -> Output:
         """Of the function's parameters y and residual."""
         flat = [
-            T.decl_buffer((math.prod(out_planes(p)),), "float32", data=b.data) for b in (y, residual) if b is not None
+            T.decl_buffer((math.prod(out_planes(p)),), b.dtype, data=b.data) for b in (y, residual) if b is not None
         ]
         return cls(p, *flat)
 
@@ -43,8 +43,8 @@ class Output:
             self.blank(self.plane(image, channel), self.pitch - LINE, lanes)
 
     def blank(self, plane, begin: int, lanes: int) -> None:
-        """Zeros from float ``begin`` of a plane to its end."""
+        """Zeros from number ``begin`` of a plane to its end."""
         while begin < self.pitch:
             lanes = min(lanes, 1 << ((self.pitch - begin).bit_length() - 1))
-            T.buffer_store(self.y, splat(0, lanes), [run(plane + begin, lanes)])
+            T.buffer_store(self.y, splat(0, lanes, str(self.y.dtype)), [run(plane + begin, lanes)])
             begin += lanes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.emit.planes import Planes
@@ -16,8 +17,8 @@ from kerf.kernels.vector import every, overrun, run, spans
 
 @dataclass(frozen=True)
 class Padding:
-    """From ``src`` to ``dst``, both flat, in vectors of at most ``lanes``. ``fill``: what padding holds, a number of
-    float32 or an expression of the images' type.
+    """From ``src`` to ``dst``, both flat, in vectors of at most ``lanes``. ``fill``: what padding holds, a number, or an
+    expression of the images' type.
     """
 
     planes: Planes
@@ -26,10 +27,6 @@ class Padding:
     lanes: int
     fill: Any = 0.0
     read: Callable[[Any], Any] = lambda pixels: pixels  # what becomes of them on the way
-
-    @property
-    def _padding(self):
-        return T.float32(self.fill) if isinstance(self.fill, float) else self.fill
 
     def copy(self, origin, count, loop: Callable) -> None:
         """``count`` channels whose planes start at float ``origin`` of ``src``. ``loop``: T.serial or T.parallel."""
@@ -104,9 +101,10 @@ class Padding:
         """Short runs unrolled, since most are one or two floats of padding."""
         if count == 0:
             return
+        fill = tirx.const(self.fill, str(self.dst.dtype)) if isinstance(self.fill, float) else self.fill
         if count <= 4:
             for i in range(count):
-                T.buffer_store(self.dst, self._padding, [start + i])
+                T.buffer_store(self.dst, fill, [start + i])
             return
         with T.serial(0, count) as i:
-            T.buffer_store(self.dst, self._padding, [start + i])
+            T.buffer_store(self.dst, fill, [start + i])

@@ -16,11 +16,13 @@ TARGET = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 2})
 SHAPES = ((1, 12, 1, 1), (2, 12, 3, 5), (1, 12, 7, 7), (1, 12, 5, 19))
 
 
-def image(shape):
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+def image(shape, dtype="float32"):
+    return (np.random.default_rng(0).standard_normal(shape) * 100).astype(np.int8).astype(dtype)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*((s, "float32") for s in SHAPES), *((s, "uint8") for s in SHAPES[1::2])], ids=str
+)
 @pytest.mark.parametrize(
     ("order", "channels", "truth"),
     [
@@ -30,15 +32,18 @@ def image(shape):
     ],
     ids=["slice", "steps", "shuffle"],
 )
-def test_planes(order, channels, truth, shape):
-    expected = to_planes(truth(image(shape)))
-    y = run(moves.planes(order, shape, channels, TARGET), TARGET, to_planes(image(shape)), out=expected.shape)
+def test_planes(order, channels, truth, shape, dtype):
+    expected, x = to_planes(truth(image(shape, dtype))), to_planes(image(shape, dtype))
+    y = run(moves.planes(order, shape, channels, TARGET, dtype), TARGET, x, out=expected.shape, dtype=dtype)
     np.testing.assert_array_equal(y, expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*((s, "float32") for s in SHAPES), *((s, "uint8") for s in SHAPES[1::2])], ids=str
+)
 @pytest.mark.parametrize("factors", [(2, 2), (1, 3), (4, 1)], ids=str)
-def test_enlarged(factors, shape):
-    expected = to_planes(image(shape).repeat(factors[0], 2).repeat(factors[1], 3))
-    y = run(moves.enlarge(factors, shape, TARGET), TARGET, to_planes(image(shape)), out=expected.shape)
+def test_enlarged(factors, shape, dtype):
+    x = image(shape, dtype)
+    expected = to_planes(x.repeat(factors[0], 2).repeat(factors[1], 3))
+    y = run(moves.enlarge(factors, shape, TARGET, dtype), TARGET, to_planes(x), out=expected.shape, dtype=dtype)
     np.testing.assert_array_equal(y, expected)

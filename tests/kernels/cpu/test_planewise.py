@@ -1,5 +1,7 @@
 """Operators without weights, against numpy, on planes smaller and larger than a vector."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from tvm.target.codegen import llvm_get_system_cpu
 from kerf.kernels.cpu import planewise
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.problem import Problem
+from kerf.kernels.reference import dequantise
+from kerf.kernels.tensor_type import TensorType
 from tests.helpers.running import run
 
 pytestmark = pytest.mark.quick
@@ -33,6 +37,14 @@ def test_mean(pixels, target):
     np.testing.assert_allclose(y, x.astype(np.float64).mean(1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pixels", SIZES)
+def test_mean_of_integers(pixels):
+    x, kind = np.random.default_rng(pixels).integers(0, 256, (5, pixels)).astype(np.uint8), TensorType("u8", 0.07, 90)
+    func = planewise.mean((1, 5, pixels, 1), TARGETS["host"], kind)
+    y = run(func, TARGETS["host"], padded(x), out=(1, 5, 1))[0, :, 0]
+    np.testing.assert_allclose(y, dequantise(x, kind).astype(np.float64).mean(1), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("pixels", SIZES)
 def test_scale(pixels, target):
@@ -43,13 +55,17 @@ def test_scale(pixels, target):
     np.testing.assert_array_equal(y, padded(x * factor[:, None]))
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [(TARGETS["host"], "float32"), (TARGETS["plain x86-64"], "float32"), (TARGETS["host"], "uint8")],
+)
 @pytest.mark.parametrize("pixels", SIZES)
-def test_planes_are_padded_and_unpadded(pixels, target):
-    x = np.random.default_rng(0).standard_normal((2, 3, pixels, 1)).astype(np.float32)
-    y = run(planewise.to_planes(x.shape, target), target, x, out=to_planes(x).shape)
+def test_planes_are_padded_and_unpadded(pixels, target, dtype):
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, pixels, 1)).astype(dtype)
+    y = run(planewise.to_planes(x.shape, target, dtype), target, x, out=to_planes(x).shape, dtype=dtype)
     np.testing.assert_array_equal(y, to_planes(x))
-    np.testing.assert_array_equal(run(planewise.from_planes(x.shape, target), target, y, out=x.shape), x)
+    back = planewise.from_planes(x.shape, target, dtype)
+    np.testing.assert_array_equal(run(back, target, y, out=x.shape, dtype=dtype), x)
 
 
 POOLS = {
@@ -69,4 +85,19 @@ def test_max_pool_of_negative_numbers(p):
     assert np.isfinite(planes).all()
     y = from_planes(planes, p.out_shape)
     truth = torch.nn.functional.max_pool2d(torch.from_numpy(x), p.kernel, p.stride, p.padding[:2], p.dilation)
+    np.testing.assert_array_equal(y, truth.numpy())
+
+
+@pytest.mark.parametrize(
+    ("p", "dtype"), [*((p, "uint8") for p in POOLS.values()), (POOLS["resnet"], "int8")], ids=[*POOLS, "int8"]
+)
+def test_max_pool_of_integers(p, dtype):
+    unit = TensorType("u8" if dtype == "uint8" else "i8", 1.0, 0)
+    p = replace(p, x=unit, w=TensorType("i8", axis=0), y=unit)
+    low = np.iinfo(dtype).min
+    x = np.random.default_rng(0).integers(low, low + 100, p.in_shape).astype(dtype)  # padding with zero would win
+    func = planewise.max_pool(p, TARGETS["host"])
+    y = from_planes(run(func, TARGETS["host"], to_planes(x), out=out_planes(p), dtype=dtype), p.out_shape)
+    floats = torch.from_numpy(x.astype(np.float32))
+    truth = torch.nn.functional.max_pool2d(floats, p.kernel, p.stride, p.padding[:2], p.dilation)
     np.testing.assert_array_equal(y, truth.numpy())
