@@ -1,4 +1,6 @@
-"""kerf-deploy: look into a network (inspect), run a bundle on this machine (run), compare runs (compare)."""
+"""kerf-deploy: look into a network (inspect), make it one of integers (quantise), run a bundle here (run), compare runs
+(compare).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from kerf import console, files
 from kerf.console import Parser
+from kerf.deploy.quantise import calibration
 from kerf.errors import BadInput
 
 
@@ -48,7 +51,14 @@ def build_parser(program: str) -> Parser:
     execute.add_argument("bundle", type=Path)
     execute.add_argument("input", type=Path)
     execute.add_argument("output", type=Path)
-    for command in (look, page, execute):
+    integers = commands.add_parser("quantise", help="an f32 network as one of 8-bit integers, .onnx with Q/DQ")
+    integers.add_argument("file", type=Path, help=".onnx of f32")
+    integers.add_argument("--out", type=Path, help="the file to write; by default <name>.int8.onnx beside the other")
+    integers.add_argument(
+        "--shape", action="append", default=[], metavar="NAME=SIZES", help="sizes of an input that the file leaves open"
+    )
+    calibration.add_flags(integers, required=True)
+    for command in (look, page, execute, integers):
         console.add_flags(command)
     return parser
 
@@ -137,6 +147,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {**first, "outputs": rows, "files": [str(args.output)]}
 
 
+def make_integer(args: argparse.Namespace) -> dict[str, Any]:
+    from kerf.deploy.frontend.sizes import shapes_of
+    from kerf.deploy.quantise.quantise import quantise
+
+    out = args.out or args.file.with_suffix(".int8.onnx")
+    made = quantise(args.file, out, calibration.of(args), shapes=shapes_of(args.shape))
+    print(made)
+    return {"samples": made.samples, "layers": made.layers, "method": made.method, "files": [str(made.path)]}
+
+
 def arrays(path: Path) -> Any:
     """An .npy file's array, or an .npz file's by name."""
     try:
@@ -147,7 +167,7 @@ def arrays(path: Path) -> Any:
 
 
 # What a command needs is loaded when it is asked for: a device that runs a bundle has no need of onnx.
-COMMANDS = {"inspect": look_into, "run": run, "compare": put_side_by_side}
+COMMANDS = {"inspect": look_into, "quantise": make_integer, "run": run, "compare": put_side_by_side}
 
 if __name__ == "__main__":
     raise SystemExit(main())

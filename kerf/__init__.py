@@ -3,6 +3,7 @@
     kerf.prune(model, "one_by_n", example=x, n=4, sparsity=0.5)   a network in torch, pruned, and a handle that holds it
     kerf.sensitivity(model, "one_by_n", example=x, data=loader)   what pruning each layer costs
     kerf.export(model, x, "model.onnx")                           the network as a file, compared with torch
+    kerf.quantise("model.onnx", "int8.onnx", "images/")           the file on 8-bit integers, ranges by calibration
     kerf.compile("model.onnx")                                    a bundle: tuned, verified and raced
     kerf.load("model.kerf").run(x)                                a bundle at work: numpy in, numpy out; no torch
     kerf.inspect("model.onnx")                                    what each layer holds, and what to expect of it
@@ -20,6 +21,7 @@ from kerf.errors import BadInput, DeviceLost, KerfError, Mismatch, Unsupported
 if TYPE_CHECKING:
     from kerf.compress.api import Pruned, prune, sensitivity
     from kerf.deploy.export import export
+    from kerf.deploy.quantise.quantise import quantise
     from kerf.deploy.report.inspect import inspect
     from kerf.deploy.runtime.session import load
     from kerf.tune.pipeline import Bundle, compile
@@ -37,6 +39,7 @@ __all__ = [
     "inspect",
     "load",
     "prune",
+    "quantise",
     "sensitivity",
 ]
 
@@ -47,6 +50,7 @@ _DOORS = {
     "export": "kerf.deploy.export",
     "inspect": "kerf.deploy.report.inspect",
     "load": "kerf.deploy.runtime.session",
+    "quantise": "kerf.deploy.quantise.quantise",
 }
 
 _above = Path(__file__).resolve().parent.parent

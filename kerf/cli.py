@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sensitivity": ("kerf.compress.cli", ("sensitivity",), "what pruning costs, layer by layer"),
     "methods": ("kerf.compress.cli", ("methods",), "the table of pruning methods, or all of one"),
     "show": ("kerf.compress.cli", ("show",), "what a checkpoint holds"),
+    "quantise": ("kerf.deploy.cli", ("quantise",), "an .onnx file of f32 to one of 8-bit integers"),
     "tune": ("kerf.tune.cli", (), "an .onnx file to a tuned, verified, raced bundle"),
     "compile": ("kerf.tune.cli", (), "the same as tune"),
     "inspect": ("kerf.deploy.cli", ("inspect",), "what each layer of a file or a bundle holds, and will bring"),

@@ -28,7 +28,7 @@ ORDER = {
     ],
     "deploy": [
         *("frontend/onnx_graph", "frontend/network", "frontend/windows", "frontend/passes"),
-        *("frontend/operators", "frontend", "partition"),
+        *("frontend/operators", "frontend", "quantise", "partition"),
         *("runtime", "measure", "compiler", "plans", "report", "from_torch", ""),
     ],
     "compress": [

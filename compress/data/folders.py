@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerf.errors import BadInput
+from kerf.images import SUFFIXES
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})  # torchvision's
 # What systems leave in folders, beside all that is hidden.
 LITTER = frozenset({"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
 LITTER |= {"thumbs.db", "ehthumbs.db", "desktop.ini"}

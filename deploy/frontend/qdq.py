@@ -111,3 +111,11 @@ def _quantised_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, axis: in
     return helper.make_node(
         "DequantizeLinear", [*names, zero], [f"{name}.dequantised"], name=f"{name}.dequantise", axis=axis
     )
+
+
+INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+
+
+def is_quantised(model: onnx.ModelProto) -> bool:
+    """Whether the file computes on integers anywhere: by Q/DQ, or by operators that are made for it (QLinear...)."""
+    return any(n.op_type in INTEGER or n.op_type.startswith("QLinear") for n in model.graph.node)

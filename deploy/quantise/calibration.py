@@ -1,0 +1,55 @@
+"""What is asked of a calibration, as a value, and the flags that kerf quantise and kerf tune --int8 have for it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerf.errors import BadInput
+from kerf.images import MEAN, STD
+
+METHODS = ("minmax", "percentile", "mse")  # kerf.deploy.quantise.ranges has them
+METHOD, MOST = "mse", 256
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where samples come from, how many are used at most, how images become numbers (per channel, of [0, 1]), and how
+    ranges are taken of what was seen. Raises BadInput for values that mean nothing.
+    """
+
+    path: Path
+    method: str = METHOD
+    images: int = MOST
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise BadInput(f"--calibration_method {self.method}: expected one of {', '.join(METHODS)}")
+        if self.images < 1:
+            raise BadInput(f"--calibration_images {self.images}: expected at least 1")
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not all(s > 0 for s in self.std):
+            given = f"--mean {' '.join(map(str, self.mean))} --std {' '.join(map(str, self.std))}"
+            raise BadInput(f"{given}: expected 3 numbers each, or 1 for grey images, and deviations above 0")
+
+
+def add_flags(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    parser.add_argument(
+        "--calibration", type=Path, required=required, metavar="DIR|FILE",
+        help="samples that ranges are taken from: a folder of images, or .npz with arrays by input name",
+    )  # fmt: skip
+    parser.add_argument("--calibration_method", choices=METHODS, default=METHOD, help="how ranges are taken of them")
+    parser.add_argument("--calibration_images", type=int, default=MOST, metavar="K", help="samples to use at most")
+    said = "of images, a number for each channel: a pixel becomes (value / 255 - mean) / std"
+    parser.add_argument("--mean", type=float, nargs="+", default=MEAN, metavar="M", help=said)
+    parser.add_argument("--std", type=float, nargs="+", default=STD, metavar="S", help="see --mean")
+
+
+def of(args: argparse.Namespace) -> Calibration:
+    """What was typed."""
+    return Calibration(
+        args.calibration, args.calibration_method, args.calibration_images, tuple(args.mean), tuple(args.std)
+    )
