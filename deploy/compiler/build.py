@@ -64,11 +64,13 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     if measured:
         best = min(measured, key=lambda r: r.us)
         return Choice(Problem.from_json(best.problem), best.kernel, best.config)
-    pick(backend_of(target).kernels, p, target)  # raises with every kernel's reason if there is none
+    options = ways(p, target)
+    if not options:
+        pick(backend_of(target).kernels, p, target)  # raises with every kernel's reason
     problems = {problem.to_json() for problem in (p, dense_twin(p))}
     failed = {(q, r.what) for q in problems for r in book.of(q, describe(target), versions) if r.error}
     known = pretuned.known(p, target)
-    likely = chain([known] if known else [], *ways(p, target))
+    likely = chain([known] if known else [], *options)
     good = next((c for c in likely if (c.key[0], c.key[1:]) not in failed), None)
     if good is None:
         raise BadInput(f"{p.describe()}: every kernel failed when it was measured; see the records")
