@@ -25,8 +25,8 @@ class Stored(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """What a file holds; ``refused``: lines on what has weights but no kernel in kerf, and on what is quantised in vain,
-    if there are such layers.
+    """What a file holds; ``refused``: lines on what has weights but no kernel in kerf, and on what is quantised in
+    vain, if there are such layers.
     """
 
     layers: list[Stored]

@@ -19,11 +19,13 @@ def numbers(prefix, pair, kind=np.uint8):
     return {f"{prefix}s": np.float32(pair[0]), f"{prefix}z": np.array(pair[1], kind)}
 
 
-def model(op, inputs, constants, out, shape=(1, 4, 6, 6), others=(), opset=17, kind=TensorProto.UINT8, **attributes):
+def model(
+    op, inputs, constants, out, shape=(1, 4, 6, 6), others=(), opset=17, kind=TensorProto.UINT8, said=None, **attributes
+):
     domain = "" if op in ("QLinearConv", "QLinearMatMul") else "com.microsoft"
     names = inputs.split(",")
     graph = helper.make_graph(
-        [helper.make_node(op, names, ["y"], "one", domain=domain, **attributes)], "g",
+        [helper.make_node(op, names, ["y"], "one", domain=domain, **attributes, **(said or {}))], "g",
         [helper.make_tensor_value_info(n, TensorProto.UINT8, shape) for n in ("x", *others)],
         [helper.make_tensor_value_info("y", kind, out)],
         [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items() if n in names],
@@ -57,6 +59,9 @@ CASES = {
     "QLinearAveragePool": model(
         "QLinearAveragePool", "x,as,az,ys,yz", AY, (1, 4, 5, 5), kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 0, 0]
     ),
+    "QLinearSoftmax": model(
+        "QLinearSoftmax", "x,as,az,ys,yz", AY | numbers("y", (0.004, 0)), (1, 4, 6, 6), axis=1, said={"opset": 13}
+    ),
     "QLinearConcat": model(
         "QLinearConcat", "ys,yz,x,as,az,z,bs,bz", AY | numbers("b", B), (1, 8, 6, 6), others=("z",), axis=1
     ),
@@ -88,12 +93,13 @@ def test_every_operator_is_tried():
 
 
 def test_what_cannot_be_said_so_stays():
-    """Before opset 13 no scale by channel; a zero point that the operator finds by itself; channels last."""
+    """Before opset 13 no scale by channel, and another softmax; a zero point that is left out; channels last."""
     conv = AY | W | {"w": SMALL, "c": BIAS}
     old = model("QLinearConv", "x,as,az,w,bs,bz,ys,yz,c", conv, (1, 5, 6, 6), pads=[1] * 4, opset=11)
     none = model("QLinearSigmoid", "x,as,,ys,yz", AY, (1, 4, 6, 6))
     last = model("QLinearGlobalAveragePool", "x,as,az,ys,yz", AY, (1, 1, 1, 6), channels_last=1)
-    for file in (old, none, last):
+    softmax = model("QLinearSoftmax", "x,as,az,ys,yz", AY, (1, 4, 6, 6), axis=1, said={"opset": 11})
+    for file in (old, none, last, softmax):
         graph = Graph(file)
         assert not expand_qlinear(graph)
         assert list(graph.nodes) == list(file.graph.node)
