@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.plans.pieces import Weighed
 from kerf.deploy.report import claims
@@ -42,7 +43,7 @@ def layers(network: Network, request: Request) -> str:
         weights = [layer.weight for layer in network.layers.values() if layer.problem.groups == 1]
         share = max((1 - float(kept_blocks(w, n).mean()) for n in request.n for w in weights), default=0)
         text += f"\n  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity"
-    return text
+    return "\n  ".join((text, *refusals.in_floats(network.layers)))
 
 
 def searched(s: Summary) -> str:

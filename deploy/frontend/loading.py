@@ -6,7 +6,7 @@ What has no plain form stays as it is: ONNX Runtime runs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -145,10 +145,11 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         new = onnx.version_converter.convert_version(old.light_model(), OPSET)
+        if [o.name for o in new.graph.output] != [o.name for o in old.outputs]:
+            return model
+        _without_unknown_ranks(new.graph, old.outputs)
         onnx.checker.check_model(new)
     except Exception:  # an operator without a converter; each has its own kind of error
-        return model
-    if [o.name for o in new.graph.output] != [o.name for o in old.outputs]:
         return model
     densify(new.graph)  # the converter writes Constant nodes
     if old.opset < RESIZE:
@@ -160,6 +161,18 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     del new.graph.output[:]
     new.graph.output.extend(old.outputs)
     return new
+
+
+def _without_unknown_ranks(graph: onnx.GraphProto, outputs: Sequence[onnx.ValueInfoProto]) -> None:
+    """In place: tensors of which inference knows no shape, as behind QLinearAdd of com.microsoft, and which the checker
+    refuses. Outputs are described as in the file, others not at all.
+    """
+    for found, said in zip(graph.output, outputs, strict=True):
+        if not found.type.tensor_type.HasField("shape"):
+            found.CopyFrom(said)
+    known = onnx.GraphProto(value_info=[v for v in graph.value_info if v.type.tensor_type.HasField("shape")])
+    del graph.value_info[:]
+    graph.value_info.extend(known.value_info)
 
 
 def _converted_wrongly(old: Graph, node: onnx.NodeProto) -> bool:

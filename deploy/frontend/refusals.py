@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from kerf.deploy.frontend.network import Layer
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, called
 from kerf.errors import BadInput
 
@@ -45,6 +47,19 @@ def said_of(graph: Graph, layers: int) -> list[str]:
     count = sum(map(len, found.values()))
     reasons = "; ".join(f"{len(names)} {reason} ({_some(names)})" for reason, names in found.items())
     return [f"{count} of {count + layers} convolutions and dense layers have no kernel here: {reasons}"]
+
+
+def in_floats(layers: Mapping[str, Layer]) -> list[str]:
+    """A line on layers of floats whose weights the file has quantised, or none: how many, and why."""
+    found: dict[str, list[str]] = {}
+    for name, layer in layers.items():
+        if layer.floats:
+            found.setdefault(layer.floats, []).append(name)
+    if not found:
+        return []
+    reasons = "; ".join(f"{len(names)} for {reason} ({_some(names)})" for reason, names in found.items())
+    count = sum(map(len, found.values()))
+    return [f"{count} of {len(layers)} layers have quantised weights and are computed in floats: {reasons}"]
 
 
 def _some(names: list[str]) -> str:

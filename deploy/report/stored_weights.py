@@ -25,7 +25,9 @@ class Stored(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """What a file holds; ``refused``: a line on what has weights but no kernel in kerf, if there is such a layer."""
+    """What a file holds; ``refused``: lines on what has weights but no kernel in kerf, and on what is quantised in
+    vain, if there are such layers.
+    """
 
     layers: list[Stored]
     refused: list[str]
@@ -74,8 +76,9 @@ def network(path: Path, shapes: Mapping[str, Sequence[int]] | None, batch: int |
         raise FileNotFoundError(f"{path}: {what}; expected an .onnx file, a .safetensors checkpoint or a bundle")
     graph = clean.read_graph(path, shapes, batch)
     sizes.refuse_free(path, graph.original)
-    found = [of(layer) for layer in layers_of(path, graph).values()]
-    return Holding(found, refusals.said_of(graph, len(found)))
+    layers = layers_of(path, graph)
+    said = [*refusals.said_of(graph, len(layers)), *refusals.in_floats(layers)]
+    return Holding([of(layer) for layer in layers.values()], said)
 
 
 def of(layer: Layer) -> Stored:

@@ -64,7 +64,7 @@ def _of_integers(graph: Graph, node: onnx.NodeProto, layer: Layer, weighted: onn
     """Replaces the node. Raises _Unfit."""
     x = _bytes(graph, node.input[0])
     if x is None:
-        raise _Unfit("its input is not quantised to uint8 with one scale")
+        raise _Unfit("an input that is not quantised to 8 bits with one scale")
     integers, scale = _weights(layer, weighted, weight)
     residual = _bytes(graph, node.input[1]) if layer.problem.residual else None
     types, inputs = {"x": x.type}, [x.tensor, *node.input[1:]]
@@ -103,18 +103,18 @@ def _bytes(graph: Graph, tensor: str) -> _Bytes | None:
 def _weights(layer: Layer, weighted: onnx.NodeProto, weight: Steps) -> tuple[np.ndarray, np.ndarray]:
     """(int8 in the shape of the layer's weights, scales (O,)). Raises _Unfit."""
     if weight.dtype not in SYMMETRIC or weight.block:
-        raise _Unfit(f"its weights are {weight.dtype}{' in blocks' if weight.block else ''}")
+        raise _Unfit(f"{weight.dtype} weights{' with a scale for each block' if weight.block else ''}")
     if np.any(weight.zero != SYMMETRIC[weight.dtype]):
         other = weight.zero[weight.zero != SYMMETRIC[weight.dtype]].reshape(-1)[0]
-        raise _Unfit(f"its {weight.dtype} weights have zero point {int(other)}, not {SYMMETRIC[weight.dtype]}")
+        raise _Unfit(f"{weight.dtype} weights with zero point {int(other)}, not {SYMMETRIC[weight.dtype]}")
     outputs = 0
     if weighted.op_type != "Conv":
         outputs = int(weighted.op_type == "MatMul" or not attributes(weighted).get("transB", 0))
     if weight.axis not in (None, outputs):
-        raise _Unfit(f"its weights have scales of axis {weight.axis}, not of output channels, {outputs}")
+        raise _Unfit(f"weights with scales of axis {weight.axis}, not of output channels, {outputs}")
     scale = np.broadcast_to(weight.scale.reshape(-1), (layer.problem.out_channels,)).astype(np.float32)
     spread = scale.astype(np.float64).reshape(-1, 1, 1, 1)
     integers = np.rint(layer.weight / spread)
     if not np.array_equal((integers * spread).astype(np.float32), layer.weight):
-        raise _Unfit("its scales are too small for float32")
+        raise _Unfit("scales of weights that are too small for float32")
     return integers.astype(np.int8), scale

@@ -43,6 +43,7 @@ FORMS = {
     "QLinearLeakyRelu": Form("LeakyRelu", ONE, 3),
     "QLinearGlobalAveragePool": Form("GlobalAveragePool", ONE, 3),
     "QLinearAveragePool": Form("AveragePool", ONE, 3),
+    "QLinearSoftmax": Form("Softmax", ONE, 3),
     "QLinearConcat": Form("Concat", None, 0),
 }
 
@@ -70,6 +71,8 @@ def _expanded(graph: Graph, node: onnx.NodeProto, form: Form) -> list[onnx.NodeP
         result = []  # its sums stay floats
     numbers = [constant for _, *pair in given for constant in pair] + result
     if any(constant not in graph.constants for constant in numbers) or a.pop("channels_last", 0):
+        return None
+    if a.pop("opset", PER_AXIS) < PER_AXIS:  # of Softmax, which went over all axes from this one on
         return None
     if not result and node.op_type != "QGemm":
         return None

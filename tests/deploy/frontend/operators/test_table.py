@@ -64,4 +64,4 @@ def test_other_types_are_refused():
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph([node], "g", [value("input", i, (2, 3))], [value("y", i, (2, 3))])
     graph = Graph(onnx.helper.make_model(graph))
-    assert reason(graph, graph.nodes[0]) == "'input' is int64, not float32"
+    assert reason(graph, graph.nodes[0]) == "'input' is int64, neither float32 nor bytes"

@@ -1,0 +1,212 @@
+"""Which layers become layers of integers, with what numbers; computed by numpy they give what ONNX Runtime gives."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kerf.deploy.frontend import refusals
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.samples import draw
+from kerf.kernels.tensor_type import F32
+from tests.helpers.interpreted import interpreted, whole
+from tests.helpers.onnx_files import file
+from tests.helpers.quantised_files import NETWORKS, quantised
+from tests.helpers.quantised_nodes import Drawn
+
+SHAPE = (1, 6, 8, 8)
+PER_CHANNEL = dict(scale=np.linspace(0.01, 0.02, 8), axis=0)
+
+
+def read(path, seed=0):
+    """(the network, the largest difference from ONNX Runtime in steps of the output, or relative)."""
+    network = convert(path)
+    feed = draw(network.inputs, np.random.default_rng(seed), 3)
+    (y,), (truth,) = interpreted(network, feed).values(), whole(str(path), feed)
+    assert y.dtype == truth.dtype
+    assert y.std() > 0
+    off = np.abs(y.astype(np.float64) - truth).max()
+    return network, off if y.dtype.kind in "iu" else off / np.abs(truth).max()
+
+
+VARIANTS = {
+    "residual, by channel": ("residual", dict()),
+    "residual, by tensor, uint8 weights": ("residual", dict(per_channel=False, weights="u8", WeightSymmetric=True)),
+    "mobile, signed": ("mobile", dict(activations="i8")),
+    "mobile, of operators": ("mobile", dict(form="qoperator", activations="i8")),
+    "joined": ("joined", dict()),
+    "joined, of operators": ("joined", dict(form="qoperator", per_channel=False, activations="i8")),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_whole_network(tmp_path, name):
+    which, how = VARIANTS[name]
+    path = quantised(NETWORKS[which](tmp_path / "f.onnx"), tmp_path / "q.onnx", **how)
+    network, off = read(path)
+    assert all(layer.problem.x.quantised and layer.problem.y.dtype == "u8" for layer in network.layers.values())
+    assert not any(layer.floats for layer in network.layers.values())
+    assert off < 0.02  # a step: averages of windows lie between two integers, and sums of floats are rounded
+
+
+def test_zero_blocks_are_found_in_the_integers(tmp_path):
+    path = quantised(NETWORKS["residual"](tmp_path / "f.onnx"), tmp_path / "q.onnx")
+    of_floats = convert(tmp_path / "f.onnx").layers
+    for name, layer in convert(path).layers.items():
+        assert (layer.problem.n, layer.problem.nnzb) == (of_floats[name].problem.n, of_floats[name].problem.nnzb)
+    assert convert(path).sparse_layers
+
+
+def layer(tmp_path, d, output="y", shape=SHAPE, **more):
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=shape, outputs=(output,), **more)
+    network, off = read(path)
+    (found,) = network.layers.values()
+    return network, found, off
+
+
+def test_numbers_of_a_layer(tmp_path):
+    d = Drawn()
+    d.pair("x", "a", scale=0.05, zero=128)
+    d.constant("bias.q", d.rng.integers(-3000, 3000, 8).astype(np.int32))
+    d.weight("w", (8, 6, 3, 3), **PER_CHANNEL)
+    d.dq("bias.q", "bias", scale=0.05 * np.linspace(0.01, 0.02, 8), zero=0, dtype="int32", axis=0)
+    d.add("Relu", d.add("Conv", "a w bias", "c", pads=[1, 1, 1, 1]), "r")
+    d.pair("r", "y", scale=0.3, zero=7)
+    network, found, off = layer(tmp_path, d)
+    assert off < 1e-6
+    assert [n.op_type for n in network.graph.nodes] == ["QuantizeLinear", "Layer", "DequantizeLinear"]
+    assert (found.types["x"].zero, found.types["y"].zero) == (128, 7)
+    assert found.types["y"].scale == np.float32(0.3)
+    assert found.problem.activation == "relu"
+    np.testing.assert_array_equal(found.weight, d.constants["w.q"])
+    np.testing.assert_array_equal(found.weight_scale, d.constants["w.s"])
+    np.testing.assert_allclose(found.bias, d.constants["bias.q"] * d.constants["bias.s"].astype(np.float64), rtol=1e-6)
+
+
+def sum_of(d):
+    d.add("Conv", f"a {d.weight('w', (6, 6, 1, 1))}", "c")
+    return d.add("Add", "c r", "s")
+
+
+def silu_of(d):
+    d.add("Conv", f"a {d.weight('w', (8, 6, 1, 1))}", "c")
+    return d.add("Mul", f"c {d.add('Sigmoid', 'c', 'g')}", "s")
+
+
+def clip_of(d):
+    d.add("Conv", f"a {d.weight('w', (3, 2, 1, 1), dtype='uint8', zero=128)}", "c", group=3)
+    bounds = d.constant("low", np.float32(0)), d.constant("high", np.float32(6))
+    return d.add("Clip", f"c {' '.join(bounds)}", "s")
+
+
+def test_a_residual_of_integers_is_fused(tmp_path):
+    d = Drawn()
+    d.pair("x", "a")
+    d.pair("x", "r", scale=0.1, zero=90)
+    d.q(sum_of(d), "y", scale=0.2)
+    _, found, off = layer(tmp_path, d)
+    assert found.types["residual_type"].zero == 90
+    assert (found.problem.residual, found.problem.residual_type) == (True, None)  # that of y
+    assert off == 0
+
+
+@pytest.mark.parametrize("make", [silu_of, clip_of])
+def test_activations_however_spelled(tmp_path, make):
+    d = Drawn()
+    d.pair("x", "a")
+    d.q(make(d), "y", scale=0.05)
+    network, found, off = layer(tmp_path, d)
+    assert found.problem.activation == {"silu_of": "silu", "clip_of": "relu6"}[make.__name__]
+    assert off <= 1
+    assert operators(network) == ["QuantizeLinear", "Layer"]
+
+
+def operators(network):
+    return [n.op_type for n in network.graph.nodes]
+
+
+@pytest.mark.parametrize(("op", "attributes", "shape"), [("MatMul", {}, (6, 4)), ("Gemm", {"transB": 1}, (4, 6))])
+def test_dense_layers(tmp_path, op, attributes, shape):
+    d = Drawn()
+    d.pair("x", "a")
+    columns = int(op == "MatMul")
+    d.add(op, f"a {d.weight('w', shape, scale=[0.01, 0.02, 0.03, 0.04], axis=columns)}", "y", **attributes)
+    _, found, off = layer(tmp_path, d, shape=(5, 6))
+    assert found.problem.y == F32
+    assert off < 1e-5
+    np.testing.assert_array_equal(found.weight_scale, np.float32([0.01, 0.02, 0.03, 0.04]))
+
+
+def test_a_signed_input_of_the_network(tmp_path):
+    d = Drawn()
+    d.dq("x", "a", zero=-8, dtype="int8")
+    d.add("Conv", f"a {d.weight('w', (8, 6, 1, 1))}", "c")
+    d.q("c", "y", scale=0.03, zero=1, dtype="int8")
+    _, found, off = layer(tmp_path, d, kind=TensorProto.INT8)
+    assert (found.problem.x.dtype, found.problem.y) == ("u8", F32)
+    assert off <= 1
+
+
+def floats_of(d, **weight):
+    d.pair("x", "a")
+    d.add("Conv", f"a {d.weight('w', (8, 6, 1, 1), **weight)}", "c")
+    d.pair("c", "y")
+
+
+FLOATS = {
+    "int8 weights with zero point 5, not 0": lambda d: floats_of(d, zero=5),
+    "uint8 weights with zero point 100, not 128": lambda d: floats_of(d, dtype="uint8", zero=100),
+    "weights with scales of axis 1, not of output channels, 0": lambda d: floats_of(d, scale=[0.01] * 6, axis=1),
+    "an input that is not quantised to 8 bits with one scale": lambda d: d.add(
+        "Conv", f"x {d.weight('w', (8, 6, 1, 1))}", "y"
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", FLOATS)
+def test_what_stays_in_floats_and_why(tmp_path, reason):
+    d = Drawn()
+    FLOATS[reason](d)
+    network, found, off = layer(tmp_path, d)
+    assert off < 0.01  # a step
+    assert found.problem.x == F32
+    (said,) = refusals.in_floats(network.layers)
+    assert said == f"1 of 1 layers have quantised weights and are computed in floats: 1 for {reason} ({found.name})"
+
+
+def test_weights_of_four_bits(tmp_path):
+    weight = helper.make_tensor("w4", TensorProto.INT4, (8, 6), np.arange(48) % 15 - 7)
+    scale = numpy_helper.from_array(np.linspace(0.1, 0.2, 8, dtype=np.float32), "s4")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w4", "s4"], ["w"], "dequantise", axis=0),
+        helper.make_node("Gemm", ["x", "w"], ["y"], "dense", transB=1),
+    ]
+    value = helper.make_tensor_value_info
+    ends = [value("x", TensorProto.FLOAT, (2, 6))], [value("y", TensorProto.FLOAT, (2, 8))]
+    graph = helper.make_graph(nodes, "g", *ends, [weight, scale])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")
+    network, off = read(tmp_path / "m.onnx")
+    assert off < 1e-5
+    assert network.layers["dense"].floats == "an input that is not quantised to 8 bits with one scale"
+
+
+def test_weights_that_two_layers_share(tmp_path):
+    d = Drawn()
+    d.pair("x", "a")
+    d.weight("w", (6, 6, 1, 1))
+    d.pair(d.add("Conv", "a w", "c"), "b")
+    d.q(d.add("Conv", "b w", "e"), "y")
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE)
+    network, off = read(path)
+    assert [layer.problem.x.quantised for layer in network.layers.values()] == [True, True]
+    assert off <= 1
+
+
+def test_without_integers_layers_are_those_of_the_numbers(tmp_path):
+    """As kernels of GPUs want it."""
+    d = Drawn()
+    floats_of(d)
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE)
+    (found,) = convert(path, integers=False).layers.values()
+    assert found.problem.x == F32
+    np.testing.assert_allclose(found.weight, d.constants["w.q"] * np.float32(0.01), rtol=1e-6)
