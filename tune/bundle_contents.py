@@ -20,9 +20,10 @@ from kerf.deploy.plans import steps
 from kerf.deploy.plans.fallback import FILE, Whole
 from kerf.deploy.plans.pieces import Weighed
 from kerf.deploy.plans.steps import Steps
+from kerf.deploy.quantise.quantise import Quantised
 from kerf.deploy.report import block_pattern, compare
 from kerf.deploy.report.block_pattern import Pattern
-from kerf.deploy.report.schema import SCHEMA, LayerReport, PieceReport, Report
+from kerf.deploy.report.schema import SCHEMA, LayerReport, PieceReport, QuantisedReport, Report
 from kerf.deploy.runtime import bundle, gpu
 from kerf.deploy.runtime.manifest import GpuContents, LayerKernel
 from kerf.kernels.bsr import kept_blocks
@@ -156,6 +157,11 @@ def report(
     add_job(made, request.path, command)
     made["block_patterns"] = patterns(network, rows)
     return made
+
+
+def calibrated(made: Quantised, request: Request) -> QuantisedReport:
+    """What a report says of the samples."""
+    return {"calibration": str(request.calibration), "samples": made.samples, "method": made.method}
 
 
 def pieces(network: Network, weighed: Sequence[Weighed]) -> list[PieceReport]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from kerf import console
 from kerf.console import Parser
 from kerf.deploy.frontend.sizes import shapes_of
+from kerf.deploy.quantise import calibration
 from kerf.errors import BadInput
 from kerf.kernels.precision import PRECISIONS
-from kerf.tune.request import ENGINES, RECORDS, Request
+from kerf.tune.request import ENGINES, RECORDS, Request, bundle_of
 
 SEARCHED = ("runs", "experiments")
 
@@ -61,17 +62,21 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
         help="auto: a dense engine runs what it runs faster, if need be all; kerf: whatever kerf can run stays kerf's",
     )  # fmt: skip
     p.add_argument("--seconds", type=float, default=10.0, help="how long the engines race")
+    p.add_argument("--int8", action="store_true", help="quantise the f32 network first, with --calibration")
+    calibration.add_flags(p)
     console.add_flags(p)
     a = p.parse_args(argv)
     if a.bsc != 1:
         raise BadInput(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
     path = a.onnx_path or newest()
     request = Request(
-        path=path, out=a.out or path.with_suffix(".kerf"), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,
+        path=path, out=a.out or bundle_of(path, a.int8), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,
         precision=a.precision or "", threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
         shapes=tuple(shapes_of(given) for given in a.shape), tolerance=a.tolerance,
         against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds, engine=a.engine,
-        records=a.records, rpc=a.rpc, rpc_key=a.rpc_key,
+        records=a.records, rpc=a.rpc, rpc_key=a.rpc_key, int8=a.int8, calibration=a.calibration,
+        calibration_method=a.calibration_method, calibration_images=a.calibration_images, mean=tuple(a.mean),
+        std=tuple(a.std),
     )  # fmt: skip
     return Flags(request, a.quiet, a.json)
 

@@ -23,19 +23,22 @@ from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.plans import fallback, pieces, steps
 from kerf.deploy.plans.pieces import Weighed
+from kerf.deploy.quantise.calibration import METHOD, MOST
+from kerf.deploy.quantise.quantise import Quantised, quantise
 from kerf.deploy.report import claims, report
 from kerf.deploy.report.schema import Report
 from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest
 from kerf.deploy.runtime.session import Session, load
-from kerf.errors import BadInput, Unsupported
+from kerf.errors import BadInput, Mismatch, Unsupported
+from kerf.images import MEAN, STD
 from kerf.kernels.backends import backend_of
 from kerf.tune import bundle_contents, proof, wording
 from kerf.tune.places import Gpu, Here, Place
 from kerf.tune.progress import Progress, Say
 from kerf.tune.remote import Tracker
-from kerf.tune.request import DENSE_ENGINES, RECORDS, Request
+from kerf.tune.request import DENSE_ENGINES, RECORDS, Request, bundle_of, quantised_of
 from kerf.tune.search import Summary, search
 from kerf.tune.whole_network import better
 
@@ -107,6 +110,12 @@ def compile(
     records: str | Path = RECORDS,
     rpc: str = "",
     rpc_key: str = "",
+    int8: bool = False,
+    calibration: str | Path | None = None,
+    calibration_method: str = METHOD,
+    calibration_images: int = MOST,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
     say: Say | None = None,
 ) -> Bundle:
     """Compiles the .onnx file at ``path`` into the folder ``out`` (<name>.kerf beside it), and proves what it is worth.
@@ -121,17 +130,22 @@ def compile(
     less than ``tolerance`` of the network's time is to be gained. Measurements are kept in the file ``records`` and
     never made twice. against, seconds: dense engines to race, those installed, and for how long. engine: "auto" lets a
     dense engine run what it runs faster, if need be all of it; "kerf" keeps whatever kerf can run. rpc ("HOST:PORT" of
-    a TVM tracker), rpc_key: the devices to measure on. say: gets a line for each step; by default nobody does.
+    a TVM tracker), rpc_key: the devices to measure on. int8: the network is quantised first, as kerf.quantise does, by
+    ``calibration`` (a folder of images or an .npz of arrays by input name) and its method, at most so many samples, and
+    the images' mean and std; the quantised file is kept beside the bundle, by default <name>.int8.kerf. say: gets a
+    line for each step; by default nobody does.
 
     Raises BadInput or FileNotFoundError before anything is done for what cannot work; Mismatch when the compiled
     network computes something else than the file, DeviceLost when the devices are gone: then ``out`` is what it was.
     """
     path = Path(path)
     request = Request(
-        path=path, out=Path(out) if out else path.with_suffix(".kerf"), n=(n,) if isinstance(n, int) else tuple(n),
+        path=path, out=Path(out) if out else bundle_of(path, int8), n=(n,) if isinstance(n, int) else tuple(n),
         sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
         shapes=tuple(each_of(shapes or ())), minutes=minutes, tolerance=tolerance, against=tuple(against),
         seconds=seconds, engine=engine, records=Path(records), rpc=rpc, rpc_key=rpc_key,
+        int8=int8, calibration=Path(calibration) if calibration else None, calibration_method=calibration_method,
+        calibration_images=calibration_images, mean=tuple(mean), std=tuple(std),
     )  # fmt: skip
     return carry_out(request, wording.call(request), say)
 
@@ -150,15 +164,15 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     target = targets.parse(request.target, request.threads)
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
-    integers = not backend_of(target).device  # kernels of GPUs take floats
-    networks = [
-        convert(request.path, request.n, request.sparsity, request.batch, request.precision, shapes, integers)
-        for shapes in request.shapes or ({},)
-    ]
+    networks = converted(request, target)
     refuse_machine(request, target, networks[0].weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
     place = place_of(request, backend_of(target).device if not foreign else "")
-    job = Job(request, target, foreign, command, say, place)
+    f32, made = (request.path if request.int8 else None), None
+    if request.int8:
+        request, made = integers(request, say)
+        networks = converted(request, target)
+    job = Job(request, target, foreign, command, say, place, f32, made)
     if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
         raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
     networks = [pieces.whole(n) if job.whole else pieces.able(n, target, say) for n in networks]
@@ -181,9 +195,28 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
         raise Unsupported(f"{request.path}: {error}") from error
 
 
+def converted(request: Request, target: Target) -> list[Network]:
+    """The file, for each of the shapes."""
+    takes_integers = not backend_of(target).device  # kernels of GPUs take floats
+    return [
+        convert(request.path, request.n, request.sparsity, request.batch, request.precision, shapes, takes_integers)
+        for shapes in request.shapes or ({},)
+    ]
+
+
+def integers(request: Request, say: Say) -> tuple[Request, Quantised]:
+    """The request for the quantised file, which is written beside the bundle. Raises BadInput."""
+    shapes = request.shapes[0] if request.shapes else {}
+    made = quantise(request.path, quantised_of(request.out), request.samples, shapes=shapes)
+    say(str(made))
+    return replace(request, path=made.path), made
+
+
 @dataclass(frozen=True)
 class Job:
-    """What every step of a compilation knows. ``foreign``: why this machine cannot run the result, or ""."""
+    """What every step of a compilation knows. ``foreign``: why this machine cannot run the result, or ""; ``f32``: the
+    file that ``quantised`` was made of, where that was asked.
+    """
 
     request: Request
     target: Target
@@ -191,6 +224,8 @@ class Job:
     command: str
     say: Say
     place: Place
+    f32: Path | None = None
+    quantised: Quantised | None = None
 
     @property
     def whole(self) -> bool:
@@ -237,11 +272,14 @@ def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None,
     request, out = job.request, job.request.out
     whole = fallback.model(request.path)
     first, result = plans[0], made(plans, whole, book, job)
-    ratio = result["speedup"] if result else None
+    ratio = proof.alike(result) if result else None
     if request.engine == "auto" and not job.whole and first.network.engine == KERF and ratio and ratio["median"] < 1:
         job.say(wording.lost(ratio))
-        plans = [Planned(plain(p.network, ratio["against"]), None) for p in plans]
-        result = made(plans, whole, book, job)
+        plans = [Planned(plain(p.network, ratio["against"].partition(" ")[0]), None) for p in plans]
+        try:
+            result = made(plans, whole, book, job)
+        except Mismatch as error:  # its integers saturate, say: the bundle that was made stays
+            job.say(f"{error}; kerf's pieces stay")
     return Bundle(out, bundle.read_manifest(out), result, summary, job.foreign)
 
 
@@ -264,7 +302,9 @@ def made(plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBoo
         )
         if job.foreign:
             return None
-        proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say)
+        proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say, job.f32)
+        if proven["quantised"] is not None and job.quantised:
+            proven["quantised"] |= bundle_contents.calibrated(job.quantised, request)
         size, rows_of_pieces = bundle.size_bytes(folder), bundle_contents.pieces(first.network, first.weighed)
         result = bundle_contents.report(
             request, first.network, job.target, rows, rows_of_pieces, proven, versions["cpu"], size, job.command
@@ -279,6 +319,8 @@ def refuse(request: Request, target: Target) -> Request:
     bundle.refuse_foreign(request.out)
     if backend.device and (request.rpc or request.threads > 1):
         raise BadInput(f"--target {request.target}: GPUs take neither --rpc nor --threads")
+    if request.int8 and backend.device:
+        raise BadInput(f"--int8: kernels for {backend.name.upper()} compute with floats; leave it out, or take a CPU")
     precision = request.precision or backend.precisions[0]
     if precision not in backend.precisions:
         known = ", ".join(backend.precisions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from tvm.target import Target
 
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
+from kerf.deploy.measure.rivals import MakeEngine
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.plan import use_threads
 from kerf.kernels.cpu.fma_peak import macs_per_us
@@ -24,8 +25,6 @@ from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows
 from kerf.kernels.precision import PRECISIONS, types_of
 from kerf.kernels.version import code_version
-
-MakeEngine = Callable[[Path, int], bench.Engine]  # of an .onnx file, for so many threads
 
 
 class Place(Protocol):

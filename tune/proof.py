@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
-from kerf import files
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built
-from kerf.deploy.frontend import clean, sizes
+from kerf.deploy.frontend import clean, qdq, sizes
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure import bench
+from kerf.deploy.measure.rivals import DENSE_DIFFER, Starting, race
 from kerf.deploy.measure.samples import alone, draw
-from kerf.deploy.measure.verify import ALLOWED, Verified, dense_error, reference_session, verify
-from kerf.deploy.partition import onnx_piece
-from kerf.deploy.partition.plain import plain
-from kerf.deploy.report.schema import Latency, Speedup
+from kerf.deploy.measure.verify import ALLOWED, Verified, reference_session, verify
+from kerf.deploy.report import claims
+from kerf.deploy.report.schema import Latency, QuantisedReport, Report, Speedup
 from kerf.deploy.runtime.session import load
-from kerf.errors import BadInput, Mismatch, Unsupported
+from kerf.errors import Mismatch
 from kerf.tune.places import Place
 from kerf.tune.progress import Say
 from kerf.tune.remote import RemoteSession, Tracker
 from kerf.tune.request import Request
 
 USUAL = (64, 224, 32, 640, 16, 1)  # sizes of images, and lengths
-DENSE_DIFFER = 1e-3  # relative: what dense engines differ by among themselves, and may
 
 Run = Callable[[Any], Any]
 
@@ -42,24 +39,43 @@ class Proof(TypedDict):
     max_relative_error: float
     latency_ms: dict[str, Latency]
     speedup: Speedup | None
+    quantised: QuantisedReport | None  # None of a network of floats
 
 
-def of(folder: Path, place: Place, plans: Sequence[tuple[Network, Built | None]], request: Request, say: Say) -> Proof:
-    """Of the bundle in ``folder``: every plan is verified, the first is raced. Raises Mismatch, naming the layers that
-    are wrong on their own.
+def of(
+    folder: Path,
+    place: Place,
+    plans: Sequence[tuple[Network, Built | None]],
+    request: Request,
+    say: Say,
+    f32: Path | None = None,
+) -> Proof:
+    """Of the bundle in ``folder``: every plan is verified, the first is raced. ``f32``: what it was quantised from.
+
+    Raises Mismatch, naming the layers that are wrong on their own.
     """
     network, built = plans[0]
-    free = open_sizes(network)
+    free, integers = open_sizes(network), qdq.is_quantised(network.graph.original)
     x = alone(draw(network.inputs, np.random.default_rng(0), free=free))
     if isinstance(place, Tracker):  # the dense engines are not there to be raced
         with RemoteSession(folder, place, request.threads) as remote:
-            return proof(check(remote.run, place, network, built, request), [remote.measure(x)])
+            checked = check(remote.run, place, network, built, request)
+            return proof(checked, [remote.measure(x)], {"difference": None} if integers else None)
     run = load(folder, request.threads).run
     checked, *_ = [check(run, place, each, code, request, free) for each, code in plans]
-    return proof(checked, race(run, place, x, network, request, say, checked["max_relative_error"]))
+    starting = Starting(
+        {name: place.dense_engines[name] for name in request.against if name in place.dense_engines},
+        request.threads,
+        max(DENSE_DIFFER, ALLOWED[request.precision], 2 * checked["max_relative_error"]),
+        f32,
+        request.shapes[0] if request.shapes else {},
+        request.batch,
+    )
+    raced = race(bench.Engine("kerf", run), starting, x, network, request.seconds, say)
+    return proof(checked, raced.measured, {"difference": raced.difference} if integers else None)
 
 
-def proof(checked: Verified, raced: Sequence[bench.Measurement]) -> Proof:
+def proof(checked: Verified, raced: Sequence[bench.Measurement], quantised: QuantisedReport | None) -> Proof:
     return {
         "verified": checked["verified"],
         "max_abs_error": checked["max_abs_error"],
@@ -68,7 +84,23 @@ def proof(checked: Verified, raced: Sequence[bench.Measurement]) -> Proof:
             m.engine: {"median": m.median, "p10": m.p10, "p90": m.p90, "samples": list(m.samples)} for m in raced
         },
         "speedup": speedup(*raced) if len(raced) > 1 else None,
+        "quantised": quantised,
     }
+
+
+def alike(report: Report) -> Speedup | None:
+    """Over the fastest dense engine that computes the same network: for one of integers, on the same integers."""
+    raced = {n: bench.Measurement(n, tuple(samples_of(m)), 1) for n, m in report["latency_ms"].items()}
+    kerf = raced.pop("kerf")
+    same = [m for m in raced.values() if not report.get("quantised") or m.engine.endswith(f" {claims.INT8}")]
+    return speedup(kerf, *same) if same else None
+
+
+def samples_of(latency: Latency) -> list[float]:
+    """Of a race that was just run: none were thinned out."""
+    samples = latency["samples"]
+    assert isinstance(samples, list)
+    return samples
 
 
 def speedup(kerf: bench.Measurement, *dense: bench.Measurement) -> Speedup:
@@ -105,29 +137,3 @@ def check(run: Run, place: Place, network: Network, built: Built | None, request
             raise
         wrong = blame(network, built)
         raise Mismatch(f"{error}; wrong layers: {', '.join(wrong) or 'none on its own'}") from error
-
-
-def race(
-    run: Run, place: Place, x: Any, network: Network, request: Request, say: Say, error: float
-) -> list[bench.Measurement]:
-    """Kerf first, then the dense engines, which get the same graph with the same fixed shapes; those that refuse it, or
-    compute something else, are left out, and it is said.
-
-    ``error``: kerf's largest, relative, as verified. On a GPU images come from the host, and results go back to it.
-    """
-    kerf, dense = bench.Engine("kerf", run), []
-    feed = x if isinstance(x, Mapping) else {network.inputs[0].name: x}
-    allowed = max(DENSE_DIFFER, ALLOWED[request.precision], 2 * error, 2 * dense_error(network.path, feed))
-    with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
-        path = Path(temporary) / "dense.onnx"
-        files.write(path, onnx_piece.model(network.graph, plain(network, "").pieces[0]).SerializeToString())
-        for name in (n for n in request.against if n in place.dense_engines):
-            try:
-                engine = place.dense_engines[name](path, request.threads)
-                bench.refuse_different_outputs([kerf, engine], x, allowed)
-                dense.append(engine)
-            except ImportError as missing:
-                say(f"{missing}; raced without {name}")
-            except (Unsupported, BadInput, RuntimeError) as refusal:
-                say(f"{' '.join(str(refusal).split())}; raced without {name}")
-        return bench.interleave([kerf, *dense], x, seconds=request.seconds)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kerf.deploy.quantise.calibration import METHOD, MOST, Calibration
 from kerf.errors import BadInput
+from kerf.images import MEAN, STD
 from kerf.kernels.precision import PRECISIONS
 
 RECORDS = Path("runs/records.jsonl")
 ENGINES = ("auto", "kerf")
+CALIBRATED = ("int8", "calibration", "calibration_method", "calibration_images", "mean", "std")
 DENSE_ENGINES = ("onnxruntime", "openvino")
 
 
@@ -36,6 +39,12 @@ class Request:
     records: Path = RECORDS
     rpc: str = ""
     rpc_key: str = ""
+    int8: bool = False
+    calibration: Path | None = None
+    calibration_method: str = METHOD
+    calibration_images: int = MOST
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -55,9 +64,32 @@ class Request:
             raise BadInput(f"--engine {self.engine}: expected one of {', '.join(ENGINES)}")
         if len({tuple(sorted(shapes.items())) for shapes in self.shapes}) < len(self.shapes):
             raise BadInput("--shape: the same sizes twice; give each once")
+        if self.int8 and self.calibration is None:
+            raise BadInput("--int8 takes ranges from samples: give --calibration DIR of images, or an .npz of arrays")
+        if self.calibration is not None and not self.int8:
+            raise BadInput("--calibration is for quantising: give --int8 as well, or leave it out")
+        if self.calibration is not None:
+            _ = self.samples
         unknown = sorted(set(self.against) - set(DENSE_ENGINES))
         if unknown:
             raise BadInput(f"--against: {', '.join(unknown)} is not known; expected {', '.join(DENSE_ENGINES)}")
 
+    @property
+    def samples(self) -> Calibration:
+        """What int8 is calibrated with. Raises BadInput for values that mean nothing."""
+        assert self.calibration is not None
+        return Calibration(self.calibration, self.calibration_method, self.calibration_images, self.mean, self.std)
+
     def describe(self) -> str:
-        return "  ".join(f"{name}={value}" for name, value in vars(self).items())
+        asked = {name: value for name, value in vars(self).items() if self.int8 or name not in CALIBRATED}
+        return "  ".join(f"{name}={value}" for name, value in asked.items())
+
+
+def bundle_of(path: Path, int8: bool) -> Path:
+    """Where the bundle of a file lies if nothing else is said: beside it, a quantised one beside that of f32."""
+    return path.with_suffix(".int8.kerf" if int8 else ".kerf")
+
+
+def quantised_of(out: Path) -> Path:
+    """Where the quantised file of a bundle at ``out`` lies: beside it."""
+    return out.with_name(f"{out.name.removesuffix('.kerf').removesuffix('.int8')}.int8.onnx")

@@ -14,7 +14,7 @@ from kerf.deploy.plans.pieces import Weighed
 from kerf.deploy.report import claims
 from kerf.deploy.report.schema import Speedup
 from kerf.kernels.bsr import kept_blocks
-from kerf.tune.request import Request
+from kerf.tune.request import Request, bundle_of
 from kerf.tune.search import Summary
 
 NOISY = 0.1  # of a gain, between a search's measurement and the last
@@ -23,7 +23,7 @@ NOISY = 0.1  # of a gain, between a search's measurement and the last
 def call(request: Request) -> str:
     """kerf.compile(...) with what is not its default."""
     words = [repr(str(request.path))]
-    if request.out != request.path.with_suffix(".kerf"):
+    if request.out != bundle_of(request.path, request.int8):
         words.append(repr(str(request.out)))
     for field in fields(request):
         value = getattr(request, field.name)
@@ -92,7 +92,7 @@ def weighed(network: Network, found: Sequence[Weighed]) -> str:
 
 def lost(ratio: Speedup) -> str:
     """That a dense engine takes kerf's place."""
-    engine = claims.ENGINES[ratio["against"]]
+    engine = claims.ENGINES[ratio["against"].partition(" ")[0]]
     return (
         f"{engine} is faster as a whole ({ratio['median']:.2f}x its speed in kerf's pieces): the bundle runs the "
         f"network in {engine}; --engine kerf keeps kerf's pieces"

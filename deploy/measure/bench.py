@@ -31,7 +31,7 @@ FEWEST_ROUNDS = 5  # of networks that take so long that LEAST_ROUNDS would take 
 
 @dataclass(frozen=True)
 class Engine:
-    name: str  # "kerf", "onnxruntime", "openvino"
+    name: str  # "kerf", "onnxruntime", "openvino", "onnxruntime int8", "openvino int8", "openvino bf16"
     run: Callable[[Any], Any]  # of the only input, or all by name; the only output, or all in order
 
 
@@ -88,12 +88,13 @@ def onnxruntime_engine(path: str | Path, threads: int, provider: str = "CPUExecu
     return Engine("onnxruntime", run)
 
 
-def openvino_engine(path: str | Path, threads: int) -> Engine:
-    """OpenVINO's CPU plugin: one stream, `threads` threads, float32 as the others (by default it may take bf16).
+def openvino_engine(path: str | Path, threads: int, precision: str = "f32") -> Engine:
+    """OpenVINO's CPU plugin: one stream, `threads` threads; `precision` of products of floats, "f32" as the others (by
+    default it may take bf16) or "bf16".
 
     Raises ImportError if openvino is not installed (pip install '.[peers]'), Unsupported where it refuses the file.
     """
-    request = dense_engine.openvino_model(Path(path), threads).create_infer_request()
+    request = dense_engine.openvino_model(Path(path), threads, precision).create_infer_request()
 
     def run(x: Any) -> Any:
         # Shared: without it OpenVINO alone would pay for a copy of its input and of its output.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Calibration:
             raise BadInput(f"--calibration_method {self.method}: expected one of {', '.join(METHODS)}")
         if self.images < 1:
             raise BadInput(f"--calibration_images {self.images}: expected at least 1")
-        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not all(s > 0 for s in self.std):
+        alike = len(self.mean) in (1, 3) and len(self.std) == len(self.mean)
+        if not alike or not all(math.isfinite(m) for m in self.mean) or not all(0 < s < math.inf for s in self.std):
             given = f"--mean {' '.join(map(str, self.mean))} --std {' '.join(map(str, self.std))}"
             raise BadInput(f"{given}: expected 3 numbers each, or 1 for grey images, and deviations above 0")
 

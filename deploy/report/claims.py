@@ -8,7 +8,16 @@ from kerf.deploy.report.page import percent
 from kerf.deploy.report.schema import Report
 
 ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+INT8, F32 = "int8", "f32"
 WORTH_SAYING = 0.05  # share of the weights
+
+
+def label(engine: str, report: Report) -> str:
+    """An engine as it is called in words; with the numbers that it computes with where a network is quantised."""
+    name, _, numbers = engine.partition(" ")
+    if report.get("quantised") and not numbers:
+        numbers = INT8 if name == "kerf" else F32
+    return f"{ENGINES.get(name, name)} {numbers}".strip()
 
 
 def verdict(report: Report) -> tuple[str, str]:
@@ -18,7 +27,7 @@ def verdict(report: Report) -> tuple[str, str]:
         return f"Runs in {ENGINES.get(runs, runs)}", "kerf computes none of this network, or not faster"
     if not ratio:
         return "Not compared", "no dense engine was raced"
-    engine, (low, high) = ENGINES.get(ratio["against"], ratio["against"]), ratio["ci95"]
+    engine, (low, high) = label(ratio["against"], report), ratio["ci95"]
     interval = f"95 % interval {low:.2f}–{high:.2f}"
     if low <= 1.0 <= high:
         return f"No measurable difference from {engine}", f"{interval} of the ratio contains 1"
@@ -29,7 +38,7 @@ def verdict(report: Report) -> tuple[str, str]:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the verdict could believe wrongly: zeros that no kernel skips, and layers that ran dense."""
-    rows, said = report["layers"], pieces(report)
+    rows, said = report["layers"], [*pieces(report), *quantised(report)]
     bsr = report.get("bsr", "N")  # one number in older reports
     sizes = " or ".join(map(str, bsr)) if isinstance(bsr, list) else bsr
     known = [(row, share) for row in rows if (share := row.get("zero_blocks")) is not None and row.get("weights")]
@@ -75,6 +84,28 @@ def pieces(report: Report) -> list[str]:
         f"kerf runs {layers} layers in {len(own)} pieces; {engine} runs the other {len(others)} pieces{share}: {most}"
         f"{' and others' if len(operators) > 4 else ''}."
     ]
+
+
+def quantised(report: Report) -> list[str]:
+    """What f32 engines in the race compute otherwise, and of which network an accuracy is."""
+    found, said = report.get("quantised"), []
+    if found and (difference := found.get("difference")) is not None:
+        said.append(
+            "Engines named f32 run the network before it was quantised: on a random input the largest difference is "
+            f"{100 * difference:.2g}\N{NO-BREAK SPACE}% of the largest output."
+        )
+    ratio = report.get("speedup")
+    if found and ratio and ratio["ci95"][1] < 1 and not ratio["against"].endswith(INT8):
+        said.append(
+            f"Integers bring nothing here: {label(ratio['against'], report)} runs the network "
+            f"{1 / ratio['median']:.2f}× as fast as this bundle."
+        )
+    if found and found.get("samples"):
+        said.append(
+            f"Quantised with {found['samples']} calibration samples ({found['method']}); an accuracy on this page is "
+            "that of the f32 network."
+        )
+    return said
 
 
 def work(report: Report) -> float | None:

@@ -55,6 +55,12 @@ class Run:
         return self.report
 
     @property
+    def numbers(self) -> str:
+        """What the network computes with: of the bundle, or where none was built of the exported file."""
+        integers = self.report.get("quantised") if self.report else self.summary.get("quantised")
+        return claims.INT8 if integers else claims.F32
+
+    @property
     def notes(self) -> list[str]:
         return claims.notes(self.report) if self.report else []
 

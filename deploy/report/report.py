@@ -12,7 +12,7 @@ from rich.table import Table
 from kerf import files
 from kerf.deploy.report import claims, figures, page, tradeoff
 from kerf.deploy.report.block_pattern import Pattern
-from kerf.deploy.report.claims import ENGINES, verdict
+from kerf.deploy.report.claims import ENGINES, label, verdict
 from kerf.deploy.report.figures import number
 from kerf.deploy.report.schema import REQUIRED, Latency, LayerReport, Report
 from kerf.deploy.report.tradeoff import Point
@@ -63,7 +63,8 @@ def render(report: Report) -> str:
             notes=claims.notes(report),
             work=claims.work(report),
             dense=fastest_dense(report),
-            engines=ENGINES,
+            label=lambda engine: label(engine, report),
+            style=style,
             latency=figures.latency(ordered_engines(report)),
             rounds=rounds(report),
             accuracy_figure=tradeoff.accuracy(points) if len(points) > 1 else None,
@@ -91,11 +92,12 @@ def fastest_dense(report: Report) -> str | None:
 def ordered_engines(report: Report) -> list[tuple[str, str, Latency]]:
     """(label, css class, measurement): kerf first, then the others from fast to slow."""
     items = sorted(report["latency_ms"].items(), key=lambda item: (item[0] != "kerf", item[1]["median"]))
-    return [(ENGINES.get(name, name), style(name), m) for name, m in items]
+    return [(label(name, report), style(name), m) for name, m in items]
 
 
 def style(engine: str) -> str:
-    return engine if engine in ENGINES else "dense"
+    """CSS classes: the engine's, and of its numbers."""
+    return engine if engine.partition(" ")[0] in ENGINES else "dense"
 
 
 def rounds(report: Report) -> Markup | None:
@@ -201,9 +203,9 @@ def table(report: Report, width: int = 100) -> str:
     rows.add_column("engine")
     for column in ("median ms", "p10", "p90", "rounds"):
         rows.add_column(column, justify="right")
-    for label, _, m in ordered_engines(report):
+    for engine, _, m in ordered_engines(report):
         samples = m["samples"] if isinstance(m["samples"], int) else len(m["samples"])
-        rows.add_row(label, number(m["median"]), number(m["p10"]), number(m["p90"]), str(samples))
+        rows.add_row(engine, number(m["median"]), number(m["p10"]), number(m["p90"]), str(samples))
     text = io.StringIO()
     console = Console(file=text, width=width, no_color=True, highlight=False)
     console.print(f"{report['model']}, batch {report['batch']}, {threads(report)}, {report['cpu']}")

@@ -60,6 +60,15 @@ class LayerReport(TypedDict, total=False):
     peak_share: float | None
 
 
+class QuantisedReport(TypedDict, total=False):
+    """Of a network that computes on integers of 8 bits."""
+
+    difference: float | None  # from the f32 network, of the largest output, on a random input; None where not known
+    calibration: str  # where it was quantised for this bundle: the samples' folder or file,
+    samples: int  # how many were used,
+    method: str  # and how ranges were taken of them
+
+
 class PieceReport(TypedDict):
     """Nodes that one engine runs in one call. ``us``: microseconds of the fastest of a few, None where not measured."""
 
@@ -79,7 +88,7 @@ class Everywhere(TypedDict):
     batch: int
     verified: bool  # a report of a network that differs from ONNX Runtime on the original file is never written
     max_abs_error: float
-    latency_ms: dict[str, Latency]  # by engine, "kerf" among them
+    latency_ms: dict[str, Latency]  # by engine, "kerf" among them; of a quantised network "onnxruntime int8", too
     bytes: Bytes
     layers: list[LayerReport]
 
@@ -93,6 +102,7 @@ class Report(Everywhere, total=False):
     max_relative_error: float
     bsr: list[int]  # N that zero blocks were looked for with
     speedup: Speedup | None  # None if no dense engine was raced
+    quantised: QuantisedReport | None  # None of a network of floats
     date: str
     machine: dict[str, Any]
     versions: dict[str, str]

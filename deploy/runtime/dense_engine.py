@@ -118,7 +118,8 @@ class OpenVino:
 RARE = ("bf16", "f8e4m3", "f8e5m2")
 
 
-def openvino_model(model: Model, threads: int) -> Any:
+def openvino_model(model: Model, threads: int, precision: str = "f32") -> Any:
+    """``precision``: of products of floats."""
     try:
         import openvino
     except ImportError as error:
@@ -128,7 +129,7 @@ def openvino_model(model: Model, threads: int) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     core = openvino.Core()
     try:

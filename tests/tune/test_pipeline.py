@@ -106,7 +106,7 @@ def test_one_set_of_defaults():
     typed = vars(parse(["--onnx_path=m.onnx"], "").request)
     for field in fields(Request):
         if field.default is not MISSING:
-            default = {None: "", 4: (4,)}.get(parameters[field.name].default, parameters[field.name].default)
+            default = {4: (4,)}.get(parameters[field.name].default, parameters[field.name].default) or ""
             assert default == (field.default or "") == (typed[field.name] or ""), field.name
     assert typed["out"] == Path("m.kerf")
 

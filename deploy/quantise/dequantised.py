@@ -1,0 +1,100 @@
+"""A network with Q/DQ as the f32 network that it approximates: what a dense engine without integers would be given.
+
+Given: QuantizeLinear and DequantizeLinear anywhere, weights and biases as integers with scales.
+Result: constants as floats, nothing rounded. Where the zero point of unsigned integers is 0, QuantizeLinear also clips
+negative numbers, which quantisers use in place of Relu and Clip: there a Clip stays, unless nothing negative can come.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from kerf.deploy.frontend.onnx_graph import attributes
+from kerf.errors import Unsupported
+
+UNSIGNED = (np.dtype(np.uint8), np.dtype(np.uint16))
+POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
+KEEPS_SIGN = (
+    *("Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Transpose", "Flatten"),
+    *("Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "DequantizeLinear"),
+)
+
+
+def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy; inputs and outputs keep their names. Raises Unsupported for scales that the network computes, or that
+    stand for blocks of a weight.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    others = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and (array >= 0).all()}
+    positive, nodes = set(others), []
+    for node in model.graph.node:
+        kept = node
+        if node.op_type == "DequantizeLinear" and node.input[0] in arrays:
+            values = _floats(node, arrays)
+            graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+            if (values >= 0).all():
+                positive.add(node.output[0])
+            continue
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            kept = _without_rounding(node, arrays, positive, graph)
+        if kept.op_type in POSITIVE or (kept.op_type in KEEPS_SIGN and set(filter(None, kept.input[:2])) <= positive):
+            positive.update(kept.output)
+        if kept.op_type == "Clip":
+            bounds = attributes(kept).get("min", arrays.get(kept.input[1]) if len(kept.input) > 1 else None)
+            if bounds is not None and np.all(np.asarray(bounds) >= 0):
+                positive.update(kept.output)
+        nodes.append(kept)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    _drop_unread(graph)
+    return made
+
+
+def _scale_of(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point."""
+    scale = arrays.get(node.input[1])
+    if scale is None or attributes(node).get("block_size", 0):
+        raise Unsupported(
+            f"{node.name or node.output[0]}: its scale is computed, or of blocks; it has no f32 form here"
+        )
+    named = len(node.input) > 2 and node.input[2]
+    return scale, arrays[node.input[2]] if named else np.zeros((), np.uint8)
+
+
+def _floats(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """A constant as f32."""
+    integers, (scale, zero) = arrays[node.input[0]], _scale_of(node, arrays)
+    if scale.ndim:
+        axis = attributes(node).get("axis", 1) % integers.ndim
+        shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
+        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.ndim else zero
+    return ((integers.astype(np.int64) - zero.astype(np.int64)) * scale).astype(np.float32)
+
+
+def _without_rounding(
+    node: onnx.NodeProto, arrays: dict[str, np.ndarray], positive: set[str], graph: onnx.GraphProto
+) -> onnx.NodeProto:
+    x, y = node.input[0], node.output[0]
+    if node.op_type == "QuantizeLinear" and x not in positive:
+        scale, zero = _scale_of(node, arrays)
+        if scale.ndim == 0 and zero.dtype in UNSIGNED and not zero.any():
+            ends = {f"{y}.least": 0, f"{y}.most": np.iinfo(zero.dtype).max * scale}
+            graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in ends.items())
+            arrays |= {name: np.array(value, np.float32) for name, value in ends.items()}
+            return helper.make_node("Clip", [x, *ends], [y], node.name)
+    return helper.make_node("Identity", [x], [y], node.name)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Constants that were scales, zero points and integers."""
+    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    copies = onnx.GraphProto()
+    copies.initializer.extend(kept)
+    del graph.initializer[:]
+    graph.initializer.extend(copies.initializer)
