@@ -17,8 +17,8 @@ from kerf.kernels.vector import every, overrun, run, spans
 
 @dataclass(frozen=True)
 class Padding:
-    """From ``src`` to ``dst``, both flat, in vectors of at most ``lanes``. ``fill``: what padding holds, a number, or an
-    expression of the images' type.
+    """From ``src`` to ``dst``, both flat, in vectors of at most ``lanes``. ``fill``: what padding holds, a number, or
+    an expression of the images' type.
     """
 
     planes: Planes
