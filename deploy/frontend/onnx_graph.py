@@ -21,12 +21,14 @@ SMALL = 1024  # elements of a constant that inference may need to know: shapes, 
 @dataclass(frozen=True)
 class Value:
     """A tensor that a network takes or gives. dtype: numpy's name; a size of ``shape`` is None where the file leaves it
-    open, ``shape`` itself where even the number of axes is.
+    open, ``shape`` itself where even the number of axes is. ``any_byte``: whether its integers are read as numbers of 8
+    bits, never as indices, so that each may be any.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    any_byte: bool = False
 
 
 class Graph:
@@ -172,7 +174,11 @@ class Graph:
         element = kind.tensor_type.elem_type if kind.WhichOneof("value") == "tensor_type" else 0
         shape = self.shapes.get(name) if element else None
         sizes = None if shape is None else tuple(d if isinstance(d, int) and d >= 0 else None for d in shape)
-        return Value(name, str(helper.tensor_dtype_to_np_dtype(element)) if element else "object", sizes)
+        dtype = str(helper.tensor_dtype_to_np_dtype(element)) if element else "object"
+        readers = self._readers.get(name, ())
+        return Value(
+            name, dtype, sizes, dtype in ("uint8", "int8") and bool(readers) and all(map(_as_numbers, readers))
+        )
 
     def light_model(self) -> onnx.ModelProto:
         """The graph with its large constants as inputs and nothing said of shapes: quick to serialise, below 2 GB."""
@@ -226,6 +232,12 @@ class Graph:
     def _type_of(self, name: str) -> int:
         stored = self._stored.get(name) if self._read.get(name) is self.constants[name] else None
         return stored.data_type if stored else helper.np_dtype_to_tensor_dtype(self.constants[name].dtype)
+
+
+def _as_numbers(reader: onnx.NodeProto) -> bool:
+    """Whether a node makes numbers of the integers that it reads."""
+    to_floats = reader.op_type == "Cast" and attributes(reader)["to"] == onnx.TensorProto.FLOAT
+    return to_floats or reader.op_type == "DequantizeLinear" or reader.domain == OWN
 
 
 def array_of(tensor: onnx.TensorProto) -> np.ndarray:

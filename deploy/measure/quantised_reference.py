@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from kerf.deploy.frontend.loading import MOST, load
 from kerf.deploy.frontend.onnx_graph import Graph
-from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, dequantised
+from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, Steps, dequantised, steps
 from kerf.deploy.frontend.passes.qlinear import FORMS, expand_qlinear
 from kerf.deploy.frontend.passes.unsigned import integers, moved
 
@@ -60,13 +60,30 @@ def _scale(graph: Graph, tensor: str) -> float | None:
 
 
 def _without_quantising(graph: Graph) -> onnx.ModelProto:
-    """The same with activations that stay floats; weights keep their values."""
+    """The same with activations that are not rounded, only kept within the bounds of their integers, which is how
+    quantised files spell Relu; weights keep their values.
+    """
     between = integers(graph, KINDS)
     nodes = []
     for node in graph.nodes:
-        gone = node.op_type in (QUANTISE, DEQUANTISE)
-        gone = gone and (node.output if node.op_type == QUANTISE else node.input)[0] in between
-        nodes.append(helper.make_node("Identity", [node.input[0]], list(node.output)) if gone else node)
+        found = steps(graph, node)
+        if found is not None and node.op_type == QUANTISE and node.output[0] in between:
+            names = [f"{node.output[0]}.{bound}" for bound in ("least", "most")]
+            for name, bound in zip(names, _limits(found)):
+                graph.note(name, np.asarray(bound, np.float32))
+            nodes.append(helper.make_node("Clip", [node.input[0], *names], list(node.output), node.name))
+        elif node.op_type == DEQUANTISE and node.input[0] in between:
+            nodes.append(helper.make_node("Identity", [node.input[0]], list(node.output), node.name))
+        else:
+            nodes.append(node)
     graph.set_nodes(nodes)
     graph.infer()
     return graph.model()
+
+
+def _limits(found: Steps) -> tuple[float, float]:
+    """The least and the largest number that integers stand for."""
+    bits, signed = int(found.dtype.lstrip("uint")), not found.dtype.startswith("u")
+    least = -(2 ** (bits - 1)) if signed else 0
+    scale, zero = found.scale.item(), found.zero.item()
+    return scale * (least - zero), scale * (least + 2**bits - 1 - zero)
