@@ -369,7 +369,24 @@ def example(layer: Layer, pack: Callable = to_planes, seed: int = 0) -> tuple[np
     produce.
     """
     p, rng = layer.problem, np.random.default_rng(seed)
+    if p.x.quantised:
+        return _integer_example(layer, pack, rng)
     x = rng.standard_normal(p.in_shape).astype(np.float32)
     residual = [rng.standard_normal(p.out_shape).astype(np.float32)] if p.residual else []
     truth = reference.conv2d(p, x, layer.weight, layer.bias, *residual)
     return pack(x), [pack(r) for r in residual], truth
+
+
+def _integer_example(
+    layer: Layer, pack: Callable, rng: np.random.Generator
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    p = layer.problem
+    x = rng.integers(0, 256, p.in_shape).astype(p.x.numpy)
+    residual: list[np.ndarray] = []
+    if p.residual:
+        kind = p.residual_type or p.y
+        made = rng.integers(0, 256, p.out_shape) if kind.quantised else rng.standard_normal(p.out_shape)
+        residual = [made.astype(kind.numpy)]
+    assert layer.weight_scale is not None
+    given = layer.weight, layer.weight_scale, layer.bias, layer.types
+    return pack(x), [pack(r) for r in residual], reference.conv2d_integer(p, x, *given, *residual)
