@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,21 @@ SHOWN = 128, 64  # block rows and input channels drawn of the largest layer, and
 
 
 def layers(
-    network: Network, built: Built, book: RecordBook, versions: dict[str, str], peak: float | None, least: int
+    network: Network,
+    built: Built,
+    book: RecordBook,
+    versions: dict[str, str],
+    peak: Callable[[bool], float | None],
+    least: int,
 ) -> list[LayerReport]:
     """A row per layer: what computes it, and how long that and the dense kernel took when they were measured.
+
+    ``peak``: multiply-accumulates a microsecond, of floats or, asked with True, of bytes.
 
     Zero blocks are counted in blocks of those that were found in the layer, else of `least` output kernels.
     """
     rows: list[LayerReport] = []
+    most = cache(peak)
     for name in (name for piece in network.run_by if piece.engine == KERF for name in piece.layers):
         layer, choice = network.layers[name], built.choices[name]
         p = layer.problem
@@ -69,7 +78,7 @@ def layers(
                 "config": dict(choice.config),
                 "kerf_us": own.us if own else None,
                 "dense_us": dense.us if dense else None,
-                "peak_share": chosen.macs / (own.us * peak) if own and peak else None,
+                "peak_share": chosen.macs / (own.us * best) if own and (best := most(p.x.quantised)) else None,
             }
         )
     return rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None,
 def made(plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBook, job: Job) -> Report | None:
     """Writes the bundle, verified and raced, into its place; None where this machine cannot run it."""
     request, place, first = job.request, job.place, plans[0]
-    peak = None if job.foreign else place.peak(job.target, request.threads)
+    peak = partial(place.peak, job.target, request.threads) if not job.foreign else lambda integers: None
     versions = place.provenance()
     rows = (
         bundle_contents.layers(first.network, first.built, book, versions, peak, min(request.n)) if first.built else []

@@ -20,7 +20,8 @@ from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.rivals import MakeEngine
 from kerf.deploy.runtime import gpu
 from kerf.deploy.runtime.plan import use_threads
-from kerf.kernels.cpu.fma_peak import macs_per_us
+from kerf.kernels.cpu import fma_peak
+from kerf.kernels.cpu.int8 import dot_peak
 from kerf.kernels.cpu.layout import from_planes, to_planes
 from kerf.kernels.cuda.layout import from_rows, to_rows
 from kerf.kernels.precision import PRECISIONS, types_of
@@ -61,8 +62,8 @@ class Place(Protocol):
     def races_networks(self) -> bool:
         """Whether whole networks run in this process: tuned against untuned, and layer by layer."""
 
-    def peak(self, target: Target, threads: int) -> float | None:
-        """Multiply-accumulates that it can do in a microsecond; None where that is not known."""
+    def peak(self, target: Target, threads: int, integers: bool = False) -> float | None:
+        """Multiply-accumulates of f32, or of bytes, that it can do in a microsecond; None where that is not known."""
 
     def pack(self, image: np.ndarray) -> np.ndarray:
         """Images (n, c, h, w) as the kernels take them."""
@@ -94,8 +95,8 @@ class Here(OnPlanes):
     def devices(self) -> int:
         return 1
 
-    def peak(self, target: Target, threads: int) -> float | None:
-        return threads * macs_per_us(target)
+    def peak(self, target: Target, threads: int, integers: bool = False) -> float | None:
+        return threads * (dot_peak if integers else fma_peak).macs_per_us(target)
 
     def provenance(self) -> dict[str, str]:
         return provenance()
@@ -132,7 +133,7 @@ class Gpu:
     def devices(self) -> int:
         return 1
 
-    def peak(self, target: Target, threads: int) -> float | None:
+    def peak(self, target: Target, threads: int, integers: bool = False) -> float | None:
         return None
 
     def provenance(self) -> dict[str, str]:

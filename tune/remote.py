@@ -55,7 +55,7 @@ class Tracker(OnPlanes):
         servers = self._ask(lambda tracker: tracker.summary()["server_info"])
         return sum(info["key"] == f"server:{self.key}" for info in servers)
 
-    def peak(self, target: Target, threads: int) -> float | None:
+    def peak(self, target: Target, threads: int, integers: bool = False) -> float | None:
         return None
 
     def provenance(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ Images are planes of bytes (kerf.kernels.cpu.layout). A k x k or strided convolu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import tvm
@@ -26,84 +26,18 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit.padding import Padding
-from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.sharing import sub_rows
 from kerf.kernels.cpu.emit.weight_format import Rows
 from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, quads_of, side_by_side
 from kerf.kernels.cpu.int8.epilogue import Epilogue
-from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.cpu.int8.strips import Strips
+from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import run, spans
 
 MAX_UNROLLED_TAPS = 9
-
-
-@dataclass(frozen=True)
-class Strips:
-    """Geometry, in pixels: ``count`` strips of ``size`` flat output pixels, of which tiles of ``width`` are summed."""
-
-    planes: Planes
-    width: int
-    rows: int  # output rows of a strip; 0 where planes are read as they are
-
-    size: int
-    count: int
-
-    @classmethod
-    def of(cls, p: Problem, c: Config) -> Strips:
-        planes, width = geometry(p), c["bytes"]
-        if not planes.copied:
-            size = width * min(c["strip"], planes.channel // width)
-            return cls(planes, width, 0, size, -(-planes.channel // size))
-        rows = min(c["strip"], p.out_height)
-        return cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows))
-
-    @property
-    def tiles(self) -> int:
-        return -(-self.size // self.width)
-
-    def tile(self, i):
-        """First pixel of tile i; the last one overlaps its neighbour."""
-        return T.min(i * self.width, max(self.size - self.width, 0))
-
-    @property
-    def room(self) -> int:
-        """Pixels that sums are kept of."""
-        return max(self.size, self.width)
-
-    @property
-    def region(self) -> int:
-        """Pixels of each phase that a strip reads, whole vectors."""
-        p = self.planes.p
-        reach = max(self.place(tap)[1] for tap in range(p.taps))
-        return -(-(self.room + reach) // self.width) * self.width
-
-    @property
-    def phases(self) -> int:
-        return math.prod(self.planes.phases) if self.planes.copied else 1
-
-    def place(self, tap: int) -> tuple[int, int]:
-        """(phase, offset in it) of a tap."""
-        at = self.planes.tap(*divmod(tap, self.planes.p.kernel[1]))
-        return divmod(at, self.planes.plane) if self.planes.copied else (0, at)
-
-    def first(self, strip):
-        """(first pixel of a strip in its phase, first output row or pixel)"""
-        if not self.rows:
-            at = T.min(strip * self.size, self.planes.channel - self.size)
-            return at, at
-        row = T.min(strip * self.rows, self.planes.p.out_height - self.rows)
-        return row * self.planes.pitch, row
-
-
-def geometry(p: Problem) -> Planes:
-    """Where the input is read: copied, too, where a plane is less than a vector."""
-    planes = Planes.of(p)
-    if planes.copied or (p.taps == 1 and planes.channel >= LINE):
-        return planes
-    return Planes(p, True, p.width, p.height * p.width, -(-p.height * p.width // LINE) * LINE)
 
 
 class Function:
@@ -114,6 +48,8 @@ class Function:
         self.dot, self.width, self.strips = DOTS[c["dot"]], c["bytes"], Strips.of(p, c)
         self.lanes, self.blocks = self.width // QUAD, -(-p.out_channels // n)
         self.in_lanes = not self.strips.rows  # pixels of a vector are as quads_of leaves them
+        # channels that one sub-row alone reads once go from the image to the products in registers
+        self.through_panel = self.dot.paired or not self.in_lanes or n > c["rows"]
         words, listed = T.int32(), T.int32()
         self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
         self.data = T.arg("data", T.buffer((words,), "int32"))
@@ -159,7 +95,8 @@ class Function:
     def _strips(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
         s = self.strips
         most = -(-self.p.in_channels // QUAD)  # quads of a block row
-        self.panel = T.alloc_buffer((most * s.phases * s.region * QUAD,), "int8")
+        size = most * s.phases * s.region * QUAD if self.through_panel else 1
+        self.panel = T.alloc_buffer((size,), "int8")
         self.sums = T.alloc_buffer((self.c["rows"] * s.room,), "int32") if s.rows else None
         full, short = self.p.out_channels // self.n, self.p.out_channels % self.n
         with T.serial(0, strips[1] - strips[0]) as i:
@@ -174,22 +111,27 @@ class Function:
     def _block_row(self, source, origin, image, place, block, height: int) -> None:
         begin = T.Bind(self.indptr[block])
         count = T.Bind(self.indptr[block + 1] - begin)
-        self._fill_panel(source, origin, begin, count)
-        sub_rows(block, height, self.c["rows"], partial(self._sub_row, image, place, begin, count))
+        if self.through_panel:
+            self._fill_panel(source, origin, begin, count)
+        pixels = partial(self._quad, source, origin, begin)
+        sub_rows(block, height, self.c["rows"], partial(self._sub_row, pixels, image, place, begin, count))
 
     def _fill_panel(self, source, origin, begin, count) -> None:
         s, width = self.strips, self.width
-        with T.serial(0, count) as quad:
-            at = [
-                T.Bind(origin + T.cast(self.channels[(begin + quad) * QUAD + k], "int32") * s.planes.channel)
-                for k in range(QUAD)
-            ]
-            with T.serial(0, s.phases) as phase, T.serial(0, s.region // width) as i:
-                pixel = T.Bind(i * width)
-                given = [T.Bind(source[run(a + phase * s.planes.plane + pixel, width)]) for a in at]
-                to = T.Bind(((quad * s.phases + phase) * s.region + pixel) * QUAD)
-                for v, vector in enumerate(quads_of(given, width, self.dot.signed)):
-                    self._to_panel(vector, v, to)
+        with T.serial(0, count) as quad, T.serial(0, s.phases) as phase, T.serial(0, s.region // width) as i:
+            pixel = T.Bind(i * width)
+            to = T.Bind(((quad * s.phases + phase) * s.region + pixel) * QUAD)
+            vectors = self._quad(source, origin, begin, quad, phase * s.planes.plane + pixel)
+            for v, vector in enumerate(vectors):
+                self._to_panel(vector, v, to)
+
+    def _quad(self, source, origin, begin, quad, pixel) -> list:
+        """Four vectors of pixels of a block row's quad, read where its channels lie."""
+        at = origin + pixel
+        first = (begin + quad) * QUAD
+        offsets = [T.cast(self.channels[first + k], "int32") * self.strips.planes.channel for k in range(QUAD)]
+        given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
+        return quads_of(given, self.width, self.dot.signed)
 
     def _to_panel(self, vector, v: int, to) -> None:
         if self.in_lanes or self.width == PART:
@@ -199,7 +141,7 @@ class Function:
             bytes_ = tirx.Shuffle([vector], [T.int32(part * PART + i) for i in range(PART)])
             T.buffer_store(self.panel, bytes_, [run(to + (PART * part + QUAD * v) * QUAD, PART)])
 
-    def _sub_row(self, image, place, begin, count, rows: Rows) -> None:
+    def _sub_row(self, pixels: Callable, image, place, begin, count, rows: Rows) -> None:
         s = self.strips
         channel = T.Bind(rows.block * self.n + rows.first)
         stored = min(self.c["rows"], self.n - rows.first) if isinstance(rows.first, int) else rows.count
@@ -209,7 +151,7 @@ class Function:
         planes = [T.Bind(self.epilogue.plane(image, channel + r)) for r in range(rows.count)]
         with T.serial(0, s.tiles) as i:
             pixel = T.Bind(s.tile(i))
-            acc = self._sum(channel, words, stored, count, pixel, rows.count)
+            acc = self._sum(pixels, channel, words, stored, count, pixel, rows.count)
             if self.dot.paired:
                 self._add_rest(acc, sub, pixel, rows.count)
             for r in range(rows.count):
@@ -228,7 +170,7 @@ class Function:
     def _at(self, r: int, v: int):
         return run((r * QUAD + v) * self.lanes, self.lanes)
 
-    def _sum(self, channel, words, stored: int, count, pixel, rows: int):
+    def _sum(self, pixels: Callable, channel, words, stored: int, count, pixel, rows: int):
         acc = T.alloc_buffer((rows * self.width,), "int32", scope="local", annotations=REGISTERS)
         for r in range(rows):
             start = T.Bind(T.broadcast(self.epilogue.start[channel + r], self.lanes))
@@ -239,17 +181,21 @@ class Function:
         with T.serial(0, count) as quad:
             base = T.Bind((quad * s.phases * s.region + pixel) * QUAD)
             word = T.Bind(words + quad * taps * stored)
-            if taps <= MAX_UNROLLED_TAPS:
+            if not self.through_panel:
+                self._multiply(acc, pixels(quad, pixel), self.data, word, rows)
+            elif taps <= MAX_UNROLLED_TAPS:
                 for tap in range(taps):
                     phase, offset = s.place(tap)
-                    self._multiply(acc, base + (phase * s.region + offset) * QUAD, self.data, word + tap * stored, rows)
+                    place = base + (phase * s.region + offset) * QUAD
+                    self._multiply(acc, self._from_panel(place), self.data, word + tap * stored, rows)
             else:
                 with T.serial(0, self.p.kernel[0]) as row:
                     for col in range(width):
                         at = s.planes.tap(row, col)
                         phase, offset = at // s.planes.plane, at % s.planes.plane
                         place = base + (phase * s.region + offset) * QUAD
-                        self._multiply(acc, place, self.data, word + (row * width + col) * stored, rows)
+                        words_at = word + (row * width + col) * stored
+                        self._multiply(acc, self._from_panel(place), self.data, words_at, rows)
         return acc
 
     def _add_rest(self, acc, sub, pixel, rows: int) -> None:
@@ -259,11 +205,14 @@ class Function:
             at = s.planes.tap(tap // self.p.kernel[1], tap % self.p.kernel[1])
             phase, offset = (at // s.planes.plane, at % s.planes.plane) if s.planes.copied else (0, at)
             place = T.Bind(((quad * s.phases + phase) * s.region + offset + pixel) * QUAD)
-            self._multiply(acc, place, self.rest, i * self.c["rows"], rows)
+            self._multiply(acc, self._from_panel(place), self.rest, i * self.c["rows"], rows)
 
-    def _multiply(self, acc, at, data, word, rows: int) -> None:
-        """One tap of a quad, whose pixels begin at byte ``at`` of the panel."""
-        pixels = [T.Bind(self.panel[run(at + v * self.width, self.width)]) for v in range(QUAD)]
+    def _from_panel(self, at) -> list:
+        """Four vectors of pixels from byte ``at``."""
+        return [T.Bind(self.panel[run(at + v * self.width, self.width)]) for v in range(QUAD)]
+
+    def _multiply(self, acc, pixels: list, data, word, rows: int) -> None:
+        """One tap of a quad: its pixels by a word for each row."""
         for r in range(rows):
             weights = T.Bind(T.reinterpret(f"int8x{self.width}", T.broadcast(data[word + r], self.lanes)))
             for v in range(QUAD):

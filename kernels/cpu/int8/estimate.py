@@ -8,9 +8,9 @@ from tvm.target import Target
 
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
-from kerf.kernels.cpu.int8 import direct
 from kerf.kernels.cpu.int8.dot import QUAD, dots
 from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
+from kerf.kernels.cpu.int8.strips import Strips, geometry
 from kerf.kernels.cpu.machine import Machine, machine_of, threads
 from kerf.kernels.problem import Problem
 
@@ -37,7 +37,7 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
     """``n`` outputs of a block row, which read ``inputs`` channels on average."""
     machine = machine_of(target)
     dot, widths = dots(machine)
-    planes = direct.geometry(p)
+    planes = geometry(p)
     fitting = [w for w in widths if planes.copied or w <= planes.channel]
     found: list[tuple[float, Config]] = []
     for width in fitting:
@@ -61,19 +61,21 @@ def _splits(p: Problem, c: Config, target: Target) -> list[Config]:
     parts = threads(target)
     if parts == 1:
         return [{}]
-    strips = direct.Strips.of(p, c).count
+    strips = Strips.of(p, c).count
     return [{"parts": parts, "split": split} for split in ("rows", *(["pixels"] if strips >= parts else []))]
 
 
 def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> float:
     """Estimate: two products of vectors a cycle, or two shuffles, or two stores; caches by the size of panels."""
-    s = direct.Strips.of(p, c)
+    s = Strips.of(p, c)
     parts, quads = c.get("parts", 1), inputs / QUAD
     strips = -(-s.count // parts) if c.get("split") == "pixels" else s.count
     blocks = -(-p.out_channels // n)
     blocks = -(-blocks // parts) if c.get("split") == "rows" else blocks
     vectors = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
     fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
+    if not s.rows and c["rows"] >= n and c["dot"] != "maddubs":
+        fill = 0.0  # in registers, among the products
     tile = quads * p.taps * c["rows"] * QUAD * vectors * max(1.0, (4 + c["rows"]) / (3 * c["rows"]))
     tile += 12 + 10 * c["rows"]
     panel = quads * s.phases * s.region * QUAD

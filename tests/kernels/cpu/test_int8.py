@@ -11,7 +11,8 @@ from tvm.target.codegen import llvm_get_system_cpu
 from kerf.kernels import reference
 from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
-from kerf.kernels.cpu.int8 import direct, dot, numbers, quads
+from kerf.kernels.cpu.int8 import dot, numbers, quads
+from kerf.kernels.cpu.int8.strips import Strips
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.kernel import candidates
 from kerf.kernels.lowering import compile_func
@@ -203,6 +204,6 @@ def test_no_pair_of_packed_weights_exceeds_16_bits():
 def test_strips_cover_every_pixel():
     p = PROBLEMS["3x3 batch 2"]
     for strip in (1, 3, 28):
-        s = direct.Strips.of(p, {"bytes": 32, "strip": strip})
+        s = Strips.of(p, {"bytes": 32, "strip": strip})
         assert s.count * s.rows >= p.out_height
         assert s.region >= s.room
