@@ -26,7 +26,7 @@ class Config(TypedDict, total=False):
     # Of bytes (kerf.kernels.cpu.int8), with rows, parts and split as above
     dot: str  # the instruction (int8/dot.py)
     bytes: int  # of a vector, and pixels of a tile
-    strip: int  # output rows, or vectors of pixels, whose channels lie side by side at a time
+    # strip: output rows, or vectors of pixels, whose channels lie side by side at a time
 
     # On GPUs (kerf.kernels.cuda)
     threads: int  # of a CTA

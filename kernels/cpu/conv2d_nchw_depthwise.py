@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tvm
@@ -91,10 +91,20 @@ def declare(p: Problem, name: str = "data") -> tuple[Any, Any]:
     return data, T.arg(f"{name}_bias", T.buffer((p.out_channels,), "float32"))
 
 
+class Results(Protocol):
+    """Where sums go: Output, or what stands for it."""
+
+    @property
+    def pitch(self) -> int: ...
+    def plane(self, image: Any, channel: Any) -> Any: ...
+    def store(self, value: Any, at: Any, lanes: int) -> None: ...
+    def blank(self, plane: Any, begin: int, lanes: int) -> None: ...
+
+
 class Channels:
     """The code of one channel, for whatever loop is around it."""
 
-    def __init__(self, p: Problem, c: Config, machine: Machine, data, bias, out: Output):
+    def __init__(self, p: Problem, c: Config, machine: Machine, data, bias, out: Results):
         self.p, self.c, self.machine, self.planes = p, c, machine, Planes.of(p)
         self.data, self.bias, self.out = data, bias, out
 

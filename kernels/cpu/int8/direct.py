@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import tvm
 from tvm import tirx
@@ -97,7 +98,7 @@ class Function:
         most = -(-self.p.in_channels // QUAD)  # quads of a block row
         size = most * s.phases * s.region * QUAD if self.through_panel else 1
         self.panel = T.alloc_buffer((size,), "int8")
-        self.sums = T.alloc_buffer((self.c["rows"] * s.room,), "int32") if s.rows else None
+        self.sums: Any = T.alloc_buffer((self.c["rows"] * s.room,), "int32") if s.rows else None
         full, short = self.p.out_channels // self.n, self.p.out_channels % self.n
         with T.serial(0, strips[1] - strips[0]) as i:
             pixel, place = (T.Bind(v) for v in s.first(strips[0] + i))

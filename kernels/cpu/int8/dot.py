@@ -94,7 +94,7 @@ def quads_of(channels: Sequence[Any], width: int, signed: bool) -> list[Any]:
         channels = [T.Bind(c ^ T.broadcast(T.uint8(128), width)) for c in channels]
     (a, b), (c, d) = (
         [T.Bind(T.reinterpret(f"int16x{width // 2}", _unpacked(*two, 1, width, high))) for high in (False, True)]
-        for two in (channels[:2], channels[2:])
+        for two in ((channels[0], channels[1]), (channels[2], channels[3]))
     )
     words = [_unpacked(*two, 2, width, high) for two in ((a, c), (b, d)) for high in (False, True)]
     return [T.Bind(T.reinterpret(f"int8x{width}", v)) for v in words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -36,7 +37,9 @@ class Epilogue:
         y = T.arg("y", T.buffer(out_planes(p), p.y.numpy))
         size = (math.prod(out_planes(p)),)
         self.residual_type = p.residual_type or p.y
-        self.residual = T.decl_buffer(size, kind, data=residual.data) if p.residual else None
+        self.residual: Any = None
+        if residual is not None:
+            self.residual = T.decl_buffer(size, kind, data=residual.data)
         self.y = T.decl_buffer(size, p.y.numpy, data=y.data)
 
     def plane(self, image, channel):
