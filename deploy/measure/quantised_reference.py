@@ -34,8 +34,8 @@ class QuantisedReference:
         self.floats = _without_quantising(graph)
 
     def step(self, output: str, truth: np.ndarray) -> float:
-        """One step of an output's integers, of its largest number; 0 where it has none. Floats of two integers differ by
-        a step and their rounding.
+        """One step of an output's integers, of its largest number; 0 where it has none. Floats of two integers differ
+        by a step and their rounding.
         """
         largest = float(np.abs(truth.astype(np.float64)).max(initial=0))
         scale = self._scales.get(output, 1.0 if truth.dtype in (np.uint8, np.int8) else 0.0)
