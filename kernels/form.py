@@ -58,8 +58,8 @@ class Form(Protocol):
 class WholeForm(Form, Protocol):
     """One with functions for every name in kerf.deploy.compiler.operators.EMIT."""
 
-    def average_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
-        """(x, factors (1, 1, h, w) of the sums, y)."""
+    def average_pool(self, p: Problem, x: TensorType = F32) -> tvm.tirx.PrimFunc:
+        """(x, factors (1, 1, h, w) of the sums, y of floats)."""
 
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         """(operand 0 or its parts, the other operands, y)."""

@@ -52,7 +52,8 @@ def _max_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: 
 def _average_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     p, divisors = operation.arguments["problem"], operation.arguments["divisors"]
     factors = relax.const((1 / divisors).astype(np.float32)[None, None])
-    function = layout_changes.add(bb, cast(WholeForm, form).average_pool(p), "average_pool")
+    kind = operation.arguments.get("type", F32)
+    function = layout_changes.add(bb, cast(WholeForm, form).average_pool(p, kind), "average_pool")
     return layout_changes.call(bb, function, [inputs[0], factors], [], p.out_shape, form)
 
 

@@ -18,6 +18,7 @@ from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, Steps, dequ
 from kerf.deploy.frontend.passes.qlinear import FORMS, expand_qlinear
 from kerf.deploy.frontend.passes.unsigned import integers, moved
 
+ROUNDED = 1 + 1e-3
 KINDS = [getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (4, 8, 16)]
 
 
@@ -33,10 +34,12 @@ class QuantisedReference:
         self.floats = _without_quantising(graph)
 
     def step(self, output: str, truth: np.ndarray) -> float:
-        """One step of an output's integers, of its largest number; 0 where it has none."""
+        """One step of an output's integers, of its largest number; 0 where it has none. Floats of two integers differ
+        by a step and their rounding.
+        """
         largest = float(np.abs(truth.astype(np.float64)).max(initial=0))
         scale = self._scales.get(output, 1.0 if truth.dtype in (np.uint8, np.int8) else 0.0)
-        return scale / largest if largest else 0.0
+        return ROUNDED * scale / largest if largest else 0.0
 
 
 def of(path: Path) -> QuantisedReference | None:

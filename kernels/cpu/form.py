@@ -50,8 +50,8 @@ class PaddedPlanes:
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
         return planewise.max_pool(p, self.target)
 
-    def average_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
-        return planewise.average_pool(p, self.target)
+    def average_pool(self, p: Problem, x: TensorType = F32) -> tvm.tirx.PrimFunc:
+        return planewise.average_pool(p, self.target, x)
 
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         return pointwise(f, shape, self.target)

@@ -24,7 +24,7 @@ from kerf.kernels.tensor_type import F32, TensorType
 from kerf.kernels.vector import run, spans, splat
 
 CHAINS = 4  # sums in flight: one alone would wait for itself
-LOWEST = {"float32": float(np.finfo(np.float32).min), "int8": -128, "uint8": 0}  # what max pooling pads with
+LOWEST = {"float32": float(np.finfo(np.float32).min), "int8": -128.0, "uint8": 0.0}  # what max pooling pads with
 
 
 def mean(shape: tuple[int, int, int, int], target: Target, x_type: TensorType = F32) -> tvm.tirx.PrimFunc:
@@ -129,24 +129,43 @@ def max_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
     """(x, y), images of the type of ``p.x`` as in layout.py. Of ``p`` count the shapes, the kernel, its stride, padding
     and dilation.
     """
-    return _pool(p, target, LOWEST[p.dtype], T.max, factors=False)
+    return _pool(p, target, p.dtype, LOWEST[p.dtype], T.max)
 
 
-def average_pool(p: Problem, target: Target) -> tvm.tirx.PrimFunc:
-    """(x, factors (1, 1, pitch), y): the sums of windows, by a factor for each pixel. ``p`` as in max_pool."""
-    return _pool(p, target, 0.0, lambda a, b: a + b, factors=True)
+def average_pool(p: Problem, target: Target, x_type: TensorType = F32) -> tvm.tirx.PrimFunc:
+    """(x, factors (1, 1, pitch), y of float32): the sums of windows, by a factor for each pixel. ``p`` as in max_pool.
+
+    Integers, of the scale and zero point of ``x_type``, are padded with the zero point, which stands for 0.
+    """
+    zero, scale = float(x_type.zero or 0), x_type.scale or 1.0
+
+    def finished(sums, factors, lanes: int):
+        if x_type.quantised:
+            sums = (sums - splat(zero * p.taps, lanes)) * splat(scale, lanes)
+        return sums * factors
+
+    return _pool(p, target, "float32", zero, lambda a, b: a + b, finished)
 
 
-def _pool(p: Problem, target: Target, fill: float, combine: Callable, factors: bool) -> tvm.tirx.PrimFunc:
-    """Pads with ``fill``, and takes all numbers of a window together with ``combine``."""
+def _pool(
+    p: Problem, target: Target, result: str, fill: float, combine: Callable, finished: Callable | None = None
+) -> tvm.tirx.PrimFunc:
+    """Pads with ``fill``, and takes all numbers of a window together with ``combine``, as numbers of ``result``.
+
+    ``finished``: y of what that gives, of the pixels' factors, which the function takes then, and of a number of lanes.
+    """
+
+    def loaded(pixels, lanes: int):
+        return pixels if p.dtype == result else T.cast(pixels, result if lanes == 1 else f"{result}x{lanes}")
+
     planes = Planes.of(p)
     lanes, offsets = spans(p.out_width, lanes_of(target, p.dtype))
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(in_planes(p), p.dtype))
-        by = T.arg("factors", T.buffer((1, 1, out_planes(p)[2]), "float32")) if factors else None
-        y = T.arg("y", T.buffer(out_planes(p), p.dtype))
+        by = T.arg("factors", T.buffer((1, 1, out_planes(p)[2]), "float32")) if finished else None
+        y = T.arg("y", T.buffer(out_planes(p), result))
         out = Output.of(p, y, None)
         with parallel_loop(target)(0, p.batch * p.in_channels) as plane:
             image, channel = plane // p.in_channels, plane % p.in_channels
@@ -159,11 +178,12 @@ def _pool(p: Problem, target: Target, fill: float, combine: Callable, factors: b
                 out.blank(plane * out.pitch, out.pitch - LINE, lanes)
             with T.serial(0, p.out_height) as row:
                 for at in offsets:
-                    value = source[run(origin + row * planes.pitch + at + taps[0], lanes)]
+                    value = loaded(source[run(origin + row * planes.pitch + at + taps[0], lanes)], lanes)
                     for tap in taps[1:]:
-                        value = combine(value, source[run(origin + row * planes.pitch + at + tap, lanes)])
+                        pixels = source[run(origin + row * planes.pitch + at + tap, lanes)]
+                        value = combine(value, loaded(pixels, lanes))
                     pixel = run(row * p.out_width + at, lanes)
-                    if by is not None:
-                        value = value * by[0, 0, pixel]
+                    if finished is not None and by is not None:
+                        value = finished(value, by[0, 0, pixel], lanes)
                     T.buffer_store(y, value, [image, channel, pixel])
     return builder.get()

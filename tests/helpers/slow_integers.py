@@ -33,7 +33,8 @@ def pack(layer):
     x, y, residual = ((1.0, 0) if k is None else (k.scale, k.zero or 0) for k in kinds)
     numbers = np.array([x[1], *y, *residual], np.float32)
     scale = np.float32(x[0]) * layer.weight_scale
-    return {"weight": layer.weight.astype(np.int8), "scale": scale.astype(np.float32), "numbers": numbers}
+    arrays = {"weight": layer.weight.astype(np.int8), "scale": scale.astype(np.float32), "numbers": numbers}
+    return arrays | {"bias": layer.bias.astype(np.float32)}
 
 
 def prim_func(p, c, target):

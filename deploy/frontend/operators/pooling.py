@@ -21,7 +21,7 @@ from kerf.deploy.frontend.passes.linear import dequantised
 from kerf.deploy.frontend.windows import window
 from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
-from kerf.kernels.tensor_type import TensorType
+from kerf.kernels.tensor_type import F32, TensorType
 
 WEIGHTS = TensorType("i8", axis=0)  # what a Problem wants beside integers: pooling has none
 
@@ -32,7 +32,9 @@ def max_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 
 def average_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
-    """``divisors`` (h, w): of each pixel how many numbers its window takes."""
+    """``divisors`` (h, w): of each pixel how many numbers its window takes. Of floats; where they are made of bytes, of
+    those.
+    """
     found, a = _windows(graph, node, "average_pool"), attributes(node)
     p, (rows, columns) = found.arguments["problem"], found.arguments["missing"]
     counted = np.zeros((p.height + p.padding[0] + p.padding[2], p.width + p.padding[1] + p.padding[3]))
@@ -49,7 +51,10 @@ def average_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
     )
     if not np.all(count):
         raise Refusal("a window with nothing but padding in it")
-    return replace(found, arguments={"problem": p, "divisors": count})
+    tensor, kind = _bytes(graph, node.input[0])
+    if kind != F32:
+        p = replace(p, x=kind.unit, w=WEIGHTS)
+    return replace(found, inputs=(tensor,), arguments={"problem": p, "divisors": count, "type": kind})
 
 
 def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
@@ -78,11 +83,15 @@ def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
 def global_mean(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Of floats; where they are made of bytes, of those."""
     image_of(graph, node.input[0])
-    shapes, found = (shape_of(graph, only_output(node)),), dequantised(graph, node.input[0])
+    tensor, kind = _bytes(graph, node.input[0])
+    return Operation("mean", (tensor,), (shape_of(graph, only_output(node)),), {"type": kind})
+
+
+def _bytes(graph: Graph, tensor: str) -> tuple[str, TensorType]:
+    """What a tensor of floats is made of, where that is bytes of one scale; else itself."""
+    found = dequantised(graph, tensor)
     kind = found[1].tensor_type if found is not None else None
-    if found is not None and kind is not None:
-        return Operation("mean", (found[0].input[0],), shapes, {"type": kind})
-    return Operation("mean", (node.input[0],), shapes)
+    return (found[0].input[0], kind) if found is not None and kind is not None else (tensor, F32)
 
 
 def mean(graph: Graph, node: onnx.NodeProto) -> Operation:

@@ -101,3 +101,17 @@ def test_max_pool_of_integers(p, dtype):
     floats = torch.from_numpy(x.astype(np.float32))
     truth = torch.nn.functional.max_pool2d(floats, p.kernel, p.stride, p.padding[:2], p.dilation)
     np.testing.assert_array_equal(y, truth.numpy())
+
+
+@pytest.mark.parametrize("p", [POOLS["resnet"], POOLS["neither padded nor strided"]], ids=["padded", "not padded"])
+def test_average_pool_of_integers(p):
+    kind = TensorType("u8", 0.07, 90)
+    p = replace(p, x=kind.unit, w=TensorType("i8", axis=0))
+    x = np.random.default_rng(0).integers(0, 256, p.in_shape).astype(np.uint8)
+    factors = to_planes(np.full((1, 1, p.out_height, p.out_width), 1 / p.taps, np.float32))
+    func = planewise.average_pool(p, TARGETS["host"], kind)
+    y = from_planes(run(func, TARGETS["host"], to_planes(x), factors, out=out_planes(p)), p.out_shape)
+    weight = torch.full((p.in_channels, 1, *p.kernel), 1 / p.taps)
+    floats = torch.from_numpy(dequantise(x, kind))
+    truth = torch.nn.functional.conv2d(floats, weight, None, p.stride, p.padding[:2], 1, p.in_channels)
+    np.testing.assert_allclose(y, truth.numpy(), rtol=1e-5, atol=1e-5)
