@@ -13,7 +13,9 @@ from pathlib import Path
 import _runs
 
 from kerf import files
+from kerf.compress.training.fake_quantised import RATE
 
+LR = 0.02
 BLOCKS = ["--method=one_by_n", "--N=4", "--pr_target=0.5"]
 
 
@@ -28,31 +30,42 @@ def main() -> int:
     args, passed_on = parser.parse_known_args()  # e.g. --subset 5000
     folder = args.job_dir / args.arch
     common = ["--data_set=cifar10", f"--arch={args.arch}", f"--data_path={args.data_path}", "--train_batch_size=128"]
-    common += ["--lr=0.02", "--lr_policy=cos_step", "--warmup_length=0", *passed_on]
+    common += [f"--lr={LR}", "--lr_policy=cos_step", "--warmup_length=0", *passed_on]
     pruned = folder / "f32" / "checkpoint" / "best.safetensors"
-    again = [f"--pretrained_model={pruned}", "--num_epochs=0", "--finetune_epochs=0"]  # its zero blocks are found anew
+    again = [f"--pretrained_model={pruned}", "--num_epochs=0"]  # its zero blocks are found anew
     first = [f"--pretrained_model={args.pretrained_model}", f"--finetune_epochs={args.epochs}"]
     runs = {
         "f32": [*BLOCKS, "--rearrange", *first],
-        "calibrated": [f"--evaluate={pruned}", "--quantise=int8"],
-        "trained": [*BLOCKS, *again, "--quantise=int8", f"--qat_epochs={args.qat_epochs}"],
+        "int8, calibrated": [f"--evaluate={pruned}", "--quantise=int8"],
+        "f32, trained on": [*BLOCKS, *again, f"--finetune_epochs={args.qat_epochs}", f"--lr={RATE * LR}"],
+        "int8, trained on": [
+            *BLOCKS,
+            *again,
+            "--finetune_epochs=0",
+            "--quantise=int8",
+            f"--qat_epochs={args.qat_epochs}",
+        ],
     }
     for name, flags in runs.items():
-        if code := _runs.finish(folder / name, [*common, *flags]):
+        if code := _runs.finish(folder_of(folder, name), [*common, *flags]):
             return code
-    found = {name: json.loads((folder / name / "summary.json").read_text()) for name in runs}
+    found = {name: json.loads((folder_of(folder, name) / "summary.json").read_text()) for name in runs}
     print(files.write(folder / "table.md", table(args.arch, found)).read_text())
     return 0
 
 
+def folder_of(folder: Path, name: str) -> Path:
+    return folder / name.replace(", ", "-").replace(" ", "-")
+
+
 def table(arch: str, found: dict[str, dict]) -> str:
-    f32 = found["f32"]["top1"]
-    lines = [
-        f"{arch}, {found['f32']['images']:,} test images; before pruning {found['f32']['top1_dense']:.2f} % top-1.",
-        "",
-    ]
+    """Integers against f32 that was trained as long."""
+    top1, images = {name: row["top1"] for name, row in found.items()}, found["f32"]["images"]
+    lines = [f"{arch}, {images:,} test images; before pruning {found['f32']['top1_dense']:.2f} % top-1.", ""]
     lines += ["| 1x4, 50 % | top-1 | below f32 |", "|-|-|-|"]
-    lines += [f"| {name} | {row['top1']:.2f} | {f32 - row['top1']:.2f} |" for name, row in found.items()]
+    for name, value in top1.items():
+        reference = top1["f32, trained on" if "trained on" in name else "f32"]
+        lines.append(f"| {name} | {value:.2f} | {reference - value:.2f} |")
     return "\n".join(lines) + "\n"
 
 

