@@ -17,6 +17,7 @@ from kerf.compress.methods.composed import DEFAULT_PARTS, PARTS
 from kerf.compress.training.learning_rate import POLICIES
 from kerf.compress.training.train import PRECISIONS
 from kerf.errors import BadInput
+from kerf.images import RANGE, RANGES
 
 WHAT, HOW, TRAINING, DATA, OUTPUT, MACHINE = "what to prune", "how", "training", "data", "output", "machine and others"
 CONV_TYPES = {  # the 1xN authors' names; nothing else in the project knows them
@@ -68,7 +69,11 @@ class Args:
     )
     allocate: str = flag(HOW, "how --pr_target is shared out", default="uniform", choices=("uniform", "sensitivity"))
     calibration: int = flag(
-        HOW, "validation images that show a layer's harm", default=512, metavar="IMAGES", ranges=(least(1),)
+        HOW,
+        "validation images that show a layer's harm, and ranges of int8",
+        default=512,
+        metavar="IMAGES",
+        ranges=(least(1),),
     )
     full: bool = flag(HOW, "prune the classifier too", default=False)
     set: tuple[str, ...] = flag(
@@ -89,6 +94,13 @@ class Args:
     recalibrate: int = flag(
         HOW, "after pruning: batch norm statistics from K batches", default=0, metavar="K", ranges=(least(0),)
     )
+    quantise: str | None = flag(
+        HOW, "then write model.onnx on integers of 8 bits, and measure that", otherwise="f32", choices=("int8",)
+    )
+    qat_epochs: int = flag(
+        HOW, "before that train on integers for so many epochs", default=0, metavar="K", ranges=(least(0),)
+    )
+    quantise_ranges: str = flag(HOW, "how ranges of int8 are taken", default=RANGE, choices=RANGES)
     conv_type: str | None = flag(HOW, f"the method by 1xN's name: {', '.join(CONV_TYPES)}")
     criterion: str | None = part("criterion")
     granularity: str | None = part("granularity")
@@ -210,6 +222,12 @@ def check(args: Args) -> None:
     if (count := len(args.gpus)) > 1:
         given = as_text(args.gpus)
         raise BadInput(f"--gpus {given}: a process takes one GPU; for {count}: torchrun --nproc_per_node={count} …")
+    if args.qat_epochs and not args.quantise:
+        raise BadInput("--qat_epochs trains on integers: give --quantise int8")
+    if args.quantise and times:
+        raise BadInput(f"--quantise: --{times[0]} is a time of f32 kernels; give --pr_target or --flops_target")
+    if args.qat_epochs and args.pruned_model:
+        raise BadInput("--pruned_model evaluates, --qat_epochs trains: give one of them")
     if args.test_only and args.pruned_model is None:
         raise BadInput("--test_only needs --pruned_model FILE")
     if args.pruned_model and args.pretrained_model:

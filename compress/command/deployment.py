@@ -5,13 +5,19 @@ Here, and in no other file of compress, the two sides meet, and only where a run
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from kerf.compress.command.job import Job
 from kerf.compress.pruning import allocation
 from kerf.compress.pruning.sensitivity import Sensitivity
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids, quantised
+from kerf.compress.training.sample import first
 
 
 class Latency(TypedDict):
@@ -30,6 +36,46 @@ def exported(job: Job, grids: Grids, reporter: Reporter) -> Path:
     export(job.model, job.example, path, grids=grids, reference=quantised(job.model, grids))
     reporter.say(f"exported {path}{' with Q/DQ, for ONNX Runtime' if grids else ''}")
     return path
+
+
+class Deployed(nn.Module):
+    """An .onnx file as a module, image by image. ONNX Runtime leaves Q/DQ as they are: fused, integers saturate on CPUs
+    without dot product instructions.
+    """
+
+    def __init__(self, path: Path):
+        import onnxruntime
+
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.cpu().numpy()
+        return torch.from_numpy(np.concatenate([self.session.run(None, {"input": i[None]})[0] for i in images]))
+
+
+def on_integers(job: Job, reporter: Reporter) -> tuple[Deployed, int]:
+    """Writes model.onnx on integers, and model.f32.onnx, of which it is made. The first as a module, and how many
+    images its ranges are of: validation images, which are part of the training images.
+    """
+    from kerf.deploy.export import export
+    from kerf.deploy.quantise.calibration import Calibration
+    from kerf.deploy.quantise.quantise import quantise
+
+    folder, held_out = job.args.job_dir, job.data.val
+    assert held_out is not None  # job.refuse_integers
+    f32 = export(job.model, job.example, folder / "model.f32.onnx")
+    with TemporaryDirectory(prefix="kerf-calibration-") as temporary:
+        samples = Path(temporary) / "images.npy"
+        images = first(lambda: held_out.epoch(0, 0), job.args.calibration)
+        np.save(samples, torch.cat([x for x, _ in images]).contiguous().numpy())
+        asked = Calibration(samples, job.args.quantise_ranges, job.args.calibration)
+        made = quantise(f32, folder / "model.onnx", asked)
+    reporter.say(f"exported {made}")
+    return Deployed(made.path), made.samples
 
 
 def allocated_by_time(job: Job, measured: Mapping[int, Sensitivity], reporter: Reporter) -> allocation.Allocation:

@@ -68,6 +68,8 @@ def prepare(args: Args) -> Job:
     example = torch.zeros(1, 3, data.image_size, data.image_size)
     kept = load_network(model, file, args.arch, example, not args.pruned_model, notes.append) if file else {}
     grids = load_grids(model, file) if file else {}
+    if args.quantise:
+        refuse_integers(method, data, grids if args.pruned_model else {})
     graph = DependencyGraph.trace(model, example, args.strict)
     chosen, budget = plan(args, method, weights)
     if args.rearrange and not chosen.rearrange and not args.pruned_model:
@@ -78,6 +80,15 @@ def prepare(args: Args) -> Job:
         notes.append(graph.note)
     spent = cost.count(model, example)
     return Job(args, method, device, data, model, graph, chosen, budget, kept, grids, spent, tuple(notes))
+
+
+def refuse_integers(method: str, data: Data, grids: Grids) -> None:
+    """Raises BadInput for what --quantise cannot work on: weights on grids, data without training images."""
+    if method == "drl" or grids:
+        what = "method drl quantises by itself" if method == "drl" else "these weights are of a quantised network"
+        raise BadInput(f"--quantise: {what}; leave it out")
+    if data.val is None:
+        raise BadInput("--quantise takes ranges from images of the train folder, of which there is none")
 
 
 def check_names(args: Args, weights: Path | None) -> None:

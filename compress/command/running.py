@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,11 @@ from kerf.compress.command.allocating import allocate
 from kerf.compress.command.args import Args
 from kerf.compress.command.folder import best, last, open_job_dir
 from kerf.compress.command.job import Job
-from kerf.compress.command.summary import Result, Summary, summarise
+from kerf.compress.command.summary import Integers, Result, Summary, summarise
 from kerf.compress.pruning.run import Outcome, run
 from kerf.compress.training import checkpoint, distributed
 from kerf.compress.training.board import Board
+from kerf.compress.training.fake_quantised import fine_tune
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import quantised, to_json
@@ -48,6 +50,11 @@ def prune_and_train(job: Job, reporter: Reporter) -> Summary:
         on_history=keep_rows,
         reporter=reporter,
     )
+    if args.qat_epochs:
+        fine_tune(
+            job.model, job.data, optim_of(args), args.qat_epochs, outcome.masks, seed=args.seed, device=job.device,
+            history=outcome.history, on_history=keep_rows, reporter=reporter,
+        )  # fmt: skip
     job.model.cpu().eval()
     result = Result(
         outcome.final, outcome.grids, skipped_images(job.data), outcome.dense, outcome.pruned, job.recipe.rearrange,
@@ -106,11 +113,29 @@ def save(job: Job, outcome: Outcome) -> None:
     checkpoint.save(best(job.args.job_dir), job.model.state_dict(), state)
 
 
+def on_integers(job: Job, result: Result, reporter: Reporter) -> Result:
+    """With the accuracy of the quantised file, which is written."""
+    module, images = deployment.on_integers(job, reporter)
+    measured, f32 = evaluate(module, job.data.test), result.final
+    reporter.say(f"int8: test top-1 {measured.top1:.2f} %, f32 {f32.top1:.2f} %")
+    integers: Integers = {
+        "top1_f32": f32.top1,
+        "top5_f32": f32.top5,
+        "images": images,
+        "ranges": job.args.quantise_ranges,
+        "qat_epochs": job.args.qat_epochs,
+    }
+    return replace(result, final=measured, integers=integers)
+
+
 def finish(job: Job, result: Result, reporter: Reporter, began: float) -> Summary:
     """Writes predictions.json, model.onnx if asked, and last summary.json, and returns that: now the run is whole."""
-    args, folder, final = job.args, job.args.job_dir, result.final
+    args, folder = job.args, job.args.job_dir
+    if args.quantise:
+        result = on_integers(job, result, reporter)
+    final = result.final
     files.write_json(folder / "predictions.json", final.by_name(job.data.test.names))
-    if args.export_onnx:
+    if args.export_onnx and not args.quantise:
         deployment.exported(job, result.grids, reporter)
     summary = summarise(job, result)
     if result.shares and result.shares.target_ms:

@@ -47,9 +47,20 @@ class _Always(TypedDict):
     trained_with: TrainedWith
 
 
+class Integers(TypedDict):
+    """What --quantise did: ``top1`` of the summary is that of model.onnx on integers, these are of the f32 network."""
+
+    top1_f32: float
+    top5_f32: float
+    images: int  # that ranges were taken of
+    ranges: str
+    qat_epochs: int
+
+
 class Summary(_Always, total=False):
     bits: dict[str, int]  # of a quantised network's layers
     mean_bits: float
+    quantised: Integers
     widths: dict[str, list[int]]  # set of channels -> how many there were, how many are left
     latency: Latency  # where a time was asked for
     images_skipped: int
@@ -68,6 +79,7 @@ class Result:
     rearranged: bool | None = None
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)  # set -> channels that are left
     shares: Allocation | None = None
+    integers: Integers | None = None
 
 
 def summarise(job: Job, result: Result) -> Summary:
@@ -109,6 +121,8 @@ def summarise(job: Job, result: Result) -> Summary:
     if result.grids:
         summary["bits"] = {path: grid.bits for path, grid in result.grids.items()}
         summary["mean_bits"] = mean_bits(model, result.grids)
+    if result.integers:
+        summary["quantised"] = result.integers
     widths = {s.name: s.width for s in job.graph.sets}
     summary["widths"] = {name: [widths[name], len(index)] for name, index in result.kept.items()}
     return summary

@@ -81,15 +81,15 @@ def layers(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[float, int]]:
+def calibrate(model: nn.Module, batches: Iterable[Tensor], settled: bool = False) -> dict[str, tuple[float, int]]:
     """Module path -> scale and zero point of its inputs, from their least and most on these images (B, C, H, W).
 
-    Of the layers that are called, in the order of their first call. Batch norms act as in training: where their
-    statistics have not settled, as in a network that was hardly trained, inputs in training would be far off the grid.
+    Of the layers that are called, in the order of their first call. Batch norms act as in training unless they have
+    ``settled``: in a network that was hardly trained inputs in training would be far off the grid.
     """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and not settled:
             module.train()
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 

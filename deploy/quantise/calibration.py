@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerf.errors import BadInput
-from kerf.images import MEAN, STD
+from kerf.images import MEAN, RANGE, RANGES, STD
 
-METHODS = ("minmax", "percentile", "mse")  # kerf.deploy.quantise.ranges has them
-METHOD, MOST = "mse", 256
+METHODS, METHOD = RANGES, RANGE
+MOST = 256
 
 
 @dataclass(frozen=True)

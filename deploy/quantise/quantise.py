@@ -22,7 +22,7 @@ import onnx
 from kerf import files
 from kerf.deploy.frontend import qdq
 from kerf.deploy.frontend.clean import PASSES
-from kerf.deploy.frontend.loading import load
+from kerf.deploy.frontend.loading import OPSET, load
 from kerf.deploy.frontend.onnx_graph import Graph, Value
 from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
@@ -91,6 +91,10 @@ def plain(path: Path) -> Graph:
     if qdq.is_quantised(model):
         raise BadInput(f"{path} is quantised already; compile it as it is, or quantise the f32 file it was made of")
     graph = Graph(model)
+    if graph.opset < OPSET:
+        raise BadInput(
+            f"{path} is of opset {graph.opset}, in which weights have one scale; export it with {OPSET} or more"
+        )
     widen_half(graph)
     while sum(changed(graph) for changed in PASSES):
         graph.infer()

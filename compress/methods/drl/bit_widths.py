@@ -6,7 +6,7 @@ Source: Wang et al., "HAQ: Hardware-Aware Automated Quantization", CVPR 2019, ar
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,16 +15,13 @@ from torch import Tensor, nn
 
 from kerf.compress.methods.drl import ddpg
 from kerf.compress.methods.drl.layer_features import constant, state
-from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.surgery import tensor_at
 from kerf.compress.training import distributed, quantise
-from kerf.compress.training.pressure import Plan, Pressure
+from kerf.compress.training.fake_quantised import CALIBRATED, FakeQuantised, grids_of, rows
 from kerf.compress.training.quantise import LEAST, MOST, Grid, Quantisers
 from kerf.compress.training.sample import Sample, accuracy, first, held_out
-from kerf.compress.units.weights import Units
 
 WHOLE = 32  # bits of an f32 weight
-CALIBRATED = 256  # training images on which inputs are seen
 RATE = 1e-3  # learning rate of an episode's training
 GAIN = 0.1  # reward of a percent of accuracy
 
@@ -78,14 +75,11 @@ class Numbers:
     seed: int
 
 
-class BitWidths(Pressure):
+class BitWidths(FakeQuantised):
     """Searches when its phase begins; what is trained in it is the quantised network."""
 
     def __init__(self, numbers: Numbers):
         self.numbers = numbers
-
-    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
-        self.model, self.quantisers, self.sample, self.attached = model, Quantisers({}), plan.sample, True
 
     def begin(self, model: nn.Module) -> None:
         sample = self.sample
@@ -107,8 +101,8 @@ class BitWidths(Pressure):
         with torch.random.fork_rng():
             torch.manual_seed(self.numbers.seed)  # dropout
             actions, _ = ddpg.search(walk, search, self.numbers.seed)
-        found = _rows(grids(walk.bits(actions)))
-        self._install(_grids(dict(zip(found, distributed.from_first(list(found.values()))))))
+        found = rows(grids(walk.bits(actions)))
+        self.install(grids_of(dict(zip(found, distributed.from_first(list(found.values()))))))
 
     @torch.enable_grad()
     def _train(self, model: nn.Module, sample: Sample) -> None:
@@ -119,37 +113,3 @@ class BitWidths(Pressure):
                 sgd.zero_grad()
                 F.cross_entropy(model(x), y).backward()
                 sgd.step()
-
-    def _install(self, grids: quantise.Grids) -> None:
-        self.quantisers.detach()
-        self.quantisers = Quantisers(grids)
-        self.quantisers.attach(self.model)
-
-    def fold(self, model: nn.Module) -> None:
-        """Plain layers with weights on their grids. Inputs are no longer quantised: `grids` says how they are to be."""
-        self.quantisers.detach()
-        self.quantisers.settle(model)
-        self.attached = False
-
-    @property
-    def grids(self) -> quantise.Grids:
-        return self.quantisers.grids
-
-    def state(self) -> dict[str, Tensor]:
-        return _rows(self.grids)
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self._install(_grids(state))
-
-    def report(self, model: nn.Module) -> str:
-        bits = [grid.bits for grid in self.grids.values()]
-        return f"weights of {min(bits)} to {max(bits)} bits, {quantise.mean_bits(model, self.grids):.2f} in the mean"
-
-
-def _rows(grids: quantise.Grids) -> dict[str, Tensor]:
-    return {path: torch.tensor([g.bits, g.scale, g.zero], dtype=torch.double) for path, g in grids.items()}
-
-
-def _grids(rows: Mapping[str, Tensor]) -> dict[str, Grid]:
-    found = {path: row.tolist() for path, row in rows.items()}
-    return {path: Grid(int(bits), scale, int(zero)) for path, (bits, scale, zero) in found.items()}

@@ -158,6 +158,11 @@ def test_networks_that_cannot_be_quantised_are_refused(network, samples, tmp_pat
     bare = file(tmp_path / "bare.onnx", [node("Relu", "x", "y")], {}, kind=F)
     with pytest.raises(kerf.BadInput, match="nothing to quantise"):
         kerf.quantise(bare, tmp_path / "none.onnx", samples)
+    weight = {"w": np.ones((4, 3), np.float32)}
+    nodes = [node("Hardmax", "x", "h"), node("Gemm", "h w", "y", transB=1)]
+    old = file(tmp_path / "old.onnx", nodes, weight, opset=11, shape=(1, 3))
+    with pytest.raises(kerf.BadInput, match="is of opset 11, in which weights have one scale"):
+        kerf.quantise(old, tmp_path / "none.onnx", samples)
     huge = mobile(tmp_path / "huge.onnx")
     with pytest.raises(kerf.BadInput, match="is NaN or infinite for a calibration sample"):
         kerf.quantise(huge, tmp_path / "none.onnx", arrays(tmp_path, input=np.full((1, *SIZE), 3e38, "f")))
