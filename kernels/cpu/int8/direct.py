@@ -41,59 +41,75 @@ from kerf.kernels.vector import run, spans
 MAX_UNROLLED_TAPS = 9
 
 
+class Arguments:
+    """What the function being built is given."""
+
+    def __init__(self, p: Problem, c: Config, n: int):
+        words, listed, blocks = T.int32(), T.int32(), -(-p.out_channels // n)
+        self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
+        self.data = T.arg("data", T.buffer((words,), "int32"))
+        self.channels = T.arg("channels", T.buffer((listed,), "uint16"))
+        self.indptr = T.arg("indptr", T.buffer((blocks + 1,), "int32"))
+        if DOTS[c["dot"]].paired:
+            cut, cuts, sub_rows_ = T.int32(), T.int32(), blocks * -(-n // c["rows"])
+            self.rest = T.arg("rest", T.buffer((cut,), "int32"))
+            self.rest_at = T.arg("rest_at", T.buffer((cuts,), "int32"))
+            self.rest_indptr = T.arg("rest_indptr", T.buffer((sub_rows_ + 1,), "int32"))
+        self.epilogue = Epilogue(p)
+        self.epilogue.declare_images()
+
+
 class Function:
     """The code of one function: ``n`` outputs of a block row."""
 
     def __init__(self, p: Problem, c: Config, n: int):
-        self.p, self.c, self.n = p, c, n
-        self.dot, self.width, self.strips = DOTS[c["dot"]], c["bytes"], Strips.of(p, c)
-        self.lanes, self.blocks = self.width // QUAD, -(-p.out_channels // n)
-        self.in_lanes = not self.strips.rows  # pixels of a vector are as quads_of leaves them
-        # channels that one sub-row alone reads once go from the image to the products in registers
-        self.through_panel = self.dot.paired or not self.in_lanes or n > c["rows"]
-        words, listed = T.int32(), T.int32()
-        self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
-        self.data = T.arg("data", T.buffer((words,), "int32"))
-        self.channels = T.arg("channels", T.buffer((listed,), "uint16"))
-        self.indptr = T.arg("indptr", T.buffer((self.blocks + 1,), "int32"))
-        self.subs = -(-n // c["rows"])  # sub-rows of a block row
-        if self.dot.paired:
-            cut, cuts = T.int32(), T.int32()
-            self.rest = T.arg("rest", T.buffer((cut,), "int32"))
-            self.rest_at = T.arg("rest_at", T.buffer((cuts,), "int32"))
-            self.rest_indptr = T.arg("rest_indptr", T.buffer((self.blocks * self.subs + 1,), "int32"))
-        self.epilogue = Epilogue(p)
-        self.epilogue.declare_images()
+        self.p, self.c, self.blocks = p, c, -(-p.out_channels // n)
+        self.given = Arguments(p, c, n)
+        self.loops = [Loops(p, c, n, self.given, strips) for strips in Strips.of(p, c)]
 
     def emit(self, target: Target) -> None:
-        p, planes = self.p, self.strips.planes
-        flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=self.x.data)
-        room = planes.scratch(p.in_channels) + self.strips.region + self.width
-        padded = T.alloc_buffer((room,), "uint8") if planes.copied else None
+        p, widest = self.p, self.loops[0].strips
+        flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=self.given.x.data)
+        room = widest.planes.scratch(p.in_channels) + widest.region + widest.width
+        padded = T.alloc_buffer((room,), "uint8") if widest.planes.copied else None
         with T.serial(0, p.batch) as image:
             origin = image * math.prod(in_planes(p)[1:])
             if padded is None:
                 self._image(flat, origin, image)
             else:
-                fill = self.epilogue.zero[0]
-                Padding(planes, flat, padded, 32, fill=fill).copy(origin, p.in_channels, parallel_loop(target))
+                fill = self.given.epilogue.zero[0]
+                Padding(widest.planes, flat, padded, 32, fill=fill).copy(origin, p.in_channels, parallel_loop(target))
                 self._image(padded, 0, image)
 
     def _image(self, source, origin, image) -> None:
-        strips, parts = self.strips.count, self.c.get("parts", 1)
+        parts = self.c.get("parts", 1)
         if parts == 1:
-            self._strips(source, origin, image, (0, strips), (0, self.blocks))
+            for loops in self.loops:
+                loops.emit(source, origin, image, (0, loops.strips.count), (0, self.blocks))
             return
         with T.parallel(0, parts) as k:
-            begin, end = k, k + 1
-            if self.c["split"] == "pixels":
-                own = T.Bind(begin * strips // parts), T.Bind(end * strips // parts)
-                self._strips(source, origin, image, own, (0, self.blocks))
-            else:
-                own = T.Bind(begin * self.blocks // parts), T.Bind(end * self.blocks // parts)
-                self._strips(source, origin, image, (0, strips), own)
+            blocks = T.Bind(k * self.blocks // parts), T.Bind((k + 1) * self.blocks // parts)
+            for loops in self.loops:
+                count = loops.strips.count
+                if self.c["split"] == "pixels":
+                    own = T.Bind(k * count // parts), T.Bind((k + 1) * count // parts)
+                    loops.emit(source, origin, image, own, (0, self.blocks))
+                else:
+                    loops.emit(source, origin, image, (0, count), blocks)
 
-    def _strips(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
+
+class Loops:
+    """Over strips of one width."""
+
+    def __init__(self, p: Problem, c: Config, n: int, given: Arguments, strips: Strips):
+        self.p, self.c, self.n, self.given, self.strips = p, c, n, given, strips
+        self.dot, self.width, self.epilogue = DOTS[c["dot"]], strips.width, given.epilogue
+        self.lanes, self.subs = self.width // QUAD, -(-n // c["rows"])  # sub-rows of a block row
+        self.in_lanes = not strips.rows  # pixels of a vector are as quads_of leaves them
+        # channels that one sub-row alone reads once go from the image to the products in registers
+        self.through_panel = self.dot.paired or not self.in_lanes or n > c["rows"]
+
+    def emit(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
         s = self.strips
         most = -(-self.p.in_channels // QUAD)  # quads of a block row
         size = most * s.phases * s.region * QUAD if self.through_panel else 1
@@ -110,8 +126,8 @@ class Function:
                     body(full, short)
 
     def _block_row(self, source, origin, image, place, block, height: int) -> None:
-        begin = T.Bind(self.indptr[block])
-        count = T.Bind(self.indptr[block + 1] - begin)
+        begin = T.Bind(self.given.indptr[block])
+        count = T.Bind(self.given.indptr[block + 1] - begin)
         if self.through_panel:
             self._fill_panel(source, origin, begin, count)
         pixels = partial(self._quad, source, origin, begin)
@@ -130,7 +146,7 @@ class Function:
         """Four vectors of pixels of a block row's quad, read where its channels lie."""
         at = origin + pixel
         first = (begin + quad) * QUAD
-        offsets = [T.cast(self.channels[first + k], "int32") * self.strips.planes.channel for k in range(QUAD)]
+        offsets = [T.cast(self.given.channels[first + k], "int32") * self.strips.planes.channel for k in range(QUAD)]
         given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
         return quads_of(given, self.width, self.dot.signed)
 
@@ -183,12 +199,12 @@ class Function:
             base = T.Bind((quad * s.phases * s.region + pixel) * QUAD)
             word = T.Bind(words + quad * taps * stored)
             if not self.through_panel:
-                self._multiply(acc, pixels(quad, pixel), self.data, word, rows)
+                self._multiply(acc, pixels(quad, pixel), self.given.data, word, rows)
             elif taps <= MAX_UNROLLED_TAPS:
                 for tap in range(taps):
                     phase, offset = s.place(tap)
                     place = base + (phase * s.region + offset) * QUAD
-                    self._multiply(acc, self._from_panel(place), self.data, word + tap * stored, rows)
+                    self._multiply(acc, self._from_panel(place), self.given.data, word + tap * stored, rows)
             else:
                 with T.serial(0, self.p.kernel[0]) as row:
                     for col in range(width):
@@ -196,17 +212,17 @@ class Function:
                         phase, offset = at // s.planes.plane, at % s.planes.plane
                         place = base + (phase * s.region + offset) * QUAD
                         words_at = word + (row * width + col) * stored
-                        self._multiply(acc, self._from_panel(place), self.data, words_at, rows)
+                        self._multiply(acc, self._from_panel(place), self.given.data, words_at, rows)
         return acc
 
     def _add_rest(self, acc, sub, pixel, rows: int) -> None:
         s, taps = self.strips, self.p.taps
-        with T.serial(self.rest_indptr[sub], self.rest_indptr[sub + 1]) as i:
-            quad, tap = T.Bind(self.rest_at[i] // taps), T.Bind(self.rest_at[i] % taps)
+        with T.serial(self.given.rest_indptr[sub], self.given.rest_indptr[sub + 1]) as i:
+            quad, tap = T.Bind(self.given.rest_at[i] // taps), T.Bind(self.given.rest_at[i] % taps)
             at = s.planes.tap(tap // self.p.kernel[1], tap % self.p.kernel[1])
             phase, offset = (at // s.planes.plane, at % s.planes.plane) if s.planes.copied else (0, at)
             place = T.Bind(((quad * s.phases + phase) * s.region + offset + pixel) * QUAD)
-            self._multiply(acc, self._from_panel(place), self.rest, i * self.c["rows"], rows)
+            self._multiply(acc, self._from_panel(place), self.given.rest, i * self.c["rows"], rows)
 
     def _from_panel(self, at) -> list:
         """Four vectors of pixels from byte ``at``."""

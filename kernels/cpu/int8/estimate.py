@@ -61,17 +61,23 @@ def _splits(p: Problem, c: Config, target: Target) -> list[Config]:
     parts = threads(target)
     if parts == 1:
         return [{}]
-    strips = Strips.of(p, c).count
+    strips = Strips.of(p, c)[0].count
     return [{"parts": parts, "split": split} for split in ("rows", *(["pixels"] if strips >= parts else []))]
 
 
 def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> float:
     """Estimate: two products of vectors a cycle, or two shuffles, or two stores; caches by the size of panels."""
-    s = Strips.of(p, c)
-    parts, quads = c.get("parts", 1), inputs / QUAD
-    strips = -(-s.count // parts) if c.get("split") == "pixels" else s.count
-    blocks = -(-p.out_channels // n)
+    blocks, parts = -(-p.out_channels // n), c.get("parts", 1)
     blocks = -(-blocks // parts) if c.get("split") == "rows" else blocks
+    each = 0.0
+    for s in Strips.of(p, c):
+        strips = -(-s.count // parts) if c.get("split") == "pixels" else s.count
+        each += strips * _strip_cycles(p, c, s, machine, n, inputs / QUAD)
+    return p.batch * blocks * each
+
+
+def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, quads: float) -> float:
+    """Of a strip of a block row."""
     vectors = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
     fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
     if not s.rows and c["rows"] >= n and c["dot"] != "maddubs":
@@ -83,4 +89,4 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
     sums = s.tiles * tile * -(-n // c["rows"]) * far
     if s.rows:
         sums += s.rows * -(-p.out_width // min(c["bytes"], p.out_width)) * n * 6
-    return p.batch * strips * blocks * (fill + sums)
+    return fill + sums

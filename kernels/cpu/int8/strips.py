@@ -20,18 +20,24 @@ class Strips:
     planes: Planes
     width: int
     rows: int  # output rows of a strip; 0 where planes are read as they are
-
     size: int
     count: int
+    begin: int = 0  # of the first one
 
     @classmethod
-    def of(cls, p: Problem, c: Config) -> Strips:
+    def of(cls, p: Problem, c: Config) -> list[Strips]:
+        """Those of the configuration's width; where one more would be mostly beyond the plane, a narrower one."""
         planes, width = geometry(p), c["bytes"]
-        if not planes.copied:
-            size = width * min(c["strip"], planes.channel // width)
-            return cls(planes, width, 0, size, -(-planes.channel // size))
-        rows = min(c["strip"], p.out_height)
-        return cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows))
+        if planes.copied:
+            rows = min(c["strip"], p.out_height)
+            return [cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows))]
+        size = width * min(c["strip"], planes.channel // width)
+        left = planes.channel % size
+        narrow = next((w for w in (LINE, 2 * LINE) if left <= w < width), 0) if left else 0
+        if not narrow:
+            return [cls(planes, width, 0, size, -(-planes.channel // size))]
+        last = cls(planes, narrow, 0, narrow, 1, planes.channel - narrow)
+        return [cls(planes, width, 0, size, planes.channel // size), last]
 
     @property
     def tiles(self) -> int:
@@ -65,7 +71,7 @@ class Strips:
     def first(self, strip):
         """(first pixel of a strip in its phase, first output row or pixel)"""
         if not self.rows:
-            at = T.min(strip * self.size, self.planes.channel - self.size)
+            at = T.min(self.begin + strip * self.size, self.planes.channel - self.size)
             return at, at
         row = T.min(strip * self.rows, self.planes.p.out_height - self.rows)
         return row * self.planes.pitch, row

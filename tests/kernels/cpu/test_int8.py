@@ -204,6 +204,9 @@ def test_no_pair_of_packed_weights_exceeds_16_bits():
 def test_strips_cover_every_pixel():
     p = PROBLEMS["3x3 batch 2"]
     for strip in (1, 3, 28):
-        s = Strips.of(p, {"bytes": 32, "strip": strip})
+        (s,) = Strips.of(p, {"bytes": 32, "strip": strip})
         assert s.count * s.rows >= p.out_height
         assert s.region >= s.room
+    p = PROBLEMS["1x1"]  # 196 pixels in planes of 208
+    assert [(s.begin, s.width, s.count) for s in Strips.of(p, {"bytes": 64, "strip": 1})] == [(0, 64, 3), (192, 16, 1)]
+    assert [(s.size, s.count) for s in Strips.of(p, {"bytes": 32, "strip": 4})] == [(128, 2)]
