@@ -70,11 +70,14 @@ def nothing(path: Path, graph: Graph) -> BadInput:
     """What to raise for a network without a layer that kerf has kernels for."""
     reasons = [f"{_some(names)}: {reason}" for reason, names in without_kernel(graph).items()]
     said = "; ".join(reasons[:3]) or "no convolution or dense layer"
-    return BadInput(f"{path}: nothing to compile: {said}; expected 2-D convolutions or dense layers, float32 weights")
+    expected = "2-D convolutions or dense layers, with float32 or quantised weights"
+    return BadInput(f"{path}: nothing to compile: {said}; expected {expected}")
 
 
 def _reason(graph: Graph, node: onnx.NodeProto) -> str | None:
     """None for a node without weights, and a product of two computed tensors."""
+    if node.op_type in ("ConvInteger", "MatMulInteger") and node.domain in STANDARD:
+        return "with an input that is quantised while the network runs"
     if node.op_type not in WEIGHTED or node.domain not in STANDARD:
         return None
     weight = graph.constants.get(node.input[1])

@@ -1,9 +1,10 @@
 """Moves on integers in place of moves on floats.
 
 Given: DequantizeLinear in front of nodes that leave numbers as they are (MaxPool, Reshape, Concat of equal scales …);
-QuantizeLinear right behind a DequantizeLinear of the same scale and zero point; quantised constants.
-Result: the DequantizeLinear behind those nodes, one for each reader; the integers themselves in place of the pair; of
-constants that no layer has for its weights, their numbers.
+QuantizeLinear right behind a DequantizeLinear of the same scale and zero point, or twice of one tensor; quantised
+constants.
+Result: the DequantizeLinear behind those nodes, one for each reader; the integers themselves in place of the pair, and
+once; of constants that no layer has for its weights, their numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kerf.deploy.frontend.passes.fold_constants import fold_constants
 from kerf.deploy.frontend.passes.linear import BYTES, DEQUANTISE, QUANTISE, Steps, stored
 from kerf.deploy.frontend.passes.linear import steps as steps_of
 from kerf.deploy.frontend.passes.unsigned import LAYERS, moved
+from kerf.kernels.tensor_type import TensorType
 
 SMALL = 2**16  # numbers of a quantised constant that is read as floats: bounds, factors, biases
 
@@ -74,6 +76,7 @@ def _transpose_stored(graph: Graph, node: onnx.NodeProto) -> None:
 
 def _pushed(graph: Graph) -> list[onnx.NodeProto]:
     integers: dict[str, tuple[str, Steps, list[str]]] = {}  # of floats: what they are made of
+    quantised: dict[tuple[str, TensorType], onnx.NodeProto] = {}  # the first of equal nodes
     nodes = []
     for node in graph.nodes:
         found = steps_of(graph, node)
@@ -87,6 +90,10 @@ def _pushed(graph: Graph) -> list[onnx.NodeProto]:
             source, own, _ = integers[node.input[0]]
             same = own.same(found)
             nodes.append(helper.make_node("Identity", [source], list(node.output), node.name) if same else node)
+        elif found is not None and node.op_type == QUANTISE and found.tensor_type is not None:
+            first = quantised.setdefault((node.input[0], found.tensor_type), node)
+            again = helper.make_node("Identity", [first.output[0]], list(node.output), node.name)
+            nodes.append(node if first is node else again)
         else:
             nodes.append(node)
     return nodes

@@ -161,6 +161,18 @@ def test_a_wrong_layer_is_named(tmp_path, slow_integers):
         assert line.startswith(f"{name} (")
 
 
+def test_products_of_inputs_quantised_while_the_network_runs_are_onnx_runtimes(tmp_path):
+    d = Drawn()
+    d.add("DynamicQuantizeLinear", "x", "q s z")
+    d.constant("w", d.rng.integers(-99, 99, (7, 5)).astype(np.int8))
+    d.add("Cast", d.add("MatMulInteger", "q w z", "m"), "f", to=TensorProto.FLOAT)
+    d.add("Mul", "f s", "y")
+    path, said = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=(3, 7)), []
+    network = pieces.able(convert(path), TARGET, said.append)
+    assert [piece.engine for piece in network.run_by] == ["onnxruntime"]
+    assert "m.node: with an input that is quantised while the network runs" in said[0]
+
+
 def test_no_function_for_other_integers(tmp_path):
     d = Drawn()
     d.pair("x", "a", dtype="uint16")

@@ -7,8 +7,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure import quantised_reference
 from kerf.deploy.measure.samples import draw
 from kerf.kernels.tensor_type import F32
+from tests.helpers import random_onnx
 from tests.helpers.interpreted import interpreted, whole
 from tests.helpers.onnx_files import file
 from tests.helpers.quantised_files import NETWORKS, quantised
@@ -47,6 +49,33 @@ def test_a_whole_network(tmp_path, name):
     assert all(layer.problem.x.quantised and layer.problem.y.dtype == "u8" for layer in network.layers.values())
     assert not any(layer.floats for layer in network.layers.values())
     assert off < 0.02  # a step: averages of windows lie between two integers, and sums of floats are rounded
+
+
+@pytest.mark.parametrize("seed", [3, 7, 25, 88, 131])
+def test_random_networks(tmp_path, seed):
+    """Every operator of random_onnx between quantised layers, in either form."""
+    onnx.save(random_onnx.network(seed), tmp_path / "f.onnx")
+    how = dict(form=("qdq", "qoperator")[seed % 2], activations=("u8", "i8")[seed // 2 % 2])
+    path = quantised(tmp_path / "f.onnx", tmp_path / "q.onnx", **how)
+    network, reference = convert(path), quantised_reference.of(path)
+    assert all(layer.problem.x.quantised for layer in network.layers.values())
+    feed = draw(network.inputs, np.random.default_rng(1))
+    for y, truth in zip(interpreted(network, feed).values(), whole(reference.model, feed), strict=True):
+        np.testing.assert_allclose(y, truth, rtol=1e-4, atol=1e-4 * np.abs(truth).max())
+
+
+def test_operators_of_integers_of_an_old_opset(tmp_path):
+    """As in the ONNX model zoo: operators of ONNX Runtime's own beside those of opset 11."""
+    model = onnx.load(NETWORKS["residual"](tmp_path / "f.onnx"))
+    model.opset_import[0].version, model.ir_version = 11, 7
+    onnx.save(model, tmp_path / "f.onnx")
+    path = quantised(tmp_path / "f.onnx", tmp_path / "q.onnx", form="qoperator", activations="i8")
+    assert "QLinearAdd" in {node.op_type for node in onnx.load(path).graph.node}
+    network, reference = convert(path), quantised_reference.of(path)
+    assert [layer.problem.x.quantised for layer in network.layers.values()] == [True] * 7
+    feed = draw(network.inputs, np.random.default_rng(1))
+    (y,), (truth,) = interpreted(network, feed).values(), whole(reference.model, feed)
+    np.testing.assert_allclose(y, truth, rtol=1e-5)
 
 
 def test_zero_blocks_are_found_in_the_integers(tmp_path):

@@ -84,6 +84,18 @@ def test_every_reader_has_floats_of_its_own(tmp_path):
     assert all(len(graph.consumers(n.output[0])) < 2 for n in graph.nodes if n.op_type == "DequantizeLinear")
 
 
+def test_a_tensor_is_quantised_once(tmp_path):
+    """As many quantisers do for each of its readers."""
+    d = Drawn()
+    d.add("Relu", "x", "r")
+    for name in ("a", "b"):
+        d.pair("r", name)
+    d.pair("r", "c", **OTHER)
+    d.add("Sum", "a b c", "y")
+    _, found = passed(tmp_path, d)
+    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (2, 3)
+
+
 def test_constants(tmp_path):
     """Weights quantised in the file from floats, and transposed ones, stay integers; bounds become numbers."""
     d = Drawn()
