@@ -170,8 +170,13 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     place = place_of(request, backend_of(target).device if not foreign else "")
     f32, made = (request.path if request.int8 else None), None
     if request.int8:
+<<<<<<< HEAD
         request, made = integers(request, say)
         networks = converted(request, target)
+=======
+        request, made = quantised_first(request, say)
+        networks = converted(request)
+>>>>>>> h_q
     job = Job(request, target, foreign, command, say, place, f32, made)
     if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
         raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
@@ -204,7 +209,7 @@ def converted(request: Request, target: Target) -> list[Network]:
     ]
 
 
-def integers(request: Request, say: Say) -> tuple[Request, Quantised]:
+def quantised_first(request: Request, say: Say) -> tuple[Request, Quantised]:
     """The request for the quantised file, which is written beside the bundle. Raises BadInput."""
     shapes = request.shapes[0] if request.shapes else {}
     made = quantise(request.path, quantised_of(request.out), request.samples, shapes=shapes)

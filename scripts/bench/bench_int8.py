@@ -1,0 +1,104 @@
+"""Networks on 8-bit integers with 1xN blocks at several sparsities, against the dense engines in f32 and in int8.
+
+Launch:    python scripts/bench/bench_int8.py [--archs ...] [--sparsities 0 0.5 0.75 0.9] [--N 4] [--threads 1] ...
+Hardware:  any x86-64 with AVX2; 2 cores, about 3 minutes a network. Quiet machines give narrow intervals.
+Expected:  verified, and faster than the fastest of ONNX Runtime and OpenVINO, whichever numbers these compute with;
+           figures in docs/benchmarks/.
+
+Weights are random (kerf.zoo), and quantised with random images: speed depends on shapes and zero blocks. Networks,
+bundles and results.json stay under --folder.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import kerf
+from kerf import zoo
+from kerf.deploy.measure import bench
+from kerf.deploy.measure.environment import environment
+from kerf.deploy.measure.verify import relative_error
+from kerf.deploy.runtime import session
+
+ARCHS = ("resnet50", "mobilenet_v2", "mobilenet_v1", "mobilenet_v3_large")
+DENSE = {"onnxruntime": bench.onnxruntime_engine, "openvino": bench.openvino_engine}
+ENGINES = ("kerf int8", "kerf f32", "onnxruntime f32", "openvino f32", "onnxruntime int8", "openvino int8")
+HEAD = f"""\
+| network | zero | {" | ".join(ENGINES)} | fastest dense / kerf int8 | 95 % interval | weights, of dense f32 |
+|{"-|" * (len(ENGINES) + 5)}"""
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--folder", type=Path, default=Path("runs/bench_int8"))
+    p.add_argument("--archs", nargs="+", default=ARCHS)
+    p.add_argument("--sparsities", nargs="+", type=float, default=(0.0, 0.5, 0.75, 0.9))
+    p.add_argument("--N", type=int, default=4)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--trials", type=int, default=0, help="configurations measured per network; 0 = defaults")
+    p.add_argument("--seconds", type=float, default=15, help="length of each race")
+    a = p.parse_args()
+    rows = []
+    print(HEAD, flush=True)
+    for arch in a.archs:
+        for sparsity in a.sparsities:
+            rows.append({"arch": arch, "sparsity": sparsity, **measure(arch, sparsity, a)})
+            print(line(rows[-1]), flush=True)
+            asked = {k: getattr(a, k) for k in ("N", "threads", "batch", "trials", "seconds")}
+            (a.folder / "results.json").write_text(json.dumps({**asked, "rows": rows, **environment()}, indent=1))
+    return 0
+
+
+def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
+    """Export, quantise, build and verify both, race."""
+    _, model = zoo.network(arch, a.N, sparsity, a.folder, a.batch)
+    images = np.random.default_rng(0).standard_normal((max(4, a.batch), 3, zoo.SIZE, zoo.SIZE)).astype(np.float32)
+    samples, integers = model.with_name("calibration.npz"), model.with_suffix(".int8.onnx")
+    if not integers.exists():
+        np.savez(samples, **{input_of(model): images})
+        kerf.quantise(model, integers, samples)
+        samples.unlink()
+    engines, weights = [], 0
+    for name, path in (("int8", integers), ("f32", model)):
+        out = path.with_suffix(f".t{a.threads}.kerf")
+        zoo.build(path, out, max(sparsity, 0.01), a.N, a.threads, a.trials)
+        engines.append(bench.Engine(f"kerf {name}", session.load(out, a.threads).run))
+        weights = weights or (out / "weights.npz").stat().st_size  # of the first, on integers
+    for kind, path in (("f32", model), ("int8", integers)):
+        for name, make in DENSE.items():
+            engines.append(bench.Engine(f"{name} {kind}", make(path, a.threads).run))
+    x = images[: a.batch]
+    truth = engines[2].run(x)
+    errors = {engine.name: relative_error(np.array(engine.run(x)), truth) for engine in engines}
+    measured = bench.interleave(engines, x, seconds=a.seconds)
+    dense = sum(np.prod(i.dims) * 4 for i in stored(model))
+    return {
+        "ms": {m.engine: {"median": m.median, "p10": m.p10, "p90": m.p90} for m in measured},
+        "speedup": bench.speedup(measured[0], measured[2:]),
+        "difference_from_f32": errors,
+        "weights": weights / dense,
+    }
+
+
+def input_of(model: Path) -> str:
+    return onnx.load(model, load_external_data=False).graph.input[0].name
+
+
+def stored(model: Path) -> list:
+    return list(onnx.load(model, load_external_data=False).graph.initializer)
+
+
+def line(r: dict) -> str:
+    ms = [f"{r['ms'][name]['median']:.2f}" for name in ENGINES]
+    low, high = r["speedup"]["ci95"]
+    ratio = f"{r['speedup']['median']:.2f} ({r['speedup']['against']})"
+    cells = [r["arch"], f"{r['sparsity']:.0%}", *ms, ratio, f"{low:.2f}–{high:.2f}", f"{r['weights']:.3f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
