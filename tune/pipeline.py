@@ -170,13 +170,8 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     place = place_of(request, backend_of(target).device if not foreign else "")
     f32, made = (request.path if request.int8 else None), None
     if request.int8:
-<<<<<<< HEAD
-        request, made = integers(request, say)
-        networks = converted(request, target)
-=======
         request, made = quantised_first(request, say)
-        networks = converted(request)
->>>>>>> h_q
+        networks = converted(request, target)
     job = Job(request, target, foreign, command, say, place, f32, made)
     if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
         raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
