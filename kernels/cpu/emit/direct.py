@@ -15,7 +15,7 @@ stored blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -73,7 +73,10 @@ def _sweeps(
     per_group, whole = p.in_channels // p.groups, p.n or p.out_channels
     sweeps = -(-p.out_channels // whole) * -(-whole // height)
     largest = max(size for _, _, size in tiling.tiles) * tiling.lanes
-    for order, panel in _orders(p, tiling, per_group, max(8, machine.l1_floats // largest)):
+    if p.taps > 1:  # a line more of each row, since taps are off it
+        largest = p.kernel[0] * (largest + LINE)
+    fits = [max(8, floats // largest) for floats in (machine.l1_floats, machine.l2_floats // 2)]
+    for order, panel in _orders(p, tiling, per_group, fits):
         reach = per_group * tiling.planes.channel if order == "blocks" else panel * largest
         cost = sweeps * tiling.cycles(machine, height, inputs, -(-per_group // panel), reach)
         cost += math.prod(out_planes(p)[1:]) / LINE * _store_cycles(p, machine, tiling, order)
@@ -81,14 +84,17 @@ def _sweeps(
         yield order, panel, cost
 
 
-def _orders(p: Problem, tiling: Tiling, inputs: int, fits: int) -> list[tuple[str, int]]:
-    """(order, input channels a panel) for ``inputs`` of which ``fits`` stay in the first-level cache."""
+def _orders(p: Problem, tiling: Tiling, inputs: int, fits: Sequence[int]) -> list[tuple[str, int]]:
+    """(order, input channels a panel) for ``inputs`` of which ``fits`` stay in the first-level and in half of the
+    second-level cache.
+    """
     if tiling.needs_scratch:
         return [("blocks", inputs)]
     one_tile = tiling.tiles[0][1] == len(tiling.tiles) == 1
     found = [("tiles", inputs)] if one_tile else [("blocks", inputs), ("tiles", inputs)]
-    if p.taps == 1 and fits < inputs:
-        found += [("tiles", -(-inputs // n)) for n in sorted({-(-inputs // fits), max(2, -(-inputs // (2 * fits)))})]
+    if fits[0] < inputs:
+        most = (fits[0], 2 * fits[0]) if p.taps == 1 else fits
+        found += [("tiles", -(-inputs // n)) for n in sorted({max(2, -(-inputs // m)) for m in most})]
     return found
 
 

@@ -107,7 +107,7 @@ class Tiling:
             lines = vectors * (1 if self.aligned else 1.9)
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
-            wait = far(machine, reach) * (1 if self.aligned else 1.5)
+            wait = far(machine, reach) * (1 if self.aligned else 1.5) * self.planes.p.kernel[0]
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
             total += n * (visits + inputs * (taps * step + wait * vectors)) * width
         return total

@@ -69,6 +69,7 @@ SPARSE = {
     "stride 2 projection": Problem(1, 16, 14, 14, 24, (1, 1), (2, 2), n=4),
     "3x3 batch 2": Problem(2, 12, 28, 28, 16, (3, 3), padding=SAME, n=4, activation="relu", residual=True),
     "5x5": Problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), n=4),
+    "3x3 in panels": Problem(1, 100, 9, 26, 8, (3, 3), padding=(2, 2, 2, 2), dilation=(2, 2), n=4),
     "classifier": Problem(2, 40, 1, 1, 30, n=4, residual=True),
     "classifier N=3": Problem(1, 40, 1, 1, 31, n=3, activation="sigmoid"),
     "classifier N=16": Problem(1, 33, 1, 1, 70, n=16),
