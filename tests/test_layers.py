@@ -65,7 +65,7 @@ EXCEPTIONS = {(file, "torch") for file in ("kerf/zoo.py", "deploy/export.py", "d
 EXCEPTIONS |= {(f"deploy/from_torch/{file}.py", "torch") for file in ("plain_weights", "signature", "traced")}
 EXCEPTIONS |= {("compress/command/deployment.py", "deploy"), ("compress/command/deployment.py", "tune")}
 # the room that prunes .onnx files reads them as the deploying side does
-EXCEPTIONS |= {(f"compress/onnx_file/{file}.py", "deploy") for file in ("program", "pruning")}
+EXCEPTIONS |= {(f"compress/onnx_file/{file}.py", "deploy") for file in ("program", "pruning", "cli")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 
 

@@ -77,7 +77,7 @@ class Surgeon:
         removed = removal.zero(model, graph, units, keep, images)
         program.changed.update(removed.masks)
         supports = {path: mask.flatten(1) for path, mask in removed.masks.items()}
-        made = compensate(program, self.batches, self.seen, supports, self.damping)
+        made = compensate(program, self.batches, self.seen, lambda layer, _: supports.get(layer.name), self.damping)
         worst = max(made.lost, key=lambda name: made.lost[name], default="")
         error = f"; relative error of layers at most {made.lost[worst]:.3f} ({worst})" if worst else ""
         note = f"{self.seen} calibration images{error}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kerf.compress.second_order.curve import prices
@@ -17,6 +18,7 @@ from kerf.errors import BadInput
 ENOUGH = 4  # samples for each input of a layer, below which its statistics are told to be thin
 
 Height = Mapping[str, tuple[int, int]]  # layer -> (N, taps) of its blocks
+Support = Callable[[Layer, Fit], Tensor | None]
 
 
 def costs(
@@ -51,13 +53,11 @@ class Compensation:
     note: str  # where there were few images, a line that says so
 
 
-def compensate(
-    program: Program, batches: Sequence[Any], images: int, keep: Mapping[str, Tensor], damping: float
-) -> Compensation:
+def compensate(program: Program, batches: Sequence[Any], images: int, keep: Support, damping: float) -> Compensation:
     """Fits every layer, in order, to what those before it have become.
 
-    ``keep``: layer -> bool (O, d) of its weights that stay; layers that are not named keep all of theirs. ``images``:
-    how many there are in the batches, for the note. Raises BadInput as `check` does.
+    ``keep`` says of a layer, and of what it reads now, which weights stay, bool (O, d), or None: all of them.
+    ``images``: how many there are in the batches, for the note. Raises BadInput as `check` does.
     """
     lost: dict[str, float] = {}
     begun: list[str] = []  # layers that were fitted
@@ -65,7 +65,7 @@ def compensate(
 
     def visit(layer: Layer, fit: Fit) -> None:
         check(layer, fit)
-        support = keep.get(layer.name)
+        support = keep(layer, fit)
         if not begun and (support is None or bool(support.all())):
             return  # nothing has gone yet: the layer answers what it did
         begun.append(layer.name)
@@ -80,6 +80,20 @@ def compensate(
 
     walk(program, batches, visit)
     return Compensation(lost, _scarce(wanted, images))
+
+
+def cheapest(layer: Layer, fit: Fit, n: int, share: float, damping: float) -> Tensor:
+    """bool (O, d): all but the floor(blocks · share) 1×n blocks that cost least, given what the layer reads now.
+
+    A block's cost is shared out over its rows, so that a short last block row is not cheaper for being short.
+    """
+    weight = fit.solve(layer.weight, damping)
+    gram, _ = fit.damped(damping)
+    price = prices(eliminate(weight, gram[0], n, layer.taps))
+    price[-1] *= n / (len(weight) - n * (len(price) - 1))
+    keep = torch.ones(price.numel(), dtype=torch.bool, device=price.device)
+    keep[price.flatten().argsort()[: int(price.numel() * share + 1e-9)]] = False
+    return keep.view(price.shape).repeat_interleave(n, 0)[: len(weight)].repeat_interleave(layer.taps, 1)
 
 
 def check(layer: Layer, fit: Fit) -> None:

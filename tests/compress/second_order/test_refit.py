@@ -138,7 +138,7 @@ def test_nothing_changes_where_nothing_goes():
     model, images = net(), torch.randn(64, 3, 16, 16)
     before = model(images).detach()
     program = Traced(model, DependencyGraph.trace(model, images[:1]), images)
-    assert compensate(program, [images], 64, {}, 0.01).lost == {}
+    assert compensate(program, [images], 64, lambda *_: None, 0.01).lost == {}
     assert torch.equal(model(images).detach(), before)
 
 
@@ -146,7 +146,7 @@ def test_few_images_are_told_with_how_many_are_wanted():
     model, images = net(), torch.randn(3, 3, 4, 4)
     program = Traced(model, DependencyGraph.trace(model, images[:1]), images)
     keep = {"mix.weight": torch.arange(96).view(12, 8) % 2 == 0}
-    made = compensate(program, [images], 3, keep, 0.01)
+    made = compensate(program, [images], 3, lambda layer, _: keep.get(layer.name), 0.01)
     assert "3 calibration images are few for 1 layers (mix.weight wants 8)" in made.note  # 4 positions each, 4·8 wanted
     assert 0 < made.lost["mix.weight"] < 1
 
@@ -156,7 +156,7 @@ def test_images_that_are_no_numbers_are_refused():
     program = Traced(model, DependencyGraph.trace(model, images[:1]), images)
     images[0, 0, 0, 0] = torch.nan
     with pytest.raises(BadInput, match=r"stem\.weight: NaN or infinity"):
-        compensate(program, [images], 2, {}, 0.01)
+        compensate(program, [images], 2, lambda *_: None, 0.01)
 
 
 def test_batches_are_of_one_size_and_hold_every_image():
