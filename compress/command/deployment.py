@@ -9,7 +9,6 @@ from typing import TypedDict
 
 from kerf.compress.command.job import Job
 from kerf.compress.pruning import allocation
-from kerf.compress.pruning.sensitivity import Sensitivity
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids, quantised
 
@@ -32,7 +31,7 @@ def exported(job: Job, grids: Grids, reporter: Reporter) -> Path:
     return path
 
 
-def allocated_by_time(job: Job, measured: Mapping[int, Sensitivity], reporter: Reporter) -> allocation.Allocation:
+def allocated_by_time(job: Job, measured: Mapping[int, allocation.Harm], reporter: Reporter) -> allocation.Allocation:
     """Shares by layer with which the built network meets the run's target. `measured`: N -> harm of 1xN blocks."""
     from kerf.deploy.export import export
     from kerf.tune.network_timer import Clock

@@ -37,8 +37,8 @@ FISHER = 256  # images that the Fisher information of outputs is taken from
 class Surgeon:
     """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images."""
 
-    def __init__(self, granularity: OneByN | Weight, images: int, damping: float, seed: int):
-        self.granularity, self.images, self.damping, self.seed = granularity, images, damping, seed
+    def __init__(self, images: int, damping: float, seed: int):
+        self.images, self.damping, self.seed = images, damping, seed
 
     def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sample: Sample) -> None:
         images = torch.cat([x for x, _ in first(sample, self.images)])
@@ -47,18 +47,12 @@ class Surgeon:
         self.batches, self.seen = batched(images), len(images)
         program = Traced(model, graph, self.batches[0])
         matters = fisher_of_outputs(model, [u.path for u in units], self.batches, self.seed)
-        blocks = {u.path: self._block(u) for u in units}
+        blocks = {u.path: height(u) for u in units}
 
         def importance(layer: Layer, _: Fit) -> Tensor:
             return matters[layer.name]
 
         self.prices = costs(program, self.batches, blocks, self.damping, importance)
-
-    def _block(self, unit: WeightUnits) -> tuple[int, int]:
-        """Its height, and how many taps belong to it."""
-        if isinstance(self.granularity, Weight):
-            return 1, 1
-        return self.granularity.heights.get(unit.path, self.granularity.n), unit.shape[2:].numel()
 
     def score(self, unit: WeightUnits) -> Tensor:
         if unit.path not in self.prices:
@@ -82,6 +76,12 @@ class Surgeon:
         error = f"; relative error of layers at most {made.lost[worst]:.3f} ({worst})" if worst else ""
         note = f"{self.seen} calibration images{error}"
         return Removal(graph, removed.masks, note="; ".join(filter(None, [note, made.note])))
+
+
+def height(unit: WeightUnits) -> tuple[int, int]:
+    """(N, taps) of its blocks: kernels in each, and weights of a kernel that go together."""
+    taps, size = unit.shape[2:].numel(), int(unit.sizes[0])
+    return (size // taps, taps) if size >= taps else (1, 1)  # a single weight
 
 
 def fisher_of_outputs(
@@ -130,7 +130,7 @@ def obs(settings: Settings, *, granularity: str = "block", images: int = 1024, d
             f"granularity {granularity!r}, images {images}, damping {damping:g}: expected block or weight, at least 1, "
             "above 0"
         )
-    surgeon = Surgeon(kinds[granularity], images, damping, settings.seed)
+    surgeon = Surgeon(images, damping, settings.seed)
     return Recipe(
         kinds[granularity], surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe
     )

@@ -6,8 +6,12 @@ from torch import nn
 
 import kerf
 from kerf.compress.methods import METHODS
-from kerf.compress.methods.obs import fisher_of_outputs
+from kerf.compress.methods.obs import fisher_of_outputs, height
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.allocation import by_macs
+from kerf.compress.pruning.price_curves import price_curves
 from kerf.compress.pruning.settings import Settings
+from kerf.compress.units.weights import OneByN, Weight
 from kerf.errors import BadInput
 
 
@@ -93,6 +97,33 @@ def test_scores_over_all_layers_are_in_one_currency():
         found.append(fisher)
     torch.testing.assert_close(found[1] * 64, found[0])
     assert recipe.zeroes_at_once
+
+
+def test_curves_share_out_multiply_accumulates_over_layers():
+    model, x = small(), photographs(96)
+    recipe, graph = METHODS["obs"](Settings(n=4), images=96), DependencyGraph.trace(model, x[:1])
+    before = copy.deepcopy(model.state_dict())
+    sample = lambda: iter([(x, torch.zeros(96, dtype=torch.long))])  # noqa: E731
+    curves = price_curves(model, recipe, graph, x[:1], sample)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    units = recipe.granularity.split(model, graph, x[:1])
+    for unit in units:
+        assert curves.harm(unit.path)[0] == 0
+        assert bool((curves.harm(unit.path).diff() >= 0).all())
+    shares = by_macs(units, curves, 0.5)
+    assert 0.5 <= shares.removed < 0.56
+    uniform = sum(float(curves.harm(u.path)[10]) for u in units)
+    assert sum(float(curves.harm(p)[round(s * 20)]) for p, s in shares.shares.items()) <= uniform
+
+
+def test_blocks_of_another_height_are_priced_as_such():
+    model, x = small(), photographs(32)
+    graph = DependencyGraph.trace(model, x[:1])
+    for kind, expected in (
+        (OneByN(4, heights={"3.weight": 2}), [(2, 9), (4, 1)]), (OneByN(32), [(12, 9), (10, 1)]),
+        (Weight(), [(1, 1), (1, 1)]), (OneByN(1), [(1, 9), (1, 1)]),
+    ):  # fmt: skip
+        assert [height(unit) for unit in kind.split(model, graph, x[:1])] == expected
 
 
 def test_fisher_of_outputs_is_the_squared_gradient_of_drawn_labels():
