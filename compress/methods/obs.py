@@ -23,7 +23,7 @@ from kerf.compress.pruning import removal
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.second_order.compensation import compensate, costs
+from kerf.compress.second_order.compensation import Height, compensate, costs
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
 from kerf.compress.second_order.traced import Traced, batched
@@ -34,25 +34,35 @@ from kerf.errors import BadInput
 FISHER = 256  # images that the Fisher information of outputs is taken from
 
 
-class Surgeon:
-    """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images."""
+class Calibrated:
+    """What is known from calibration images: ``prices``, a layer's weight -> (R, I) of its blocks in the loss."""
 
     def __init__(self, images: int, damping: float, seed: int):
+        if images < 1 or not damping > 0:
+            raise BadInput(f"images {images}, damping {damping:g}: expected at least 1, and above 0")
         self.images, self.damping, self.seed = images, damping, seed
 
-    def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sample: Sample) -> None:
+    def look(self, model: nn.Module, graph: DependencyGraph, blocks: Height, sample: Sample) -> None:
         images = torch.cat([x for x, _ in first(sample, self.images)])
         if not bool(images.isfinite().all()):
             raise BadInput("calibration images hold NaN or infinity; expected finite numbers")
         self.batches, self.seen = batched(images), len(images)
-        program = Traced(model, graph, self.batches[0])
-        matters = fisher_of_outputs(model, [u.path for u in units], self.batches, self.seed)
-        blocks = {u.path: height(u) for u in units}
+        matters = fisher_of_outputs(model, list(blocks), self.batches, self.seed)
 
         def importance(layer: Layer, _: Fit) -> Tensor:
             return matters[layer.name]
 
-        self.prices = costs(program, self.batches, blocks, self.damping, importance)
+        self.prices = costs(self.program(model, graph), self.batches, blocks, self.damping, importance)
+
+    def program(self, model: nn.Module, graph: DependencyGraph) -> Traced:
+        return Traced(model, graph, self.batches[0])
+
+
+class Surgeon(Calibrated):
+    """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images."""
+
+    def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sample: Sample) -> None:
+        self.look(model, graph, {u.path: height(u) for u in units}, sample)
 
     def score(self, unit: WeightUnits) -> Tensor:
         if unit.path not in self.prices:
@@ -67,7 +77,7 @@ class Surgeon:
         keep: Sequence[Tensor],
         images: Images,
     ) -> Removal:
-        program = Traced(model, graph, self.batches[0])
+        program = self.program(model, graph)
         removed = removal.zero(model, graph, units, keep, images)
         program.changed.update(removed.masks)
         supports = {path: mask.flatten(1) for path, mask in removed.masks.items()}
@@ -125,11 +135,8 @@ def obs(settings: Settings, *, granularity: str = "block", images: int = 1024, d
     the mean of the diagonal of what is inverted.
     """
     kinds: dict[str, OneByN | Weight] = {"block": OneByN(settings.n, settings.full), "weight": Weight(settings.full)}
-    if granularity not in kinds or images < 1 or not damping > 0:
-        raise BadInput(
-            f"granularity {granularity!r}, images {images}, damping {damping:g}: expected block or weight, at least 1, "
-            "above 0"
-        )
+    if granularity not in kinds:
+        raise BadInput(f"granularity {granularity!r}: expected block or weight")
     surgeon = Surgeon(images, damping, settings.seed)
     return Recipe(
         kinds[granularity], surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe

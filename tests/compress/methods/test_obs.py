@@ -149,3 +149,28 @@ def test_what_cannot_be_is_told_before_anything_changes():
     with pytest.raises(BadInput, match="NaN or infinity"):
         kerf.prune(model, "obs", example=photographs(1), data=data)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_channels_go_and_their_readers_make_up_for_them():
+    x = photographs(96)
+    data = [(x, torch.zeros(96, dtype=torch.long))]
+    found = {}
+    for method in ("obs_channels", "l1"):
+        model = small()
+        made = kerf.prune(model, method, example=x[:1], macs=0.5, data=data if method != "l1" else None)
+        assert made.macs <= 0.5 * made.macs_dense
+        found[method] = distance(model)
+    assert found["obs_channels"] < 0.5 * found["l1"]
+
+
+def test_a_channel_that_nothing_needs_goes_first_and_the_network_stays_as_it_is():
+    model, x = small(), photographs(96)
+    with torch.no_grad():
+        model[6].weight[:, 3] = 0
+    before = model(x).detach()
+    skip = ["0", "6"]
+    made = kerf.prune(
+        model, "obs_channels", example=x[:1], sparsity=1 / 12, data=[(x, x[:, 0, 0, 0].long())], skip=skip
+    )
+    assert made.kept["3"].tolist() == [0, 1, 2, *range(4, 12)]
+    torch.testing.assert_close(model(x).detach(), before, rtol=1e-2, atol=1e-2)
