@@ -24,10 +24,14 @@ NAMELESS = ("kerf-prune", "imagenet.py")  # their errors have always begun with 
 def main(argv: Sequence[str] | None = None, program: str = "kerf-prune") -> int:
     """0, or 2 with one line on stderr for input that cannot be used, or 130 when interrupted.
 
-    The first of `argv` may be a command of its own: show, methods or sensitivity. `program` is what usage and errors
-    call it all.
+    The first of `argv` may be a command of its own, show, methods or sensitivity, or an .onnx file that is to be
+    pruned. `program` is what usage and errors call it all.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0].endswith(".onnx"):
+        from kerf.compress.onnx_file.cli import main as prune_file  # loads onnx and ONNX Runtime
+
+        return prune_file(argv, program)
     word = argv[0] if argv and argv[0] in (*show.COMMANDS, SENSITIVITY) else ""
     name = f"{program} {word}" if word and not program.endswith(f" {word}") else program
     said = "" if program in NAMELESS else f"{name}: "

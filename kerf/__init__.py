@@ -2,6 +2,7 @@
 
     kerf.prune(model, "one_by_n", example=x, n=4, sparsity=0.5)   a network in torch, pruned, and a handle that holds it
     kerf.sensitivity(model, "one_by_n", example=x, data=loader)   what pruning each layer costs
+    kerf.prune_onnx("model.onnx", "small.onnx", "images/")        a file pruned by calibration images, without training
     kerf.export(model, x, "model.onnx")                           the network as a file, compared with torch
     kerf.quantise("model.onnx", "int8.onnx", "images/")           the file on 8-bit integers, ranges by calibration
     kerf.compile("model.onnx")                                    a bundle: tuned, verified and raced
@@ -20,6 +21,7 @@ from kerf.errors import BadInput, DeviceLost, KerfError, Mismatch, Unsupported
 
 if TYPE_CHECKING:
     from kerf.compress.api import Pruned, prune, sensitivity
+    from kerf.compress.onnx_file.pruning import prune_onnx
     from kerf.deploy.export import export
     from kerf.deploy.quantise.quantise import quantise
     from kerf.deploy.report.inspect import inspect
@@ -39,6 +41,7 @@ __all__ = [
     "inspect",
     "load",
     "prune",
+    "prune_onnx",
     "quantise",
     "sensitivity",
 ]
@@ -46,6 +49,7 @@ __all__ = [
 # Where each door's code is: torch, or TVM's compiler, is loaded when a door is opened that needs it, and not before.
 _DOORS = {
     **dict.fromkeys(("Pruned", "prune", "sensitivity"), "kerf.compress.api"),
+    "prune_onnx": "kerf.compress.onnx_file.pruning",
     **dict.fromkeys(("Bundle", "compile"), "kerf.tune.pipeline"),
     "export": "kerf.deploy.export",
     "inspect": "kerf.deploy.report.inspect",

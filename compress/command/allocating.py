@@ -11,8 +11,11 @@ from kerf.compress.command.folder import open_job_dir
 from kerf.compress.command.job import Job
 from kerf.compress.command.planning import allocates, timed
 from kerf.compress.pruning import allocation, sensitivity
+from kerf.compress.pruning.allocation import Harm
+from kerf.compress.pruning.price_curves import PriceCurves, price_curves
 from kerf.compress.training import distributed
 from kerf.compress.training.progress import Reporter
+from kerf.compress.training.train import sample_of
 from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput
 
@@ -21,6 +24,14 @@ def sensitivities_of(job: Job, reporter: Reporter) -> sensitivity.Sensitivity:
     """All that `kerf sensitivity` does."""
     distributed.on_first(partial(open_job_dir, job.args, reporter))
     return measured(job, reporter)
+
+
+def priced(job: Job, name: str) -> PriceCurves:
+    """By the method's own prices, written to the job's folder under that name."""
+    sample = sample_of(job.data, job.device)
+    found = price_curves(job.model.to(job.device), job.recipe, job.graph, job.example.to(job.device), sample)
+    distributed.on_first(lambda: files.write_json(job.args.job_dir / f"{name}.json", found.to_json()))
+    return found
 
 
 def measured(job: Job, reporter: Reporter, name: str = "sensitivity") -> sensitivity.Sensitivity:
@@ -55,10 +66,12 @@ def allocate(job: Job, reporter: Reporter) -> tuple[Job, allocation.Allocation |
     """The job with shares by layer, and these, where they are asked for."""
     if not allocates(job.args):
         return job, None
-    harm = {}
+    harm: dict[int, Harm] = {}
+    by_price = job.args.allocate == "obs"
     for n in () if job.args.resume else job.args.heights:
-        name = "sensitivity" if len(job.args.heights) == 1 else f"sensitivity-{n}"
-        harm[n] = measured(at_height(job, n), reporter, name)
+        name = "prices" if by_price else "sensitivity"
+        name = name if len(job.args.heights) == 1 else f"{name}-{n}"
+        harm[n] = priced(at_height(job, n), name) if by_price else measured(at_height(job, n), reporter, name)
     shares = distributed.on_first(partial(choose, job, harm, reporter))
     by_layer = shares.shares.values()
     reporter.say(
@@ -72,7 +85,7 @@ def allocate(job: Job, reporter: Reporter) -> tuple[Job, allocation.Allocation |
     return replace(job, recipe=shares.recipe(job.recipe), budget=budget), shares
 
 
-def choose(job: Job, harm: dict[int, sensitivity.Sensitivity], reporter: Reporter) -> allocation.Allocation:
+def choose(job: Job, harm: dict[int, Harm], reporter: Reporter) -> allocation.Allocation:
     """Chosen and written to allocation.json; a resumed run takes the shares that it began with."""
     file = job.args.job_dir / "allocation.json"
     if job.args.resume:

@@ -67,7 +67,9 @@ class Args:
     N_choices: tuple[int, ...] = flag(
         HOW, "with a target in time: every layer takes one of these N", default=(), otherwise="--N for all", metavar="N"
     )
-    allocate: str = flag(HOW, "how --pr_target is shared out", default="uniform", choices=("uniform", "sensitivity"))
+    allocate: str = flag(
+        HOW, "how --pr_target is shared out", default="uniform", choices=("uniform", "sensitivity", "obs")
+    )
     calibration: int = flag(
         HOW,
         "validation images that show a layer's harm, and ranges of int8",

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from kerf.compress.command.job import Job
 from kerf.compress.pruning import allocation
-from kerf.compress.pruning.sensitivity import Sensitivity
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids, quantised
 from kerf.compress.training.sample import first
@@ -78,7 +77,7 @@ def on_integers(job: Job, reporter: Reporter) -> tuple[Deployed, int]:
     return Deployed(made.path), made.samples
 
 
-def allocated_by_time(job: Job, measured: Mapping[int, Sensitivity], reporter: Reporter) -> allocation.Allocation:
+def allocated_by_time(job: Job, measured: Mapping[int, allocation.Harm], reporter: Reporter) -> allocation.Allocation:
     """Shares by layer with which the built network meets the run's target. `measured`: N -> harm of 1xN blocks."""
     from kerf.deploy.export import export
     from kerf.tune.network_timer import Clock

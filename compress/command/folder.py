@@ -11,7 +11,7 @@ from kerf.errors import BadInput
 
 WRITTEN = (
     *("config.json", "metrics.jsonl", "summary.json", "predictions.json", "model.onnx", "checkpoint"),
-    *("allocation.json", "sensitivity*.json", "sensitivity*.svg", "tensorboard"),
+    *("allocation.json", "sensitivity*.json", "sensitivity*.svg", "prices*.json", "tensorboard"),
 )
 
 

@@ -45,7 +45,7 @@ def timed(args: Args) -> bool:
 
 def allocates(args: Args) -> bool:
     """Whether layers get shares of their own."""
-    return args.allocate == "sensitivity" or timed(args)
+    return args.allocate != "uniform" or timed(args)
 
 
 def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
@@ -71,6 +71,10 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
         raise BadInput(f"method {method} cuts no channels: leave {', '.join(for_channels)} out")
     if allocates(args) and not chosen.zeroes_at_once:
         raise BadInput(f"method {method}: shares by layer are for methods that zero weights in one go (one_by_n)")
+    if args.allocate == "obs" and method != "obs":
+        raise BadInput(
+            f"--allocate obs shares out by the prices of --method obs, not {method}: give --allocate sensitivity"
+        )
     if allocates(args) and args.scope:
         raise BadInput("--scope says what competes with what, --allocate and targets in time decide that: give one")
     if allocates(args) and not args.pretrained_model:

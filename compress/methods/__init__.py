@@ -27,6 +27,8 @@ from kerf.compress.methods.hrank import hrank
 from kerf.compress.methods.l1 import l1
 from kerf.compress.methods.lookahead import lookahead
 from kerf.compress.methods.movement import block_movement, movement, soft_movement
+from kerf.compress.methods.obs import obs
+from kerf.compress.methods.obs_channels import obs_channels
 from kerf.compress.methods.one_by_n import one_by_n
 from kerf.compress.methods.pconv import pconv
 from kerf.compress.methods.play_and_prune import play_and_prune
@@ -80,6 +82,18 @@ TRAINING, IMAGES, BOTH = ("training",), ("images",), ("training", "images")
 METHODS: dict[str, Method] = {
     "dense": Method(dense, "none", "nothing", "each layer", "nothing"),
     "one_by_n": Method(one_by_n, "Lin et al., arXiv 2105.14713", "1xN blocks", "each layer", "layers"),
+    "obs": Method(
+        obs, "Frantar and Alistarh, arXiv 2208.11580", "1xN blocks", "each layer", "layers", IMAGES, faithful=False
+    ),
+    "obs_channels": Method(
+        obs_channels,
+        "Frantar and Alistarh, arXiv 2208.11580",
+        "channels",
+        "all layers",
+        "either",
+        IMAGES,
+        faithful=False,
+    ),
     "random_block": Method(random_block, "Lin et al., arXiv 2105.14713", "1xN blocks", "each layer", "layers"),
     "weight": Method(weight, "Han et al., arXiv 1506.02626", "weights", "each layer", "layers"),
     "filter": Method(filters, "Li et al., arXiv 1608.08710", "filters' weights", "each layer", "layers"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
-from kerf.compress.pruning.sensitivity import GRID, Sensitivity, interpolate, share_out
+from kerf.compress.pruning.sensitivity import GRID, interpolate, share_out
 from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput
 
@@ -33,6 +33,13 @@ class Clock(Protocol):
 
     def layers_us(self, path: Path, layers: Sequence[str], n: int) -> dict[str, tuple[float, ...]]:
         """Layer -> dense, and with each of `shares` of its n×1 blocks zero."""
+
+
+class Harm(Protocol):
+    """What layers cost: measured one by one (`Sensitivity`), or of a method's prices (`PriceCurves`)."""
+
+    def harm(self, path: str) -> Tensor:
+        """(len(GRID),) by how much the loss rises with each share of the layer gone, from 0 at 0, never falling."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Allocation:
         return replace(recipe, granularity=units, scope=scopes.allotted(self.shares, self.removed))
 
 
-def by_macs(units: Sequence, sensitivity: Sensitivity, share: float) -> Allocation:
+def by_macs(units: Sequence, sensitivity: Harm, share: float) -> Allocation:
     """Remove `share` of the MACs of all prunable layers together. Raises ValueError if no choice does."""
     macs = {u.path: float(u.macs.sum()) for u in units}
     harm = {path: sensitivity.harm(path) for path in macs}
@@ -80,7 +87,7 @@ def by_time(
     recipe: Recipe,
     graph: DependencyGraph,
     example: Tensor,
-    sensitivities: Mapping[int, Sensitivity],
+    sensitivities: Mapping[int, Harm],
     clock: Clock,
     export: Callable[[nn.Module, Tensor, Path], Any],
     *,
@@ -142,7 +149,7 @@ class _Trial:
 class _Choices:
     """What each layer may lose, with blocks of which height: harm and milliseconds saved by layer."""
 
-    def __init__(self, trial: _Trial, sensitivities: Mapping[int, Sensitivity]):
+    def __init__(self, trial: _Trial, sensitivities: Mapping[int, Harm]):
         units = trial.recipe.granularity.split(trial.model, trial.graph, trial.example)
         self.macs = {u.path: float(u.macs.sum()) for u in units}
         layers = [path.removesuffix(".weight") for path in self.macs]

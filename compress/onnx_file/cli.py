@@ -1,0 +1,57 @@
+"""kerf prune X.onnx: flags in; the pruned file, and a table of what each layer lost, out."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from kerf import console
+from kerf.compress.onnx_file.pruning import prune_onnx
+from kerf.deploy.frontend.sizes import shapes_of
+from kerf.deploy.quantise.calibration import Calibration
+from kerf.images import MEAN, STD
+
+
+def build_parser(program: str) -> console.Parser:
+    parser = console.Parser(
+        program, description="Prunes an .onnx file to 1xN blocks by calibration alone: no code, no labels, no training."
+    )
+    parser.add_argument("file", type=Path, help=".onnx of f32")
+    parser.add_argument(
+        "--calibration", type=Path, required=True, metavar="DIR|FILE",
+        help="samples: a folder of images, or .npz with arrays by input name",
+    )  # fmt: skip
+    parser.add_argument("--calibration_images", type=int, default=1024, metavar="K", help="samples to use at most")
+    said = "of images, a number for each channel: a pixel becomes (value / 255 - mean) / std"
+    parser.add_argument("--mean", type=float, nargs="+", default=MEAN, metavar="M", help=said)
+    parser.add_argument("--std", type=float, nargs="+", default=STD, metavar="S", help="see --mean")
+    parser.add_argument("--sparsity", type=float, default=0.5, metavar="P", help="share of each layer's blocks to zero")
+    parser.add_argument("--N", type=int, default=4, help="consecutive output kernels in a block")
+    parser.add_argument("--full", action="store_true", help="prune Gemm and MatMul, too")
+    parser.add_argument("--out", type=Path, help="the file to write; by default <name>.pruned.onnx beside the other")
+    parser.add_argument(
+        "--shape", action="append", default=[], metavar="NAME=SIZES", help="sizes of an input that the file leaves open"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; 0: all cores")
+    console.add_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str], program: str) -> int:
+    """0, or 2 with one line on stderr for what a person can mend, 130 when interrupted."""
+    return console.guarded(program, lambda: work(build_parser(program).parse_args(argv)))
+
+
+def work(args: argparse.Namespace) -> None:
+    with console.speaking(args.quiet, args.json):
+        asked = Calibration(
+            args.calibration, images=args.calibration_images, mean=tuple(args.mean), std=tuple(args.std)
+        )
+        out = args.out or args.file.with_suffix(".pruned.onnx")
+        made = prune_onnx(
+            args.file, out, asked, sparsity=args.sparsity, n=args.N, full=args.full, shapes=shapes_of(args.shape),
+            threads=args.threads,
+        )  # fmt: skip
+        print(made)
+    if args.json:
+        console.answer({**asdict(made), "path": str(made.path), "command": made.command, "files": [str(made.path)]})

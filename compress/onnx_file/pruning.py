@@ -1,0 +1,161 @@
+"""`kerf.prune_onnx`: an .onnx file and some images -> the file with 1×N blocks gone, weights and biases fitted anew.
+
+No code of the network, no labels, no training. Layers are pruned in the order of computation, each by what it reads in
+the network as it has become (kerf.compress.second_order).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from torch import Tensor
+
+from kerf import files
+from kerf.compress.onnx_file.program import DEVICE, Sessions
+from kerf.compress.second_order.compensation import cheapest, compensate
+from kerf.compress.second_order.layer import Layer
+from kerf.compress.second_order.refit import Fit
+from kerf.deploy.frontend.onnx_graph import Graph, Value
+from kerf.deploy.frontend.zero_blocks import LINEAR, prunable
+from kerf.deploy.quantise.calibration import Calibration
+from kerf.deploy.quantise.quantise import plain
+from kerf.deploy.quantise.samples import Feed, Samples, read
+from kerf.errors import BadInput
+
+BATCH = 16  # samples computed together, where the file leaves their number open
+HELD_BACK = 5  # of so many samples one is not pruned by, but compared on
+DAMPING = 0.01  # of the mean of the diagonal of second moments
+
+
+@dataclass(frozen=True)
+class PrunedFile:
+    """The file that was written, and what was lost. ``errors``: pruned layer's weight -> Var[t − y] / Var[t] of its
+    answers y and what they should be, t, over all channels; ``relative_error``: ‖y − ŷ‖ / ‖y‖ of the network's outputs
+    on the samples held back; ``agreement``: the share of those on which the largest output is the same; None where
+    there is no such output, or no such sample.
+    """
+
+    path: Path
+    n: int
+    sparsity: float
+    errors: dict[str, float]
+    samples: int
+    held_back: int
+    relative_error: float | None
+    agreement: float | None
+    note: str
+
+    @property
+    def command(self) -> str:
+        """What compiles it."""
+        return f"kerf tune --onnx_path {self.path} --bsr {self.n} --sparsity {self.sparsity:g}"
+
+    def __str__(self) -> str:
+        width = max(map(len, self.errors))
+        lines = [f"{'layer':{width}}  relative error", *(f"{n:{width}}  {e:.3f}" for n, e in self.errors.items())]
+        lines.append(f"{self.path}: {self.sparsity:.0%} of the 1x{self.n} blocks of {len(self.errors)} layers are zero")
+        if self.relative_error is not None:
+            same = "" if self.agreement is None else f"; the same answer to {self.agreement:.1%}"
+            lines.append(
+                f"on {self.held_back} samples held back: relative error of outputs {self.relative_error:.3f}{same}"
+            )
+        return "\n".join(filter(None, [*lines, self.note, f"to compile it: {self.command}"]))
+
+
+def prune_onnx(
+    path: str | Path,
+    to: str | Path,
+    calibration: str | Path | Calibration,
+    *,
+    sparsity: float = 0.5,
+    n: int = 4,
+    full: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 0,
+) -> PrunedFile:
+    """Writes the network at ``path`` to ``to``, with the share ``sparsity`` of the 1×n blocks of each layer zero.
+
+    calibration: a folder of images, an .npz of arrays by input name (.npy for an only input), or a Calibration, which
+    also says how images become numbers; one sample of five is held back and compared on. full: Gemm and MatMul too, but
+    for the classifier. shapes: sizes of inputs that the file leaves open. threads: of ONNX Runtime, 0: all.
+
+    Batch norms are folded; convolutions may get a bias. Raises FileNotFoundError, ImportError where images need Pillow,
+    and BadInput for a file without such layers and for samples that do not fit; then nothing is written.
+    """
+    path, to = Path(path), Path(to)
+    if not 0 < sparsity < 1 or n < 1:
+        raise BadInput(f"sparsity {sparsity:g}, n {n}: expected a share above 0 and below 1, and at least 1")
+    asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
+    graph = plain(path)
+    inputs = _sized(path, graph, shapes or {})
+    samples = read(asked, inputs)
+    original = graph.model()
+    blocks = {tensor.name for tensor, _ in prunable(original.graph, ("Conv", *LINEAR) if full else ("Conv",))}
+    program = Sessions(graph, threads)
+    blocks &= {layer.name for layer in program.layers if layer.groups == 1}
+    if not blocks:
+        more = "" if full else "; full=True (--full) takes Gemm and MatMul, too"
+        raise BadInput(f"{path}: no layer to prune (ungrouped, constant f32 weight, read once, behind the first){more}")
+    used, held = _parted(samples)
+    declared = [graph.described(value.name).shape for value in inputs]
+    batched = all(shape and shape[0] is None for shape in declared)
+
+    def keep(layer: Layer, fit: Fit) -> Tensor | None:
+        return cheapest(layer, fit, n, sparsity, DAMPING) if layer.name in blocks else None
+
+    made = compensate(program, list(_batches(used, BATCH if batched else 1)), len(used), keep, DAMPING)
+    pruned = graph.model()
+    error, same = _compared(original, pruned, held)
+    files.write(to, pruned.SerializeToString())
+    return PrunedFile(to, n, sparsity, made.lost, len(used), len(held), error, same, made.note)
+
+
+def _sized(path: Path, graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[Value]:
+    """The inputs, with the sizes that are given for them."""
+    values = [graph.described(i.name) for i in graph.inputs]
+    if unknown := [name for name in shapes if name not in {v.name for v in values}]:
+        raise BadInput(f"{path}: no input {unknown[0]!r}; its inputs are {', '.join(v.name for v in values)}")
+    return [replace(v, shape=tuple(shapes[v.name])) if v.name in shapes else v for v in values]
+
+
+def _parted(samples: Samples) -> tuple[list[Feed], list[Feed]]:
+    """Those that are pruned by, and those held back."""
+    feeds = list(samples)
+    if len(feeds) < HELD_BACK:
+        return feeds, []
+    return [f for i, f in enumerate(feeds) if i % HELD_BACK], feeds[::HELD_BACK]
+
+
+def _batches(feeds: Sequence[Feed], size: int) -> Iterator[Feed]:
+    for start in range(0, len(feeds), size):
+        part = feeds[start : start + size]
+        yield {name: np.concatenate([feed[name] for feed in part]) for name in part[0]}
+
+
+def _compared(
+    original: onnx.ModelProto, pruned: onnx.ModelProto, feeds: Sequence[Feed]
+) -> tuple[float | None, float | None]:
+    """(‖y − ŷ‖ / ‖y‖ over all f32 outputs, share of samples whose first output of two axes has its largest number at
+    the same place).
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    before, now = (onnxruntime.InferenceSession(m.SerializeToString(), options, DEVICE) for m in (original, pruned))
+    apart = whole = 0.0
+    same: list[bool] = []
+    for feed in feeds:
+        pairs = [
+            (y, z)
+            for y, z in zip(before.run(None, dict(feed)), now.run(None, dict(feed)))
+            if isinstance(y, np.ndarray) and y.dtype.kind == "f" and y.shape == z.shape
+        ]
+        apart += sum(float(np.square(y - z, dtype=np.float64).sum()) for y, z in pairs)
+        whole += sum(float(np.square(y, dtype=np.float64).sum()) for y, _ in pairs)
+        classes = next(((y, z) for y, z in pairs if y.ndim == 2 and y.shape[1] > 1), None)
+        if classes:
+            same += (classes[0].argmax(1) == classes[1].argmax(1)).tolist()
+    error = (apart / whole) ** 0.5 if whole else None
+    return error, float(np.mean(same)) if same else None

@@ -1,0 +1,45 @@
+"""What layers cost by the share of them that goes, where a method's scores are prices in the loss: no layer is tried.
+
+For methods whose criterion says by how much the loss rises with each unit (obs). Source of the use: Frantar and
+Alistarh, "SPDY", ICML 2022, arXiv 2201.13096, which shares out a target by such curves.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kerf.compress.network import surgery
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.recipe import Recipe, scores
+from kerf.compress.pruning.sensitivity import GRID
+from kerf.compress.training.sample import Sample
+
+
+@dataclass(frozen=True)
+class PriceCurves:
+    """``curves``: a layer's weight -> (len(GRID),) by how much the loss is expected to rise for each share of GRID."""
+
+    curves: dict[str, Tensor]
+
+    def harm(self, path: str) -> Tensor:
+        return self.curves[path]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"shares": list(GRID), "loss": {path: curve.tolist() for path, curve in self.curves.items()}}
+
+
+def price_curves(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Any, sample: Sample) -> PriceCurves:
+    """Of a copy of `model`, rearranged first where the recipe asks for that."""
+    model = copy.deepcopy(model)
+    if recipe.rearrange:
+        surgery.permute(model, graph, surgery.l1_orders(model, graph))
+    units = recipe.granularity.split(model, graph, example)
+    curves = {}
+    for unit, score in zip(units, scores(model, recipe, graph, units, sample)):
+        dearer = (score * unit.sizes).double().cpu()[score.cpu().argsort()]
+        rise = torch.cat([dearer.new_zeros(1), dearer.cumsum(0)])
+        curves[unit.path] = rise[[int(unit.count * share + 1e-9) for share in GRID]]
+    return PriceCurves(curves)
