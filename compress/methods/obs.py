@@ -1,4 +1,4 @@
-"""Second-order 1xN blocks: those go that the layer's answer needs least, and the weights that stay make up for them.
+"""OBS-style 1xN blocks: those go that a layer's answer needs least, and the weights that stay make up for them.
 
 Paper: Frantar and Alistarh, "Optimal Brain Compression", NeurIPS 2022, arXiv 2208.11580; Hassibi and Stork, "Optimal
     Brain Surgeon", NeurIPS 1992; for the weights of outputs, Martens and Grosse, ICML 2015, arXiv 1503.05671 (K-FAC)

@@ -1,6 +1,7 @@
-"""Second-order channels: those go that the layers which read them need least, and these layers are fitted anew.
+"""OBS-style channels: those go that the layers which read them need least, and these layers are fitted anew.
 
-Paper: as obs. The same elimination with blocks as high as the layer, so that all filters lose the same input channels
+Paper: as obs: Frantar and Alistarh, NeurIPS 2022, arXiv 2208.11580. The same elimination with blocks as high as the
+    layer, so that all filters lose the same input channels
 Code:  none known
 Differs: as obs. The price of a channel is the sum over the layers that read it; what makes it has no say. It is divided
     by the multiply-accumulates that go with it.

@@ -186,7 +186,7 @@ def test_a_flag_is_a_row():
     assert (row.kind, row.many, row.default, row.spellings) == (int, True, (), ("--lr_decay_step",))
     assert FLAGS["residual"].kind is bool
     assert FLAGS["data_path"].expected == "text"
-    assert FLAGS["allocate"].expected == "one of uniform, sensitivity"
+    assert FLAGS["allocate"].expected == "one of uniform, sensitivity, obs"
     parser = argparse.ArgumentParser()
     row.add_to(parser)
     assert parser.parse_args(["--lr_decay_step", "1", "2"]).lr_decay_step == [1, 2]
