@@ -10,6 +10,7 @@ import onnx
 
 from kerf.deploy.frontend.network import Layer
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, called
+from kerf.deploy.frontend.passes.linear import stored
 from kerf.errors import BadInput
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -80,7 +81,7 @@ def _reason(graph: Graph, node: onnx.NodeProto) -> str | None:
         return "with an input that is quantised while the network runs"
     if node.op_type not in WEIGHTED or node.domain not in STANDARD:
         return None
-    weight = graph.constants.get(node.input[1])
+    weight = stored(graph, node.input[1])
     if node.op_type == "MatMul" and weight is None and node.input[0] not in graph.constants:
         return None
     if node.op_type == "ConvTranspose":

@@ -26,6 +26,7 @@ from kerf.errors import BadInput
 SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
 LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means much
 WARM_UP_SECONDS = 3.0
+BYTES = np.dtype(np.uint8), np.dtype(np.int8)
 FEWEST_ROUNDS = 5  # of networks that take so long that LEAST_ROUNDS would take more than the seconds given
 
 
@@ -216,13 +217,17 @@ def refuse_different_outputs(engines: Sequence[Engine], x: Any, tolerance: float
 
 
 def _difference(actual: np.ndarray, truth: np.ndarray) -> float:
-    """Relative to the largest; of integers and truth values the share that differs."""
+    """Relative to the largest; of integers and truth values the share that differs; of bytes, which may be either
+    numbers or names, the less of both.
+    """
     if not truth.size:
         return 0.0
-    if truth.dtype.kind != "f" and truth.dtype not in rare_types.NUMBERS:
-        return np.count_nonzero(actual != truth) / truth.size
-    actual, truth = actual.astype(np.float64), truth.astype(np.float64)
-    return float(np.abs(actual - truth).max()) / max(float(np.abs(truth).max()), float(np.finfo(np.float32).tiny))
+    share = np.count_nonzero(actual != truth) / truth.size
+    if truth.dtype.kind != "f" and truth.dtype not in (*rare_types.NUMBERS, *BYTES):
+        return share
+    actual, numbers = actual.astype(np.float64), truth.astype(np.float64)
+    found = float(np.abs(actual - numbers).max()) / max(float(np.abs(numbers).max()), float(np.finfo(np.float32).tiny))
+    return min(found, share) if truth.dtype in BYTES else found
 
 
 class Speedup(TypedDict):

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from kerf.deploy.frontend.loading import MOST, load
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, Steps, dequantised, steps
 from kerf.deploy.frontend.passes.qlinear import FORMS, expand_qlinear
-from kerf.deploy.frontend.passes.unsigned import integers, moved
+from kerf.deploy.frontend.passes.unsigned import KINDS, integers, moved
 
 ROUNDED = 1 + 1e-3
-KINDS = [getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (4, 8, 16)]
 
 
 class QuantisedReference:

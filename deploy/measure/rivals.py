@@ -104,7 +104,8 @@ class Starting:
             path = _written(folder / "f32.onnx", self._floats(network))
             reference = bench.onnxruntime_engine(path, self.threads)
             pairs = zip(listed(kerf.run(x)), listed(reference.run(x)), strict=True)
-            difference = max(relative_error(y, truth) for y, truth in pairs if truth.dtype.kind == "f")
+            numbers = [(y, truth) for y, truth in pairs if truth.dtype.kind == "f" or truth.dtype in bench.BYTES]
+            difference = max((relative_error(*pair) for pair in numbers), default=0.0)  # of classes, say, there is none
         except (Unsupported, ValueError) as error:
             say(f"{error}; raced without f32")
             return self._rivals(integers, " int8", kerf, max(self.allowed, INTEGERS_DIFFER)), None

@@ -1,8 +1,9 @@
 """A network with Q/DQ as the f32 network that it approximates: what a dense engine without integers would be given.
 
 Given: QuantizeLinear and DequantizeLinear anywhere, weights and biases as integers with scales.
-Result: constants as floats, nothing rounded. Where the zero point of unsigned integers is 0, QuantizeLinear also clips
-negative numbers, which quantisers use in place of Relu and Clip: there a Clip stays, unless nothing negative can come.
+Result: constants as floats, nothing rounded but inputs and outputs of the network that are integers. Where the zero
+point of unsigned integers is 0, QuantizeLinear also clips negative numbers, which quantisers use in place of Relu and
+Clip: there a Clip stays, unless nothing negative can come.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kerf.deploy.frontend.onnx_graph import attributes
+from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.passes.unsigned import KINDS, moved
 from kerf.errors import Unsupported
 
 UNSIGNED = (np.dtype(np.uint8), np.dtype(np.uint16))
@@ -20,18 +22,19 @@ KEEPS_SIGN = (
     *("Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Transpose", "Flatten"),
     *("Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "DequantizeLinear"),
 )
+Q_DQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy; inputs and outputs keep their names. Raises Unsupported for scales that the network computes, or that
-    stand for blocks of a weight.
+    """A copy; inputs and outputs keep their names and types. Raises Unsupported for scales that the network computes, or
+    that stand for blocks of a weight.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     others = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and (array >= 0).all()}
-    positive, nodes = set(others), []
+    positive, nodes, left = set(others), [], _left(Graph(model))
     for node in model.graph.node:
         kept = node
         if node.op_type == "DequantizeLinear" and node.input[0] in arrays:
@@ -40,7 +43,7 @@ def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
             if (values >= 0).all():
                 positive.add(node.output[0])
             continue
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in Q_DQ and left.isdisjoint((node.input[0], node.output[0])):
             kept = _without_rounding(node, arrays, positive, graph)
         if kept.op_type in POSITIVE or (kept.op_type in KEEPS_SIGN and set(filter(None, kept.input[:2])) <= positive):
             positive.update(kept.output)
@@ -53,6 +56,30 @@ def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     _drop_unread(graph)
     return made
+
+
+def _left(graph: Graph) -> set[str]:
+    """Tensors of integers that others than Q/DQ nodes give or take, as the network's inputs and outputs, and those that
+    are moved together with them.
+    """
+    ends = {o.name for o in graph.outputs}
+    found = {
+        t
+        for t, kind in graph.types.items()
+        if kind in KINDS and t not in graph.constants and (t in ends or not _between(graph, t))
+    }
+    while True:
+        together = [{*given, *node.output} for node in graph.nodes if (given := moved(node))]
+        more = set().union(*(each for each in together if not found.isdisjoint(each))) - found
+        if not more:
+            return found
+        found |= more
+
+
+def _between(graph: Graph, tensor: str) -> bool:
+    maker = graph.producer(tensor)
+    makes = maker is not None and (maker.op_type == "QuantizeLinear" or bool(moved(maker)))
+    return makes and all(r.op_type == "DequantizeLinear" or moved(r) for r in graph.consumers(tensor))
 
 
 def _scale_of(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,8 +22,9 @@ import onnx
 from kerf import files
 from kerf.deploy.frontend import qdq
 from kerf.deploy.frontend.clean import PASSES
-from kerf.deploy.frontend.loading import OPSET, load
+from kerf.deploy.frontend.loading import load
 from kerf.deploy.frontend.onnx_graph import Graph, Value
+from kerf.deploy.frontend.opsets import OPSET
 from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.widen_half import widen_half

@@ -5,13 +5,16 @@ import re
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import kerf
 from kerf.deploy.measure import bench
 from kerf.tune import proof
 from kerf.tune.cli import main
 from kerf.tune.places import Here
+from tests.helpers.onnx_files import file
 from tests.helpers.onnx_networks import mobile
+from tests.helpers.quantised_nodes import Drawn
 from tests.helpers.reports import engine, minimal
 
 FAST = {"trials": 0, "seconds": 0.2, "against": ["onnxruntime"]}
@@ -66,6 +69,20 @@ def test_a_quantised_file_is_raced_with_its_own_f32_form(network, compiled, tmp_
     assert set(bundle.latency_ms) == {"kerf", "onnxruntime", "onnxruntime int8"}
     assert set(bundle.report["quantised"]) == {"difference"}
     assert 0 < bundle.report["quantised"]["difference"] < 0.1
+
+
+def test_a_network_of_bytes_is_raced_with_both_forms_too(tmp_path):
+    d = Drawn()
+    d.dq("x", "a", scale=0.01, zero=128)
+    for name, given in (("w", "a"), ("v", "b")):
+        d.constant(f"{name}.q", d.rng.integers(-60, 61, (6, 6, 1, 1)).astype(np.int8))  # sums that fit 16 bits
+        d.dq(f"{name}.q", name, scale=0.01, zero=0, dtype="int8")
+        d.add("Conv", f"{given} {name}", f"{given}.c")
+        d.pair("a.c", "b", scale=0.02, zero=128) if given == "a" else d.q("b.c", "y", scale=0.02, zero=128)
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=(1, 6, 9, 7), kind=TensorProto.UINT8)
+    bundle = kerf.compile(path, **FAST)
+    assert set(bundle.latency_ms) == {"kerf", "onnxruntime", "onnxruntime int8"}
+    assert bundle.report["quantised"]["difference"] < 0.02
 
 
 def test_a_network_of_floats_is_raced_as_ever(network, tmp_path):

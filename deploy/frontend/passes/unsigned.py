@@ -18,6 +18,7 @@ from kerf.deploy.frontend.onnx_graph import Graph, attributes
 from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, steps
 
 LAYERS = ("Conv", "Gemm", "MatMul")
+KINDS = [getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (4, 8, 16)]  # of quantised tensors
 # What leaves numbers as they are and in order; of Concat all inputs are moved, of others the first.
 MOVES = (
     *("MaxPool", "Concat", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"),

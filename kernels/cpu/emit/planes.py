@@ -49,11 +49,18 @@ class Planes:
         """Flat length of the output at this pitch, from the first pixel to the last."""
         return (self.p.out_height - 1) * self.pitch + self.p.out_width
 
-    def tap(self, row, col):
-        """Offset of tap (row, col) of the kernel from the output pixel's flat position; ints or TIR expressions."""
+    def place(self, row, col):
+        """(phase, offset in it) of tap (row, col) of the kernel from the output pixel's flat position; ints or TIR
+        expressions. Where rows are short an offset may lie past the phase's end, in the padding behind it.
+        """
         (sh, sw), (dh, dw) = self.p.stride, self.p.dilation
         r, q = row * dh, col * dw
-        return (r % sh * self.phases[1] + q % sw) * self.plane + r // sh * self.pitch + q // sw
+        return r % sh * self.phases[1] + q % sw, r // sh * self.pitch + q // sw
+
+    def tap(self, row, col):
+        """The same as one offset."""
+        phase, offset = self.place(row, col)
+        return phase * self.plane + offset
 
     def scratch(self, channels: int) -> int:
         """Floats to allocate for this many channels; what is past the last is read as padding, or read and dropped."""

@@ -208,8 +208,7 @@ class Loops:
             else:
                 with T.serial(0, self.p.kernel[0]) as row:
                     for col in range(width):
-                        at = s.planes.tap(row, col)
-                        phase, offset = at // s.planes.plane, at % s.planes.plane
+                        phase, offset = s.planes.place(row, col)
                         place = base + (phase * s.region + offset) * QUAD
                         words_at = word + (row * width + col) * stored
                         self._multiply(acc, self._from_panel(place), self.given.data, words_at, rows)
@@ -219,8 +218,7 @@ class Loops:
         s, taps = self.strips, self.p.taps
         with T.serial(self.given.rest_indptr[sub], self.given.rest_indptr[sub + 1]) as i:
             quad, tap = T.Bind(self.given.rest_at[i] // taps), T.Bind(self.given.rest_at[i] % taps)
-            at = s.planes.tap(tap // self.p.kernel[1], tap % self.p.kernel[1])
-            phase, offset = (at // s.planes.plane, at % s.planes.plane) if s.planes.copied else (0, at)
+            phase, offset = s.planes.place(tap // self.p.kernel[1], tap % self.p.kernel[1])
             place = T.Bind(((quad * s.phases + phase) * s.region + offset + pixel) * QUAD)
             self._multiply(acc, self._from_panel(place), self.given.rest, i * self.c["rows"], rows)
 

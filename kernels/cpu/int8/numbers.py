@@ -48,7 +48,7 @@ def arrays(
         if clips(p):
             step, shift = y.scale, float(y.zero or 0)
             bounds = (p.alpha, p.beta) if p.activation == "clip" else CLIPS[p.activation]
-            numbers[[LOW, HIGH]] = [np.clip(b / step + shift, low, high) for b in bounds]
+            numbers[[LOW, HIGH]] = [np.rint(np.clip(b / step + shift, low, high)) for b in bounds]  # kernels cut them
     residual = types.get("residual_type", y) if p.residual and (p.residual_type or p.y).quantised else None
     if residual is not None and residual.scale is not None:
         numbers[RESIDUAL_SCALE] = residual.scale / step

@@ -65,8 +65,7 @@ class Strips:
 
     def place(self, tap: int) -> tuple[int, int]:
         """(phase, offset in it) of a tap."""
-        at = self.planes.tap(*divmod(tap, self.planes.p.kernel[1]))
-        return divmod(at, self.planes.plane) if self.planes.copied else (0, at)
+        return self.planes.place(*divmod(tap, self.planes.p.kernel[1]))
 
     def first(self, strip):
         """(first pixel of a strip in its phase, first output row or pixel)"""

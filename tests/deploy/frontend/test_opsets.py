@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
-from kerf.deploy.frontend.loading import OPSET
+from kerf.deploy.frontend.opsets import OPSET
 from tests.helpers.onnx_files import file, ints, node, same
 
 pytestmark = pytest.mark.quick
@@ -103,3 +103,16 @@ def test_large_weights_are_the_same_after_the_conversion(tmp_path):
     model = same(file(tmp_path / "m.onnx", nodes, {"w": big}, 9, SHAPE))
     assert [n.op_type for n in model.graph.node] == ["Conv", "Clip"]
     assert {t.name for t in model.graph.initializer} >= {"w"}
+
+
+@pytest.mark.parametrize(("dtype", "opset"), [("uint8", 17), ("int8", 17), ("int16", 21), ("uint16", 21)])
+def test_quantisers_of_onnx_runtime_are_onnxs_own(tmp_path, dtype, opset):
+    constants = {"s": f(0.01), "z": np.array(3, dtype), "w": np.arange(8, dtype=dtype).reshape(2, 4, 1, 1)}
+    constants |= {"t": f([0.1, 0.2]), "u": np.array([1, 2], dtype)}
+    own = dict(domain="com.microsoft")
+    nodes = [node("QuantizeLinear", "x s z", "q", **own), node("DequantizeLinear", "q s z", "a", **own)]
+    nodes += [node("DequantizeLinear", "w t u", "v", axis=0, **own), node("Conv", "a v", "y")]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = same(file(tmp_path / "m.onnx", nodes, constants, shape=SHAPE, opset_imports=imports))
+    assert {n.domain for n in model.graph.node} == {""}
+    assert next(o.version for o in model.opset_import if not o.domain) == opset

@@ -5,8 +5,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kerf.deploy.measure.bench import Engine, Measurement, onnxruntime_engine, openvino_engine, race, speedup
+from kerf.deploy.measure.bench import (
+    Engine,
+    Measurement,
+    onnxruntime_engine,
+    openvino_engine,
+    race,
+    refuse_different_outputs,
+    speedup,
+)  # fmt: skip
 from kerf.deploy.measure.environment import environment
+from kerf.errors import BadInput
 
 X = np.ones((1, 4), np.float32)
 
@@ -173,3 +182,16 @@ def test_environment_says_where_it_was_measured():
     assert found["cpu"]
     assert found["machine"]["cores"] >= 1
     assert {"python", "numpy", "onnxruntime"} <= set(found["versions"])
+
+
+@pytest.mark.parametrize(
+    ("off", "dtype", "agree"), [(1, np.uint8, True), (9, np.uint8, False), (1, np.int8, True), (1, np.int64, False)]
+)
+def test_bytes_agree_like_numbers_and_other_integers_like_names(off, dtype, agree):
+    truth = np.arange(100).astype(dtype)
+    engines = [Engine("onnxruntime int8", lambda _: truth), Engine("kerf", lambda _: (truth + off).astype(dtype))]
+    if agree:
+        refuse_different_outputs(engines, X, 0.02)
+    else:
+        with pytest.raises(BadInput, match="differ by"):
+            refuse_different_outputs(engines, X, 0.02)

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.quick
 STEPS = {"s": np.float32(0.1), "zero": np.uint8(0), "middle": np.uint8(128)}
 
 
-def of(path, nodes, constants, shape=(1, 4)):
-    return dequantised(clean.read(file(path, nodes, STEPS | constants, shape=shape)))
+def of(path, nodes, constants, shape=(1, 4), **more):
+    return dequantised(clean.read(file(path, nodes, STEPS | constants, shape=shape, **more)))
 
 
 def test_a_quantised_network_gets_its_function_back(tmp_path):
@@ -56,3 +56,14 @@ def test_scales_that_are_computed_have_no_such_form(tmp_path):
     nodes += [node("DequantizeLinear", "q top zero", "y")]
     with pytest.raises(kerf.Unsupported, match="its scale is computed"):
         of(tmp_path / "m.onnx", nodes, {})
+
+
+@pytest.mark.parametrize("move", ["Identity", "Flatten"])
+def test_inputs_and_outputs_that_are_integers_stay_so(tmp_path, move):
+    nodes = [node(move, "x", "i"), node("DequantizeLinear", "i s middle", "a")]
+    nodes += [node("QuantizeLinear", "a s middle", "q"), node("DequantizeLinear", "q s middle", "b")]
+    nodes += [node("Relu", "b", "r"), node("QuantizeLinear", "r s zero", "p"), node(move, "p", "y")]
+    model = of(tmp_path / "m.onnx", nodes, {}, kind=onnx.TensorProto.UINT8)
+    assert [n.op_type for n in model.graph.node].count("QuantizeLinear") == 1, "that of the output"
+    (y,) = session(model).run(None, {"x": np.array([[0, 127, 128, 200]], np.uint8)})
+    np.testing.assert_array_equal(y, np.array([[0, 0, 0, 72]], np.uint8))

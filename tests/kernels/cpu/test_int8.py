@@ -39,6 +39,7 @@ PROBLEMS = {
     "residual to floats": problem(2, 9, 6, 6, 22, residual=True, residual_type=BYTES, y=F32),
     "4x4 planes": problem(1, 40, 4, 4, 12, n=4),
     "3x3 planes": problem(1, 40, 3, 3, 13, n=4, activation="hardswish"),
+    "a clip between two steps": problem(1, 10, 9, 9, 22, n=4, activation="clip", alpha=-0.305, beta=0.4),
     "remainder": problem(1, 10, 9, 9, 22, n=4, activation="clip", alpha=-0.3, beta=0.4),
     "N=1": problem(1, 13, 10, 10, 7, (3, 3), padding=SAME, n=1),
     "N=3": problem(1, 3, 9, 33, 5, (3, 3), (2, 3), (2, 0, 1, 4), (2, 1), n=3, activation="silu", residual=True),
@@ -49,6 +50,8 @@ PROBLEMS = {
     "5x5 to floats": problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), n=4, y=F32),
     "stem": problem(1, 3, 33, 33, 10, (7, 7), (2, 2), (3, 3, 3, 3), activation="relu6"),
     "stride 2 projection": problem(1, 16, 14, 14, 24, (1, 1), (2, 2), n=4),
+    "planes of a pixel": problem(1, 9, 1, 1, 16, (3, 3), padding=SAME, n=4),
+    "planes of a column": problem(1, 9, 8, 1, 16, (5, 5), (2, 1), (2, 2, 2, 2), n=4),
     "dilated": problem(2, 4, 12, 15, 6, (3, 5), (2, 1), (0, 1, 2, 0), (2, 1), residual=True),
     "no padding": problem(1, 3, 9, 10, 4, (3, 3)),
     "grouped": problem(1, 8, 9, 9, 12, (3, 3), padding=SAME, groups=4),
@@ -64,6 +67,7 @@ PROBLEMS = {
     "1-D": problem(1, 8, 1, 100, 12, (1, 5), padding=(0, 2, 0, 2), n=4),
 }
 QUICK = ["1x1 sparse", "residual", "N=3", "3x3 batch 2", "grouped", "depthwise", "classifier", "tokens"]
+QUICK += ["a clip between two steps", "planes of a pixel"]
 
 
 def weights(p: Problem, rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
@@ -156,7 +160,7 @@ def test_zero_points_and_sums_that_would_saturate_16_bits(name, zero):
 
 
 @pytest.mark.parametrize("width", [16, 32, 64])
-@pytest.mark.parametrize("name", ["1x1 to floats", "3x3 batch 2"])
+@pytest.mark.parametrize("name", ["1x1 to floats", "3x3 batch 2", "planes of a pixel"])
 def test_layout_of_wider_vectors(name, width):
     """What a CPU with a dot product is given, with plain arithmetic in the instruction's place."""
     p, given = PROBLEMS[name], layer(PROBLEMS[name])

@@ -203,6 +203,22 @@ def test_what_stays_in_floats_and_why(tmp_path, reason):
     assert said == f"1 of 1 layers have quantised weights and are computed in floats: 1 for {reason} ({found.name})"
 
 
+WITHOUT_KERNEL = {
+    "Gemm with alpha, beta, transA or a bias for each row": ("Gemm", (6, 9), dict(alpha=0.5)),
+    "MatMul with constants of more than two dimensions": ("MatMul", (2, 6, 9), {}),
+    "3-D convolution": ("Conv", (8, 6, 1, 1, 1), {}),
+}
+
+
+@pytest.mark.parametrize("reason", WITHOUT_KERNEL)
+def test_a_quantised_layer_without_a_kernel_is_described_as_one_of_floats_is(tmp_path, reason):
+    (op, weight, a), d = WITHOUT_KERNEL[reason], Drawn()
+    d.add(op, f"{d.pair('x', 'a')} {d.weight('w', weight)}", "y", **a)
+    shape = {"Gemm": (3, 6), "MatMul": (2, 3, 6), "Conv": (1, 6, 3, 3, 3)}[op]
+    graph = convert(file(tmp_path / "m.onnx", d.nodes, d.constants, shape=shape)).graph
+    assert refusals.without_kernel(graph) == {reason: ["y.node"]}
+
+
 def test_weights_of_four_bits(tmp_path):
     weight = helper.make_tensor("w4", TensorProto.INT4, (8, 6), np.arange(48) % 15 - 7)
     scale = numpy_helper.from_array(np.linspace(0.1, 0.2, 8, dtype=np.float32), "s4")

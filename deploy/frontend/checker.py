@@ -1,0 +1,21 @@
+"""ONNX's checker, but for inputs and outputs of unknown rank, which ONNX Runtime takes and the checker does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+
+def check(model: onnx.ModelProto, path: Path | None = None) -> None:
+    """Raises onnx.checker.ValidationError. ``path``: where the model lies, as a large one would be serialised for it.
+
+    Inputs and outputs of unknown rank are lent a shape meanwhile.
+    """
+    values = [v for v in (*model.graph.input, *model.graph.output) if v.type.WhichOneof("value") == "tensor_type"]
+    bare = [v.type.tensor_type for v in values if not v.type.tensor_type.HasField("shape")]
+    for kind in bare:
+        kind.shape.SetInParent()
+    onnx.checker.check_model(model if bare or path is None else str(path))
+    for kind in bare:
+        kind.ClearField("shape")
