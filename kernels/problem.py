@@ -79,6 +79,11 @@ class Problem:
         return next((name for name in PRECISIONS if types_of(name) == self.types), None)
 
     @property
+    def numbers(self) -> str:
+        """What it is computed with, in one word for tables: "int8", or the floats of ``precision``."""
+        return "int8" if self.x.quantised else self.precision or self.x.dtype
+
+    @property
     def dtype(self) -> str:
         """numpy's, of images."""
         return self.x.numpy

@@ -65,6 +65,7 @@ def layers(
                 "name": name,
                 "op": "depthwise" if p.depthwise else layer.op,
                 "shape": p.describe(),
+                "numbers": chosen.numbers,
                 "n": chosen.n or None,
                 "block": f"{chosen.n}x1" if chosen.n else None,
                 "density": 1.0 if kept is None or not chosen.n else chosen.nnzb / kept.size,
@@ -123,6 +124,7 @@ def kernel(row: LayerReport) -> LayerKernel:
     return {
         "name": row["name"],
         "shape": row["shape"],
+        "numbers": row["numbers"],
         "n": row["n"],
         "block": row["block"],
         "density": row["density"],

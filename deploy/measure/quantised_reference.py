@@ -17,6 +17,7 @@ from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, Steps, dequantised, steps
 from kerf.deploy.frontend.passes.qlinear import FORMS, expand_qlinear
 from kerf.deploy.frontend.passes.unsigned import KINDS, integers, moved
+from kerf.deploy.frontend.passes.widen_half import widen_half
 
 ROUNDED = 1 + 1e-3
 
@@ -29,6 +30,8 @@ class QuantisedReference:
         while expand_qlinear(graph):
             graph.infer()
         self.model = graph.model()
+        if widen_half(graph):  # scales of float16 are read as any others
+            graph.infer()
         self._scales = {o.name: scale for o in graph.outputs if (scale := _scale(graph, o.name))}
         self.floats = _without_quantising(graph)
 
@@ -51,9 +54,9 @@ def of(path: Path) -> QuantisedReference | None:
 
 
 def _scale(graph: Graph, tensor: str) -> float | None:
-    """Of a tensor of floats that are made of integers, perhaps moved since."""
+    """Of a tensor of floats that are made of integers, perhaps moved since, or narrowed."""
     maker = graph.producer(tensor)
-    while maker is not None and moved(maker):
+    while maker is not None and (moved(maker) or maker.op_type == "Cast"):
         tensor = maker.input[0]
         maker = graph.producer(tensor)
     found = dequantised(graph, tensor)

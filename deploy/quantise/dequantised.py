@@ -26,8 +26,8 @@ Q_DQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy; inputs and outputs keep their names and types. Raises Unsupported for scales that the network computes, or
-    that stand for blocks of a weight.
+    """A copy; inputs and outputs keep their names and types. Raises Unsupported for scales that the network computes,
+    or that stand for blocks of a weight.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)

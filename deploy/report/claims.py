@@ -94,6 +94,12 @@ def quantised(report: Report) -> list[str]:
             "Engines named f32 run the network before it was quantised: on a random input the largest difference is "
             f"{100 * difference:.2g}\N{NO-BREAK SPACE}% of the largest output."
         )
+    floats = [row["name"] for row in report["layers"] if row.get("numbers", "int8") != "int8"]
+    if found and floats:
+        said.append(
+            f"{len(floats)} of {len(report['layers'])} layers are computed in floats, the others on 8-bit integers: "
+            f"{', '.join(floats[:3])}{', …' if len(floats) > 3 else ''}."
+        )
     ratio = report.get("speedup")
     if found and ratio and ratio["ci95"][1] < 1 and not ratio["against"].endswith(INT8):
         said.append(

@@ -30,6 +30,7 @@ class InspectedLayer:
     name: str
     op: str  # "conv", "depthwise", "grouped", "dense"
     shape: tuple[int, ...]  # (out, in per group, *kernel)
+    numbers: str  # that kerf computes it with: "int8" or "f32"
     macs: int | None  # multiply-accumulates of one image as if nothing were zero; None in a checkpoint
     parameters: int
     zeros: float  # share of elements
@@ -88,6 +89,7 @@ def inspect(
                 name=density.name,
                 op=density.op,
                 shape=density.shape,
+                numbers=s.numbers,
                 macs=s.macs,
                 parameters=math.prod(density.shape),
                 zeros=1 - density.element,

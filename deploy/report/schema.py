@@ -44,6 +44,7 @@ class LayerReport(TypedDict, total=False):
     name: str
     op: str
     shape: str
+    numbers: str  # "int8", "f32", of a GPU "f16" or "tf32"; older reports lack it
     n: int | None
     block: str | None  # n as "4x1"
     density: float

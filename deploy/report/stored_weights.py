@@ -22,6 +22,7 @@ class Stored(NamedTuple):
     op: str
     weight: np.ndarray
     macs: int | None = None  # multiply-accumulates of one image; None in a checkpoint
+    numbers: str = "f32"  # that kerf computes it with
 
 
 class Holding(NamedTuple):
@@ -87,4 +88,4 @@ def of(layer: Layer) -> Stored:
     if problem.groups > 1:
         op = "depthwise" if weight.shape[1] == 1 else "grouped"
     macs = problem.macs // problem.batch
-    return Stored(layer.name, op, weight[:, :, 0, 0] if op == "dense" else weight, macs)
+    return Stored(layer.name, op, weight[:, :, 0, 0] if op == "dense" else weight, macs, problem.numbers)

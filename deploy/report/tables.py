@@ -12,7 +12,8 @@ from kerf.deploy.runtime.manifest import Manifest
 def of_network(found: Inspection) -> Table:
     shares = ["zeros", *(f"N={n}" for n in SIZES)]
     table = Table(title=f"{found.path.name}: share of zero elements, and of zero blocks of N output kernels")
-    for column in ("layer", "op", "shape", "MACs M", "weights k", *shares, f"at N={found.n}"):
+    numbers = ["numbers"] if any(layer.numbers == "int8" for layer in found.layers) else []
+    for column in ("layer", "op", "shape", *numbers, "MACs M", "weights k", *shares, f"at N={found.n}"):
         table.add_column(column, justify="left" if column in ("layer", "op") else "right")
     for layer in found.layers:
         gain = layer.expected_gain
@@ -20,6 +21,7 @@ def of_network(found: Inspection) -> Table:
             layer.name,
             layer.op,
             "x".join(map(str, layer.shape)),
+            *([layer.numbers] if numbers else []),
             f"{layer.macs / 1e6:.1f}" if layer.macs else "-",
             f"{layer.parameters / 1e3:.1f}",
             f"{layer.zeros:.0%}",
@@ -31,7 +33,7 @@ def of_network(found: Inspection) -> Table:
 
 def of_bundle(name: str, manifest: Manifest) -> Table:
     table = Table(title=f"{name}: {manifest['model']} for {manifest['target']}")
-    for column in ("layer", "shape", "block", "density", "kernel", "configuration"):
+    for column in ("layer", "shape", "numbers", "block", "density", "kernel", "configuration"):
         table.add_column(column)
     if manifest["engine"] != "kerf":
         table.caption = f"the whole network runs in {ENGINES.get(manifest['engine'], manifest['engine'])}"
@@ -42,5 +44,6 @@ def of_bundle(name: str, manifest: Manifest) -> Table:
     for row in manifest["layers"]:
         config = " ".join(f"{k}={v}" for k, v in row["config"].items())
         density = f"{row['density']:.0%}"
-        table.add_row(row["name"], row["shape"], row["block"] or "dense", density, row["kernel"], config)
+        numbers = row.get("numbers", "-")  # of an older bundle
+        table.add_row(row["name"], row["shape"], numbers, row["block"] or "dense", density, row["kernel"], config)
     return table

@@ -66,11 +66,12 @@ class Needs(TypedDict, total=False):
     cuda: str
 
 
-class LayerKernel(TypedDict):
-    """What computes a layer."""
+class LayerKernel(TypedDict, total=False):
+    """What computes a layer. Older bundles lack "numbers"."""
 
     name: str
     shape: str
+    numbers: str  # "int8", "f32", of a GPU "f16" or "tf32"
     n: int | None  # output kernels of a block; None where a dense kernel runs
     block: str | None  # the same as "4x1"
     density: float  # share of the weights that the kernel computes

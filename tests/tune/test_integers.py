@@ -8,14 +8,16 @@ import pytest
 from onnx import TensorProto
 
 import kerf
+from kerf.deploy.cli import main as deploy_main
 from kerf.deploy.measure import bench
+from kerf.deploy.report import claims
 from kerf.tune import proof
 from kerf.tune.cli import main
 from kerf.tune.places import Here
 from tests.helpers.onnx_files import file
 from tests.helpers.onnx_networks import mobile
 from tests.helpers.quantised_nodes import Drawn
-from tests.helpers.reports import engine, minimal
+from tests.helpers.reports import engine, minimal, row
 
 FAST = {"trials": 0, "seconds": 0.2, "against": ["onnxruntime"]}
 
@@ -55,6 +57,27 @@ def test_the_report_names_the_numbers_of_every_engine(compiled):
     for words in ("kerf int8", "ONNX Runtime f32", "ONNX Runtime int8", "Engines named f32", "6 calibration samples"):
         assert words in page
     assert "every engine, float32" not in page
+
+
+def test_every_layer_says_what_it_is_computed_with(network, compiled, capsys):
+    bundle, _ = compiled
+    rows = (bundle.report["layers"], bundle.manifest["layers"], kerf.inspect(network.with_suffix(".int8.onnx")).layers)
+    kinds = [{row["name"]: row["numbers"] for row in each} for each in rows[:2]]
+    kinds.append({layer.name: layer.numbers for layer in rows[2]})
+    assert kinds[0] == kinds[1] == kinds[2] == dict.fromkeys(kinds[0], "int8")
+    assert {layer.numbers for layer in kerf.inspect(network).layers} == {"f32"}
+    for path in (bundle.path, network.with_suffix(".int8.onnx"), network):
+        assert deploy_main(["inspect", str(path)]) == 0
+        assert ("int8" in capsys.readouterr().out) == (path != network)
+    assert "<td>int8</td>" in (bundle.path / "report.html").read_text()
+
+
+def test_layers_that_stay_in_floats_are_named_beside_the_verdict():
+    rows = [row("a", numbers="int8"), row("b", numbers="f32"), row("c")]  # c: of an older report
+    report = minimal() | {"layers": rows, "quantised": {"difference": 0.01}}
+    (said,) = [note for note in claims.quantised(report) if "floats" in note]
+    assert said == "1 of 3 layers are computed in floats, the others on 8-bit integers: b."
+    assert not any("floats" in note for note in claims.quantised(report | {"quantised": None}))
 
 
 def test_the_report_holds_the_call_that_makes_it_again(network, compiled):

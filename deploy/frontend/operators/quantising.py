@@ -19,7 +19,7 @@ def quantise(graph: Graph, node: onnx.NodeProto) -> Operation:
     """round(x / scale) + zero, saturated when it is stored: divided, as ONNX Runtime does, not by a reciprocal."""
     found, shape = _of_bytes(graph, node), shape_of(graph, node.input[0])
     if found.axis is not None:
-        raise Refusal(f"a scale for each index of axis {found.axis}")
+        return _each_channel(node.input[0], found, shape)
     scale, zero = found.scale.item(), found.zero.item()
     exact = math.frexp(scale)[0] == 0.5 and math.isfinite(1 / scale)  # a power of two
     steps = [Step("mul", (0, 1 / scale)) if exact else Step("div", (0, scale)), Step("round", (1,))]
@@ -28,14 +28,28 @@ def quantise(graph: Graph, node: onnx.NodeProto) -> Operation:
     return Operation("pointwise", (node.input[0],), (shape,), {"pointwise": program})
 
 
+def _each_channel(x: str, found: Steps, shape: tuple[int, ...]) -> Operation:
+    """With a scale and a zero point for each channel, as in front of depthwise layers."""
+    _refuse_other_axes(found, shape)
+    numbers = [np.asarray(a, np.float32).reshape(1, -1, 1, 1) for a in (found.scale, found.zero)]
+    steps = Step("div", (0, 1)), Step("round", (3,)), Step("add", (4, 2))
+    program = Pointwise((IMAGE, CHANNEL, CHANNEL), steps, result=found.dtype)
+    return Operation("pointwise", (x, *numbers), (shape,), {"pointwise": program})
+
+
+def _refuse_other_axes(found: Steps, shape: tuple[int, ...]) -> None:
+    """Than that of an image's channels."""
+    if found.axis != 1 or len(shape) != 4 or found.block:
+        raise Refusal(f"a scale for each index of axis {found.axis} of {len(shape)} dimensions")
+
+
 def dequantise(graph: Graph, node: onnx.NodeProto) -> Operation:
     """(q - zero) scale, with one scale or one for each channel."""
     found, shape = _of_bytes(graph, node), shape_of(graph, only_output(node))
     if found.axis is None:
         program = Pointwise((IMAGE,), _numbers(found), stored=(found.dtype,))
         return Operation("pointwise", (node.input[0],), (shape,), {"pointwise": program})
-    if found.axis != 1 or len(shape) != 4 or found.block:
-        raise Refusal(f"a scale for each index of axis {found.axis} of {len(shape)} dimensions")
+    _refuse_other_axes(found, shape)
     return by_channel([node.input[0]], shape, (), found.dtype, found.scale, found.zero)
 
 

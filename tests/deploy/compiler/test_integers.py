@@ -112,6 +112,9 @@ OPERATORS = {
         "Concat", f"{d.pair('x', 'a')} {d.pair('x', 'b', scale=0.0213, zero=3)}", "s", axis=1
     ),
     "one after the other": lambda d: d.pair(d.add("Relu", d.pair("x", "a", scale=0.002), "r"), "s", scale=0.3, zero=7),
+    "a scale for each channel": lambda d: d.pair(
+        "x", "s", scale=np.linspace(0.01, 0.06, 6), zero=[0, 50, 100, 128, 200, 255], axis=1
+    ),
     "a sigmoid": lambda d: d.add("Sigmoid", d.pair("x", "a"), "s"),
     "signed": lambda d: d.add("HardSwish", d.pair("x", "a", zero=-3, dtype="int8"), "s"),
 }
@@ -180,4 +183,4 @@ def test_no_function_for_other_integers(tmp_path):
     path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE, outputs=("b",), opset=21)
     reasons = {n.output[0]: table.reason(convert(path).graph, n) for n in convert(path).graph.nodes}
     assert reasons["a.q"] == "integers of uint16; kerf's are of 8 bits"
-    assert reasons["b.q"] == "a scale for each index of axis 3"
+    assert reasons["b.q"] == "a scale for each index of axis 3 of 4 dimensions"

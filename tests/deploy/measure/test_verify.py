@@ -11,7 +11,7 @@ from kerf.deploy.measure.samples import draw
 from kerf.deploy.measure.verify import dense_error, verify
 from kerf.errors import Mismatch
 from tests.helpers.interpreted import whole
-from tests.helpers.onnx_files import file
+from tests.helpers.onnx_files import file, node
 from tests.helpers.onnx_networks import mobile
 from tests.helpers.quantised_files import NETWORKS, quantised
 from tests.helpers.quantised_nodes import Drawn
@@ -107,3 +107,18 @@ def test_steps_of_integers_given_out(tmp_path):
     assert verify(lambda x: run(x, 1), path, inputs, dense=False)["max_abs_error"] == 1
     with pytest.raises(Mismatch):
         verify(lambda x: run(x, 9), path, inputs, dense=False)
+
+
+def test_steps_of_float16_are_steps_too(tmp_path):
+    half = np.float16
+    stored = {"s": half(0.5), "z": np.uint8(128), "w.q": np.ones((4, 6, 1, 1), np.int8), "w.s": np.full(4, 0.25, half)}
+    nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "a")]
+    nodes += [node("DequantizeLinear", "w.q w.s", "w", axis=0), node("Conv", "a w", "c")]
+    nodes += [node("QuantizeLinear", "c s z", "p"), node("DequantizeLinear", "p s z", "y")]
+    kind = TensorProto.FLOAT16
+    path = file(tmp_path / "m.onnx", nodes, stored, opset=21, shape=(1, 6, 3, 3), kind=kind)
+    reference = quantised_reference.of(path)
+    assert reference.step("y", np.full(3, 2, half)) == pytest.approx(0.25, rel=0.01)
+    assert "QuantizeLinear" not in {n.op_type for n in reference.floats.graph.node}
+    x = np.random.default_rng(0).standard_normal((1, 6, 3, 3)).astype(half)
+    assert {whole(model, {"x": x})[0].dtype for model in (reference.model, reference.floats)} == {np.dtype(half)}
