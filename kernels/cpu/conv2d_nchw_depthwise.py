@@ -137,8 +137,13 @@ class Channels:
                 row0 = T.Bind(first + t * rows)
                 sums = self._tile(rows, offsets, lanes, src, origin + row0 * self.planes.pitch, weights, start)
                 for r in range(rows):
-                    for v, x in enumerate(offsets):
-                        self.out.store(sums(r, v), plane + (row0 + r) * width + x, lanes)
+                    vectors = [sums(r, v) for v in range(len(offsets))]
+                    self._store_row(vectors, plane + (row0 + r) * width, offsets, lanes)
+
+    def _store_row(self, vectors: list, at, offsets: list[int], lanes: int) -> None:
+        """Sums of one output row, which begins at place ``at``."""
+        for vector, x in zip(vectors, offsets):
+            self.out.store(vector, at + x, lanes)
 
     def _weights(self, channel) -> list:
         return [T.Bind(self.data[channel, tap]) for tap in range(self.p.taps)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -22,6 +23,7 @@ from kerf.kernels.cpu import conv2d_nchw_depthwise as floats
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.int8 import estimate
+from kerf.kernels.cpu.int8.dot import side_by_side
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
@@ -71,7 +73,7 @@ class _Output:
     """The epilogue of one channel at a time, as the f32 kernel calls it."""
 
     epilogue: Epilogue
-    channel: int = 0
+    steps: Any = None
 
     @property
     def pitch(self) -> int:
@@ -81,7 +83,7 @@ class _Output:
         return self.epilogue.plane(image, channel)
 
     def store(self, value, at, lanes: int) -> None:
-        self.epilogue.store(value, self.channel, at, lanes)
+        self.epilogue.store(value, self.steps, at, lanes)
 
     def blank(self, plane, begin: int, lanes: int) -> None:
         """What lies behind the pixels is never read for one, and every byte is finite."""
@@ -117,8 +119,17 @@ class _Channels(floats.Channels):
             with T.serial(0, some) as i:
                 self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
 
+    def _store_row(self, vectors: list, at, offsets: list[int], lanes: int) -> None:
+        """Up to four vectors that lie side by side become one of bytes together."""
+        i = 0
+        while i < len(vectors):
+            side = next(n for n in (4, 2, 1) if offsets[i : i + n] == [offsets[i] + k * lanes for k in range(n)])
+            sums = side_by_side(vectors[i : i + side], lanes) if side > 1 else vectors[i]
+            self.out.store(sums, at + offsets[i], lanes * side)
+            i += side
+
     def _weights(self, channel) -> list:
-        self.output.channel = channel
+        self.output.steps = self.output.epilogue.steps(channel)
         return [T.Bind(T.cast(self.data[channel, tap], "float32")) for tap in range(self.p.taps)]
 
     def _start(self, channel):

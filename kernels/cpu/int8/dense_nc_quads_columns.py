@@ -147,7 +147,9 @@ class _Block:
                 for v in range(self.vectors):
                     channel = run(origin + v * lanes, lanes)
                     sums = acc[self._at(r, v)] + epilogue.start[channel]
-                    epilogue.store(sums, channel, (first + r) * p.out_channels + origin + v * lanes, lanes)
+                    epilogue.store(
+                        sums, epilogue.steps(channel), (first + r) * p.out_channels + origin + v * lanes, lanes
+                    )
 
         if p.out_channels % self.columns == 0:
             vectors()
@@ -163,4 +165,4 @@ class _Block:
                     with T.serial(0, p.out_channels - whole * self.columns) as i:
                         channel = T.Bind(origin + i)
                         total = sums[r * self.columns + i] + epilogue.start[channel]
-                        epilogue.store(total, channel, (first + r) * p.out_channels + channel, 1)
+                        epilogue.store(total, epilogue.steps(channel), (first + r) * p.out_channels + channel, 1)

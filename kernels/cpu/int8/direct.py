@@ -174,13 +174,14 @@ class Loops:
             for r in range(rows.count):
                 vectors = [acc[self._at(r, v)] for v in range(QUAD)]
                 at = planes[r] + place + pixel
+                steps = self.epilogue.steps(channel + r) if not s.rows else None
                 if s.rows:
                     whole = side_by_side(vectors, self.lanes)
                     T.buffer_store(self.sums, whole, [run(r * s.room + pixel, self.width)])
                 elif self.dot.narrows and self.p.y.quantised:
-                    self.epilogue.store_narrowed(vectors, channel + r, at, self.width)
+                    self.epilogue.store_narrowed(vectors, steps, at, self.width)
                 else:
-                    self.epilogue.store(in_order(vectors, self.width), channel + r, at, self.width)
+                    self.epilogue.store(in_order(vectors, self.width), steps, at, self.width)
         if s.rows:
             self._compact(channel, planes, place)
 
@@ -243,10 +244,11 @@ class Loops:
         s, width = self.strips, self.p.out_width
         lanes, offsets = spans(width, self.width)
         for r, plane in enumerate(planes):
+            steps = self.epilogue.steps(channel + r)
             with T.serial(0, s.rows) as i:
                 for x in offsets:
                     sums = self.sums[run(r * s.room + i * s.planes.pitch + x, lanes)]
-                    self.epilogue.store(sums, channel + r, plane + (row + i) * width + x, lanes)
+                    self.epilogue.store(sums, steps, plane + (row + i) * width + x, lanes)
 
 
 def prim_func(p: Problem, c: Config, target: Target, n: int) -> tvm.tirx.PrimFunc:

@@ -41,17 +41,23 @@ class Epilogue:
         if residual is not None:
             self.residual = T.decl_buffer(size, kind, data=residual.data)
         self.y = T.decl_buffer(size, p.y.numpy, data=y.data)
+        # read once: for all that the compiler knows, a store of bytes may change them
+        self._bound = [T.Bind(self.numbers[i]) for i in range(6)]
 
     def plane(self, image, channel):
         return (image * self.p.out_channels + channel) * out_planes(self.p)[2]
 
     def _number(self, place: int, lanes: int):
-        return _all(self.numbers[place], lanes)
+        return _all(self._bound[place], lanes)
 
-    def store(self, sums, channel, at, lanes: int) -> None:
-        """``lanes`` sums, integers of any type, of one channel, or of a ramp of them, to place ``at`` of y."""
+    def steps(self, channel) -> tuple[Any, Any]:
+        """(multiplier, bias) of a channel, or of a ramp of them, read once."""
+        return T.Bind(self.multiplier[channel]), T.Bind(self.bias[channel])
+
+    def store(self, sums, steps: tuple[Any, Any], at, lanes: int) -> None:
+        """``lanes`` sums, integers of any type, of the channel or channels of ``steps``, to place ``at`` of y."""
         residual = self.residual[run(at, lanes)] if self.residual is not None else None
-        value = self._value(sums, channel, residual, lanes)
+        value = self._value(sums, steps, residual, lanes)
         if not self.p.y.quantised:
             T.buffer_store(self.y, value, [run(at, lanes)])
             return
@@ -59,17 +65,17 @@ class Epilogue:
         bits = T.reinterpret(_type("int32", lanes), value + _all(T.float32(MAGIC), lanes))
         T.buffer_store(self.y, T.cast(bits, _type("uint8", lanes)), [run(at, lanes)])
 
-    def store_narrowed(self, vectors: list, channel, at, width: int) -> None:
+    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int) -> None:
         """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of y."""
         lanes, residuals = width // len(vectors), [None] * len(vectors)
         if self.residual is not None and self.residual_type.quantised:
             residuals = widened(T.Bind(self.residual[run(at, width)]), width)
         elif self.residual is not None:
             residuals = [self._part(at, v, width) for v in range(len(vectors))]
-        values = [self._value(sums, channel, residual, lanes) for sums, residual in zip(vectors, residuals)]
+        values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(vectors, residuals)]
         high = self._number(numbers.HIGH, lanes)
         y = narrowed([T.Bind(T.min(value, high)) for value in values], width)
-        low = T.cast(self.numbers[numbers.LOW], "uint8")
+        low = T.cast(self._bound[numbers.LOW], "uint8")
         T.buffer_store(self.y, T.max(y, T.broadcast(low, width)), [run(at, width)])
 
     def _part(self, at, v: int, width: int):
@@ -78,10 +84,11 @@ class Epilogue:
         places = [PART * part + QUAD * v + i for part in range(width // PART) for i in range(QUAD)]
         return tirx.Shuffle([whole], [T.int32(i) for i in places])
 
-    def _value(self, sums, channel, residual, lanes: int):
+    def _value(self, sums, steps: tuple[Any, Any], residual, lanes: int):
         """Real, or in steps of y."""
         p, floats = self.p, _type("float32", lanes)
-        value = T.cast(sums, floats) * _all(self.multiplier[channel], lanes) + _all(self.bias[channel], lanes)
+        multiplier, bias = (_all(number, lanes) for number in steps)
+        value = T.cast(sums, floats) * multiplier + bias
         if residual is not None:
             other = T.cast(residual, floats) * self._number(numbers.RESIDUAL_SCALE, lanes)
             value = value + (other + self._number(numbers.RESIDUAL_SHIFT, lanes))
