@@ -69,8 +69,8 @@ def quantise(
     for images.
 
     Raises FileNotFoundError, ImportError where images need Pillow, and BadInput for a file that is quantised already or
-    has nothing to quantise, for a ``to`` that is ``path`` itself, and for samples or sizes that do not fit; then nothing
-    is written.
+    has nothing to quantise, for a ``to`` that is ``path`` itself, and for samples or sizes that do not fit; then
+    nothing is written.
     """
     path, to = Path(path), Path(to)
     if to.resolve() == path.resolve():
