@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from kerf import files
-from kerf.deploy.frontend import qdq
+from kerf.deploy.frontend import qdq, sizes
 from kerf.deploy.frontend.clean import PASSES
 from kerf.deploy.frontend.loading import load
 from kerf.deploy.frontend.onnx_graph import Graph, Value
@@ -69,9 +69,12 @@ def quantise(
     for images.
 
     Raises FileNotFoundError, ImportError where images need Pillow, and BadInput for a file that is quantised already or
-    has nothing to quantise, and for samples that do not fit; then nothing is written.
+    has nothing to quantise, for a ``to`` that is ``path`` itself, and for samples or sizes that do not fit; then
+    nothing is written.
     """
     path, to = Path(path), Path(to)
+    if to.resolve() == path.resolve():
+        raise BadInput(f"{to}: the f32 file itself, which would be lost; give another name for the quantised one")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration))
     graph = plain(path)
     samples = read(asked, _sized(path, graph, shapes or {}))
@@ -108,10 +111,11 @@ def plain(path: Path) -> Graph:
 
 
 def _sized(path: Path, graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[Value]:
-    """The inputs, with the sizes that are given for them."""
+    """The inputs, with the sizes that are given for them. Raises BadInput for sizes that they cannot have."""
+    asked = onnx.ModelProto()
+    asked.graph.input.extend(graph.inputs)
+    sizes.fix(path, asked, shapes, None)
     values = [graph.described(i.name) for i in graph.inputs]
-    if unknown := [name for name in shapes if name not in {v.name for v in values}]:
-        raise BadInput(f"{path}: no input {unknown[0]!r}; its inputs are {', '.join(v.name for v in values)}")
     return [Value(v.name, v.dtype, tuple(shapes.get(v.name) or v.shape or ()) or None) for v in values]
 
 

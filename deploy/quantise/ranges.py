@@ -120,10 +120,15 @@ def _watch(
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in inputs)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it refuses is raised, too
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     for feed in samples:
-        for name, array in {**dict(zip(names, session.run(names, dict(feed)))), **feed}.items():
+        try:
+            values = dict(zip(names, session.run(names, dict(feed))))
+        except Exception as error:  # its errors derive from Exception directly
+            said = " ".join(str(error).split())
+            raise BadInput(f"ONNX Runtime cannot run the network on a calibration sample ({said})") from error
+        for name, array in {**values, **feed}.items():
             if name in tensors and array.size:
                 see(name, array)

@@ -91,7 +91,7 @@ def _loaded(path: Path, inputs: Sequence[Value]) -> Mapping[str, np.ndarray]:
         found = np.load(path, allow_pickle=False)
         arrays = {inputs[0].name: found} if isinstance(found, np.ndarray) else {n: found[n] for n in found.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise BadInput(f"--calibration {path}: not an .npy array, nor an .npz of arrays ({error})") from error
+        raise BadInput(f"--calibration {path}: not an .npy array, nor an .npz of arrays of numbers") from error
     names = [value.name for value in inputs]
     if set(arrays) != set(names):
         raise BadInput(

@@ -166,8 +166,15 @@ def test_networks_that_cannot_be_quantised_are_refused(network, samples, tmp_pat
     huge = mobile(tmp_path / "huge.onnx")
     with pytest.raises(kerf.BadInput, match="is NaN or infinite for a calibration sample"):
         kerf.quantise(huge, tmp_path / "none.onnx", arrays(tmp_path, input=np.full((1, *SIZE), 3e38, "f")))
-    with pytest.raises(kerf.BadInput, match="no input 'y'; its inputs are input"):
+    with pytest.raises(kerf.BadInput, match="no input 'y'; its inputs are 'input'"):
         kerf.quantise(network, tmp_path / "none.onnx", samples, shapes={"y": (1, *SIZE)})
+    for wrong, words in (((1, 3, 64, 64), "cannot be 1x3x64x64"), ((3, 32, 32), "--shape gives 3x32x32")):
+        with pytest.raises(kerf.BadInput, match=words):
+            kerf.quantise(network, tmp_path / "none.onnx", samples, shapes={"input": wrong})
+    f32 = network.read_bytes()
+    with pytest.raises(kerf.BadInput, match="the f32 file itself, which would be lost"):
+        kerf.quantise(network, network.parent / "." / network.name, samples)
+    assert network.read_bytes() == f32
     assert not (tmp_path / "none.onnx").exists()
     assert not (tmp_path / "twice.onnx").exists()
 
@@ -185,6 +192,18 @@ def test_a_calibration_of_values_that_mean_nothing_is_refused(samples, wrong, me
     with pytest.raises(kerf.BadInput) as refused:
         Calibration(samples, **wrong)
     assert message in str(refused.value)
+
+
+def test_sizes_that_the_network_does_not_take_are_one_line(tmp_path, capfd):
+    weight = {"w": np.ones((5, 3 * 16 * 16), np.float32)}
+    nodes = [node("Flatten", "x", "flat"), node("Gemm", "flat w", "y", transB=1)]
+    path = file(tmp_path / "m.onnx", nodes, weight, shape=(1, 3, "h", "w"))
+    given = arrays(tmp_path, x=np.zeros((2, 3, 8, 8), "f"))
+    out = tmp_path / "out" / "q.onnx"
+    assert cli.main(["quantise", str(path), "--calibration", str(given), "--out", str(out)]) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert f"{path}: ONNX Runtime cannot run the network on a calibration sample" in line
+    assert not out.parent.exists()
 
 
 def test_the_command_says_what_it_wrote(network, samples, capsys):
