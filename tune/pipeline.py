@@ -277,14 +277,18 @@ def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None,
         job.say(wording.lost(ratio))
         plans = [Planned(plain(p.network, ratio["against"].partition(" ")[0]), None) for p in plans]
         try:
-            result = made(plans, whole, book, job)
+            result = made(plans, whole, book, job, instead=True)
         except Mismatch as error:  # its integers saturate, say: the bundle that was made stays
             job.say(f"{error}; kerf's pieces stay")
     return Bundle(out, bundle.read_manifest(out), result, summary, job.foreign)
 
 
-def made(plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBook, job: Job) -> Report | None:
-    """Writes the bundle, verified and raced, into its place; None where this machine cannot run it."""
+def made(
+    plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBook, job: Job, instead: bool = False
+) -> Report | None:
+    """Writes the bundle, verified and raced, into its place; None where this machine cannot run it. ``instead``: a
+    dense engine takes kerf's place, and is held to what kerf is.
+    """
     request, place, first = job.request, job.place, plans[0]
     peak = partial(place.peak, job.target, request.threads) if not job.foreign else lambda integers: None
     versions = place.provenance()
@@ -302,7 +306,7 @@ def made(plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBoo
         )
         if job.foreign:
             return None
-        proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say, job.f32)
+        proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say, job.f32, instead)
         if proven["quantised"] is not None and job.quantised:
             proven["quantised"] |= bundle_contents.calibrated(job.quantised, request)
         size, rows_of_pieces = bundle.size_bytes(folder), bundle_contents.pieces(first.network, first.weighed)

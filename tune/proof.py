@@ -49,8 +49,10 @@ def of(
     request: Request,
     say: Say,
     f32: Path | None = None,
+    instead: bool = False,
 ) -> Proof:
-    """Of the bundle in ``folder``: every plan is verified, the first is raced. ``f32``: what it was quantised from.
+    """Of the bundle in ``folder``: every plan is verified, the first is raced. ``f32``: what it was quantised from;
+    ``instead``: a dense engine takes kerf's place, and its integers may not saturate.
 
     Raises Mismatch, naming the layers that are wrong on their own.
     """
@@ -62,7 +64,7 @@ def of(
             checked = check(remote.run, place, network, built, request)
             return proof(checked, [remote.measure(x)], {"difference": None} if integers else None)
     run = load(folder, request.threads).run
-    checked, *_ = [check(run, place, each, code, request, free) for each, code in plans]
+    checked, *_ = [check(run, place, each, code, request, free, instead) for each, code in plans]
     starting = Starting(
         {name: place.dense_engines[name] for name in request.against if name in place.dense_engines},
         request.threads,
@@ -126,11 +128,19 @@ def open_sizes(network: Network) -> int:
     return 1
 
 
-def check(run: Run, place: Place, network: Network, built: Built | None, request: Request, free: int = 1) -> Verified:
+def check(
+    run: Run,
+    place: Place,
+    network: Network,
+    built: Built | None,
+    request: Request,
+    free: int = 1,
+    instead: bool = False,
+) -> Verified:
     """As kerf.deploy.measure.verify. Raises Mismatch, naming the layers that are wrong on their own."""
     try:
         precision = "f16" if clean.is_widened(network.graph.original) else request.precision
-        dense = any(piece.engine != KERF for piece in network.run_by)
+        dense = any(piece.engine != KERF for piece in network.run_by) and not instead
         return verify(run, network.path, network.inputs, precision=precision, free=free, dense=dense)
     except Mismatch as error:
         if not place.races_networks or built is None:

@@ -174,11 +174,12 @@ class Loops:
             for r in range(rows.count):
                 vectors = [acc[self._at(r, v)] for v in range(QUAD)]
                 at = planes[r] + place + pixel
-                steps = self.epilogue.steps(channel + r) if not s.rows else None
                 if s.rows:
                     whole = side_by_side(vectors, self.lanes)
                     T.buffer_store(self.sums, whole, [run(r * s.room + pixel, self.width)])
-                elif self.dot.narrows and self.p.y.quantised:
+                    continue
+                steps = self.epilogue.steps(channel + r)
+                if self.dot.narrows and self.p.y.quantised:
                     self.epilogue.store_narrowed(vectors, steps, at, self.width)
                 else:
                     self.epilogue.store(in_order(vectors, self.width), steps, at, self.width)
