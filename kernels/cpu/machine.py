@@ -58,8 +58,8 @@ def _machine(text: str) -> Machine:
         return Machine((4,), 32, features)
     if "avx512vl" in has:
         return Machine((16, 8), 32, features)
-    if "avx2" in has:  # their caches are smaller than those of CPUs with AVX-512
-        return Machine((8,), 16, features, l1=32 << 10, l2=512 << 10)
+    if "avx2" in has:  # their second-level caches are smaller than those of CPUs with AVX-512
+        return Machine((8,), 16, features, l2=512 << 10)
     return Machine((4,), 32 if "neon" in has else 16, features)
 
 
