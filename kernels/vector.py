@@ -17,6 +17,11 @@ def splat(value, lanes: int, dtype: str = "float32"):
     return T.broadcast(value, lanes) if lanes > 1 else value
 
 
+def cast(value, dtype: str, lanes: int):
+    """A vector of ``lanes``, or a number where that is 1, as numbers of ``dtype``."""
+    return T.cast(value, dtype if lanes == 1 else f"{dtype}x{lanes}")
+
+
 def every(vector, first: int, step: int, lanes: int):
     """Lanes first, first + step, ... of a vector, ``lanes`` of them."""
     return tirx.Shuffle([vector], [T.int32(first + i * step) for i in range(lanes)])

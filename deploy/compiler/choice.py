@@ -15,7 +15,7 @@ from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.int8 import numbers
-from kerf.kernels.cpu.int8.dot import DOTS
+from kerf.kernels.cpu.int8.dot import signed
 from kerf.kernels.kernel import candidates
 from kerf.kernels.problem import Problem
 
@@ -39,9 +39,8 @@ class Choice:
         packed = BY_NAME[self.kernel].pack(self.problem, weight, self.config)
         if layer.weight_scale is None or not self.problem.x.quantised:
             return packed | {"bias": layer.bias.astype(np.float32)}
-        signed = DOTS[self.config["dot"]].signed if "dot" in self.config else False
         given = self.problem, layer.weight, layer.bias, layer.weight_scale, layer.types
-        return packed | numbers.arrays(*given, signed=signed)
+        return packed | numbers.arrays(*given, signed=signed(self.config))
 
     def prim_func(self, target: Target) -> tvm.tirx.PrimFunc:
         return BY_NAME[self.kernel].prim_func(self.problem, self.config, target)

@@ -21,7 +21,7 @@ from kerf.kernels.cpu.machine import lanes_of, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, TensorType
-from kerf.kernels.vector import run, spans, splat
+from kerf.kernels.vector import cast, run, spans, splat
 
 CHAINS = 4  # sums in flight: one alone would wait for itself
 LOWEST = {"float32": float(np.finfo(np.float32).min), "int8": -128.0, "uint8": 0.0}  # what max pooling pads with
@@ -38,7 +38,7 @@ def mean(shape: tuple[int, int, int, int], target: Target, x_type: TensorType = 
     lanes = next((n for n in (*machine_of(target).lanes, 4, 2) if n <= pixels), 1)
 
     def loaded(x, at, lanes: int):
-        return x[at] if wide == "float32" else T.cast(x[at], wide if lanes == 1 else f"{wide}x{lanes}")
+        return x[at] if wide == "float32" else cast(x[at], wide, lanes)
 
     vectors = pixels // lanes
     chains = min(CHAINS, vectors)
@@ -156,7 +156,7 @@ def _pool(
     """
 
     def loaded(pixels, lanes: int):
-        return pixels if p.dtype == result else T.cast(pixels, result if lanes == 1 else f"{result}x{lanes}")
+        return pixels if p.dtype == result else cast(pixels, result, lanes)
 
     planes = Planes.of(p)
     lanes, offsets = spans(p.out_width, lanes_of(target, p.dtype))

@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.activation import Activation
-from kerf.kernels.vector import splat
+from kerf.kernels.vector import cast, splat
 
 FLOAT = "float32"
 IMAGE, PLANE, CHANNEL = "image", "plane", "channel"  # what operands have a number for: pixel, plane, channel
@@ -67,7 +67,7 @@ class Pointwise:
         """The result, as it is stored, of vectors of the operands, as they are."""
         if not self.steps and self.dtypes[0] == self.result:
             return vectors[0]
-        values = [_converted(v, FLOAT, lanes) if d != FLOAT else v for v, d in zip(vectors, self.dtypes)]
+        values = [cast(v, FLOAT, lanes) if d != FLOAT else v for v, d in zip(vectors, self.dtypes)]
         for does, of in self.steps:
             given = [values[v] if isinstance(v, int) else splat(v, lanes) for v in of]
             y = activate(does, given[0], lanes) if isinstance(does, Activation) else OPERATORS[does](*given)
@@ -75,12 +75,8 @@ class Pointwise:
         return values[-1] if self.result == FLOAT else _saturated(values[-1], self.result, lanes)
 
 
-def _converted(vector, dtype: str, lanes: int):
-    return T.cast(vector, dtype if lanes == 1 else f"{dtype}x{lanes}")
-
-
 def _saturated(vector, dtype: str, lanes: int):
     """Whole numbers of float32 as integers: the bounds are second operands, which NaN leaves."""
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     bounded = T.min(T.max(vector, splat(low, lanes)), splat(high, lanes))
-    return _converted(_converted(bounded, "int32", lanes), dtype, lanes)
+    return cast(cast(bounded, "int32", lanes), dtype, lanes)

@@ -28,7 +28,7 @@ from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import splat
+from kerf.kernels.vector import cast, splat
 
 name = "conv2d_nchw_depthwise_bytes"
 EXACT = 1 << 24  # integers that float32 holds
@@ -109,7 +109,7 @@ class _Channels(floats.Channels):
 
         def read(pixels):
             lanes = pixels.ty.dtype.lanes
-            return T.cast(pixels, f"float32x{lanes}" if lanes > 1 else "float32") - splat(zero, lanes)
+            return cast(pixels, "float32", lanes) - splat(zero, lanes)
 
         with T.serial(0, (count + few - 1) // few) as k:
             done = T.Bind(k * few)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
@@ -18,7 +17,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
 from kerf.kernels.cpu.int8 import estimate
-from kerf.kernels.cpu.int8.dot import DOTS, QUAD, dots
+from kerf.kernels.cpu.int8.dot import DOTS, QUAD, add_pairs, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
@@ -132,10 +131,7 @@ class _Block:
         return T.reinterpret(f"int8x{self.width}", T.broadcast(T.reinterpret("int32", x), self.lanes))
 
     def _add(self, acc, x, weights):
-        if not self.dot.paired:
-            return self.dot.add(acc, x, weights, self.width)
-        name = {16: "llvm.x86.sse2.pmadd.wd", 32: "llvm.x86.avx2.pmadd.wd"}[self.width]
-        return acc + tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", name, x, weights)
+        return (add_pairs if self.dot.paired else self.dot.add)(acc, x, weights, self.width)
 
     def _store(self, acc, block, first) -> None:
         p, epilogue, lanes = self.p, self.epilogue, self.lanes

@@ -20,13 +20,13 @@ from functools import partial
 from typing import Any
 
 import tvm
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit.padding import Padding
+from kerf.kernels.cpu.emit.register_tile import MAX_UNROLLED_TAPS
 from kerf.kernels.cpu.emit.sharing import sub_rows
 from kerf.kernels.cpu.emit.weight_format import Rows
 from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, quads_of, side_by_side
@@ -36,9 +36,7 @@ from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import run, spans
-
-MAX_UNROLLED_TAPS = 9
+from kerf.kernels.vector import every, run, spans
 
 
 class Arguments:
@@ -155,8 +153,9 @@ class Loops:
             T.buffer_store(self.panel, vector, [run(to + v * self.width, self.width)])
             return
         for part in range(self.width // PART):
-            bytes_ = tirx.Shuffle([vector], [T.int32(part * PART + i) for i in range(PART)])
-            T.buffer_store(self.panel, bytes_, [run(to + (PART * part + QUAD * v) * QUAD, PART)])
+            T.buffer_store(
+                self.panel, every(vector, part * PART, 1, PART), [run(to + (PART * part + QUAD * v) * QUAD, PART)]
+            )
 
     def _sub_row(self, pixels: Callable, image, place, begin, count, rows: Rows) -> None:
         s = self.strips

@@ -13,7 +13,9 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from kerf.kernels.config import Config
 from kerf.kernels.cpu.machine import Machine
+from kerf.kernels.vector import cast, every
 
 QUAD = 4  # channels that are multiplied at a time
 PART = 16  # bytes within which a cheap shuffle moves a byte
@@ -42,13 +44,15 @@ def _vnni(acc, pixels, weights, width: int):
 
 
 def _maddubs(acc, pixels, weights, width: int):
-    by_pair, by_quad = {
-        16: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
-        32: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
-    }[width]
-    pairs = _intrinsic(f"int16x{width // 2}", by_pair, pixels, weights)
-    ones = T.broadcast(T.int16(1), width // 2)
-    return acc + _intrinsic(f"int32x{width // 4}", by_quad, pairs, ones)
+    name = {16: "llvm.x86.ssse3.pmadd.ub.sw.128", 32: "llvm.x86.avx2.pmadd.ub.sw"}[width]
+    pairs = _intrinsic(f"int16x{width // 2}", name, pixels, weights)
+    return add_pairs(acc, pairs, T.broadcast(T.int16(1), width // 2), width)
+
+
+def add_pairs(acc, a, b, width: int):
+    """int32 sums, to each of which the two products of a pair of int16 of ``a`` and ``b`` are added (x86)."""
+    name = {16: "llvm.x86.sse2.pmadd.wd", 32: "llvm.x86.avx2.pmadd.wd"}[width]
+    return acc + _intrinsic(f"int32x{width // 4}", name, a, b)
 
 
 def _sdot(acc, pixels, weights, width: int):
@@ -58,9 +62,8 @@ def _sdot(acc, pixels, weights, width: int):
 def _plain(acc, pixels, weights, width: int):
     lanes = width // QUAD
     for k in range(QUAD):
-        at = [T.int32(QUAD * i + k) for i in range(lanes)]
-        x = T.cast(T.reinterpret(f"uint8x{lanes}", tirx.Shuffle([pixels], at)), f"int32x{lanes}")
-        acc = acc + x * T.cast(tirx.Shuffle([weights], at), f"int32x{lanes}")
+        x = T.reinterpret(f"uint8x{lanes}", every(pixels, k, QUAD, lanes))
+        acc = acc + cast(x, "int32", lanes) * cast(every(weights, k, QUAD, lanes), "int32", lanes)
     return acc
 
 
@@ -73,6 +76,11 @@ DOTS = {
         Dot("plain", _plain),  # on whatever CPU; and what tests put in the place of instructions that theirs lacks
     )
 }
+
+
+def signed(c: Config) -> bool:
+    """Whether a kernel of this configuration takes pixels as int8."""
+    return "dot" in c and DOTS[c["dot"]].signed
 
 
 def dots(machine: Machine) -> tuple[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from kerf.kernels.cpu.int8.dot import PART, QUAD, narrowed, widened
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import run
+from kerf.kernels.vector import cast, run, splat
 
 MAGIC = float(1 << 23)  # added to 0 .. 2^23 it rounds, half to even, and the integer is in the lowest bits
 
@@ -48,7 +48,7 @@ class Epilogue:
         return (image * self.p.out_channels + channel) * out_planes(self.p)[2]
 
     def _number(self, place: int, lanes: int):
-        return _all(self._bound[place], lanes)
+        return splat(self._bound[place], lanes)
 
     def steps(self, channel) -> tuple[Any, Any]:
         """(multiplier, bias) of a channel, or of a ramp of them, read once."""
@@ -62,8 +62,8 @@ class Epilogue:
             T.buffer_store(self.y, value, [run(at, lanes)])
             return
         value = T.min(T.max(value, self._number(numbers.LOW, lanes)), self._number(numbers.HIGH, lanes))
-        bits = T.reinterpret(_type("int32", lanes), value + _all(T.float32(MAGIC), lanes))
-        T.buffer_store(self.y, T.cast(bits, _type("uint8", lanes)), [run(at, lanes)])
+        bits = T.reinterpret("int32" if lanes == 1 else f"int32x{lanes}", value + splat(MAGIC, lanes))
+        T.buffer_store(self.y, cast(bits, "uint8", lanes), [run(at, lanes)])
 
     def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int) -> None:
         """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of y."""
@@ -86,11 +86,11 @@ class Epilogue:
 
     def _value(self, sums, steps: tuple[Any, Any], residual, lanes: int):
         """Real, or in steps of y."""
-        p, floats = self.p, _type("float32", lanes)
+        p = self.p
         multiplier, bias = (_all(number, lanes) for number in steps)
-        value = T.cast(sums, floats) * multiplier + bias
+        value = cast(sums, "float32", lanes) * multiplier + bias
         if residual is not None:
-            other = T.cast(residual, floats) * self._number(numbers.RESIDUAL_SCALE, lanes)
+            other = cast(residual, "float32", lanes) * self._number(numbers.RESIDUAL_SCALE, lanes)
             value = value + (other + self._number(numbers.RESIDUAL_SHIFT, lanes))
         if p.y.quantised and numbers.clips(p):
             return value
@@ -100,10 +100,6 @@ class Epilogue:
         return value
 
 
-def _type(dtype: str, lanes: int) -> str:
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype
-
-
 def _all(value, lanes: int):
     """A number in every lane; a vector as it is."""
-    return T.broadcast(value, lanes) if lanes > 1 and value.ty.dtype.lanes == 1 else value
+    return splat(value, lanes) if value.ty.dtype.lanes == 1 else value

@@ -8,10 +8,11 @@ from tvm.target import Target
 
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
+from kerf.kernels.cpu.emit.sharing import splits
 from kerf.kernels.cpu.int8.dot import QUAD, dots
 from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
 from kerf.kernels.cpu.int8.strips import Strips, geometry
-from kerf.kernels.cpu.machine import Machine, machine_of, threads
+from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.problem import Problem
 
 PANEL_SHARE = 0.5  # of the second-level cache, for the panels of a strip
@@ -45,7 +46,7 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
         for height in {min(h, n) for h in heights}:
             for strip in _strips(p, planes.copied, width):
                 c: Config = {"dot": dot, "bytes": width, "rows": height, "strip": strip}
-                for split in _splits(p, c, target):
+                for split in splits(target, Strips.of(p, c)[0].count):
                     found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
@@ -55,14 +56,6 @@ def _strips(p: Problem, copied: bool, width: int) -> list[int]:
         return [1, 2, 4]
     heights = {p.out_height, -(-p.out_height // 2), -(-p.out_height // 4), -(-p.out_height // 8)}
     return sorted(heights, reverse=True)
-
-
-def _splits(p: Problem, c: Config, target: Target) -> list[Config]:
-    parts = threads(target)
-    if parts == 1:
-        return [{}]
-    strips = Strips.of(p, c)[0].count
-    return [{"parts": parts, "split": split} for split in ("rows", *(["pixels"] if strips >= parts else []))]
 
 
 def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> float:
