@@ -8,8 +8,7 @@ from pathlib import Path
 from kerf import console
 from kerf.compress.onnx_file.pruning import prune_onnx
 from kerf.deploy.frontend.sizes import shapes_of
-from kerf.deploy.quantise.calibration import Calibration
-from kerf.images import MEAN, STD
+from kerf.deploy.quantise import calibration
 
 
 def build_parser(program: str) -> console.Parser:
@@ -17,14 +16,7 @@ def build_parser(program: str) -> console.Parser:
         program, description="Prunes an .onnx file to 1xN blocks by calibration alone: no code, no labels, no training."
     )
     parser.add_argument("file", type=Path, help=".onnx of f32")
-    parser.add_argument(
-        "--calibration", type=Path, required=True, metavar="DIR|FILE",
-        help="samples: a folder of images, or .npz with arrays by input name",
-    )  # fmt: skip
-    parser.add_argument("--calibration_images", type=int, default=1024, metavar="K", help="samples to use at most")
-    said = "of images, a number for each channel: a pixel becomes (value / 255 - mean) / std"
-    parser.add_argument("--mean", type=float, nargs="+", default=MEAN, metavar="M", help=said)
-    parser.add_argument("--std", type=float, nargs="+", default=STD, metavar="S", help="see --mean")
+    calibration.add_samples(parser, "samples", required=True, images=1024)
     parser.add_argument("--sparsity", type=float, default=0.5, metavar="P", help="share of each layer's blocks to zero")
     parser.add_argument("--N", type=int, default=4, help="consecutive output kernels in a block")
     parser.add_argument("--full", action="store_true", help="prune Gemm and MatMul, too")
@@ -44,7 +36,7 @@ def main(argv: Sequence[str], program: str) -> int:
 
 def work(args: argparse.Namespace) -> None:
     with console.speaking(args.quiet, args.json):
-        asked = Calibration(
+        asked = calibration.Calibration(
             args.calibration, images=args.calibration_images, mean=tuple(args.mean), std=tuple(args.std)
         )
         out = args.out or args.file.with_suffix(".pruned.onnx")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kerf.compress.second_order.layer import Layer, Window
 from kerf.compress.second_order.walk import Values
-from kerf.deploy.frontend.onnx_graph import Graph, attributes, reads
+from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, reads
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 DEVICE = ["CPUExecutionProvider"]
@@ -81,7 +81,7 @@ class Sessions:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, DEVICE)
 
     def _layer(self, node: onnx.NodeProto) -> Layer | None:
-        if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in LAYERS or node.domain not in STANDARD:
             return None
         name = node.input[1]
         weight = self.graph.constants.get(name)

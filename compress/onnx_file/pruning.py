@@ -5,7 +5,7 @@ the network as it has become (kerf.compress.second_order).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,9 @@ from kerf.compress.onnx_file.program import DEVICE, Sessions
 from kerf.compress.second_order.compensation import cheapest, compensate
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
-from kerf.deploy.frontend.onnx_graph import Graph, Value
 from kerf.deploy.frontend.zero_blocks import LINEAR, prunable
 from kerf.deploy.quantise.calibration import Calibration
-from kerf.deploy.quantise.quantise import plain
+from kerf.deploy.quantise.quantise import plain, sized
 from kerf.deploy.quantise.samples import Feed, Samples, read
 from kerf.errors import BadInput
 
@@ -90,7 +89,7 @@ def prune_onnx(
         raise BadInput(f"sparsity {sparsity:g}, n {n}: expected a share above 0 and below 1, and at least 1")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
     graph = plain(path)
-    inputs = _sized(path, graph, shapes or {})
+    inputs = sized(path, graph, shapes or {})
     samples = read(asked, inputs)
     original = graph.model()
     blocks = {tensor.name for tensor, _ in prunable(original.graph, ("Conv", *LINEAR) if full else ("Conv",))}
@@ -111,14 +110,6 @@ def prune_onnx(
     error, same = _compared(original, pruned, held)
     files.write(to, pruned.SerializeToString())
     return PrunedFile(to, n, sparsity, made.lost, len(used), len(held), error, same, made.note)
-
-
-def _sized(path: Path, graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[Value]:
-    """The inputs, with the sizes that are given for them."""
-    values = [graph.described(i.name) for i in graph.inputs]
-    if unknown := [name for name in shapes if name not in {v.name for v in values}]:
-        raise BadInput(f"{path}: no input {unknown[0]!r}; its inputs are {', '.join(v.name for v in values)}")
-    return [replace(v, shape=tuple(shapes[v.name])) if v.name in shapes else v for v in values]
 
 
 def _parted(samples: Samples) -> tuple[list[Feed], list[Feed]]:

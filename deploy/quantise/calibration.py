@@ -39,12 +39,17 @@ class Calibration:
 
 
 def add_flags(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    add_samples(parser, "samples that ranges are taken from", required, MOST)
+    parser.add_argument("--calibration_method", choices=METHODS, default=METHOD, help="how ranges are taken of them")
+
+
+def add_samples(parser: argparse._ActionsContainer, what: str, required: bool, images: int) -> None:
+    """The flags of samples, of ``images`` at most by default, without what is done with them."""
     parser.add_argument(
         "--calibration", type=Path, required=required, metavar="DIR|FILE",
-        help="samples that ranges are taken from: a folder of images, or .npz with arrays by input name",
+        help=f"{what}: a folder of images, or .npz with arrays by input name",
     )  # fmt: skip
-    parser.add_argument("--calibration_method", choices=METHODS, default=METHOD, help="how ranges are taken of them")
-    parser.add_argument("--calibration_images", type=int, default=MOST, metavar="K", help="samples to use at most")
+    parser.add_argument("--calibration_images", type=int, default=images, metavar="K", help="samples to use at most")
     said = "of images, a number for each channel: a pixel becomes (value / 255 - mean) / std"
     parser.add_argument("--mean", type=float, nargs="+", default=MEAN, metavar="M", help=said)
     parser.add_argument("--std", type=float, nargs="+", default=STD, metavar="S", help="see --mean")

@@ -13,16 +13,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes
+from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, Steps, steps
 from kerf.deploy.frontend.passes.unsigned import KINDS, moved
 from kerf.errors import Unsupported
 
-UNSIGNED = (np.dtype(np.uint8), np.dtype(np.uint16))
+UNSIGNED = ("uint8", "uint16")
 POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 KEEPS_SIGN = (
     *("Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Transpose", "Flatten"),
     *("Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "DequantizeLinear"),
 )
-Q_DQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,17 +34,18 @@ def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = made.graph
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     others = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and (array >= 0).all()}
-    positive, nodes, left = set(others), [], _left(Graph(model))
+    source = Graph(model)
+    positive, nodes, left = set(others), [], _left(source)
     for node in model.graph.node:
         kept = node
-        if node.op_type == "DequantizeLinear" and node.input[0] in arrays:
-            values = _floats(node, arrays)
+        if node.op_type == DEQUANTISE and node.input[0] in arrays:
+            values = _steps(source, node).dequantise(arrays[node.input[0]])
             graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
             if (values >= 0).all():
                 positive.add(node.output[0])
             continue
-        if node.op_type in Q_DQ and left.isdisjoint((node.input[0], node.output[0])):
-            kept = _without_rounding(node, arrays, positive, graph)
+        if node.op_type in (QUANTISE, DEQUANTISE) and left.isdisjoint((node.input[0], node.output[0])):
+            kept = _without_rounding(source, node, arrays, positive, graph)
         if kept.op_type in POSITIVE or (kept.op_type in KEEPS_SIGN and set(filter(None, kept.input[:2])) <= positive):
             positive.update(kept.output)
         if kept.op_type == "Clip":
@@ -78,39 +79,27 @@ def _left(graph: Graph) -> set[str]:
 
 def _between(graph: Graph, tensor: str) -> bool:
     maker = graph.producer(tensor)
-    makes = maker is not None and (maker.op_type == "QuantizeLinear" or bool(moved(maker)))
-    return makes and all(r.op_type == "DequantizeLinear" or moved(r) for r in graph.consumers(tensor))
+    makes = maker is not None and (maker.op_type == QUANTISE or bool(moved(maker)))
+    return makes and all(r.op_type == DEQUANTISE or moved(r) for r in graph.consumers(tensor))
 
 
-def _scale_of(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero point."""
-    scale = arrays.get(node.input[1])
-    if scale is None or attributes(node).get("block_size", 0):
+def _steps(graph: Graph, node: onnx.NodeProto) -> Steps:
+    found = steps(graph, node)
+    if found is None or found.block:
         raise Unsupported(
             f"{node.name or node.output[0]}: its scale is computed, or of blocks; it has no f32 form here"
         )
-    named = len(node.input) > 2 and node.input[2]
-    return scale, arrays[node.input[2]] if named else np.zeros((), np.uint8)
-
-
-def _floats(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """A constant as f32."""
-    integers, (scale, zero) = arrays[node.input[0]], _scale_of(node, arrays)
-    if scale.ndim:
-        axis = attributes(node).get("axis", 1) % integers.ndim
-        shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
-        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.ndim else zero
-    return ((integers.astype(np.int64) - zero.astype(np.int64)) * scale).astype(np.float32)
+    return found
 
 
 def _without_rounding(
-    node: onnx.NodeProto, arrays: dict[str, np.ndarray], positive: set[str], graph: onnx.GraphProto
+    source: Graph, node: onnx.NodeProto, arrays: dict[str, np.ndarray], positive: set[str], graph: onnx.GraphProto
 ) -> onnx.NodeProto:
     x, y = node.input[0], node.output[0]
-    if node.op_type == "QuantizeLinear" and x not in positive:
-        scale, zero = _scale_of(node, arrays)
-        if scale.ndim == 0 and zero.dtype in UNSIGNED and not zero.any():
-            ends = {f"{y}.least": 0, f"{y}.most": np.iinfo(zero.dtype).max * scale}
+    if node.op_type == QUANTISE and x not in positive:
+        found = _steps(source, node)
+        if found.axis is None and found.dtype in UNSIGNED and not found.zero.any():
+            ends = {f"{y}.least": 0, f"{y}.most": np.iinfo(found.dtype).max * found.scale.item()}
             graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in ends.items())
             arrays |= {name: np.array(value, np.float32) for name, value in ends.items()}
             return helper.make_node("Clip", [x, *ends], [y], node.name)

@@ -77,7 +77,7 @@ def quantise(
         raise BadInput(f"{to}: the f32 file itself, which would be lost; give another name for the quantised one")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration))
     graph = plain(path)
-    samples = read(asked, _sized(path, graph, shapes or {}))
+    samples = read(asked, sized(path, graph, shapes or {}))
     model, tensors = graph.model(), _tensors(graph)
     try:
         seen = ranges.observed(model, tensors, samples)
@@ -110,7 +110,7 @@ def plain(path: Path) -> Graph:
     return graph
 
 
-def _sized(path: Path, graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[Value]:
+def sized(path: Path, graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[Value]:
     """The inputs, with the sizes that are given for them. Raises BadInput for sizes that they cannot have."""
     asked = onnx.ModelProto()
     asked.graph.input.extend(graph.inputs)
