@@ -10,16 +10,15 @@ bundles and results.json stay under --folder.
 """
 
 import argparse
-import json
 from pathlib import Path
 
+import _sweep
 import numpy as np
 import onnx
 
 import kerf
 from kerf import zoo
 from kerf.deploy.measure import bench
-from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.verify import relative_error
 from kerf.deploy.runtime import session
 
@@ -32,24 +31,8 @@ HEAD = f"""\
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--folder", type=Path, default=Path("runs/bench_int8"))
-    p.add_argument("--archs", nargs="+", default=ARCHS)
-    p.add_argument("--sparsities", nargs="+", type=float, default=(0.0, 0.5, 0.75, 0.9))
-    p.add_argument("--N", type=int, default=4)
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--batch", type=int, default=1)
-    p.add_argument("--trials", type=int, default=0, help="configurations measured per network; 0 = defaults")
-    p.add_argument("--seconds", type=float, default=15, help="length of each race")
-    a = p.parse_args()
-    rows = []
-    print(HEAD, flush=True)
-    for arch in a.archs:
-        for sparsity in a.sparsities:
-            rows.append({"arch": arch, "sparsity": sparsity, **measure(arch, sparsity, a)})
-            print(line(rows[-1]), flush=True)
-            asked = {k: getattr(a, k) for k in ("N", "threads", "batch", "trials", "seconds")}
-            (a.folder / "results.json").write_text(json.dumps({**asked, "rows": rows, **environment()}, indent=1))
+    a = _sweep.flags(__doc__, "runs/bench_int8", ARCHS, (0.0, 0.5, 0.75, 0.9), seconds=15)
+    _sweep.rows(a, HEAD, measure, line)
     return 0
 
 

@@ -9,16 +9,14 @@ twice); speedup.svg and results.json are written there.
 """
 
 import argparse
-import json
-from pathlib import Path
 
+import _sweep
 import numpy as np
 
 from kerf import zoo
 from kerf.deploy.compiler import targets
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure import bench, peers
-from kerf.deploy.measure.environment import environment
 from kerf.deploy.runtime import session
 from kerf.kernels.cpu.fma_peak import macs_per_us
 
@@ -31,24 +29,8 @@ HEAD = """\
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--folder", type=Path, default=Path("runs/bench_networks"))
-    p.add_argument("--archs", nargs="+", default=ARCHS)
-    p.add_argument("--sparsities", nargs="+", type=float, default=(0.5, 0.75, 0.9))
-    p.add_argument("--N", type=int, default=4)
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--batch", type=int, default=1)
-    p.add_argument("--trials", type=int, default=0, help="configurations measured per network; 0 = defaults")
-    p.add_argument("--seconds", type=float, default=10, help="length of each race")
-    a = p.parse_args()
-    rows = []
-    print(HEAD, flush=True)
-    for arch in a.archs:
-        for sparsity in a.sparsities:
-            rows.append({"arch": arch, "sparsity": sparsity, **measure(arch, sparsity, a)})
-            print(line(rows[-1]), flush=True)
-    asked = {k: getattr(a, k) for k in ("N", "threads", "batch", "trials", "seconds")}
-    (a.folder / "results.json").write_text(json.dumps({**asked, "rows": rows, **environment()}, indent=1))
+    a = _sweep.flags(__doc__, "runs/bench_networks", ARCHS, (0.5, 0.75, 0.9), seconds=10)
+    rows = _sweep.rows(a, HEAD, measure, line)
     series = {arch: [(r["sparsity"], r["speedup"]["median"]) for r in rows if r["arch"] == arch] for arch in a.archs}
     (a.folder / "speedup.svg").write_text(picture(series, f"1x{a.N} blocks, {a.threads} thread(s), batch {a.batch}"))
     print(f"picture: {a.folder / 'speedup.svg'}")
