@@ -10,8 +10,14 @@ from tvm.target import Target
 from tvm.target.codegen import llvm_get_cpu_features
 from tvm.tirx.script.builder import ir as T
 
-# LLVM's name -> ours: products of 8-bit integers, summed by four.
-FEATURES = {"dotprod": "dotprod", "i8mm": "i8mm", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
+# LLVM's name -> ours: products of 8-bit integers, summed by four; any order of a vector's bytes in one instruction.
+FEATURES = {
+    "dotprod": "dotprod",
+    "i8mm": "i8mm",
+    "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
+    "avx512vbmi": "avx512_vbmi",
+}
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,17 @@ from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.register_tile import MAX_UNROLLED_TAPS
 from kerf.kernels.cpu.emit.sharing import sub_rows
 from kerf.kernels.cpu.emit.weight_format import Rows
-from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, quads_of, side_by_side
+from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, linear, linear_tile, quads_of, side_by_side, weaving
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.int8.strips import Strips
-from kerf.kernels.cpu.layout import in_planes, out_planes
-from kerf.kernels.cpu.machine import parallel_loop
+from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
+from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import every, run, spans
+from kerf.kernels.vector import every, prefetch, run, spans
+
+
+AHEAD = 16 * LINE  # words of weights, 1 KiB
 
 
 class Arguments:
@@ -60,10 +63,10 @@ class Arguments:
 class Function:
     """The code of one function: ``n`` outputs of a block row."""
 
-    def __init__(self, p: Problem, c: Config, n: int):
+    def __init__(self, p: Problem, c: Config, n: int, machine: Machine):
         self.p, self.c, self.blocks = p, c, -(-p.out_channels // n)
         self.given = Arguments(p, c, n)
-        self.loops = [Loops(p, c, n, self.given, strips) for strips in Strips.of(p, c)]
+        self.loops = [Loops(p, c, n, self.given, strips) for strips in Strips.of(p, c, machine)]
 
     def emit(self, target: Target) -> None:
         p, widest = self.p, self.loops[0].strips
@@ -102,17 +105,23 @@ class Loops:
     def __init__(self, p: Problem, c: Config, n: int, given: Arguments, strips: Strips):
         self.p, self.c, self.n, self.given, self.strips = p, c, n, given, strips
         self.dot, self.width, self.epilogue = DOTS[c["dot"]], strips.width, given.epilogue
-        self.lanes, self.subs = self.width // QUAD, -(-n // c["rows"])  # sub-rows of a block row
-        self.in_lanes = not strips.rows  # pixels of a vector are as quads_of leaves them
-        # channels that one sub-row alone reads once go from the image to the products in registers
-        self.through_panel = self.dot.paired or not self.in_lanes or n > c["rows"]
+        self.lanes = strips.lanes or self.width // QUAD  # pixels of a vector
+        self.subs = -(-n // c["rows"])  # sub-rows of a block row
+        # channels that one sub-row alone reads go from the image to the products in registers, again for every tap
+        self.through_panel = self.dot.paired or n > c["rows"] or bool(c.get("panel", strips.rows))
+        # pixels of a tile are as quads_of leaves them
+        self.in_parts = strips.vectors == QUAD and not (strips.rows and self.through_panel)
+        # rows of a strip are compacted as bytes, unless what is added to them is read row by row
+        self.narrow = self.in_parts and self.dot.narrows and p.y.quantised and not p.residual
 
     def emit(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
         s = self.strips
         most = -(-self.p.in_channels // QUAD)  # quads of a block row
         size = most * s.phases * s.region * QUAD if self.through_panel else 1
         self.panel = T.alloc_buffer((size,), "int8")
-        self.sums: Any = T.alloc_buffer((self.c["rows"] * s.room,), "int32") if s.rows else None
+        kind = "uint8" if self.narrow else "int32"
+        self.sums: Any = T.alloc_buffer((self.c["rows"] * s.room,), kind) if s.rows else None
+        self.order = weaving(self.given.indptr[0]) if s.lanes else None
         full, short = self.p.out_channels // self.n, self.p.out_channels % self.n
         with T.serial(0, strips[1] - strips[0]) as i:
             pixel, place = (T.Bind(v) for v in s.first(strips[0] + i))
@@ -136,21 +145,27 @@ class Loops:
         with T.serial(0, count) as quad, T.serial(0, s.phases) as phase, T.serial(0, s.region // width) as i:
             pixel = T.Bind(i * width)
             to = T.Bind(((quad * s.phases + phase) * s.region + pixel) * QUAD)
-            vectors = self._quad(source, origin, begin, quad, phase * s.planes.plane + pixel)
+            vectors = self._quad(source, origin, begin, s.vectors, quad, phase * s.planes.plane + pixel)
             for v, vector in enumerate(vectors):
                 self._to_panel(vector, v, to)
 
-    def _quad(self, source, origin, begin, quad, pixel) -> list:
-        """Four vectors of pixels of a block row's quad, read where its channels lie."""
+    def _quad(self, source, origin, begin, vectors: int, quad, pixel) -> list:
+        """``vectors`` vectors of pixels of a block row's quad, read where its channels lie."""
         at = origin + pixel
         first = (begin + quad) * QUAD
         offsets = [T.cast(self.given.channels[first + k], "int32") * self.strips.planes.channel for k in range(QUAD)]
-        given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
-        return quads_of(given, self.width, self.dot.signed)
+        if self.in_parts and vectors == QUAD or not self.strips.lanes:
+            given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
+            return quads_of(given, self.width, self.dot.signed)
+        if vectors == QUAD:
+            return linear_tile([T.Bind(source[run(at + offset, self.width)]) for offset in offsets], self.order)
+        places = [[T.Bind(at + offset + v * self.lanes) for offset in offsets] for v in range(vectors)]
+        return [linear([T.Bind(source[run(place, self.lanes)]) for place in four], self.order) for four in places]
 
     def _to_panel(self, vector, v: int, to) -> None:
-        if self.in_lanes or self.width == PART:
-            T.buffer_store(self.panel, vector, [run(to + v * self.width, self.width)])
+        if self.in_parts or self.strips.lanes or self.width == PART:
+            size = QUAD * self.lanes
+            T.buffer_store(self.panel, vector, [run(to + v * size, size)])
             return
         for part in range(self.width // PART):
             T.buffer_store(
@@ -165,75 +180,97 @@ class Loops:
         words = T.Bind((begin * self.n + rows.first * count) * self.p.taps)
         sub = T.Bind(rows.block * self.subs + rows.first // self.c["rows"])
         planes = [T.Bind(self.epilogue.plane(image, channel + r)) for r in range(rows.count)]
+        given = partial(self._tile, pixels, channel, words, stored, count, sub, planes, place)
         with T.serial(0, s.tiles) as i:
-            pixel = T.Bind(s.tile(i))
-            acc = self._sum(pixels, channel, words, stored, count, pixel, rows.count)
-            if self.dot.paired:
-                self._add_rest(acc, sub, pixel, rows.count)
-            for r in range(rows.count):
-                vectors = [acc[self._at(r, v)] for v in range(QUAD)]
-                at = planes[r] + place + pixel
-                if s.rows:
-                    whole = side_by_side(vectors, self.lanes)
-                    T.buffer_store(self.sums, whole, [run(r * s.room + pixel, self.width)])
-                    continue
-                steps = self.epilogue.steps(channel + r)
-                if self.dot.narrows and self.p.y.quantised:
-                    self.epilogue.store_narrowed(vectors, steps, at, self.width)
-                else:
-                    self.epilogue.store(in_order(vectors, self.width), steps, at, self.width)
+            given(T.Bind(s.tile(i)), s.vectors)
+        if s.left:
+            given(s.tiles * s.width, s.left)
         if s.rows:
             self._compact(channel, planes, place)
 
-    def _at(self, r: int, v: int):
-        return run((r * QUAD + v) * self.lanes, self.lanes)
+    def _tile(
+        self, pixels: Callable, channel, words, stored: int, count, sub, planes: list, place, pixel, vectors: int
+    ) -> None:
+        """Sums of ``vectors`` vectors of pixels from ``pixel`` on, a row for each of ``planes``, and what becomes of them."""
+        s, rows = self.strips, len(planes)
+        acc = self._sum(partial(pixels, vectors), channel, words, stored, count, pixel, rows, vectors)
+        if self.dot.paired:
+            self._add_rest(acc, sub, pixel, rows, vectors)
+        width = vectors * self.lanes
+        for r in range(rows):
+            sums = [acc[self._at(r * vectors + v)] for v in range(vectors)]
+            in_parts = self.in_parts and vectors == QUAD
+            if s.rows and not self.narrow:
+                whole = in_order(sums, width) if in_parts else side_by_side(sums, self.lanes)
+                T.buffer_store(self.sums, whole, [run(r * s.room + pixel, width)])
+                continue
+            steps = self.epilogue.steps(channel + r)
+            at, to = (r * s.room + pixel, self.sums) if s.rows else (planes[r] + place + pixel, None)
+            if in_parts and self.dot.narrows and self.p.y.quantised:
+                self.epilogue.store_narrowed(sums, steps, at, width, to)
+            else:
+                whole = in_order(sums, width) if in_parts else side_by_side(sums, self.lanes)
+                self.epilogue.store(whole, steps, at, width, to)
 
-    def _sum(self, pixels: Callable, channel, words, stored: int, count, pixel, rows: int):
-        acc = T.alloc_buffer((rows * self.width,), "int32", scope="local", annotations=REGISTERS)
+    def _at(self, vector: int):
+        return run(vector * self.lanes, self.lanes)
+
+    def _sum(self, pixels: Callable, channel, words, stored: int, count, pixel, rows: int, vectors: int):
+        size = rows * vectors * self.lanes
+        acc = T.alloc_buffer((size,), "int32", scope="local", annotations=REGISTERS)
         for r in range(rows):
             start = T.Bind(T.broadcast(self.epilogue.start[channel + r], self.lanes))
-            for v in range(QUAD):
-                T.buffer_store(acc, start, [self._at(r, v)])
+            for v in range(vectors):
+                T.buffer_store(acc, start, [self._at(r * vectors + v)])
         taps, width = self.p.taps, self.p.kernel[1]
         s = self.strips
         with T.serial(0, count) as quad:
             base = T.Bind((quad * s.phases * s.region + pixel) * QUAD)
             word = T.Bind(words + quad * taps * stored)
-            if not self.through_panel:
-                self._multiply(acc, pixels(quad, pixel), self.given.data, word, rows)
-            elif taps <= MAX_UNROLLED_TAPS:
+            self._prefetch(word, taps * stored)
+
+            def multiply(phase, offset, tap):
+                if self.through_panel:
+                    read = self._from_panel(base + (phase * s.region + offset) * QUAD, vectors)
+                else:
+                    read = pixels(quad, phase * s.planes.plane + offset + pixel)
+                self._multiply(acc, read, self.given.data, word + tap * stored, rows)
+
+            if taps <= MAX_UNROLLED_TAPS:
                 for tap in range(taps):
-                    phase, offset = s.place(tap)
-                    place = base + (phase * s.region + offset) * QUAD
-                    self._multiply(acc, self._from_panel(place), self.given.data, word + tap * stored, rows)
+                    multiply(*s.place(tap), tap)
             else:
                 with T.serial(0, self.p.kernel[0]) as row:
                     for col in range(width):
-                        phase, offset = s.planes.place(row, col)
-                        place = base + (phase * s.region + offset) * QUAD
-                        words_at = word + (row * width + col) * stored
-                        self._multiply(acc, self._from_panel(place), self.given.data, words_at, rows)
+                        multiply(*s.planes.place(row, col), row * width + col)
         return acc
 
-    def _add_rest(self, acc, sub, pixel, rows: int) -> None:
+    def _prefetch(self, word, count: int) -> None:
+        """The weights some quads on: no prefetcher keeps up with lists as short as these."""
+        for line in range(0, count, LINE):
+            prefetch(self.given.data[word + AHEAD + line])
+
+    def _add_rest(self, acc, sub, pixel, rows: int, vectors: int) -> None:
         s, taps = self.strips, self.p.taps
         with T.serial(self.given.rest_indptr[sub], self.given.rest_indptr[sub + 1]) as i:
             quad, tap = T.Bind(self.given.rest_at[i] // taps), T.Bind(self.given.rest_at[i] % taps)
             phase, offset = s.planes.place(tap // self.p.kernel[1], tap % self.p.kernel[1])
             place = T.Bind(((quad * s.phases + phase) * s.region + offset + pixel) * QUAD)
-            self._multiply(acc, self._from_panel(place), self.given.rest, i * self.c["rows"], rows)
+            self._multiply(acc, self._from_panel(place, vectors), self.given.rest, i * self.c["rows"], rows)
 
-    def _from_panel(self, at) -> list:
-        """Four vectors of pixels from byte ``at``."""
-        return [T.Bind(self.panel[run(at + v * self.width, self.width)]) for v in range(QUAD)]
+    def _from_panel(self, at, vectors: int) -> list:
+        """Vectors of pixels from byte ``at``."""
+        size = QUAD * self.lanes
+        return [T.Bind(self.panel[run(at + v * size, size)]) for v in range(vectors)]
 
     def _multiply(self, acc, pixels: list, data, word, rows: int) -> None:
         """One tap of a quad: its pixels by a word for each row."""
+        size = QUAD * self.lanes
         for r in range(rows):
-            weights = T.Bind(T.reinterpret(f"int8x{self.width}", T.broadcast(data[word + r], self.lanes)))
-            for v in range(QUAD):
-                place = self._at(r, v)
-                T.buffer_store(acc, self.dot.add(acc[place], pixels[v], weights, self.width), [place])
+            weights = T.Bind(T.reinterpret(f"int8x{size}", T.broadcast(data[word + r], self.lanes)))
+            for v, pixel in enumerate(pixels):
+                place = self._at(r * len(pixels) + v)
+                T.buffer_store(acc, self.dot.add(acc[place], pixel, weights, size), [place])
 
     def _compact(self, channel, planes: list, row) -> None:
         """Sums of a strip's rows, at the copies' pitch, into the output."""
@@ -247,13 +284,17 @@ class Loops:
             steps = self.epilogue.steps(channel + r)
             with T.serial(0, s.rows) as i:
                 for x in offsets:
-                    sums = self.sums[run(r * s.room + i * s.planes.pitch + x, lanes)]
-                    self.epilogue.store(sums, steps, plane + (row + i) * width + x, lanes)
+                    found = self.sums[run(r * s.room + i * s.planes.pitch + x, lanes)]
+                    at = plane + (row + i) * width + x
+                    if self.narrow:
+                        T.buffer_store(self.epilogue.y, found, [run(at, lanes)])
+                    else:
+                        self.epilogue.store(found, steps, at, lanes)
 
 
 def prim_func(p: Problem, c: Config, target: Target, n: int) -> tvm.tirx.PrimFunc:
     """(x, data, channels, indptr, start, multiplier, bias, numbers, zero, [residual], y)."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        Function(p, c, n).emit(target)
+        Function(p, c, n, machine_of(target)).emit(target)
     return builder.get()

@@ -108,6 +108,35 @@ def quads_of(channels: Sequence[Any], width: int, signed: bool) -> list[Any]:
     return [T.Bind(T.reinterpret(f"int8x{width}", v)) for v in words]
 
 
+def weaving(nothing) -> Any:
+    """What ``linear`` is given: 4 p + k is byte 16 k + p. ``nothing``: a 0 that the compiler does not know to be one;
+    knowing the order, it would find itself another way to it, of three times as many instructions.
+    """
+    return T.Bind(T.reinterpret("int8x64", T.ramp(T.int32(0x30201000) + nothing, T.int32(0x01010101), 16)))
+
+
+def linear(parts: Sequence[Any], order) -> Any:
+    """16 bytes of each of four channels as a vector of pixels, in their order (AVX-512 VBMI)."""
+    return _woven(T.Bind(tirx.Shuffle(list(parts), [T.int32(i) for i in range(64)])), order)
+
+
+def linear_tile(channels: Sequence[Any], order) -> list[Any]:
+    """64 bytes of each of four channels as four vectors of pixels, in their order (AVX-512 VBMI)."""
+    a, b, c, d = channels
+    halves = [[T.Bind(_parts(*two, (i, i + 1, i + 4, i + 5))) for two in ((a, b), (c, d))] for i in (0, 2)]
+    return [_woven(T.Bind(_parts(*half, (i, i + 2, i + 4, i + 6))), order) for half in halves for i in (0, 1)]
+
+
+def _parts(a, b, which: Sequence[int]):
+    """Parts of two vectors, 0 to 3 of ``a`` and 4 to 7 of ``b``, as one."""
+    return tirx.Shuffle([a, b], [T.int32(PART * part + i) for part in which for i in range(PART)])
+
+
+def _woven(parts, order) -> Any:
+    given = T.reinterpret("int8x64", parts)
+    return T.Bind(_intrinsic("int8x64", "llvm.x86.avx512.permvar.qi.512", given, order))
+
+
 def _unpacked(a, b, size: int, width: int, high: bool):
     """Elements of ``size`` bytes of a and b in turn, of the lower or the higher half of every part."""
     count, per = width // size, PART // size

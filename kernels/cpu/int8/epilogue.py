@@ -54,19 +54,21 @@ class Epilogue:
         """(multiplier, bias) of a channel, or of a ramp of them, read once."""
         return T.Bind(self.multiplier[channel]), T.Bind(self.bias[channel])
 
-    def store(self, sums, steps: tuple[Any, Any], at, lanes: int) -> None:
-        """``lanes`` sums, integers of any type, of the channel or channels of ``steps``, to place ``at`` of y."""
+    def store(self, sums, steps: tuple[Any, Any], at, lanes: int, to: Any = None) -> None:
+        """``lanes`` sums, integers of any type, of the channel or channels of ``steps``, to place ``at`` of ``to``, or
+        of y, whose residual is added.
+        """
         residual = self.residual[run(at, lanes)] if self.residual is not None else None
         value = self._value(sums, steps, residual, lanes)
         if not self.p.y.quantised:
-            T.buffer_store(self.y, value, [run(at, lanes)])
+            T.buffer_store(self.y if to is None else to, value, [run(at, lanes)])
             return
         value = T.min(T.max(value, self._number(numbers.LOW, lanes)), self._number(numbers.HIGH, lanes))
         bits = T.reinterpret("int32" if lanes == 1 else f"int32x{lanes}", value + splat(MAGIC, lanes))
-        T.buffer_store(self.y, cast(bits, "uint8", lanes), [run(at, lanes)])
+        T.buffer_store(self.y if to is None else to, cast(bits, "uint8", lanes), [run(at, lanes)])
 
-    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int) -> None:
-        """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of y."""
+    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, to: Any = None) -> None:
+        """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of ``to``, or of y."""
         lanes, residuals = width // len(vectors), [None] * len(vectors)
         if self.residual is not None and self.residual_type.quantised:
             residuals = widened(T.Bind(self.residual[run(at, width)]), width)
@@ -76,7 +78,7 @@ class Epilogue:
         high = self._number(numbers.HIGH, lanes)
         y = narrowed([T.Bind(T.min(value, high)) for value in values], width)
         low = T.cast(self._bound[numbers.LOW], "uint8")
-        T.buffer_store(self.y, T.max(y, T.broadcast(low, width)), [run(at, width)])
+        T.buffer_store(self.y if to is None else to, T.max(y, T.broadcast(low, width)), [run(at, width)])
 
     def _part(self, at, v: int, width: int):
         """Residual floats of vector ``v`` in the order of quads_of."""

@@ -9,12 +9,13 @@ from tvm.target import Target
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
 from kerf.kernels.cpu.emit.sharing import splits
-from kerf.kernels.cpu.int8.dot import QUAD, dots
+from kerf.kernels.cpu.int8.dot import DOTS, QUAD, dots
 from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
-from kerf.kernels.cpu.int8.strips import Strips, geometry
+from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat
 from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.problem import Problem
 
+LATENCY = 4  # cycles of a product
 PANEL_SHARE = 0.5  # of the second-level cache, for the panels of a strip
 
 
@@ -39,20 +40,29 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
     machine = machine_of(target)
     dot, widths = dots(machine)
     planes = geometry(p)
-    fitting = [w for w in widths if planes.copied or w <= planes.channel]
+    flat = is_flat(planes)
+    fitting = [w for w in widths if not flat or w <= planes.channel]
     found: list[tuple[float, Config]] = []
     for width in fitting:
         heights = (2, 1) if machine.registers <= 16 else (4, 6, 2)
         for height in {min(h, n) for h in heights}:
-            for strip in _strips(p, planes.copied, width):
-                c: Config = {"dot": dot, "bytes": width, "rows": height, "strip": strip}
-                for split in splits(target, Strips.of(p, c)[0].count):
-                    found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
+            for strip in _strips(p, flat, width):
+                tile: Config = {"dot": dot, "bytes": width, "rows": height, "strip": strip}
+                for c in _panels(p, tile, flat, n):
+                    for split in splits(target, Strips.of(p, c, machine)[0].count):
+                        found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
-def _strips(p: Problem, copied: bool, width: int) -> list[int]:
-    if not copied:
+def _panels(p: Problem, c: Config, flat: bool, n: int) -> list[Config]:
+    """With pixels of a strip put side by side before its sums, or, where sums of one sub-row are all that read them, in
+    registers for every tap.
+    """
+    return [c] if flat or DOTS[c["dot"]].paired or c["rows"] < n else [c, {**c, "panel": 0}]
+
+
+def _strips(p: Problem, flat: bool, width: int) -> list[int]:
+    if flat:
         return [1, 2, 4]
     heights = {p.out_height, -(-p.out_height // 2), -(-p.out_height // 4), -(-p.out_height // 8)}
     return sorted(heights, reverse=True)
@@ -63,7 +73,7 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
     blocks, parts = -(-p.out_channels // n), c.get("parts", 1)
     blocks = -(-blocks // parts) if c.get("split") == "rows" else blocks
     each = 0.0
-    for s in Strips.of(p, c):
+    for s in Strips.of(p, c, machine):
         strips = -(-s.count // parts) if c.get("split") == "pixels" else s.count
         each += strips * _strip_cycles(p, c, s, machine, n, inputs / QUAD)
     return p.batch * blocks * each
@@ -71,15 +81,22 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
 
 def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, quads: float) -> float:
     """Of a strip of a block row."""
-    vectors = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
+    each = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
     fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
     if not s.rows and c["rows"] >= n and c["dot"] != "maddubs":
         fill = 0.0  # in registers, among the products
-    tile = quads * p.taps * c["rows"] * QUAD * vectors * max(1.0, (4 + c["rows"]) / (3 * c["rows"]))
-    tile += 12 + 10 * c["rows"]
+    tiles = s.tiles * _tile_cycles(quads * p.taps, c["rows"], s.vectors, each)
+    if s.left:
+        tiles += _tile_cycles(quads * p.taps, c["rows"], s.left, each)
     panel = quads * s.phases * s.region * QUAD
     far = 1.0 if panel <= machine.l1 * 0.75 else 1.15 if panel <= machine.l2 * PANEL_SHARE else 1.5
-    sums = s.tiles * tile * -(-n // c["rows"]) * far
+    sums = tiles * -(-n // c["rows"]) * far
     if s.rows:
         sums += s.rows * -(-p.out_width // min(c["bytes"], p.out_width)) * n * 6
     return fill + sums
+
+
+def _tile_cycles(steps: float, rows: int, vectors: int, each: float) -> float:
+    """``steps``: quads by taps. Loads of weights and pixels beside the products; sums wait for the ones before."""
+    products = max(rows * vectors * each * max(1.0, (vectors + rows) / (3 * rows)), LATENCY)
+    return steps * products + 12 + 2.5 * vectors * rows
