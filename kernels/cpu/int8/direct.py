@@ -9,7 +9,9 @@
 
 Images are planes of bytes (kerf.kernels.cpu.layout). A k x k or strided convolution reads padded copies, split by phase
 (emit/planes.py): its sums go through a buffer, since output rows are shorter than those of the copies. A strip is
-``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows.
+``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows. Where one
+sub-row is all that reads the panel there need not be one: ``panel`` 0 puts channels side by side in registers, once for
+every tap, which pays where a stride's phases make panels large.
 """
 
 from __future__ import annotations
@@ -37,7 +39,6 @@ from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import every, prefetch, run, spans
-
 
 AHEAD = 16 * LINE  # words of weights, 1 KiB
 
@@ -154,7 +155,7 @@ class Loops:
         at = origin + pixel
         first = (begin + quad) * QUAD
         offsets = [T.cast(self.given.channels[first + k], "int32") * self.strips.planes.channel for k in range(QUAD)]
-        if self.in_parts and vectors == QUAD or not self.strips.lanes:
+        if (self.in_parts and vectors == QUAD) or not self.strips.lanes:
             given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
             return quads_of(given, self.width, self.dot.signed)
         if vectors == QUAD:
@@ -191,7 +192,7 @@ class Loops:
     def _tile(
         self, pixels: Callable, channel, words, stored: int, count, sub, planes: list, place, pixel, vectors: int
     ) -> None:
-        """Sums of ``vectors`` vectors of pixels from ``pixel`` on, a row for each of ``planes``, and what becomes of them."""
+        """Sums of ``vectors`` vectors from ``pixel`` on, a row for each of ``planes``, and what becomes of them."""
         s, rows = self.strips, len(planes)
         acc = self._sum(partial(pixels, vectors), channel, words, stored, count, pixel, rows, vectors)
         if self.dot.paired:

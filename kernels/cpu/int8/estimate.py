@@ -15,6 +15,7 @@ from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat
 from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.problem import Problem
 
+AMONG_PRODUCTS = 1.2  # what shuffles in registers cost, between products
 LATENCY = 4  # cycles of a product
 PANEL_SHARE = 0.5  # of the second-level cache, for the panels of a strip
 
@@ -81,10 +82,10 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
 
 def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, quads: float) -> float:
     """Of a strip of a block row."""
-    each = 1.5 if c["dot"] == "maddubs" else 1  # instructions of a product beside the shuffles
+    each = 1.5 if c["dot"] == "maddubs" else 1.0  # instructions of a product beside the shuffles
     fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
-    if not s.rows and c["rows"] >= n and c["dot"] != "maddubs":
-        fill = 0.0  # in registers, among the products
+    if c["dot"] != "maddubs" and c["rows"] >= n and not c.get("panel", s.rows):
+        fill, each = 0.0, each * AMONG_PRODUCTS
     tiles = s.tiles * _tile_cycles(quads * p.taps, c["rows"], s.vectors, each)
     if s.left:
         tiles += _tile_cycles(quads * p.taps, c["rows"], s.left, each)

@@ -11,9 +11,11 @@ from tvm.target.codegen import llvm_get_system_cpu
 from kerf.kernels import reference
 from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
-from kerf.kernels.cpu.int8 import dot, numbers, quads
-from kerf.kernels.cpu.int8.strips import Strips
+from kerf.kernels.cpu.int8 import conv2d_nchw_bsr_quads, dot, numbers, quads
+from kerf.kernels.cpu.int8.dot import DOTS, dots
+from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.problem import Problem
@@ -50,6 +52,9 @@ PROBLEMS = {
     "5x5 to floats": problem(1, 5, 11, 11, 8, (5, 5), padding=(2, 2, 2, 2), n=4, y=F32),
     "stem": problem(1, 3, 33, 33, 10, (7, 7), (2, 2), (3, 3, 3, 3), activation="relu6"),
     "stride 2 projection": problem(1, 16, 14, 14, 24, (1, 1), (2, 2), n=4),
+    "stride 2 projection of whole vectors": problem(2, 16, 29, 29, 24, (1, 1), (2, 2), n=4, residual=True),
+    "3x3 stride 2 sparse": problem(1, 16, 28, 28, 10, (3, 3), (2, 2), SAME, n=4, activation="relu"),
+    "3x3 sparse": problem(1, 13, 14, 14, 18, (3, 3), padding=SAME, n=4),
     "planes of a pixel": problem(1, 9, 1, 1, 16, (3, 3), padding=SAME, n=4),
     "planes of a column": problem(1, 9, 8, 1, 16, (5, 5), (2, 1), (2, 2, 2, 2), n=4),
     "dilated": problem(2, 4, 12, 15, 6, (3, 5), (2, 1), (0, 1, 2, 0), (2, 1), residual=True),
@@ -67,7 +72,7 @@ PROBLEMS = {
     "1-D": problem(1, 8, 1, 100, 12, (1, 5), padding=(0, 2, 0, 2), n=4),
 }
 QUICK = ["1x1 sparse", "residual", "N=3", "3x3 batch 2", "grouped", "depthwise", "classifier", "tokens"]
-QUICK += ["a clip between two steps", "planes of a pixel"]
+QUICK += ["a clip between two steps", "planes of a pixel", "stride 2 projection of whole vectors"]
 
 
 def weights(p: Problem, rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
@@ -205,12 +210,40 @@ def test_no_pair_of_packed_weights_exceeds_16_bits():
     assert cut == w.astype(int).sum()
 
 
-def test_strips_cover_every_pixel():
+AVX2, ZEN4 = (machine_of(Target({"kind": "llvm", "mcpu": name})) for name in ("x86-64-v3", "znver4"))
+
+
+@pytest.mark.parametrize("machine", [AVX2, ZEN4], ids=["avx2", "zen4"])
+def test_strips_cover_every_pixel(machine):
     p = PROBLEMS["3x3 batch 2"]
     for strip in (1, 3, 28):
-        (s,) = Strips.of(p, {"bytes": 32, "strip": strip})
-        assert s.count * s.rows >= p.out_height
-        assert s.region >= s.room
+        for width in (32, 64):
+            (s,) = Strips.of(p, {"bytes": width, "strip": strip}, machine)
+            assert s.count * s.rows >= p.out_height
+            assert s.region >= s.room >= s.tiles * s.width + s.left * s.lanes
+            covered = s.tiles * s.width + s.left * s.lanes
+            assert covered >= s.size - (s.planes.pitch - p.out_width)
+            assert covered < s.size + (s.lanes or s.width)
     p = PROBLEMS["1x1"]  # 196 pixels in planes of 208
-    assert [(s.begin, s.width, s.count) for s in Strips.of(p, {"bytes": 64, "strip": 1})] == [(0, 64, 3), (192, 16, 1)]
-    assert [(s.size, s.count) for s in Strips.of(p, {"bytes": 32, "strip": 4})] == [(128, 2)]
+    found = Strips.of(p, {"bytes": 64, "strip": 1}, machine)
+    assert [(s.begin, s.width, s.count) for s in found] == [(0, 64, 3), (192, 16, 1)]
+    assert found[1].vectors == (1 if machine is ZEN4 else 4)
+    assert [(s.size, s.count) for s in Strips.of(p, {"bytes": 32, "strip": 4}, machine)] == [(128, 2)]
+
+
+@pytest.mark.skipif(DOTS[dots(machine_of(HOST))[0]].paired, reason="products of pairs are of a panel's pixels")
+@pytest.mark.parametrize("name", ["3x3 stride 2 sparse", "3x3 sparse", "3x3 batch 2"])
+def test_pixels_are_put_side_by_side_in_a_panel_or_in_registers(name):
+    p, given = PROBLEMS[name], layer(PROBLEMS[name])
+    p = replace(p, nnzb=BSR.from_conv(given["w"], p.n).nnzb)
+    configs = conv2d_nchw_bsr_quads.configs(p, HOST)
+    for panel in (0, 1):
+        config = next(c for c in configs if c.get("panel", 1) == panel)
+        compare(run(conv2d_nchw_bsr_quads, p, config, given), p, given)
+
+
+def test_a_strided_1x1_layer_is_read_as_one_of_the_pixels_that_it_reads():
+    p = problem(1, 8, 28, 28, 8, stride=(2, 2))
+    assert is_flat(geometry(p))
+    assert is_flat(geometry(replace(p, padding=SAME)))
+    assert not is_flat(geometry(replace(p, kernel=(3, 3))))
