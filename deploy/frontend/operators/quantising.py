@@ -92,4 +92,4 @@ def _of_bytes(graph: Graph, node: onnx.NodeProto) -> Steps:
 
 def _numbers(found: Steps) -> tuple[Step, ...]:
     scale, zero = found.scale.item(), found.zero.item()
-    return (Step("sub", (0, float(zero))), Step("mul", (1, scale))) if zero else (Step("mul", (0, scale)),)
+    return (Step("sub", (0, float(zero))), Step("scale", (1, scale))) if zero else (Step("scale", (0, scale)),)
