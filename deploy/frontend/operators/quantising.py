@@ -76,7 +76,7 @@ def by_channel(
 ) -> Operation:
     """(q - zero) scale, with a scale and a zero point for each channel."""
     numbers = [np.asarray(a, np.float32).reshape(1, -1, 1, 1) for a in (zero, scale)]
-    steps = Step("sub", (0, 1)), Step("mul", (3, 2))
+    steps = Step("sub", (0, 1)), Step("scale", (3, 2))
     program = Pointwise((IMAGE, CHANNEL, CHANNEL), steps, parts, (dtype, FLOAT, FLOAT))
     return Operation("pointwise", (*inputs, *numbers), (shape,), {"pointwise": program})
 
