@@ -20,8 +20,8 @@ class Problem:
     right). ``alpha`` and ``beta`` are numbers of the activation (kerf.kernels.pointwise.activation).
     ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks. ``x``, ``w`` and ``y``
     are types without numbers (TensorType.unit), so that layers that differ in scales alone are equal problems;
-    ``residual_type`` is None where the residual's is that of y. ``middle``: the integers that the convolution is rounded
-    to, and saturated, before the residual is added; None where it is not.
+    ``residual_type`` is None where the residual's is that of y. ``middle``: the integers that the convolution is
+    rounded to, and saturated, before the residual is added; None where it is not.
     """
 
     batch: int
@@ -57,7 +57,7 @@ class Problem:
         if self.residual_type is not None and not self.residual:
             raise BadInput(f"Problem: a residual of {self.residual_type}, but no residual; set residual=True")
         if self.middle is not None and not (self.residual and self.x.quantised and self.middle.scale):
-            raise BadInput(f"Problem: {self.middle} before the residual; only integer layers with a residual round there")
+            raise BadInput(f"Problem: {self.middle} before a residual; only integer layers that have one round there")
         try:
             self.epilogue.check()
         except BadInput as error:

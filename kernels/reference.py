@@ -67,7 +67,8 @@ def conv2d_integer(
     Sums of (x - zero) w are exact; the rest is in float32: sum * (scale_x * weight_scale (O,)) + bias (O,), rounded
     once, + residual, activation, and y = saturate(round(value / scale_y) + zero_y), halves to even, as ONNX's
     QuantizeLinear; before the residual the same to ``p.middle`` and back, where it has one. ``types``: scales and zero
-    points of x, of y, of the residual and of the middle, where they are integers, by the fields of Problem. Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, eq. 7.
+    points of x, of y, of the residual and of the middle, where they are integers, by the fields of Problem.
+    Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, eq. 7.
     """
     sums = _sums(p, x.astype(np.int64) - (types["x"].zero or 0), w.astype(np.int64))
     steps = (np.float32(types["x"].scale) * weight_scale.astype(np.float32)).reshape(1, -1, 1, 1)

@@ -61,7 +61,8 @@ def test_keys_of_integers_stay_and_those_of_sums_name_the_middle():
     assert INT8.to_json() == INTEGER_KEY
     assert Problem.from_json(INTEGER_KEY) == INT8
     summed = replace(INT8, middle=U8)
-    assert summed.to_json() == INTEGER_KEY.replace('"types":{', '"types":{"middle":{"dtype":"u8","scale":1.0,"zero":0},')
+    middle = '"middle":{"dtype":"u8","scale":1.0,"zero":0}'
+    assert summed.to_json() == INTEGER_KEY.replace('"types":{', f'"types":{{{middle},')
     assert Problem.from_json(summed.to_json()) == summed
 
 
@@ -91,9 +92,9 @@ def test_types_without_a_word_stand_in_the_key():
         ({"x": I8, "w": I8}, "only weights have scales of an axis"),
         ({"x": U8, "w": TensorType("i8", axis=1)}, "only weights have scales of an axis"),
         ({"residual_type": F16}, "set residual=True"),
-        ({"middle": U8, "residual": True}, "only integer layers with a residual round there"),
-        ({"middle": U8, "x": U8, "w": I8}, "only integer layers with a residual round there"),
-        ({"middle": F32, "x": U8, "w": I8, "residual": True}, "f32 before the residual"),
+        ({"middle": U8, "residual": True}, "only integer layers that have one round there"),
+        ({"middle": U8, "x": U8, "w": I8}, "only integer layers that have one round there"),
+        ({"middle": F32, "x": U8, "w": I8, "residual": True}, "f32 before a residual"),
     ],
 )
 def test_types_that_do_not_fit_a_layer_are_refused(fields, said):

@@ -81,7 +81,7 @@ def test_residual_is_added_before_the_activation():
 
 def test_a_middle_type_is_rounded_and_saturated_to_before_the_residual():
     middle, y = TensorType("i8", 0.5, -28), TensorType("u8", 0.25, 3)
-    p = Problem(1, 4, 8, 8, 6, residual=True, activation="relu", x=U8, w=I8, y=U8, middle=replace(middle, scale=1.0, zero=0))
+    p = Problem(1, 4, 8, 8, 6, residual=True, activation="relu", x=U8, w=I8, y=U8, middle=middle.unit)
     rng = np.random.default_rng(0)
     x, residual = (rng.integers(0, 256, shape).astype(np.uint8) for shape in (p.in_shape, p.out_shape))
     w, scale = rng.integers(-127, 128, p.weight_shape).astype(np.int8), np.full(6, 0.03, np.float32)

@@ -70,7 +70,8 @@ def _numbers(p: Problem, types: Mapping[str, TensorType], step: float, shift: fl
         low, high = INTEGERS[y.dtype]
         numbers[[LOW, HIGH, INVERSE, ZERO]] = low, high, 1 / y.scale, y.zero or 0
         if clips(p):
-            numbers[[LOW, HIGH]] = [np.rint(np.clip(b / step + shift, low, high)) for b in _bounds(p)]  # kernels cut them
+            bounds = [np.clip(bound / step + shift, low, high) for bound in _bounds(p)]
+            numbers[[LOW, HIGH]] = np.rint(bounds)  # kernels cut them
     residual = types.get("residual_type", y) if p.residual and (p.residual_type or p.y).quantised else None
     if residual is not None and residual.scale is not None:
         numbers[RESIDUAL_SCALE] = residual.scale / step

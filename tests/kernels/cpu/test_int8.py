@@ -275,11 +275,12 @@ def test_the_sum_of_every_two_bytes():
     x, residual = (np.broadcast_to(a.astype(np.uint8), p.in_shape) for a in (np.arange(256)[:, None], np.arange(256)))
     w, one, rng = np.ones((1, 1, 1, 1), np.int8), np.ones(1, np.float32), np.random.default_rng(0)
     drawn = [(*np.exp(rng.uniform(-5, 1, 3)), *rng.integers(0, 256, 3)) for _ in range(12)]
-    for *scales, a, b, c in [*drawn, (0.5, 0.25, 1.0, 3, 8, 101), (0.03, 0.03, 0.06, 128, 0, 0), (1.5, 0.5, 3, 1, 2, 3)]:
-        kinds = [TensorType("u8", float(np.float32(s)), int(z)) for s, z in zip(scales, (a, b, c))]
-        types = {"x": kinds[0], "middle": kinds[0], "residual_type": kinds[1], "y": kinds[2]}
+    drawn += [(0.5, 0.25, 1.0, 3, 8, 101), (0.03, 0.03, 0.06, 128, 0, 0), (1.5, 0.5, 3, 1, 2, 3)]
+    for *scales, a, b, c in drawn:
+        m, r, y = (TensorType("u8", float(np.float32(s)), int(z)) for s, z in zip(scales, (a, b, c)))
+        types = {"x": m, "middle": m, "residual_type": r, "y": y}
         given = {"x": x, "w": w, "weight_scale": one, "bias": 0 * one, "types": types, "residual": residual}
-        truth = reference.quantise(reference.dequantise(x, kinds[0]) + reference.dequantise(residual, kinds[1]), kinds[2])
+        truth = reference.quantise(reference.dequantise(x, m) + reference.dequantise(residual, r), y)
         np.testing.assert_array_equal(reference.conv2d_integer(p, **given), truth)
         for kernel, q, config in every_kernel(p, HOST, w):
             np.testing.assert_array_equal(run(kernel, q, config, given), truth)
