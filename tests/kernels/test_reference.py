@@ -84,7 +84,7 @@ def test_a_middle_type_is_rounded_and_saturated_to_before_the_residual():
     p = Problem(1, 4, 8, 8, 6, residual=True, activation="relu", x=U8, w=I8, y=U8, middle=middle.unit)
     rng = np.random.default_rng(0)
     x, residual = (rng.integers(0, 256, shape).astype(np.uint8) for shape in (p.in_shape, p.out_shape))
-    w, scale = rng.integers(-127, 128, p.weight_shape).astype(np.int8), np.full(6, 0.03, np.float32)
+    w, scale = rng.integers(-127, 128, p.weight_shape).astype(np.int8), np.full(6, 0.09, np.float32)
     bias, types = rng.standard_normal(6).astype(np.float32), {"x": X, "middle": middle, "y": y, "residual_type": X}
     alone = replace(p, y=F32, middle=None, residual=False, activation="none")
     m = quantise(conv2d_integer(alone, x, w, scale, bias, {"x": X}), middle)

@@ -67,14 +67,13 @@ def test_what_follows_is_one_pass_over_bytes(tmp_path):
     assert any(f.stored[:2] == ("uint8", "uint8") for f in images)  # squeeze-excite's product
 
 
-@pytest.mark.parametrize(("which", "sums"), [("residual", 2), ("mobile", 1)])
-def test_sums_within_layers_change_no_bit(tmp_path, which, sums):
+def test_sums_within_layers_change_no_bit(tmp_path):
     """Of the network as it is compiled, by the kernels that it has."""
-    path = quantised(NETWORKS[which](tmp_path / "f.onnx"), tmp_path / "q.onnx")
+    path = quantised(NETWORKS["residual"](tmp_path / "f.onnx"), tmp_path / "q.onnx")
     network, session = compiled(path)
     with sums_apart():
         apart, other = compiled(path)
-    assert sum(layer.problem.middle is not None for layer in network.layers.values()) == sums
+    assert sum(layer.problem.middle is not None for layer in network.layers.values()) == 2
     assert not any(layer.problem.middle for layer in apart.layers.values())
     for seed in range(3):
         feed = alone(draw(network.inputs, np.random.default_rng(seed)))
