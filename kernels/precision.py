@@ -16,6 +16,7 @@ class Types(TypedDict, total=False):
     w: TensorType
     y: TensorType
     residual_type: TensorType
+    middle: TensorType
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ PRECISIONS = {
     "tf32": Precision({"x": F32, "w": TF32, "y": F32}, 5e-3, 1e-2),  # networks by 3e-3
     "f16": Precision({"x": F16, "w": F16, "y": F16}, 5e-3, 6e-2),  # by 3e-2
 }
-TYPES = ("x", "w", "y", "residual_type")
+TYPES = ("x", "w", "y", "residual_type", "middle")
 
 
 def types_of(precision: str) -> Types:

@@ -14,13 +14,14 @@ from kerf.kernels.tensor_type import F32, TensorType
 
 @dataclass(frozen=True)
 class Problem:
-    """A 2-D convolution: y = activation(conv(x, w) + bias [+ residual]).
+    """A 2-D convolution: y = activation(middle(conv(x, w) + bias) [+ residual]).
 
     A fully connected layer is a 1x1 convolution of a 1x1 image. Sizes in elements; ``padding`` is (top, left, bottom,
     right). ``alpha`` and ``beta`` are numbers of the activation (kerf.kernels.pointwise.activation).
     ``n`` is N of the 1xN blocks, 0 for dense weights; ``nnzb`` counts the stored blocks. ``x``, ``w`` and ``y``
     are types without numbers (TensorType.unit), so that layers that differ in scales alone are equal problems;
-    ``residual_type`` is None where the residual's is that of y.
+    ``residual_type`` is None where the residual's is that of y. ``middle``: the integers that the convolution is
+    rounded to, and saturated, before the residual is added; None where it is not.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class Problem:
     w: TensorType = F32
     y: TensorType = F32
     residual_type: TensorType | None = None
+    middle: TensorType | None = None
     alpha: float = 0.0
     beta: float = 0.0
 
@@ -54,6 +56,8 @@ class Problem:
             raise BadInput(f"Problem: x is {self.x} and w is {self.w}; products are of integers or of floats")
         if self.residual_type is not None and not self.residual:
             raise BadInput(f"Problem: a residual of {self.residual_type}, but no residual; set residual=True")
+        if self.middle is not None and not (self.residual and self.x.quantised and self.middle.scale):
+            raise BadInput(f"Problem: {self.middle} before a residual; only integer layers that have one round there")
         try:
             self.epilogue.check()
         except BadInput as error:

@@ -66,13 +66,16 @@ def conv2d_integer(
 
     Sums of (x - zero) w are exact; the rest is in float32: sum * (scale_x * weight_scale (O,)) + bias (O,), rounded
     once, + residual, activation, and y = saturate(round(value / scale_y) + zero_y), halves to even, as ONNX's
-    QuantizeLinear. ``types``: scales and zero points of x, of y and of the residual, where they are integers, by the
-    fields of Problem. Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, eq. 7.
+    QuantizeLinear; before the residual the same to ``p.middle`` and back, where it has one. ``types``: scales and zero
+    points of x, of y, of the residual and of the middle, where they are integers, by the fields of Problem.
+    Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, eq. 7.
     """
     sums = _sums(p, x.astype(np.int64) - (types["x"].zero or 0), w.astype(np.int64))
     steps = (np.float32(types["x"].scale) * weight_scale.astype(np.float32)).reshape(1, -1, 1, 1)
     exact = sums.astype(np.float32).astype(np.float64) * steps + bias.astype(np.float64).reshape(1, -1, 1, 1)
     value = exact.astype(np.float32)
+    if p.middle is not None:
+        value = dequantise(quantise(value, types["middle"]), types["middle"])
     if residual is not None:
         kind = types.get("residual_type", types.get("y"))
         value = value + (dequantise(residual, kind) if residual.dtype.kind in "iu" and kind else residual)

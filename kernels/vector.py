@@ -22,6 +22,19 @@ def cast(value, dtype: str, lanes: int):
     return T.cast(value, dtype if lanes == 1 else f"{dtype}x{lanes}")
 
 
+def rounded_product(a, b):
+    """a b of float32, rounded before anything is added to it: LLVM makes one instruction of other products and a sum,
+    with one rounding, where the CPU has it.
+    """
+    product = a * b
+    return tirx.call_llvm_pure_intrin(product.ty.dtype, "llvm.arithmetic.fence", product)
+
+
+def fma(a, b, c):
+    """a b + c of float32, rounded once; of CPUs without the instruction a call for each lane."""
+    return tirx.call_llvm_pure_intrin(a.ty.dtype, "llvm.fma", a, b, c)
+
+
 def every(vector, first: int, step: int, lanes: int):
     """Lanes first, first + step, ... of a vector, ``lanes`` of them."""
     return tirx.Shuffle([vector], [T.int32(first + i * step) for i in range(lanes)])

@@ -213,7 +213,7 @@ class _Search:
             layer = race.task.layer
             entrants = [Entrant(self.libraries[c.key], (*c.pack(layer).values(), *residual)) for c in choices]
             if entrants:
-                running[self.measurer.race(x, entrants, truth, rounds)] = choices
+                running[self.measurer.race(x, entrants, truth, rounds, layer.apart)] = choices
         for done in as_completed(running):
             self._keep(running[done], done.result())
         self.raced += [race.task for race in races if race.task not in self.raced]

@@ -35,7 +35,8 @@ def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
         form = backend_of(built.target).form(built.target, p.dtype)
         images = [form.pack(values[t].reshape(s)) for t, s in zip(node.input, (p.in_shape, p.out_shape))]
         y, truth = _alone(choice, layer, images, built.target), values[node.output[0]].reshape(p.out_shape)
-        step = 1 / max(float(np.abs(truth).max()), 1.0) if p.y.quantised else 0.0  # sums of floats may round otherwise
+        steps = layer.apart if p.y.quantised else 0  # sums of floats may round otherwise
+        step = steps / max(float(np.abs(truth).max()), 1.0)
         error = relative_error(form.unpack(y, p.out_shape), truth)
         if error > max(PRECISIONS[p.precision or "f32"].kernel, step):
             wrong.append(f"{name} ({p.describe()}, {choice.kernel}): error {error:.1e}")

@@ -73,7 +73,7 @@ def _like(p: Problem) -> Problem:
     its products, activation and residual do not count.
     """
     p = replace(p, nnzb=0)
-    return p if p.precision == "f32" else replace(p, activation="none", residual=False)
+    return p if p.precision == "f32" else replace(p, activation="none", residual=False, residual_type=None, middle=None)
 
 
 @cache

@@ -14,6 +14,7 @@ from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers
 from kerf.deploy.frontend.passes.integer_layers import integer_layers
+from kerf.deploy.frontend.passes.integer_sums import integer_sums
 from kerf.deploy.frontend.passes.push_dequantise import push_dequantise
 from kerf.deploy.frontend.passes.unsigned import unsigned
 from kerf.errors import BadInput
@@ -69,7 +70,7 @@ def layers_of(path: Path, graph: Graph, integers: bool = True) -> dict[str, Laye
         push_dequantise(graph)
     try:
         layers = fuse_layers(graph)
-        return integer_layers(graph, layers) if integers else layers
+        return integer_sums(graph, integer_layers(graph, layers)) if integers else layers
     except ValueError as error:
         raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,16 @@ class Layer:
         expected = None if self.problem.w.axis is None else (self.problem.out_channels,)
         if scales != expected:
             raise BadInput(f"{self.name}: scales of its weights {scales}; expected {expected}, one per output channel")
+
+    @property
+    def apart(self) -> int:
+        """Steps of bytes that two right computations may differ by: one, where a sum meets a half and they round
+        otherwise; of a layer with a middle type what one step of that is.
+        """
+        middle, y = self.types.get("middle"), self.types.get("y")
+        if middle is None or y is None or middle.scale is None or y.scale is None:
+            return 1
+        return math.ceil(middle.scale / y.scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.activation import Activation
-from kerf.kernels.vector import cast, splat
+from kerf.kernels.vector import cast, rounded_product, splat
 
 FLOAT = "float32"
 IMAGE, PLANE, CHANNEL = "image", "plane", "channel"  # what operands have a number for: pixel, plane, channel
@@ -22,6 +22,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "div": lambda a, b: a / b,
     "max": T.max,
     "min": T.min,
+    "scale": rounded_product,  # of what DequantizeLinear gives: sums of these are the same wherever they are computed
     "round": T.nearbyint,  # halves to even, as ONNX
 }
 

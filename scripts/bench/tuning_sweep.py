@@ -64,7 +64,7 @@ def main() -> int:
         pair = [choose(q, target, book) for book in (found, everything)]
         built = measurer.build([c.prim_func(target) for c in pair])
         entrants = [Entrant(lib, (*c.pack(layer).values(), layer.bias, *residual)) for c, (lib, _) in zip(pair, built)]
-        raced = measurer.race(x, entrants, truth, rounds=51).result()
+        raced = measurer.race(x, entrants, truth, rounds=51, apart=layer.apart).result()
         mine, best_of_all = (samples(r.latency_us, r.cold_us) for r in raced)
         ratios.append(float(np.median(mine / best_of_all)))
         low, high = interval(mine / best_of_all)

@@ -15,7 +15,7 @@ from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.epilogue import activate
 
 name = "conv2d_nchw_integers_slow"
-NUMBERS = "x_zero", "y_scale", "y_zero", "residual_scale", "residual_zero"
+NUMBERS = "x_zero", "y_scale", "y_zero", "residual_scale", "residual_zero", "middle_scale", "middle_zero"
 
 
 def refuses(p, target):
@@ -28,10 +28,10 @@ def configs(p, target):
 
 def pack(layer):
     """Products of scales are float32's, as in the reference."""
-    kinds = [layer.types.get(key) for key in ("x", "y", "residual_type")]
+    kinds = [layer.types.get(key) for key in ("x", "y", "residual_type", "middle")]
     kinds[2] = kinds[2] or kinds[1]
-    x, y, residual = ((1.0, 0) if k is None else (k.scale, k.zero or 0) for k in kinds)
-    numbers = np.array([x[1], *y, *residual], np.float32)
+    x, y, residual, middle = ((1.0, 0) if k is None else (k.scale, k.zero or 0) for k in kinds)
+    numbers = np.array([x[1], *y, *residual, *middle], np.float32)
     scale = np.float32(x[0]) * layer.weight_scale
     arrays = {"weight": layer.weight.astype(np.int8), "scale": scale.astype(np.float32), "numbers": numbers}
     return arrays | {"bias": layer.bias.astype(np.float32)}
@@ -50,7 +50,7 @@ def prim_func(p, c, target):
         bias = T.arg("bias", T.buffer((p.out_channels,), "float32"))
         residual = T.arg("residual", T.buffer(out_planes(p), own.numpy)) if p.residual else None
         y = T.arg("y", T.buffer(out_planes(p), p.y.numpy))
-        x_zero, y_scale, y_zero, r_scale, r_zero = (numbers[i] for i in range(len(NUMBERS)))
+        x_zero, y_scale, y_zero, r_scale, r_zero, m_scale, m_zero = (numbers[i] for i in range(len(NUMBERS)))
         acc = T.alloc_buffer((1,), "int32")
         with T.grid(p.batch, p.out_channels, p.out_height, p.out_width) as (n, o, i, j):
             T.buffer_store(acc, T.int32(0), [0])
@@ -64,6 +64,8 @@ def prim_func(p, c, target):
             at = [n, o, i * p.out_width + j]
             total = T.cast(T.cast(acc[0], "float32"), "float64") * T.cast(scale[o], "float64")
             value = T.cast(total + T.cast(bias[o], "float64"), "float32")
+            if p.middle is not None:
+                value = (_bytes(T.nearbyint(value / m_scale) + m_zero) - m_zero) * m_scale
             if residual is not None and own.quantised:
                 value = value + (T.cast(residual[at], "float32") - r_zero) * r_scale
             elif residual is not None:
@@ -71,9 +73,13 @@ def prim_func(p, c, target):
             value = T.Bind(activate(p.epilogue, value, 1))
             if p.y.quantised:
                 steps = T.nearbyint(value / y_scale) + y_zero
-                value = T.cast(T.min(T.max(steps, T.float32(0)), T.float32(255)), "uint8")
+                value = T.cast(_bytes(steps), "uint8")
             T.buffer_store(y, value, at)
     return builder.get()
+
+
+def _bytes(steps):
+    return T.min(T.max(steps, T.float32(0)), T.float32(255))
 
 
 @pytest.fixture

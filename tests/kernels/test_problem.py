@@ -49,6 +49,22 @@ TARGETS = {
 U8, I8 = TensorType("u8", 1.0, 0), TensorType("i8", axis=0)
 INT8 = Problem(1, 16, 8, 8, 16, n=4, nnzb=32, x=U8, w=I8, y=U8, residual=True, residual_type=F32)
 
+INTEGER_KEY = (
+    '{"activation":"none","batch":1,"block":4,"dilation":[1,1],"groups":1,"height":8,"in_channels":16,"kernel":[1,1],'
+    '"nnzb":32,"out_channels":16,"padding":[0,0,0,0],"residual":true,"stride":[1,1],"types":{"residual_type":{"dtype":'
+    '"f32"},"w":{"axis":0,"dtype":"i8"},"x":{"dtype":"u8","scale":1.0,"zero":0},"y":{"dtype":"u8","scale":1.0,"zero":0}'
+    '},"width":8}'
+)
+
+
+def test_keys_of_integers_stay_and_those_of_sums_name_the_middle():
+    assert INT8.to_json() == INTEGER_KEY
+    assert Problem.from_json(INTEGER_KEY) == INT8
+    summed = replace(INT8, middle=U8)
+    middle = '"middle":{"dtype":"u8","scale":1.0,"zero":0}'
+    assert summed.to_json() == INTEGER_KEY.replace('"types":{', f'"types":{{{middle},')
+    assert Problem.from_json(summed.to_json()) == summed
+
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_precision_is_a_word_for_three_types(precision):
@@ -76,6 +92,9 @@ def test_types_without_a_word_stand_in_the_key():
         ({"x": I8, "w": I8}, "only weights have scales of an axis"),
         ({"x": U8, "w": TensorType("i8", axis=1)}, "only weights have scales of an axis"),
         ({"residual_type": F16}, "set residual=True"),
+        ({"middle": U8, "residual": True}, "only integer layers that have one round there"),
+        ({"middle": U8, "x": U8, "w": I8}, "only integer layers that have one round there"),
+        ({"middle": F32, "x": U8, "w": I8, "residual": True}, "f32 before a residual"),
     ],
 )
 def test_types_that_do_not_fit_a_layer_are_refused(fields, said):
@@ -90,8 +109,9 @@ def test_an_unknown_precision_is_refused():
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=lambda b: b.name)
 @pytest.mark.parametrize("n", [0, 4, 32])
-def test_kernels_of_cpus_alone_take_integers(backend, n):
-    p = replace(INT8, n=n, nnzb=32 if n else 0)
+@pytest.mark.parametrize("middle", [None, U8], ids=str)
+def test_kernels_of_cpus_alone_take_integers(backend, n, middle):
+    p = replace(INT8, n=n, nnzb=32 if n else 0, middle=middle)
     target, taken = TARGETS[backend.name], backend.name == "cpu"
     for of in (p, replace(p, n=0, nnzb=0, groups=16)):
         assert any(not kernel.refuses(of, target) for kernel in backend.kernels) == taken

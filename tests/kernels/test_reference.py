@@ -1,5 +1,7 @@
 """The integer reference against ONNX Runtime, which computes the same layer in floats between its Q/DQ nodes."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -75,6 +77,21 @@ def test_residual_is_added_before_the_activation():
     y = conv2d_integer(p, x, w, scale, bias, types, residual)
     real = np.maximum((residual.astype(float) - 100) * 0.5 - 0.5, 0)
     np.testing.assert_array_equal(y, np.clip(real * 4 + 3, 0, 255).astype(np.uint8))
+
+
+def test_a_middle_type_is_rounded_and_saturated_to_before_the_residual():
+    middle, y = TensorType("i8", 0.5, -28), TensorType("u8", 0.25, 3)
+    p = Problem(1, 4, 8, 8, 6, residual=True, activation="relu", x=U8, w=I8, y=U8, middle=middle.unit)
+    rng = np.random.default_rng(0)
+    x, residual = (rng.integers(0, 256, shape).astype(np.uint8) for shape in (p.in_shape, p.out_shape))
+    w, scale = rng.integers(-127, 128, p.weight_shape).astype(np.int8), np.full(6, 0.09, np.float32)
+    bias, types = rng.standard_normal(6).astype(np.float32), {"x": X, "middle": middle, "y": y, "residual_type": X}
+    alone = replace(p, y=F32, middle=None, residual=False, activation="none")
+    m = quantise(conv2d_integer(alone, x, w, scale, bias, {"x": X}), middle)
+    assert (m.min(), m.max(), m.dtype) == (-128, 127, np.int8)
+    real = (m.astype(np.float32) + 28) * np.float32(0.5) + (residual.astype(np.float32) - 121) * np.float32(0.031)
+    got = conv2d_integer(p, x, w, scale, bias, types, residual)
+    np.testing.assert_array_equal(got, np.clip(np.rint(np.maximum(real, 0) * 4) + 3, 0, 255))
 
 
 def test_halves_go_to_even_before_the_zero_point_is_added():

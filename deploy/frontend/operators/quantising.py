@@ -76,7 +76,7 @@ def by_channel(
 ) -> Operation:
     """(q - zero) scale, with a scale and a zero point for each channel."""
     numbers = [np.asarray(a, np.float32).reshape(1, -1, 1, 1) for a in (zero, scale)]
-    steps = Step("sub", (0, 1)), Step("mul", (3, 2))
+    steps = Step("sub", (0, 1)), Step("scale", (3, 2))
     program = Pointwise((IMAGE, CHANNEL, CHANNEL), steps, parts, (dtype, FLOAT, FLOAT))
     return Operation("pointwise", (*inputs, *numbers), (shape,), {"pointwise": program})
 
@@ -92,4 +92,4 @@ def _of_bytes(graph: Graph, node: onnx.NodeProto) -> Steps:
 
 def _numbers(found: Steps) -> tuple[Step, ...]:
     scale, zero = found.scale.item(), found.zero.item()
-    return (Step("sub", (0, float(zero))), Step("mul", (1, scale))) if zero else (Step("mul", (0, scale)),)
+    return (Step("sub", (0, float(zero))), Step("scale", (1, scale))) if zero else (Step("scale", (0, scale)),)

@@ -34,7 +34,7 @@ class _Unfit(Unsupported):
     """Why a layer stays one of floats."""
 
 
-class _Bytes(NamedTuple):
+class Bytes(NamedTuple):
     """A tensor of uint8, its type, and the node that makes floats of it."""
 
     tensor: str
@@ -62,11 +62,11 @@ def integer_layers(graph: Graph, layers: dict[str, Layer]) -> dict[str, Layer]:
 
 def _of_integers(graph: Graph, node: onnx.NodeProto, layer: Layer, weighted: onnx.NodeProto, weight: Steps) -> Layer:
     """Replaces the node. Raises _Unfit."""
-    x = _bytes(graph, node.input[0])
+    x = bytes_of(graph, node.input[0])
     if x is None:
         raise _Unfit("an input that is not quantised to 8 bits with one scale")
     integers, scale = _weights(layer, weighted, weight)
-    residual = _bytes(graph, node.input[1]) if layer.problem.residual else None
+    residual = bytes_of(graph, node.input[1]) if layer.problem.residual else None
     types, inputs = {"x": x.type}, [x.tensor, *node.input[1:]]
     before = [x.node]
     if residual is not None:
@@ -91,13 +91,13 @@ def _problem(p: Problem, quantised: bool, residual: bool) -> Problem:
     return replace(p, x=U8, w=I8, y=y, residual_type=own if own != y else None)
 
 
-def _bytes(graph: Graph, tensor: str) -> _Bytes | None:
+def bytes_of(graph: Graph, tensor: str) -> Bytes | None:
     """The uint8 that a tensor of floats is made of; None where it is not."""
     found = dequantised(graph, tensor)
     kind = found[1].tensor_type if found is not None else None
     if found is None or kind is None or kind.dtype != "u8" or found[0].input[0] in graph.constants:
         return None
-    return _Bytes(found[0].input[0], kind, found[0])
+    return Bytes(found[0].input[0], kind, found[0])
 
 
 def _weights(layer: Layer, weighted: onnx.NodeProto, weight: Steps) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -12,8 +13,9 @@ from kerf.kernels.cpu.int8 import numbers
 from kerf.kernels.cpu.int8.dot import PART, QUAD, narrowed, widened
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
+from kerf.kernels.pointwise.exponential import ROUND
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import cast, run, splat
+from kerf.kernels.vector import cast, fma, rounded_product, run, splat
 
 MAGIC = float(1 << 23)  # added to 0 .. 2^23 it rounds, half to even, and the integer is in the lowest bits
 
@@ -28,7 +30,7 @@ class Epilogue:
         self.start = T.arg("start", T.buffer(channels, "int32"))
         self.multiplier = T.arg("multiplier", T.buffer(channels, "float32"))
         self.bias = T.arg("bias", T.buffer(channels, "float32"))
-        self.numbers = T.arg("numbers", T.buffer((6,), "float32"))
+        self.numbers = T.arg("numbers", T.buffer((numbers.count(p),), "float32"))
         self.zero = T.arg("zero", T.buffer((1,), "uint8"))
 
     def declare_images(self) -> None:
@@ -42,7 +44,7 @@ class Epilogue:
             self.residual = T.decl_buffer(size, kind, data=residual.data)
         self.y = T.decl_buffer(size, p.y.numpy, data=y.data)
         # read once: for all that the compiler knows, a store of bytes may change them
-        self._bound = [T.Bind(self.numbers[i]) for i in range(6)]
+        self._bound = [T.Bind(self.numbers[i]) for i in range(numbers.count(p))]
 
     def plane(self, image, channel):
         return (image * self.p.out_channels + channel) * out_planes(self.p)[2]
@@ -91,6 +93,8 @@ class Epilogue:
         p = self.p
         multiplier, bias = (_all(number, lanes) for number in steps)
         value = cast(sums, "float32", lanes) * multiplier + bias
+        if p.middle is not None:
+            return self._sum(value, residual, lanes)
         if residual is not None:
             other = cast(residual, "float32", lanes) * self._number(numbers.RESIDUAL_SCALE, lanes)
             value = value + (other + self._number(numbers.RESIDUAL_SHIFT, lanes))
@@ -100,6 +104,24 @@ class Epilogue:
         if p.y.quantised:
             value = value * self._number(numbers.INVERSE, lanes) + self._number(numbers.ZERO, lanes)
         return value
+
+    def _sum(self, value, residual, lanes: int):
+        """As _value, of the convolution in steps of the middle type: what ONNX's nodes give, to the last bit."""
+        p, number = self.p, partial(self._number, lanes=lanes)
+        value = T.min(T.max(value, number(numbers.MIDDLE_LOW)), number(numbers.MIDDLE_HIGH))
+        value = value + splat(ROUND, lanes) - number(numbers.MIDDLE_ZERO)
+        value = rounded_product(value, number(numbers.MIDDLE_SCALE))
+        if self.residual_type.quantised:
+            residual = cast(residual, "float32", lanes) + number(numbers.RESIDUAL_SHIFT)
+            residual = rounded_product(residual, number(numbers.RESIDUAL_SCALE))
+        value = value + residual
+        if not (p.y.quantised and numbers.clips(p)):
+            value = activate(p.epilogue, value, lanes)
+        if not p.y.quantised:
+            return value
+        value = T.Bind(value)
+        steps = fma(value, number(numbers.INVERSE), value * number(numbers.INVERSE_REST))
+        return steps + splat(ROUND, lanes) - number(numbers.ZERO)
 
 
 def _all(value, lanes: int):

@@ -25,6 +25,7 @@ from tests.helpers.onnx_files import file
 from tests.helpers.quantised_files import NETWORKS, quantised
 from tests.helpers.quantised_nodes import Drawn
 from tests.helpers.slow_integers import slow_integers
+from tests.helpers.sums_apart import sums_apart
 
 __all__ = ["slow_integers"]  # a fixture
 
@@ -61,9 +62,24 @@ def test_what_follows_is_one_pass_over_bytes(tmp_path):
     read |= {name for node in graph.nodes if node.op_type == "Layer" for name in node.input}
     own = [op for t, op in found.by_output.items() if op.function == "pointwise" and t in read]
     images = [op.arguments["pointwise"] for op in own if len(op.shape) == 4 and op.shape[2] > 1]
-    assert len(images) == 6  # of the input, affine, HardSwish, squeeze-excite, the sum, silu
+    assert len(images) == 5  # of the input, affine, HardSwish, squeeze-excite, silu; the sum is in its layer
     assert all(f.result == "uint8" for f in images)
-    assert any(f.stored[:2] == ("uint8", "uint8") for f in images)  # the sum
+    assert any(f.stored[:2] == ("uint8", "uint8") for f in images)  # squeeze-excite's product
+
+
+def test_sums_within_layers_change_no_bit(tmp_path):
+    """Of the network as it is compiled, by the kernels that it has."""
+    path = quantised(NETWORKS["residual"](tmp_path / "f.onnx"), tmp_path / "q.onnx")
+    network, session = compiled(path)
+    with sums_apart():
+        apart, other = compiled(path)
+    assert sum(layer.problem.middle is not None for layer in network.layers.values()) == 2
+    assert not any(layer.problem.middle for layer in apart.layers.values())
+    for seed in range(3):
+        feed = alone(draw(network.inputs, np.random.default_rng(seed)))
+        (y,), (truth,) = listed(session.run(feed)), listed(other.run(feed))
+        assert y.std() > 0
+        np.testing.assert_array_equal(y, truth)
 
 
 def mixed(path):
@@ -162,6 +178,19 @@ def test_a_wrong_layer_is_named(tmp_path, slow_integers):
         broken = {**network.layers, name: replace(layer, bias=layer.bias + 1)}
         (line,) = blame(replace(network, layers=broken), built)
         assert line.startswith(f"{name} (")
+
+
+def test_a_wrong_sum_is_named(tmp_path, slow_integers):
+    d = Drawn()
+    d.pair(d.add("Conv", f"{d.pair('x', 'a')} {d.weight('w', (6, 6, 1, 1))}", "c"), "b", scale=0.1)
+    d.pair(d.add("Add", f"b {d.pair('x', 'r')}", "s"), "y", scale=0.04)
+    network = convert(file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE))
+    ((name, layer),) = network.layers.items()
+    assert (layer.problem.middle is not None, layer.apart) == (True, 3)
+    built = build(network, TARGET, RecordBook())
+    assert blame(network, built) == []
+    (line,) = blame(replace(network, layers={name: replace(layer, bias=layer.bias + 1)}), built)
+    assert line.startswith(f"{name} (")
 
 
 def test_products_of_inputs_quantised_while_the_network_runs_are_onnx_runtimes(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tvm
 from tvm.target import Target
-from tvm.target.codegen import llvm_get_system_cpu
+from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu
 
 from kerf.kernels import reference
 from kerf.kernels.backends import CPU
@@ -24,6 +24,7 @@ from tests.helpers.sweeps import sweep
 
 HOST = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 1})
 SHARED = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 3})
+AVX2 = Target({"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 1})
 BYTES, WEIGHTS = TensorType("u8", 1.0, 0), TensorType("i8", axis=0)
 SAME = (1, 1, 1, 1)
 
@@ -108,14 +109,14 @@ def layer(p: Problem, zero: int = 7, seed: int = 0, extreme: bool = False) -> di
     return found
 
 
-def run(kernel, p: Problem, config: dict, given: dict, target: Target = HOST) -> np.ndarray:
+def run(kernel, p: Problem, config: dict, given: dict, target: Target = HOST, module=None) -> np.ndarray:
     packed = kernel.pack(p, BSR.from_conv(given["w"], p.n) if p.n else given["w"], config)
     signed = dot.DOTS[config["dot"]].signed if "dot" in config else False
     arrays = packed | numbers.arrays(p, given["w"], given["bias"], given["weight_scale"], given["types"], signed=signed)
     images = [to_planes(given["x"]), *arrays.values()]
     images += [to_planes(given["residual"])] if p.residual else []
     y = tvm.runtime.tensor(np.full(out_planes(p), np.nan if p.y == F32 else 77, p.y.numpy))
-    module = compile_func(kernel.prim_func(p, config, target), target)
+    module = module or compile_func(kernel.prim_func(p, config, target), target)
     module["main"](*[tvm.runtime.tensor(a) for a in images], y)
     assert np.isfinite(y.numpy()).all()
     return from_planes(y.numpy(), p.out_shape)
@@ -175,14 +176,16 @@ def test_layout_of_wider_vectors(name, width):
     compare(run(kernel, p, config, given), p, given)
 
 
+OTHER_TARGETS = [
+    {"kind": "llvm", "mcpu": "znver4"},
+    {"kind": "llvm", "mcpu": "sierraforest"},
+    {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "neoverse-n1"},
+    {"kind": "llvm", "mcpu": "x86-64-v3"},
+]
+
+
 @pytest.mark.parametrize(
-    ("target", "instruction"),
-    [
-        ({"kind": "llvm", "mcpu": "znver4"}, "vpdpbusd"),
-        ({"kind": "llvm", "mcpu": "sierraforest"}, "vpdpbusd"),
-        ({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "neoverse-n1"}, "sdot"),
-        ({"kind": "llvm", "mcpu": "x86-64-v3"}, "vpmaddubsw"),
-    ],
+    ("target", "instruction"), [*zip(OTHER_TARGETS, ("vpdpbusd", "vpdpbusd", "sdot", "vpmaddubsw"), strict=True)]
 )
 @pytest.mark.parametrize("name", ["1x1 sparse", "3x3 batch 2", "classifier", "tokens"])
 def test_instructions_of_other_cpus(name, target, instruction):
@@ -193,6 +196,115 @@ def test_instructions_of_other_cpus(name, target, instruction):
     code = module.inspect_source("asm")
     wide = "vpmaddwd" if instruction == "vpmaddubsw" and kernel.name == "dense_nc_quads_columns" else instruction
     assert wide in code
+
+
+def summed(p: Problem, middle=BYTES, **kwargs) -> Problem:
+    return replace(p, residual=True, middle=middle, **kwargs)
+
+
+SUMS = {
+    "1x1 sparse": summed(problem(1, 24, 14, 14, 32, n=4, activation="relu")),
+    "1x1 of small planes": summed(problem(1, 24, 7, 7, 30), residual_type=F32),
+    "3x3": summed(problem(2, 12, 14, 14, 16, (3, 3), padding=SAME, n=4, activation="relu6")),
+    "signed": summed(problem(1, 10, 9, 9, 22, n=4), middle=TensorType("i8", 1.0, 0)),
+    "depthwise": summed(problem(1, 19, 14, 14, 19, (3, 3), padding=SAME, groups=19), activation="relu"),
+    "tokens": summed(problem(49, 32, 1, 1, 48), activation="clip", alpha=-0.305, beta=0.9),
+    "to floats": summed(problem(1, 16, 8, 8, 16, n=4, y=F32), residual_type=BYTES, activation="hardswish"),
+}
+
+
+def without_sum(p: Problem) -> Problem:
+    return replace(p, y=BYTES, middle=None, residual=False, residual_type=None, activation="none", alpha=0, beta=0)
+
+
+def layer_and_sum(kernel, p: Problem, config: dict, given: dict, module) -> np.ndarray:
+    """``module``: the kernel of the layer without the sum; behind it ONNX's nodes."""
+    types, residual = given["types"], given["residual"]
+    middle = types["middle"]
+    moved = 128 if middle.dtype == "i8" else 0  # images of kernels are unsigned
+    first = {"x": types["x"], "w": WEIGHTS, "y": TensorType("u8", middle.scale, middle.zero + moved)}
+    part = {key: given[key] for key in ("x", "w", "weight_scale", "bias")}
+    m = run(kernel, without_sum(p), config, part | {"types": first}, module=module)
+    assert (m.min(), m.max()) == (0, 255)
+    value = reference.dequantise(m.astype(int) - moved, middle)
+    value += residual if residual.dtype == np.float32 else reference.dequantise(residual, types["residual_type"])
+    value = reference.activate(p.epilogue, value).astype(np.float32)
+    return reference.quantise(value, types["y"]) if p.y.quantised else value
+
+
+def with_sum(p: Problem, zero: int, exact: bool = False) -> dict:
+    """Numbers with which the middle type saturates at both ends; ``exact``: no product meets a half, or is rounded."""
+    given = layer(p, zero)
+    low = -128 if p.middle.dtype == "i8" else 0
+    spread = float(np.sqrt(given["w"].shape[1] * p.taps))
+    given["types"]["middle"] = TensorType(p.middle.dtype, 0.0013 * spread, low + (zero + 100) % 256)
+    if "residual_type" in given["types"]:
+        given["types"]["residual_type"] = TensorType("u8", 0.00137 * spread, 255 - zero)
+    if exact:
+        rng, scale = np.random.default_rng(3), 2.0 ** np.round(np.log2(0.0013 * spread))
+        given["types"] |= {"x": TensorType("u8", 2**-5, zero), "middle": replace(given["types"]["middle"], scale=scale)}
+        given["weight_scale"] = (2.0 ** rng.integers(-10, -8, p.out_channels)).astype(np.float32)
+        given["bias"] = (scale * (rng.integers(-99, 99, p.out_channels) + 2**-9)).astype(np.float32)
+    return given
+
+
+def every_kernel(p: Problem, target: Target, w: np.ndarray, most: int = 1):
+    p = replace(p, nnzb=BSR.from_conv(w, p.n).nnzb) if p.n else p
+    found = list(candidates(CPU.kernels, p, target))
+    assert found
+    for candidate in found:
+        for config in candidate.kernel.configs(candidate.problem, target)[:most]:
+            yield candidate.kernel, candidate.problem, config
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_has_the_bytes_of_a_layer_and_a_sum(name):
+    p, of_zero = SUMS[name], {zero: with_sum(SUMS[name], zero) for zero in (0, 128, 255)}
+    for kernel, q, config in every_kernel(p, HOST, of_zero[0]["w"]):
+        one, two = (compile_func(kernel.prim_func(f, config, HOST), HOST) for f in (q, without_sum(q)))
+        for given in of_zero.values():
+            y, truth = run(kernel, q, config, given, module=one), layer_and_sum(kernel, q, config, given, two)
+            off = 0 if p.y.quantised else 2e-6
+            np.testing.assert_allclose(y, truth, rtol=off, atol=off)
+            assert len(np.unique(y)) > 9
+
+
+@pytest.mark.parametrize("target", [HOST, *([AVX2] if "avx2" in llvm_get_cpu_features(HOST) else [])], ids=str)
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_by_numpy(name, target):
+    p, given = SUMS[name], with_sum(SUMS[name], 128, exact=True)
+    truth, off = reference.conv2d_integer(p, **given), 0 if p.y.quantised else 2e-6
+    for kernel, q, config in every_kernel(p, target, given["w"]):
+        np.testing.assert_allclose(run(kernel, q, config, given, target), truth, rtol=off, atol=off)
+
+
+def test_the_sum_of_every_two_bytes():
+    """In random scales, and in scales whose sums meet halves."""
+    p = summed(problem(1, 1, 256, 256, 1))
+    x, residual = (np.broadcast_to(a.astype(np.uint8), p.in_shape) for a in (np.arange(256)[:, None], np.arange(256)))
+    w, one, rng = np.ones((1, 1, 1, 1), np.int8), np.ones(1, np.float32), np.random.default_rng(0)
+    drawn = [(*np.exp(rng.uniform(-5, 1, 3)), *rng.integers(0, 256, 3)) for _ in range(12)]
+    drawn += [(0.5, 0.25, 1.0, 3, 8, 101), (0.03, 0.03, 0.06, 128, 0, 0), (1.5, 0.5, 3, 1, 2, 3)]
+    ((kernel, p, config),) = every_kernel(p, HOST, w)
+    module = compile_func(kernel.prim_func(p, config, HOST), HOST)
+    for *scales, a, b, c in drawn:
+        m, r, y = (TensorType("u8", float(np.float32(s)), int(z)) for s, z in zip(scales, (a, b, c)))
+        types = {"x": m, "middle": m, "residual_type": r, "y": y}
+        given = {"x": x, "w": w, "weight_scale": one, "bias": 0 * one, "types": types, "residual": residual}
+        truth = reference.quantise(reference.dequantise(x, m) + reference.dequantise(residual, r), y)
+        np.testing.assert_array_equal(reference.conv2d_integer(p, **given), truth)
+        np.testing.assert_array_equal(run(kernel, p, config, given, HOST, module), truth)
+
+
+@pytest.mark.parametrize("target", OTHER_TARGETS)
+def test_sums_are_rounded_once_on_every_cpu(target):
+    """A multiplication and an addition where the nodes have them, and no call for what the CPU cannot."""
+    p = summed(problem(1, 24, 14, 14, 32, n=4, nnzb=5, activation="relu"))
+    kernel = next(candidates(CPU.kernels, p, Target(target))).kernel
+    module = compile_func(kernel.prim_func(p, kernel.configs(p, Target(target))[0], Target(target)), Target(target))
+    code = module.inspect_source("asm")
+    assert "fmaf" not in code
+    assert "fma" in code or "fmla" in code
 
 
 def test_no_pair_of_packed_weights_exceeds_16_bits():

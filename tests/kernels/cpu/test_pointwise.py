@@ -112,6 +112,16 @@ def test_quotients_round_as_numpy_and_saturate():
         np.testing.assert_array_equal(y, np.clip(whole, low, high).astype(dtype))
 
 
+def test_sums_of_dequantised_bytes_are_those_of_numpy_to_the_last_bit():
+    """Each product is rounded, whichever operand comes first, also where the CPU multiplies and adds at once."""
+    a, b = (np.ascontiguousarray(np.broadcast_to(v, (1, 1, 256, 256)).astype(np.uint8)) for v in np.ogrid[:256, :256])
+    steps = (Step("scale", (0, X.scale)), Step("scale", (1, Y.scale)), Step("add", (2, 3)))
+    f, target = Pointwise((IMAGE, IMAGE), steps, stored=("uint8", "uint8")), TARGETS["one thread"]
+    y = from_planes(run(pointwise(f, a.shape, target), target, to_planes(a), to_planes(b), out=(1, 1, 65536)), a.shape)
+    scales = np.float32(X.scale), np.float32(Y.scale)
+    np.testing.assert_array_equal(y, a.astype(np.float32) * scales[0] + b.astype(np.float32) * scales[1])
+
+
 def test_bytes_and_floats_mixed_and_joined():
     rng, target = np.random.default_rng(0), TARGETS["one thread"]
     parts = [rng.integers(0, 256, (1, k, 5, 7)).astype(np.uint8) for k in (2, 3)]
