@@ -24,6 +24,7 @@ from kerf.kernels.cpu.int8 import (
     conv2d_nchw_bsr_quads,
     conv2d_nchw_dense_quads,
     conv2d_nchw_depthwise_bytes,
+    conv2d_nchw_depthwise_quads,
     dense_nc_quads_columns,
 )
 from kerf.kernels.cpu.machine import machine_of
@@ -66,6 +67,7 @@ CPU = Backend(
         dense_nc_dense_columns,
         conv2d_nchw_dense_direct,
         conv2d_nchw_bsr_quads,
+        conv2d_nchw_depthwise_quads,
         conv2d_nchw_depthwise_bytes,
         dense_nc_quads_columns,
         conv2d_nchw_dense_quads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -71,16 +72,22 @@ class Epilogue:
 
     def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, to: Any = None) -> None:
         """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of ``to``, or of y."""
-        lanes, residuals = width // len(vectors), [None] * len(vectors)
+        residuals: list[Any] = [None] * len(vectors)
         if self.residual is not None and self.residual_type.quantised:
             residuals = widened(T.Bind(self.residual[run(at, width)]), width)
         elif self.residual is not None:
             residuals = [self._part(at, v, width) for v in range(len(vectors))]
+        y = self.narrowed(vectors, steps, width, residuals)
+        T.buffer_store(self.y if to is None else to, y, [run(at, width)])
+
+    def narrowed(self, vectors: list, steps: tuple[Any, Any], width: int, residuals: Sequence[Any] = (None,) * QUAD):
+        """The bytes themselves, of four vectors of sums."""
+        lanes = width // len(vectors)
         values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(vectors, residuals)]
         high = self._number(numbers.HIGH, lanes)
         y = narrowed([T.Bind(T.min(value, high)) for value in values], width)
         low = T.cast(self._bound[numbers.LOW], "uint8")
-        T.buffer_store(self.y if to is None else to, T.max(y, T.broadcast(low, width)), [run(at, width)])
+        return T.max(y, T.broadcast(low, width))
 
     def _part(self, at, v: int, width: int):
         """Residual floats of vector ``v`` in the order of quads_of."""

@@ -63,6 +63,12 @@ PROBLEMS = {
     "grouped": problem(1, 8, 9, 9, 12, (3, 3), padding=SAME, groups=4),
     "odd groups": problem(1, 6, 7, 7, 9, (1, 1), groups=3, activation="hardswish"),
     "depthwise": problem(2, 19, 14, 14, 19, (3, 3), padding=SAME, groups=19, activation="relu6", residual=True),
+    "depthwise to bytes": problem(2, 19, 14, 14, 19, (3, 3), padding=SAME, groups=19, activation="relu6"),
+    "depthwise dilated": problem(1, 17, 15, 20, 17, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), groups=17),
+    "depthwise 7x7": problem(1, 5, 9, 65, 5, (7, 7), padding=(3, 3, 3, 3), groups=5, activation="silu"),
+    "depthwise, rows of two": problem(1, 33, 13, 30, 33, (3, 5), (2, 2), (1, 2, 1, 2), groups=33),
+    "depthwise, odd strides": problem(1, 6, 16, 21, 6, (3, 3), (3, 1), (0, 0, 2, 1), groups=6),
+    "depthwise of one pixel": problem(1, 6, 1, 1, 6, (3, 3), padding=SAME, groups=6),
     "depthwise stride 2": problem(1, 17, 23, 29, 17, (5, 5), (2, 2), (2, 2, 2, 2), groups=17, activation="hardswish"),
     "depthwise 3x3 planes": problem(1, 33, 3, 3, 33, (3, 3), padding=SAME, groups=33, y=F32),
     "depthwise 1x1": problem(1, 33, 7, 7, 33, (1, 1), groups=33),
@@ -74,6 +80,7 @@ PROBLEMS = {
 }
 QUICK = ["1x1 sparse", "residual", "N=3", "3x3 batch 2", "grouped", "depthwise", "classifier", "tokens"]
 QUICK += ["a clip between two steps", "planes of a pixel", "stride 2 projection of whole vectors"]
+QUICK += ["depthwise to bytes", "depthwise 7x7", "depthwise, rows of two"]
 
 
 def weights(p: Problem, rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
