@@ -15,12 +15,14 @@ from kerf.deploy.measure.record import Record, RecordBook, interval
 from kerf.kernels.backends import BY_NAME, CPU
 from kerf.kernels.kernel import pick
 from kerf.kernels.problem import Problem
+from kerf.kernels.tensor_type import F32, TensorType
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
 
 TARGET = targets.parse("native", 1)
 P = Problem(1, 16, 8, 8, 16, n=4, nnzb=32)
 KERNEL = pick(CPU.kernels, P, TARGET)
+BYTES = TensorType("u8", 1.0, 0)
 
 
 def record(config=None, samples=(3.0,) * 9, **more) -> Record:
@@ -181,3 +183,17 @@ def test_what_is_shipped_helps_layers_of_other_densities(tmp_path, monkeypatch):
     monkeypatch.setattr(pretuned, "file_of", lambda _: file)
     assert pretuned.known(p, TARGET) == Choice(p, kernel.name, config)
     assert pretuned.known(replace(p, activation="sigmoid"), TARGET) is None
+
+
+@pytest.mark.parametrize("more", [{"residual_type": F32}, {"middle": BYTES}], ids=str)
+def test_integer_layers_are_looked_up_whatever_they_add(more, tmp_path, monkeypatch):
+    """As is their residual, its type and what is rounded before it do not count."""
+    weights = TensorType("i8", axis=0)
+    p = Problem(1, 16, 8, 8, 16, n=4, nnzb=32, x=BYTES, w=weights, y=BYTES, residual=True, **more)
+    kernel = pick(CPU.kernels, p, TARGET)
+    config, file = kernel.configs(p, TARGET)[1], tmp_path / "integers.jsonl"
+    file.write_text(pretuned.line(p, Choice(p, kernel.name, config), TARGET) + "\n")
+    monkeypatch.setattr(pretuned, "file_of", lambda _: file)
+    assert pretuned.known(p, TARGET) == Choice(p, kernel.name, config)
+    alone = replace(p, residual=False, residual_type=None, middle=None)
+    assert pretuned.known(alone, TARGET) == Choice(alone, kernel.name, config)

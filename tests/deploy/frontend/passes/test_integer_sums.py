@@ -7,8 +7,10 @@ import pytest
 
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.samples import draw
+from kerf.deploy.partition import onnx_piece
+from kerf.deploy.partition.plain import plain
 from kerf.kernels.tensor_type import F32
-from tests.helpers.interpreted import interpreted
+from tests.helpers.interpreted import interpreted, whole
 from tests.helpers.onnx_files import file
 from tests.helpers.quantised_files import NETWORKS, quantised
 from tests.helpers.quantised_nodes import Drawn
@@ -55,7 +57,7 @@ def other(d):
     return d.pair("x", "r", scale=0.031, zero=128)
 
 
-def plain(d):
+def alone(d):
     d.pair(d.add("Add", f"{conv(d)} {other(d)}", "s"), "y", scale=0.04, zero=100)
 
 
@@ -94,7 +96,7 @@ def grouped(d):
     d.pair(d.add("Add", f"{d.pair('f', 'c', scale=0.01)} {other(d)}", "s"), "y", scale=0.04, zero=100)
 
 
-TAKEN = {f.__name__: f for f in (plain, behind, of_two, of_floats, of_the_input_of_the_layer, of_a_relu, grouped)}
+TAKEN = {f.__name__: f for f in (alone, behind, of_two, of_floats, of_the_input_of_the_layer, of_a_relu, grouped)}
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -107,6 +109,18 @@ def test_sums_in_their_layer(tmp_path, name):
     assert (last.problem.residual, last.problem.y.dtype) == (True, "u8")
     assert last.problem.residual_type == (F32 if name == "of_floats" else None)
     assert last.types["middle"].scale == np.float32(0.01 if name in ("of_a_relu", "grouped") else 0.02)
+
+
+@pytest.mark.parametrize("name", ["of_two", "behind", "of_floats"])
+def test_dense_engines_get_the_nodes_of_the_file(tmp_path, name):
+    d = Drawn()
+    TAKEN[name](d)
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE)
+    network = convert(path)
+    model = onnx_piece.model(network.graph, plain(network, "onnxruntime").pieces[0])
+    assert "Add" in {n.op_type for n in model.graph.node}
+    feed = draw(network.inputs, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole(model, feed)[0], whole(str(path), feed)[0])
 
 
 def read_twice(d):
