@@ -11,7 +11,8 @@ Images are planes of bytes (kerf.kernels.cpu.layout). A k x k or strided convolu
 (emit/planes.py): its sums go through a buffer, since output rows are shorter than those of the copies. A strip is
 ``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows. Where one
 sub-row is all that reads the panel there need not be one: ``panel`` 0 puts channels side by side in registers, once for
-every tap, which pays where a stride's phases make panels large.
+every tap, which pays where a stride's phases make panels large. ``near`` 1: a strip's pixels are first copied to where
+no vector straddles two cache lines and one channel's lines are not those of another, for all block rows to read.
 """
 
 from __future__ import annotations
@@ -120,18 +121,27 @@ class Loops:
         most = -(-self.p.in_channels // QUAD)  # quads of a block row
         size = most * s.phases * s.region * QUAD if self.through_panel else 1
         self.panel = T.alloc_buffer((size,), "int8")
+        self.copy: Any = T.alloc_buffer((self.p.in_channels * s.size,), "uint8") if self.c.get("near") else None
         kind = "uint8" if self.narrow else "int32"
         self.sums: Any = T.alloc_buffer((self.c["rows"] * s.room,), kind) if s.rows else None
         self.order = weaving(self.given.indptr[0]) if s.lanes else None
         full, short = self.p.out_channels // self.n, self.p.out_channels % self.n
         with T.serial(0, strips[1] - strips[0]) as i:
             pixel, place = (T.Bind(v) for v in s.first(strips[0] + i))
-            body = partial(self._block_row, source, origin + pixel, image, place)
+            near, at = self._near(source, origin + pixel) if self.c.get("near") else (source, origin + pixel)
+            body = partial(self._block_row, near, at, image, place)
             with T.serial(blocks[0], T.min(blocks[1], full) if short else blocks[1]) as b:
                 body(b, self.n)
             if short:
                 with T.If(blocks[1] > full), T.Then():
                     body(full, short)
+
+    def _near(self, source, at) -> tuple[Any, Any]:
+        """A copy of the strip's pixels of all channels, each beside the next, in as few cache lines as there can be."""
+        with T.serial(0, self.p.in_channels) as channel:
+            pixels = source[run(at + channel * self.strips.planes.channel, self.strips.size)]
+            T.buffer_store(self.copy, pixels, [run(channel * self.strips.size, self.strips.size)])
+        return self.copy, 0
 
     def _block_row(self, source, origin, image, place, block, height: int) -> None:
         begin = T.Bind(self.given.indptr[block])
@@ -154,7 +164,8 @@ class Loops:
         """``vectors`` vectors of pixels of a block row's quad, read where its channels lie."""
         at = origin + pixel
         first = (begin + quad) * QUAD
-        offsets = [T.cast(self.given.channels[first + k], "int32") * self.strips.planes.channel for k in range(QUAD)]
+        step = self.strips.size if self.c.get("near") else self.strips.planes.channel
+        offsets = [T.cast(self.given.channels[first + k], "int32") * step for k in range(QUAD)]
         if (self.in_parts and vectors == QUAD) or not self.strips.lanes:
             given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
             return quads_of(given, self.width, self.dot.signed)

@@ -17,6 +17,8 @@ from kerf.kernels.problem import Problem
 
 AMONG_PRODUCTS = 1.2  # what shuffles in registers cost, between products
 LATENCY = 4  # cycles of a product
+COPY = 1.5  # cycles of a channel's vector
+CACHE_LINE = 64  # bytes
 PANEL_SHARE = 0.5  # of the second-level cache, for the panels of a strip
 
 
@@ -49,17 +51,21 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
         for height in {min(h, n) for h in heights}:
             for strip in _strips(p, flat, width):
                 tile: Config = {"dot": dot, "bytes": width, "rows": height, "strip": strip}
-                for c in _panels(p, tile, flat, n):
+                for c in _ways(tile, flat, n):
                     for split in splits(target, Strips.of(p, c, machine)[0].count):
                         found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
     return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
-def _panels(p: Problem, c: Config, flat: bool, n: int) -> list[Config]:
-    """With pixels of a strip put side by side before its sums, or, where sums of one sub-row are all that read them, in
-    registers for every tap.
+def _ways(c: Config, flat: bool, n: int) -> list[Config]:
+    """To the pixels of a block row: a panel of a strip's, side by side, or, where sums of one sub-row are all that read
+    them, registers for every tap. Of flat images a strip's pixels may be brought near before.
     """
-    return [c] if flat or DOTS[c["dot"]].paired or c["rows"] < n else [c, {**c, "panel": 0}]
+    if DOTS[c["dot"]].paired:
+        return [c]
+    if flat:
+        return [c, {**c, "near": 1}] if c["strip"] == 1 else [c]
+    return [c, {**c, "panel": 0}] if c["rows"] >= n else [c]
 
 
 def _strips(p: Problem, flat: bool, width: int) -> list[int]:
@@ -73,11 +79,12 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
     """Estimate: two products of vectors a cycle, or two shuffles, or two stores; caches by the size of panels."""
     blocks, parts = -(-p.out_channels // n), c.get("parts", 1)
     blocks = -(-blocks // parts) if c.get("split") == "rows" else blocks
-    each = 0.0
+    cycles = 0.0
     for s in Strips.of(p, c, machine):
         strips = -(-s.count // parts) if c.get("split") == "pixels" else s.count
-        each += strips * _strip_cycles(p, c, s, machine, n, inputs / QUAD)
-    return p.batch * blocks * each
+        copy = COPY * p.in_channels if c.get("near") else 0.0
+        cycles += strips * (copy + blocks * _strip_cycles(p, c, s, machine, n, inputs / QUAD))
+    return p.batch * cycles
 
 
 def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, quads: float) -> float:
@@ -91,10 +98,19 @@ def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, qu
         tiles += _tile_cycles(quads * p.taps, c["rows"], s.left, each)
     panel = quads * s.phases * s.region * QUAD
     far = 1.0 if panel <= machine.l1 * 0.75 else 1.15 if panel <= machine.l2 * PANEL_SHARE else 1.5
+    if not s.rows and c["dot"] != "maddubs":
+        far *= _distance(p, c, s, machine)
     sums = tiles * -(-n // c["rows"]) * far
     if s.rows:
         sums += s.rows * -(-p.out_width // min(c["bytes"], p.out_width)) * n * 6
     return fill + sums
+
+
+def _distance(p: Problem, c: Config, s: Strips, machine: Machine) -> float:
+    """What products of a flat image wait for: vectors that straddle cache lines, lines that L1 does not hold."""
+    straddling = not c.get("near") and s.planes.channel % CACHE_LINE != 0
+    lines = p.in_channels * s.size * (2 if straddling else 1)
+    return 1.25 if lines > machine.l1 * 0.8 else 1.05 if straddling else 1.0
 
 
 def _tile_cycles(steps: float, rows: int, vectors: int, each: float) -> float:

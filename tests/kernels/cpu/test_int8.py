@@ -11,7 +11,7 @@ from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu
 from kerf.kernels import reference
 from kerf.kernels.backends import CPU
 from kerf.kernels.bsr import BSR
-from kerf.kernels.cpu.int8 import conv2d_nchw_bsr_quads, dot, numbers, quads
+from kerf.kernels.cpu.int8 import conv2d_nchw_bsr_quads, conv2d_nchw_dense_quads, dot, numbers, quads
 from kerf.kernels.cpu.int8.dot import DOTS, dots
 from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
@@ -351,14 +351,17 @@ def test_strips_cover_every_pixel(machine):
 
 
 @pytest.mark.skipif(DOTS[dots(machine_of(HOST))[0]].paired, reason="products of pairs are of a panel's pixels")
-@pytest.mark.parametrize("name", ["3x3 stride 2 sparse", "3x3 sparse", "3x3 batch 2"])
-def test_pixels_are_put_side_by_side_in_a_panel_or_in_registers(name):
-    p, given = PROBLEMS[name], layer(PROBLEMS[name])
-    p = replace(p, nnzb=BSR.from_conv(given["w"], p.n).nnzb)
-    configs = conv2d_nchw_bsr_quads.configs(p, HOST)
-    for panel in (0, 1):
-        config = next(c for c in configs if c.get("panel", 1) == panel)
-        compare(run(conv2d_nchw_bsr_quads, p, config, given), p, given)
+@pytest.mark.parametrize("key", ["panel", "near"])
+def test_pixels_reach_their_products_in_every_way(key):
+    """Side by side in a panel or in registers, from where they lie or from a copy of the strip's."""
+    names = {"panel": ["3x3 stride 2 sparse", "3x3 sparse", "3x3 batch 2"]}
+    for name in names.get(key, ["1x1 sparse", "residual", "1x1", "stride 2 projection of whole vectors"]):
+        p, given = PROBLEMS[name], layer(PROBLEMS[name])
+        p = replace(p, nnzb=BSR.from_conv(given["w"], p.n).nnzb) if p.n else p
+        kernel = conv2d_nchw_bsr_quads if p.n else conv2d_nchw_dense_quads
+        for value in (0, 1):
+            config = next(c for c in kernel.configs(p, HOST) if c.get(key, int(key == "panel")) == value)
+            compare(run(kernel, p, config, given), p, given)
 
 
 def test_a_strided_1x1_layer_is_read_as_one_of_the_pixels_that_it_reads():
