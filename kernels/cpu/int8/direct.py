@@ -9,10 +9,11 @@
 
 Images are planes of bytes (kerf.kernels.cpu.layout). A k x k or strided convolution reads padded copies, split by phase
 (emit/planes.py): its sums go through a buffer, since output rows are shorter than those of the copies. A strip is
-``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows. Where one
-sub-row is all that reads the panel there need not be one: ``panel`` 0 puts channels side by side in registers, once for
-every tap, which pays where a stride's phases make panels large. ``near`` 1: a strip's pixels are first copied to where
-no vector straddles two cache lines and one channel's lines are not those of another, for all block rows to read.
+``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows.
+
+``panel`` 0 does without the panel and puts channels side by side in registers, once for every sub-row and tap, which
+pays where a stride's phases make panels large, or one sub-row is all. ``near`` 1: a strip's pixels are first copied to
+where no vector straddles two cache lines and one channel's lines are not those of another, for all block rows to read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from kerf.kernels.cpu.emit.sharing import sub_rows
 from kerf.kernels.cpu.emit.weight_format import Rows
 from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, linear, linear_tile, quads_of, side_by_side, weaving
 from kerf.kernels.cpu.int8.epilogue import Epilogue
-from kerf.kernels.cpu.int8.strips import Strips
+from kerf.kernels.cpu.int8.strips import Strips, through_panel
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
@@ -109,8 +110,8 @@ class Loops:
         self.dot, self.width, self.epilogue = DOTS[c["dot"]], strips.width, given.epilogue
         self.lanes = strips.lanes or self.width // QUAD  # pixels of a vector
         self.subs = -(-n // c["rows"])  # sub-rows of a block row
-        # channels that one sub-row alone reads go from the image to the products in registers, again for every tap
-        self.through_panel = self.dot.paired or n > c["rows"] or bool(c.get("panel", strips.rows))
+        # else channels go from the image to the products in registers, again for every sub-row and tap
+        self.through_panel = through_panel(c, n, bool(strips.rows))
         # pixels of a tile are as quads_of leaves them
         self.in_parts = strips.vectors == QUAD and not (strips.rows and self.through_panel)
         # rows of a strip are compacted as bytes, unless what is added to them is read row by row

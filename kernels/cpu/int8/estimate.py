@@ -11,7 +11,7 @@ from kerf.kernels.cpu.dense_nc_dense_columns import is_matrix_product
 from kerf.kernels.cpu.emit.sharing import splits
 from kerf.kernels.cpu.int8.dot import DOTS, QUAD, dots
 from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
-from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat
+from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat, through_panel
 from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.problem import Problem
 
@@ -58,14 +58,13 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
 
 
 def _ways(c: Config, flat: bool, n: int) -> list[Config]:
-    """To the pixels of a block row: a panel of a strip's, side by side, or, where sums of one sub-row are all that read
-    them, registers for every tap. Of flat images a strip's pixels may be brought near before.
+    """To the pixels of a block row: a panel of a strip's, side by side, or registers, again for every sub-row and tap.
+    Of flat images a strip's pixels may be brought near before.
     """
     if DOTS[c["dot"]].paired:
         return [c]
-    if flat:
-        return [c, {**c, "near": 1}] if c["strip"] == 1 else [c]
-    return [c, {**c, "panel": 0}] if c["rows"] >= n else [c]
+    found = [c] if flat and c["rows"] >= n else [c, {**c, "panel": 0}]
+    return [{**way, **near} for way in found for near in ({}, {"near": 1})] if flat and c["strip"] == 1 else found
 
 
 def _strips(p: Problem, flat: bool, width: int) -> list[int]:
@@ -91,7 +90,7 @@ def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, qu
     """Of a strip of a block row."""
     each = 1.5 if c["dot"] == "maddubs" else 1.0  # instructions of a product beside the shuffles
     fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
-    if c["dot"] != "maddubs" and c["rows"] >= n and not c.get("panel", s.rows):
+    if not through_panel(c, n, bool(s.rows)):
         fill, each = 0.0, each * AMONG_PRODUCTS
     tiles = s.tiles * _tile_cycles(quads * p.taps, c["rows"], s.vectors, each)
     if s.left:

@@ -9,7 +9,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit.planes import Planes
-from kerf.kernels.cpu.int8.dot import QUAD
+from kerf.kernels.cpu.int8.dot import DOTS, QUAD
 from kerf.kernels.cpu.layout import LINE, out_planes
 from kerf.kernels.cpu.machine import Machine
 from kerf.kernels.problem import Problem
@@ -102,6 +102,13 @@ class Strips:
 def lanes_at_once(c: Config, machine: Machine) -> int:
     """Pixels of a vector whose four channels one instruction puts side by side; 0 where it takes a tree of them."""
     return c["bytes"] // QUAD if "avx512_vbmi" in machine.features and c["bytes"] == 64 else 0
+
+
+def through_panel(c: Config, n: int, rows: bool) -> bool:
+    """Whether channels are put side by side in memory before their products; without a word of it, where more than one
+    reads them: sub-rows of a block row, or taps. ``rows``: images are not flat.
+    """
+    return DOTS[c["dot"]].paired or bool(c.get("panel", rows or n > c["rows"]))
 
 
 def is_flat(planes: Planes) -> bool:
