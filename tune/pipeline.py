@@ -301,9 +301,9 @@ def made(
         libraries = {str(entry["library"]): p.built.export for entry, p in zip(parts.entries, plans) if p.built}
         models = parts.models | ({fallback.FILE: whole.contents} if whole else {})
         records = bundle_contents.used(book, [p.network for p in plans])
-        bundle.write(
-            folder, described, libraries, parts.weights, models, records, first.built.code if first.built else b""
-        )
+        code = first.built.code if first.built else b""
+        programs = [] if backend_of(job.target).device else [p.built.programs if p.built else () for p in plans]
+        bundle.write(folder, described, libraries, parts.weights, models, records, code, programs)
         if job.foreign:
             return None
         proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say, job.f32, instead)
