@@ -23,7 +23,9 @@ class Exported:
     bytes: int  # of the shared library
 
     def __str__(self) -> str:
-        return f"{self.library}: {self.bytes / 1024:.0f} KiB, built by {self.compiler}; include/kerf.h says how to call it"
+        return (
+            f"{self.library}: {self.bytes / 1024:.0f} KiB, built by {self.compiler}; include/kerf.h says how to call it"
+        )
 
 
 def export(folder: str | Path, compiler: str = "") -> Exported:

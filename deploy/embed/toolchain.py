@@ -32,7 +32,9 @@ class Toolchain:
     def link(self, objects: Sequence[Path], library: Path) -> None:
         """A shared library that is found beside whoever was linked with it."""
         mac = self.suffix == ".dylib"
-        shared = ["-dynamiclib", f"-Wl,-install_name,@rpath/{library.name}"] if mac else ["-shared", "-ldl", "-lpthread"]
+        shared = (
+            ["-dynamiclib", f"-Wl,-install_name,@rpath/{library.name}"] if mac else ["-shared", "-ldl", "-lpthread"]
+        )
         named = [] if mac else [f"-Wl,-soname,{library.name}", "-Wl,-z,defs"]
         self.call(*map(str, objects), "-o", str(library), *shared, *named)
 
@@ -43,7 +45,9 @@ class Toolchain:
                 [*self.compiler, *words], capture_output=True, text=True, errors="replace", timeout=SECONDS
             )
         except OSError as error:
-            raise BadInput(f"{self.compiler[0]}: cannot be started ({error.strerror}); name a C compiler in CC") from error
+            raise BadInput(
+                f"{self.compiler[0]}: cannot be started ({error.strerror}); name a C compiler in CC"
+            ) from error
         except subprocess.TimeoutExpired as error:
             raise BadInput(f"{self.compiler[0]}: took more than {SECONDS} s; name another C compiler in CC") from error
         if done.returncode:

@@ -97,7 +97,13 @@ def write(
         (folder / MACHINE_CODE).write_bytes(code)
     if programs:
         program_file.write(folder, contents, programs)
-    files = [*HASHED, *libraries, *models, *([MACHINE_CODE] if code else []), *([program_file.FILE] if programs else [])]
+    files = [
+        *HASHED,
+        *libraries,
+        *models,
+        *([MACHINE_CODE] if code else []),
+        *([program_file.FILE] if programs else []),
+    ]
     hashes = {name: sha256(folder / name) for name in files}
     names = [name for name, _ in weights]
     body = {"format": FORMAT, **contents, "weights": names, "sha256": hashes}

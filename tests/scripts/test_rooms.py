@@ -31,6 +31,7 @@ def test_every_script_in_a_room_has_its_old_name():
     assert {p.name for p in LINKS} == rooms - {
         "api.py",
         "bench_int8.py",
+        "c_runtime.py",
         "conformance.py",
         "int8.py",
         "int8_efficientnet.py",

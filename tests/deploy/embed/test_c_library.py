@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 from glob import glob
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from kerf.deploy.embed import c_library, toolchain
 from kerf.deploy.runtime import program_file
 from kerf.errors import BadInput
 from tests.helpers import random_onnx
-from tests.helpers.onnx_networks import mobile
+from tests.helpers.onnx_networks import Builder, mobile
 from tests.helpers.quantised_files import joined, quantised, residual
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 
+ROOT = Path(__file__).parents[3]
 ORT = glob(f"{Path(onnxruntime.__file__).parent}/capi/libonnxruntime.so.*")
 STRICT = "cc -Wextra -Wpedantic -Wconversion -Wno-sign-conversion -Werror"
 
@@ -127,6 +129,31 @@ def rewritten(bundle: Path, old: bytes, new: bytes) -> None:
     (bundle / program_file.FILE).write_bytes(body + hashlib.sha256(body).digest())
 
 
+BESIDE = """
+import ctypes, sys
+import numpy as np, kerf
+lib, bundle, ours_first = ctypes.CDLL(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
+x, y = np.load(sys.argv[4]), np.zeros(10, np.float32)
+model, session, void = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p
+python = None if ours_first else kerf.load(bundle)
+assert not lib.kerf_open(bundle.encode(), None, ctypes.byref(model))
+assert not lib.kerf_start(model, 2, None, ctypes.byref(session))
+python = python or kerf.load(bundle)
+for _ in range(3):
+    assert not lib.kerf_run(session, (void * 1)(x.ctypes.data), (void * 1)(y.ctypes.data))
+    assert np.array_equal(python.run(x)[0], y), (python.run(x), y)
+"""
+
+
+@pytest.mark.parametrize("ours_first", ["0", "1"])
+def test_python_and_c_run_one_bundle_in_one_process(library, tmp_path, ours_first):
+    """They share its library, and with it the pointers to the runtime that it calls."""
+    bundle, x, _ = built(tmp_path, mobile, threads=2)
+    words = [sys.executable, "-c", BESIDE, library / "lib/libkerf.so", bundle, ours_first, *saved(tmp_path, x)]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_cpu_without_the_instructions_is_refused(library, tmp_path):
     bundle, x, _ = built(tmp_path, mobile)
     (file,) = saved(tmp_path, x)
@@ -175,14 +202,27 @@ int main(int, char **words) {
 """
     (tmp_path / "main.cpp").write_text(source)
     flags = [f"-I{library / 'include'}", f"-L{library / 'lib'}", "-lkerf", f"-Wl,-rpath,{library / 'lib'}"]
-    words = ["c++", "-std=c++14", "-Wall", "-Wextra", "-Werror", str(tmp_path / "main.cpp"), "-o", str(tmp_path / "a"), *flags]
+    words = [
+        "c++",
+        "-std=c++14",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        str(tmp_path / "main.cpp"),
+        "-o",
+        str(tmp_path / "a"),
+        *flags,
+    ]
     subprocess.run(words, check=True)
     done = subprocess.run([tmp_path / "a", bundle.path, ORT[0]], input=x.tobytes(), capture_output=True)
     y = np.frombuffer(done.stdout, np.float32)
     with pytest.warns(UserWarning, match="nothing was compiled"):
         assert np.allclose(y[:30], bundle.run(x).ravel(), atol=1e-6)
     assert np.array_equal(y[30:], bundle.run(x[:2]).ravel())
-    assert done.stderr.decode() == f"1 {bundle.path}: built for one thread, which 7 cannot share; build it again with --threads 7"
+    assert (
+        done.stderr.decode()
+        == f"1 {bundle.path}: built for one thread, which 7 cannot share; build it again with --threads 7"
+    )
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="no CMake")
@@ -192,7 +232,9 @@ def test_cmake_and_pkg_config_find_it(library, tmp_path):
         f"add_executable(a {library}/example/main.c)\ntarget_link_libraries(a kerf::kerf)\n"
     )
     build = tmp_path / "build"
-    subprocess.run(["cmake", "-S", tmp_path, "-B", build, f"-DCMAKE_PREFIX_PATH={library}"], check=True, capture_output=True)
+    subprocess.run(
+        ["cmake", "-S", tmp_path, "-B", build, f"-DCMAKE_PREFIX_PATH={library}"], check=True, capture_output=True
+    )
     subprocess.run(["cmake", "--build", build], check=True, capture_output=True)
     assert "cannot open" in subprocess.run([build / "a", "none", "x"], capture_output=True, text=True).stderr
     if shutil.which("pkg-config"):
@@ -244,24 +286,43 @@ def test_windows_is_refused_by_name(monkeypatch):
         toolchain.toolchain()
 
 
+def tiny(path: Path) -> Path:
+    """Stem, depthwise, a sparse 1×1 and a sparse 3×3 layer, mean and classifier on 8×8 pixels."""
+    b = Builder()
+    x = b.node("Relu", [b.conv("input", "stem", 8, 3, 3, strides=[2, 2])], "stem.relu")
+    x = b.node("Relu", [b.conv(x, "depthwise", 8, 1, 3, group=8)], "depthwise.relu")
+    x = b.node("Relu", [b.conv(x, "point", 8, 8, zero_blocks=0.5)], "point.relu")
+    x = b.conv(x, "spatial", 8, 8, 3, zero_blocks=0.5)
+    x = b.node("Flatten", [b.node("GlobalAveragePool", [x], "gap")], "flat")
+    x = b.node(
+        "Gemm", [x, b.constant("w", b.rng.standard_normal((5, 8))), b.constant("b", np.zeros(5))], "fc", transB=1
+    )
+    return b.save(path, x, shape=(1, 3, 8, 8), out_shape=(1, 5))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="no valgrind")
 @pytest.mark.parametrize("numbers", ["f32", "int8"])
 def test_ten_thousand_runs_leak_nothing_read_nothing_invalid_and_allocate_nothing(library, tmp_path, numbers):
     """Valgrind knows AVX2 but not AVX-512."""
 
     def make(path: Path) -> Path:
-        made = mobile(tmp_path / "f32.onnx")
+        made = tiny(tmp_path / "f32.onnx")
         return made.rename(path) if numbers == "f32" else quantised(made, path)
 
     bundle, x, y = built(tmp_path, make, target="x86-64-v3", threads=2)
     allocations = set()
-    for runs, threads in (("3", "2"), ("10000", "1"), ("3", "1"), ("300", "2")):
-        command = ["valgrind", "--leak-check=full", "--show-leak-kinds=all", "--error-exitcode=9", "--errors-for-leak-kinds=all"]
+    for runs, threads in (("200", "2"), ("10000", "1"), ("200", "1"), ("400", "2")):
+        command = [
+            "valgrind",
+            "--leak-check=full",
+            "--show-leak-kinds=all",
+            "--error-exitcode=9",
+            "--errors-for-leak-kinds=all",
+        ]
         words = [library / "bin/kerf-example", bundle, *saved(tmp_path, x), "--threads", threads, "--runs", runs]
         done = subprocess.run([*command, *words, "--out", tmp_path / "out"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         allocations.add((threads, done.stderr.partition("total heap usage: ")[2].partition(" allocs")[0]))
         assert (tmp_path / "out").read_bytes() == next(iter(y.values())).tobytes()
-    assert len(allocations) == 2  # as many in three runs as in thousands
+    assert len(allocations) == 2  # the example sorts times in room that it takes: as many for 200 runs as for thousands

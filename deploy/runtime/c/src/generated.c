@@ -45,7 +45,8 @@ kerf_status load_generated(memory *own, const char *path, generated **found) {
     return failed(KERF_NO_BUNDLE, "its library cannot be loaded (%s); is it on a file system mounted noexec?", dlerror());
   for (size_t i = 0; i < LENGTH(RUNTIME); i++) {
     anything *pointer = (anything *)dlsym(made->handle, RUNTIME[i].symbol);
-    if (pointer) *pointer = RUNTIME[i].is;
+    /* TVM itself may have loaded the library in this process: then its runtime serves both */
+    if (pointer && !*pointer) *pointer = RUNTIME[i].is;
   }
   *found = made;
   return KERF_OK;
