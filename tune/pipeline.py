@@ -16,6 +16,8 @@ from tvm.target import Target
 
 from kerf.deploy.compiler import preflight, targets
 from kerf.deploy.compiler.build import Built, build
+from kerf.deploy.embed import ort_model
+from kerf.deploy.embed.toolchain import toolchain
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF, Network
@@ -107,6 +109,7 @@ def compile(
     against: Iterable[str] = DENSE_ENGINES,
     seconds: float = 10.0,
     engine: str = "auto",
+    format: str = "bundle",
     records: str | Path = RECORDS,
     rpc: str = "",
     rpc_key: str = "",
@@ -143,7 +146,7 @@ def compile(
         path=path, out=Path(out) if out else bundle_of(path, int8), n=(n,) if isinstance(n, int) else tuple(n),
         sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
         shapes=tuple(each_of(shapes or ())), minutes=minutes, tolerance=tolerance, against=tuple(against),
-        seconds=seconds, engine=engine, records=Path(records), rpc=rpc, rpc_key=rpc_key,
+        seconds=seconds, engine=engine, format=format, records=Path(records), rpc=rpc, rpc_key=rpc_key,
         int8=int8, calibration=Path(calibration) if calibration else None, calibration_method=calibration_method,
         calibration_images=calibration_images, mean=tuple(mean), std=tuple(std),
     )  # fmt: skip
@@ -162,6 +165,7 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     progress = progress or Progress(say)
     preflight.refuse_tvm()
     target = targets.parse(request.target, request.threads)
+    tools = toolchain() if request.format == "ort" else None
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
     networks = converted(request, target)
@@ -190,7 +194,11 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
         say(wording.searched(summary))
     try:
         plans = [planned(network, job, book, searched=summary is not None) for network in networks]
-        return deliver(plans, book, summary, job)
+        made = deliver(plans, book, summary, job)
+        if tools:
+            network = plans[0].network
+            ort_model.proven(made.path, tools, network.path, network.inputs, request.precision, request.threads)
+        return made
     except Unsupported as error:  # by an engine, of a piece
         raise Unsupported(f"{request.path}: {error}") from error
 
@@ -323,6 +331,8 @@ def refuse(request: Request, target: Target) -> Request:
     bundle.refuse_foreign(request.out)
     if backend.device and (request.rpc or request.threads > 1):
         raise BadInput(f"--target {request.target}: GPUs take neither --rpc nor --threads")
+    if request.format == "ort" and (backend.device or targets.foreign(target)):
+        raise BadInput("--format ort: is compared in ONNX Runtime here, so --target is a CPU like this machine's")
     if request.int8 and backend.device:
         raise BadInput(f"--int8: kernels for {backend.name.upper()} compute with floats; leave it out, or take a CPU")
     precision = request.precision or backend.precisions[0]

@@ -54,7 +54,7 @@ class Lying:
 
 @dataclass(frozen=True)
 class Call:
-    """``function``: its symbol in the library; ``arguments``: ("tensor", number), ("int", value) or ("float", value)."""
+    """``function``: its symbol in the library; ``arguments``: ("tensor", number), ("int", value), ("float", value)."""
 
     function: str
     arguments: Sequence[tuple[str, int | float]]

@@ -1,12 +1,12 @@
-"""libkerf beside Python's session and ONNX Runtime: latency, resident memory, size.
+"""libkerf, alone and as operators of ONNX Runtime, beside Python's session: latency, resident memory, size.
 
 Launch:    python scripts/bench/c_runtime.py NETWORK.onnx [NETWORK.onnx ...]
 Hardware:  any that bundles run on, with a C compiler; half a minute a network.
 Expected:  as fast as Python's session, whose functions it calls without the virtual machine; a fraction of the memory.
 
-Latencies are medians of interleaved rounds of one process, one thread; the ratio is the median of the rounds' ratios with
-its 95 % interval. Memory is the most that a C program of its own was resident with, which runs the network five times;
-"ONNX Runtime" is the same program with a bundle that hands it the whole network, by its C API.
+Latencies are medians of interleaved rounds of one process, one thread; the ratio is the median of the rounds' ratios
+with its 95 % interval. Memory is the most that a C program of its own was resident with, which runs the network five
+times; "ONNX Runtime" is the same program with a bundle that hands it the whole network, by its C API.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from _libkerf import Session
 
 import kerf
-from kerf.deploy.embed import c_library
+from kerf.deploy.embed import c_library, ort_model
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import environment
@@ -32,8 +32,9 @@ from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.own_piece import aligned
 
 HEAD = """\
-| network | Python ms (p10–p90) | libkerf ms | Python / libkerf | 95 % interval | libkerf MiB resident | ONNX Runtime MiB |
-|-|-|-|-|-|-|-|"""
+| network | Python ms (p10–p90) | libkerf ms | Python / libkerf | 95 % interval | as operators ms | Python / operators \
+| 95 % interval | libkerf MiB | ONNX Runtime MiB |
+|-|-|-|-|-|-|-|-|-|-|"""
 
 
 def main() -> int:
@@ -47,30 +48,42 @@ def main() -> int:
         for path in args.networks:
             print(line(path, made, Path(folder), args.seconds), flush=True)
     where = environment()
-    print(f"\n{where['cpu']}, {where['machine']['cores']} cores, load {where['machine']['load_average']}, {where['date']}")
+    load, cores = where["machine"]["load_average"], where["machine"]["cores"]
+    print(f"\n{where['cpu']}, {cores} cores, load {load}, {where['date']}")
     return 0
 
 
 def line(path: Path, made: c_library.Exported, folder: Path, seconds: float) -> str:
     out = folder / f"{path.parent.name}-{path.stem}.kerf"
-    compiled = kerf.compile(path, out, trials=0, seconds=0.1, against=(), engine="kerf")
+    compiled = kerf.compile(path, out, trials=0, seconds=0.1, against=(), engine="kerf", format="ort")
     python = compiled.session()
     x = aligned(np.random.default_rng(0).standard_normal(python.input_shape).astype(np.float32))
-    copy = shutil.copytree(out, folder / f"{out.stem}-c.kerf")  # a library that TVM loaded keeps TVM's runtime
-    engines = [bench.Engine("python", python.run), bench.Engine("libkerf", Session(made.library, copy, 1).run)]
-    if not np.array_equal(engines[0].run(x), engines[1].run(x)):
+    ((name, _),) = python.inputs.items()
+    copies = [shutil.copytree(out, folder / f"{out.stem}-{i}.kerf") for i in range(2)]  # TVM's own keeps its runtime
+    c = Session(made.library, copies[0], 1)
+    operators = ort_model.opened(copies[1])
+    engines = [
+        bench.Engine("python", python.run),
+        bench.Engine("libkerf", c.run),
+        bench.Engine("operators", lambda x: operators.run(None, {name: x})[0]),
+    ]
+    if not all(np.array_equal(python.run(x), engine.run(x)) for engine in engines):
         raise SystemExit(f"{path}: libkerf computes something else than Python's session")
-    slow, fast = bench.interleave(engines, x, seconds=seconds)
-    found = bench.speedup(fast, [slow])
+    slow, fast, inside = bench.interleave(engines, x, seconds=seconds)
     np.save(folder / "x.npy", x)
     dense = folder / f"{out.stem}-dense.kerf"
     whole_in_onnxruntime(path, out, dense)
     resident = [megabytes(made.folder, name, folder / "x.npy") for name in (out, dense)]
-    low, high = found["ci95"]
+    ratios = " | ".join(f"{ms.median:.3f} | {ratio(slow, ms)}" for ms in (fast, inside))
     return (
-        f"| {path.parent.name}/{path.stem} | {slow.median:.3f} ({slow.p10:.3f}–{slow.p90:.3f}) | {fast.median:.3f} "
-        f"| {found['median']:.3f} | {low:.3f}–{high:.3f} | {resident[0]:.1f} | {resident[1]:.1f} |"
+        f"| {path.parent.name}/{path.stem} | {slow.median:.3f} ({slow.p10:.3f}–{slow.p90:.3f}) | {ratios} "
+        f"| {resident[0]:.1f} | {resident[1]:.1f} |"
     )
+
+
+def ratio(slow: bench.Measurement, fast: bench.Measurement) -> str:
+    found = bench.speedup(fast, [slow])
+    return f"{found['median']:.3f} | {found['ci95'][0]:.3f}–{found['ci95'][1]:.3f}"
 
 
 def whole_in_onnxruntime(path: Path, like: Path, out: Path) -> None:

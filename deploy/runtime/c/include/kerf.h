@@ -13,7 +13,9 @@
 extern "C" {
 #endif
 
+#ifndef KERF_API
 #define KERF_API __attribute__((visibility("default")))
+#endif
 #define KERF_VERSION "0.2.0"
 
 typedef enum kerf_status {

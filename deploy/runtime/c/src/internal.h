@@ -7,6 +7,7 @@
 #include "kerf.h"
 
 #define ALIGNED 64 /* bytes that generated code expects tensors to start on */
+#define SHOWN __attribute__((visibility("default"))) /* to others, in every library that these files are linked into */
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
 /* ---- errors.c */
@@ -113,7 +114,7 @@ struct kerf_model {
   bytes_of *weight;
   kerf_tensor *input, *output;
   plan *possible;
-  bool checked; /* files' hashes */
+  uint8_t hash[32]; /* of program.bin */
 };
 kerf_status read_program(kerf_model *model, const mapping *file);
 size_t size_of(kerf_type type);
@@ -161,6 +162,9 @@ function find_function(generated *library, const char *name);
 kerf_status describe(memory *own, kerf_tensor tensor, dl_tensor *described);
 
 /* ---- session.c */
+/* The first plan for these sizes (NULL: any) whose code this CPU runs; NULL for none. */
+const plan *fitting(const kerf_model *model, const int64_t *const *shapes);
+
 typedef struct user {
   dl_tensor *tensor;
   int64_t offset;

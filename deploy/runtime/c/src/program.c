@@ -194,7 +194,7 @@ static kerf_status read_files(cursor *from, kerf_model *model) {
 }
 
 kerf_status read_program(kerf_model *model, const mapping *file) {
-  uint8_t digest[32];
+  uint8_t *digest = model->hash;
   cursor from = {file->data, file->data + file->size, &model->own, false};
   const uint8_t *magic = bytes(&from, 8);
   if (!magic || file->size < 44 || memcmp(magic, "KERFPROG", 8))

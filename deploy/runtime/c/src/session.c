@@ -68,8 +68,7 @@ static bool same(const kerf_tensor *asked, const int64_t *shape) {
   return asked->rank <= 0 || !memcmp(asked->shape, shape, (size_t)asked->rank * sizeof *shape);
 }
 
-/* The first plan for these sizes whose code this CPU runs; NULL for none. */
-static const plan *fitting(const kerf_model *model, const int64_t *const *shapes) {
+const plan *fitting(const kerf_model *model, const int64_t *const *shapes) {
   for (uint32_t i = 0; i < model->plans; i++) {
     const plan *p = &model->possible[i];
     const char *lacks = lacking(p->needed.machine, p->needed.feature, p->needed.features);

@@ -216,7 +216,7 @@ int kerf_free_workspace(int device, int id, void *data) {
 }
 
 /* The one function that libraries take by its name: they were linked without it, and find it here. */
-KERF_API void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
+SHOWN void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   team *t = current ? current->of : NULL;
   size_t used;
   if (!t) { /* TVM itself is in this process, and this library is one of its own */
