@@ -164,7 +164,8 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     say = say or (lambda _: None)
     progress = progress or Progress(say)
     preflight.refuse_tvm()
-    target = targets.parse(request.target, request.threads)
+    several = targets.several(request.target, request.threads)
+    target = next((t for t in several if not targets.foreign(t)), several[0])  # what is tuned, and raced
     tools = toolchain() if request.format == "ort" else None
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
@@ -194,6 +195,8 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
         say(wording.searched(summary))
     try:
         plans = [planned(network, job, book, searched=summary is not None) for network in networks]
+        for other in (t for t in several if t is not target):
+            plans += variants(other, job, book)
         made = deliver(plans, book, summary, job)
         if tools:
             network = plans[0].network
@@ -250,6 +253,16 @@ class Planned:
     weighed: Sequence[Weighed] = ()
 
 
+def variants(target: Target, job: Job, book: RecordBook) -> list[Planned]:
+    """The plans once more, untuned, for another target of the same bundle; none where no piece is kerf's."""
+    foreign = targets.foreign(target) or ""
+    other = replace(job, target=target, foreign=foreign)
+    networks = converted(job.request, target)
+    networks = [pieces.whole(n) if other.whole else pieces.able(n, target, lambda _: None) for n in networks]
+    job.say(f"{targets.describe(target)}: {foreign or 'verified here, too'}")
+    return [p for p in (planned(n, other, book, searched=False) for n in networks) if p.built]
+
+
 def own_layers(networks: Sequence[Network]) -> Network:
     """With the layers of kerf's pieces only, for all sizes: those that are to be tuned."""
     parts = [(i, part) for i, network in enumerate(networks) for part in network.own]
@@ -283,6 +296,8 @@ def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None,
     ratio = proof.alike(result) if result else None
     if request.engine == "auto" and not job.whole and first.network.engine == KERF and ratio and ratio["median"] < 1:
         job.say(wording.lost(ratio))
+        mine = targets.describe(job.target)  # the others would run the same then
+        plans = [p for p in plans if not p.built or targets.describe(p.built.target) == mine]
         plans = [Planned(plain(p.network, ratio["against"].partition(" ")[0]), None) for p in plans]
         try:
             result = made(plans, whole, book, job, instead=True)
@@ -304,6 +319,10 @@ def made(
         bundle_contents.layers(first.network, first.built, book, versions, peak, min(request.n)) if first.built else []
     )
     parts = steps.together([steps.steps(p.network, p.built, f"{i}_" if i else "") for i, p in enumerate(plans)])
+    if len({str(p.built.target) for p in plans if p.built}) > 1:
+        for entry, p in zip(parts.entries, plans):
+            if p.built:
+                entry |= {"target": targets.describe(p.built.target), "needs": targets.needs(p.built.target)}
     with bundle.replacing(request.out) as folder:
         described = bundle_contents.manifest(first.network, request, job.target, first.built, parts, rows, whole)
         libraries = {str(entry["library"]): p.built.export for entry, p in zip(parts.entries, plans) if p.built}
@@ -329,6 +348,8 @@ def refuse(request: Request, target: Target) -> Request:
     """With its precision. Raises BadInput for what cannot work, before anything is done."""
     backend = backend_of(target)
     bundle.refuse_foreign(request.out)
+    if len(targets.several(request.target, 1)) > 1 and (request.rpc or request.format == "ort"):
+        raise BadInput(f"--target {request.target}: several targets go with neither --rpc nor --format ort")
     if backend.device and (request.rpc or request.threads > 1):
         raise BadInput(f"--target {request.target}: GPUs take neither --rpc nor --threads")
     if request.format == "ort" and (backend.device or targets.foreign(target)):

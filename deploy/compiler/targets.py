@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from typing import cast
@@ -41,6 +42,18 @@ def parse(text: str, threads: int) -> Target:
     if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
         raise BadInput(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
     return Target({"kind": "llvm", "num-cores": threads, **fields})
+
+
+def several(text: str, threads: int) -> list[Target]:
+    """The targets of a text in which commas stand between them: one bundle then holds code for each.
+
+    Those that ask most of a CPU come first. Raises ValueError, also where no one machine could choose between them.
+    """
+    found = [parse(part.strip(), threads) for part in re.split(r",(?=\s*[A-Za-z])", text)]
+    different = list({describe(target): target for target in found}.values())
+    if len(different) > 1 and (any(map(on_gpu, found)) or len({needs(target)["machine"] for target in found}) > 1):
+        raise BadInput(f"--target {text!r}: several targets in one bundle are CPUs of one architecture")
+    return sorted(different, key=lambda target: -len(needs(target)["features"]))
 
 
 def _cuda(text: str) -> Target:

@@ -3,7 +3,7 @@
  *   example BUNDLE INPUT... [--threads N] [--runs N] [--out FILE] [--onnxruntime LIBRARY]
  *
  * INPUT: a file per input, in their order: .npy, or the numbers alone as they lie in memory. --runs: repeats, and prints the
- * median of the times; --out: the outputs' numbers, one after the other. */
+ * median of the times and the target whose code ran; --out: the outputs' numbers, one after the other. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,7 +97,7 @@ static int run(kerf_session *session, const kerf_model *model, const wish *asked
   if (out && fclose(out)) code = fail(asked->out, "cannot be written");
   if (!code && asked->runs > 1) {
     qsort(times, (size_t)asked->runs, sizeof *times, rising);
-    printf("median %.4f ms of %d runs\n", 1e3 * times[asked->runs / 2], asked->runs);
+    printf("median %.4f ms of %d runs, %s\n", 1e3 * times[asked->runs / 2], asked->runs, kerf_session_target(session));
   }
   for (size_t i = 0; x && i < inputs; i++) free((void *)x[i]);
   free(x);

@@ -162,7 +162,7 @@ function find_function(generated *library, const char *name);
 kerf_status describe(memory *own, kerf_tensor tensor, dl_tensor *described);
 
 /* ---- session.c */
-/* The first plan for these sizes (NULL: any) whose code this CPU runs; NULL for none. */
+/* The plan for these sizes (NULL: any) that asks most of what this CPU has; of equals the first, NULL for none. */
 const plan *fitting(const kerf_model *model, const int64_t *const *shapes);
 
 typedef struct user {

@@ -69,15 +69,16 @@ static bool same(const kerf_tensor *asked, const int64_t *shape) {
 }
 
 const plan *fitting(const kerf_model *model, const int64_t *const *shapes) {
+  const plan *best = NULL;
   for (uint32_t i = 0; i < model->plans; i++) {
     const plan *p = &model->possible[i];
     const char *lacks = lacking(p->needed.machine, p->needed.feature, p->needed.features);
     bool fits = lacks && !*lacks;
     for (uint32_t k = 0; fits && shapes && k < p->inputs; k++)
       fits = shapes[p->input[k]] && same(&p->sizes[k], shapes[p->input[k]]);
-    if (fits) return p;
+    if (fits && (!best || p->needed.features > best->needed.features)) best = p;
   }
-  return NULL;
+  return best;
 }
 
 /* The whole network in a dense engine, for sizes that no plan is for; NULL where memory ends. */
