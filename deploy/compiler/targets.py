@@ -19,11 +19,22 @@ from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda.compiler import ARCHITECTURES
 
 
+# Boards and machines that people have, and the CPU in them; what kernels assume of it is in kernels/cpu/machine.py.
+NAMED = {
+    "rpi4": "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72",  # Raspberry Pi 4, 400
+    "rpi5": "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a76",  # Raspberry Pi 5, 500
+    "graviton3": "llvm -mtriple=aarch64-linux-gnu -mcpu=neoverse-v1",  # AWS c7g, m7g, r7g
+    "apple-m1": "llvm -mtriple=arm64-apple-macosx -mcpu=apple-m1",
+}
+
+
 def parse(text: str, threads: int) -> Target:
-    """ "native", a CPU name such as "x86-64-v3", "llvm -mcpu=... -mtriple=... -mattr=+a,+b", or "cuda -arch=sm_90".
+    """ "native", a CPU name such as "x86-64-v3", a machine of NAMED, "llvm -mcpu=... -mtriple=... -mattr=+a,+b", or
+    "cuda -arch=sm_90".
 
     Raises ValueError.
     """
+    text = NAMED.get(text, text)
     if text.split()[:1] == ["cuda"]:
         return _cuda(text)
     if text in ("native", "llvm", "host"):
@@ -40,7 +51,7 @@ def parse(text: str, threads: int) -> Target:
     if "mcpu" not in fields and "mtriple" not in fields:
         raise BadInput(f"--target {text!r}: says no CPU; add -mcpu=, or -mtriple= for another architecture")
     if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
-        raise BadInput(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
+        raise BadInput(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3, {', '.join(NAMED)}")
     return Target({"kind": "llvm", "num-cores": threads, **fields})
 
 
@@ -90,6 +101,8 @@ def linking(triple: str) -> dict[str, Callable]:
     """
     if not triple:
         return {}
+    if "apple" in triple:
+        raise BadInput(f"{triple}: libraries for macOS are linked on a Mac; there, --target native")
     if not shutil.which(f"{triple}-g++"):
         raise BadInput(f"{triple}-g++ links libraries for {triple} and is not installed; Debian: g++-{triple}")
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}
