@@ -47,6 +47,11 @@ class Machine:
         return self.l2 // 4
 
     @property
+    def by_element(self) -> bool:
+        """Whether instructions multiply a vector by an element of another: then weights need no broadcast."""
+        return self.family == "neon"
+
+    @property
     def family(self) -> str:
         """Of machines that take the same configurations."""
         return {(16, 32): "avx512", (8, 16): "avx2", (4, 32): "neon"}.get((self.lanes[0], self.registers), "")

@@ -229,8 +229,11 @@ class Loops:
 
     def _multiply(self, acc, pixels: list, data, word, rows: int) -> None:
         """One tap of a quad: its pixels by a word for each row."""
+        # where instructions multiply by an element of a vector, the rows' words are one load
+        words = T.Bind(data[run(word, rows)]) if self.dot.by_element and rows > 1 else None
         for r in range(rows):
-            weights = T.Bind(T.reinterpret(f"int8x{self.width}", T.broadcast(data[word + r], self.lanes)))
+            one = data[word + r] if words is None else every(words, r, 1, 1)
+            weights = T.Bind(T.reinterpret(f"int8x{self.width}", T.broadcast(one, self.lanes)))
             for v in range(QUAD):
                 place = self._at(r, v)
                 T.buffer_store(acc, self.dot.add(acc[place], pixels[v], weights, self.width), [place])
