@@ -18,7 +18,6 @@ from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda.compiler import ARCHITECTURES
 
-
 # Boards and machines that people have, and the CPU in them; what kernels assume of it is in kernels/cpu/machine.py.
 NAMED = {
     "rpi4": "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72",  # Raspberry Pi 4, 400

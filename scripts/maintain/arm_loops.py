@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tvm.target import Target
 
@@ -42,6 +41,11 @@ U8, I8 = TensorType("u8", 1.0, 0), TensorType("i8", axis=0)
 MACS = {"fmla": 4, "sdot": 16}
 LOADS = ("ldr", "ldp", "ldur", "ld1", "ldpsw", "ldrsw", "ldrb", "ldrh")
 MODELS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76", "neoverse-v1": "neoverse-n1", "apple-m1": "apple-m1"}
+
+
+HEAD = """\
+| layer | numbers | target | loop: products, instructions, loads | instructions / product | loads / MAC | MAC / cycle |
+|-|-|-|-|-|-|-|"""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,7 @@ def main() -> int:
     parser.add_argument("--targets", nargs="+", default=list(targets.NAMED), choices=list(targets.NAMED))
     parser.add_argument("--mca", default="llvm-mca", help="LLVM's machine code analyser")
     args = parser.parse_args()
-    print("| layer | numbers | target | loop: products, instructions, loads | instructions / product | loads / MAC | MAC / cycle |")
-    print("|-|-|-|-|-|-|-|")
+    print(HEAD)
     for name in args.targets:
         target = targets.parse(name, 1)
         for shape, sizes in SHAPES.items():
