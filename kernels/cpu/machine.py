@@ -14,9 +14,9 @@ from tvm.tirx.script.builder import ir as T
 FEATURES = {"dotprod": "dotprod", "i8mm": "i8mm", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
 
 
-# Bytes of data caches, first and second level, of LLVM's names of CPUs. Arm's technical reference manuals give the first
-# level; the second is the chip's: Broadcom's BCM2711 (1 MiB, shared by four cores) and BCM2712, AWS's Graviton 2 and 3;
-# of Apple's M1 both are what macOS says (hw.perflevel0.l1dcachesize and l2cachesize, shared by four cores).
+# Bytes of data caches, first and second level, by LLVM's names of CPUs. Arm's technical reference manuals give the
+# first level; the second is the chip's: Broadcom's BCM2711 (1 MiB, shared by four cores) and BCM2712, AWS's Graviton 2
+# and 3; of Apple's M1 both are what macOS says (hw.perflevel0.l1dcachesize and l2cachesize, shared by four cores).
 CACHES = {
     "cortex-a72": (32 << 10, 1 << 20),
     "cortex-a76": (64 << 10, 512 << 10),

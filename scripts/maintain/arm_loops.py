@@ -4,9 +4,9 @@ Launch:    python scripts/maintain/arm_loops.py [--targets rpi5 graviton3] [--mc
 Hardware:  any; a minute. llvm-mca (Debian: llvm) for cycles; without it they are left out.
 Expected:  at most 1.35 instructions for each that multiplies, of 1×4 blocks at 50 %.
 
-An fmla does four multiply-accumulates, an sdot sixteen: the least a loop can have is one of them and nothing else. Cycles
-are llvm-mca's for endless turns of the loop with all loads in the first-level cache, by LLVM's scheduling model of the
-CPU: an estimate, nothing measured. LLVM has no model of some CPUs and takes a relative's, as the table says.
+An fmla does four multiply-accumulates, an sdot sixteen: the least a loop can have is one of them and nothing else.
+Cycles are llvm-mca's for endless turns of the loop with all loads in the first-level cache, by LLVM's scheduling model
+of the CPU: an estimate, nothing measured. Where LLVM has no model of a CPU it takes a relative's.
 """
 
 import argparse
