@@ -67,7 +67,7 @@ class Blocks:
 
     @contextmanager
     def _loop(self, begin, end, unroll: int, first, stored) -> Iterator[tuple[Any, Callable]]:
-        """Over blocks begin to end, ``unroll`` of them without a branch; ``first``, ``stored``: of a block's weights."""
+        """Over blocks begin to end, ``unroll`` of them a turn; ``first``, ``stored``: of a block's weights."""
         with ExitStack() as loops:
             turn = loops.enter_context(T.serial(0, (end - begin) // unroll)) if unroll > 1 else 0
             j = begin + turn * unroll if unroll > 1 else loops.enter_context(T.serial(begin, end))

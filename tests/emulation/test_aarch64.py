@@ -19,6 +19,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.cpu.int8 import dot, numbers
 from kerf.kernels.cpu.layout import from_planes, out_planes, to_planes
 from kerf.kernels.kernel import candidates
+from scripts.maintain import _emulated as qemu
 from tests.helpers import emulated, random_onnx
 from tests.helpers.emulated import Case
 from tests.helpers.onnx_networks import mobile
@@ -28,7 +29,7 @@ from tests.kernels.cpu import test_kernels as floats
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(emulated.missing()), reason=emulated.missing() or "qemu is there"),
+    pytest.mark.skipif(bool(qemu.missing()), reason=qemu.missing() or "qemu is there"),
 ]
 NAMES = ("rpi4", "rpi5", "graviton3")
 ORT = os.environ.get("KERF_AARCH64_ONNXRUNTIME", "")
@@ -36,7 +37,7 @@ ORT = os.environ.get("KERF_AARCH64_ONNXRUNTIME", "")
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
-    return emulated.library(tmp_path_factory.mktemp("aarch64") / "runtime")
+    return qemu.library(tmp_path_factory.mktemp("aarch64") / "runtime")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +110,7 @@ def test_networks_equal_onnx_runtime_under_the_same_emulation(runtime, tmp_path,
         x[n] = np.random.default_rng(3).standard_normal(t["shape"]).astype(t["dtype"])
         np.save(tmp_path / f"{n}.npy", x[n])
     files = [tmp_path / f"{n}.npy" for n in x]
-    emulated.emulated(runtime, target, bundle.path, *files, "--out", tmp_path / "y")
+    qemu.emulated(runtime, target, bundle.path, *files, "--out", tmp_path / "y")
     y = np.fromfile(tmp_path / "y", np.float32)
     truth = emulated_onnxruntime(runtime, target, path, bundle, files, tmp_path) if ORT else here(path, x)
     bound = 0.06 if "int8" in name else 2e-5  # of integers, sums that round apart differ by a step
@@ -134,5 +135,5 @@ def emulated_onnxruntime(runtime, target, path, like, files, folder) -> np.ndarr
     contents = {k: v for k, v in like.manifest.items() if k not in ("format", "weights", "sha256")}
     out.mkdir()
     bundle.write(out, {**contents, "plans": made.entries}, {}, made.weights, made.models, "", programs=[()])
-    emulated.emulated(runtime, target, out, *files, "--out", folder / "truth", KERF_ONNXRUNTIME=ORT)
+    qemu.emulated(runtime, target, out, *files, "--out", folder / "truth", KERF_ONNXRUNTIME=ORT)
     return np.fromfile(folder / "truth", np.float32)

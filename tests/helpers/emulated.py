@@ -1,78 +1,20 @@
-"""Code for another architecture, run here under qemu by libkerf, which is built by that architecture's own compiler.
-
-Nothing else runs there: no Python, no TVM. Functions become a bundle without inputs, whose arrays are weights.
+"""Kernels for another architecture, run here (scripts/maintain/_emulated.py): functions become a bundle without inputs,
+whose arrays are weights.
 """
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tvm
 from tvm.target import Target
 
 from kerf.deploy.compiler import targets
-from kerf.deploy.embed import c_library
 from kerf.deploy.runtime import program_file
 from kerf.deploy.runtime.program_file import Call, Lying, Program, Root
 from kerf.kernels.lowering import pass_context
-
-TRIPLE = "aarch64-linux-gnu"
-LIBRARIES = Path(f"/usr/{TRIPLE}/lib")  # where Debian's cross compiler has the libraries of that architecture
-QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-CPUS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76", "neoverse-v1": "max"}  # LLVM's name: qemu's
-
-
-def missing() -> str:
-    """What of the tools is not there, with Debian's packages; "" for nothing."""
-    if not QEMU:
-        return "qemu-aarch64 is not installed (Debian: qemu-user)"
-    absent = [name for name in (f"{TRIPLE}-gcc", f"{TRIPLE}-g++") if not shutil.which(name)]
-    return f"{absent[0]} is not installed (Debian: g++-{TRIPLE})" if absent else ""
-
-
-# ONNX Runtime reads what CPUs there are, and qemu would show it those of this machine.
-PROCESSOR = """\
-processor\t: 0
-Features\t: fp asimd evtstrm crc32 atomics fphp asimdhp cpuid asimdrdm asimddp
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x4
-CPU part\t: 0xd0b
-CPU revision\t: 1
-
-"""
-
-
-def library(folder: Path) -> Path:
-    """libkerf for that architecture, and in ``root`` what qemu shows programs of a file system of it."""
-    made = c_library.export(folder, f"{TRIPLE}-gcc").folder
-    (made / "root" / "proc").mkdir(parents=True)
-    (made / "root" / "proc" / "cpuinfo").write_text(PROCESSOR)
-    (made / "root" / "lib").symlink_to(LIBRARIES)
-    return made
-
-
-def emulated(runtime: Path, target: Target | str, bundle: Path, *words: Any, **env: str) -> str:
-    """What the example program says of a bundle, on an emulated CPU."""
-    cpu = str((targets.parse(target, 1) if isinstance(target, str) else target).attrs["mcpu"])
-    variables = [word for name, value in env.items() for word in ("-E", f"{name}={value}")]
-    command = [
-        QEMU,
-        "-cpu",
-        CPUS.get(cpu, cpu),
-        "-L",
-        runtime / "root",
-        *variables,
-        runtime / "bin" / c_library.EXAMPLE,
-        bundle,
-    ]
-    done = subprocess.run([*command, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from scripts.maintain._emulated import emulated
 
 
 @dataclass(frozen=True)

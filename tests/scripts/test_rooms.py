@@ -31,6 +31,7 @@ def test_every_script_in_a_room_has_its_old_name():
     assert {p.name for p in LINKS} == rooms - {
         "aarch64.sh",
         "api.py",
+        "arm_instructions.py",
         "arm_loops.py",
         "bench_int8.py",
         "c_runtime.py",
