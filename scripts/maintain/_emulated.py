@@ -1,6 +1,4 @@
-"""Programs for ARM on an emulated CPU: libkerf, built by Debian's cross compiler, under qemu. Nothing else runs there: no
-Python, no TVM.
-"""
+"""Programs for ARM on an emulated CPU: libkerf, built by Debian's cross compiler, under qemu. No Python runs there."""
 
 import shutil
 import subprocess

@@ -68,10 +68,10 @@ def loops(assembly: str) -> list[Loop]:
     """Innermost loops, a label and the branch back to it with neither label nor branch between, that multiply."""
     found, label, body = [], "", []
     for line in (text.strip() for text in assembly.splitlines()):
-        if re.match(r"\.LBB\w+:", line):
+        if re.match(r"\.?LBB\w+:", line):
             label, body = line.partition(":")[0], []
-        elif line and line[0] not in ".#/" and not line.endswith(":"):
-            body.append(line.partition("//")[0].strip())
+        elif line and line[0] not in ".#/;" and not line.endswith(":"):
+            body.append(re.split("//|;", line)[0].strip())
             if line.startswith("b"):
                 if line.split()[-1] == label:
                     found.append(Loop(tuple(body)))
@@ -93,14 +93,20 @@ def hottest(p: Problem, target: Target) -> tuple[str, Loop]:
     return kernel.name, max(loops(code), key=lambda loop: loop.products)
 
 
-def cycles(loop: Loop, mca: str, cpu: str) -> float | None:
+def cycles(loop: Loop, mca: str, target: Target) -> float | None:
     """A turn of the loop, by llvm-mca; None where it is not there or knows no such CPU."""
     if not shutil.which(mca):
         return None
     with tempfile.NamedTemporaryFile("w", suffix=".s") as file:
         file.write("\n".join(line for line in loop.instructions if not line.startswith("b")) + "\n")
         file.flush()
-        command = [mca, "-mtriple=aarch64-linux-gnu", f"-mcpu={cpu}", "-iterations=200", file.name]
+        command = [
+            mca,
+            f"-mtriple={targets.triple(target)}",
+            f"-mcpu={MODELS[str(target.attrs['mcpu'])]}",
+            "-iterations=200",
+            file.name,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
     total = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
     return int(total[1]) / 200 if total else None
@@ -117,7 +123,7 @@ def main() -> int:
         for shape, sizes in SHAPES.items():
             for integers in (False, True)[: 1 + ("dotprod" in machine_of(target).features)]:
                 _, loop = hottest(problem(sizes, integers), target)
-                took = cycles(loop, args.mca, MODELS[str(target.attrs["mcpu"])])
+                took = cycles(loop, args.mca, target)
                 print(row(shape, "int8" if integers else "f32", name, loop, took), flush=True)
     return 0
 
