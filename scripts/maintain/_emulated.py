@@ -27,7 +27,7 @@ def missing() -> str:
 # ONNX Runtime reads what CPUs there are, and qemu would show it those of this machine.
 PROCESSOR = """\
 processor\t: 0
-Features\t: fp asimd evtstrm crc32 atomics fphp asimdhp cpuid asimdrdm asimddp
+Features\t: fp asimd evtstrm crc32 cpuid {}
 CPU implementer\t: 0x41
 CPU architecture: 8
 CPU variant\t: 0x4
@@ -37,12 +37,17 @@ CPU revision\t: 1
 """
 
 
+NEWER = "atomics fphp asimdhp asimdrdm asimddp"  # features that a Cortex-A72 lacks
+
+
 def library(folder: Path) -> Path:
     """libkerf for that architecture, and in ``root`` what qemu shows programs of a file system of it."""
     made = c_library.export(folder, f"{TRIPLE}-gcc").folder
-    (made / "root" / "proc").mkdir(parents=True)
-    (made / "root" / "proc" / "cpuinfo").write_text(PROCESSOR)
-    (made / "root" / "lib").symlink_to(LIBRARIES)
+    for cpu in CPUS:
+        root = made / "root" / cpu
+        (root / "proc").mkdir(parents=True)
+        (root / "proc" / "cpuinfo").write_text(PROCESSOR.format("" if cpu == "cortex-a72" else NEWER))
+        (root / "lib").symlink_to(LIBRARIES)
     return made
 
 
@@ -51,7 +56,7 @@ def command(runtime: Path, target: Target | str, bundle: Path, **env: str) -> li
     cpu = str((targets.parse(target, 1) if isinstance(target, str) else target).attrs["mcpu"])
     variables = [word for name, value in env.items() for word in ("-E", f"{name}={value}")]
     program = runtime / "bin" / c_library.EXAMPLE
-    return [QEMU, "-cpu", CPUS.get(cpu, cpu), "-L", runtime / "root", *variables, program, bundle]
+    return [QEMU, "-cpu", CPUS.get(cpu, cpu), "-L", runtime / "root" / cpu, *variables, program, bundle]
 
 
 def emulated(runtime: Path, target: Target | str, bundle: Path, *words: Any, **env: str) -> str:
