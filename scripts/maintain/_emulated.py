@@ -30,9 +30,9 @@ processor\t: 0
 Features\t: fp asimd evtstrm crc32 cpuid {}
 CPU implementer\t: 0x41
 CPU architecture: 8
-CPU variant\t: 0x4
-CPU part\t: 0xd0b
-CPU revision\t: 1
+CPU variant\t: 0x0
+CPU part\t: {}
+CPU revision\t: 3
 
 """
 
@@ -46,7 +46,9 @@ def library(folder: Path) -> Path:
     for cpu in CPUS:
         root = made / "root" / cpu
         (root / "proc").mkdir(parents=True)
-        (root / "proc" / "cpuinfo").write_text(PROCESSOR.format("" if cpu == "cortex-a72" else NEWER))
+        (root / "proc" / "cpuinfo").write_text(
+            PROCESSOR.format(*(("", "0xd08") if cpu == "cortex-a72" else (NEWER, "0xd0b")))
+        )
         (root / "lib").symlink_to(LIBRARIES)
     return made
 

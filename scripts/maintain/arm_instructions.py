@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import _emulated
 import numpy as np
 
 import kerf
@@ -23,7 +24,6 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.plans import steps
 from kerf.deploy.runtime import bundle
-from scripts.maintain import _emulated
 
 PLUGIN = Path(__file__).parent / "count_instructions.c"
 
