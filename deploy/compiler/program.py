@@ -77,7 +77,7 @@ class _Reader:
         if isinstance(value, relax.Var):
             for known in (self._number, self._storage, self._tuple):
                 if value in known:
-                    known[var] = known[value]  # type: ignore[index, assignment]
+                    known[var] = known[value]  # type: ignore[assignment]
         elif isinstance(value, relax.Tuple):
             self._tuple[var] = list(value.fields)
         elif isinstance(value, relax.TupleGetItem):

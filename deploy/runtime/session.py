@@ -80,13 +80,11 @@ def _runnable(manifest: Manifest, target: str | None) -> tuple[list[PlanEntry], 
     has = {plan.get("target", manifest["target"]) for plan in manifest["plans"]}
     if target and target not in has:
         raise BadInput(f"target {target!r}: this bundle has code for {' and '.join(sorted(has))}")
-    found, reason = [], machine.missing(manifest["needs"]) if not manifest["plans"] else None
-    for plan in manifest["plans"]:
-        if target in (None, plan.get("target", manifest["target"])):
-            lacking = machine.missing(needs_of(plan, manifest))
-            found, reason = ([*found, plan], reason) if not lacking else (found, reason or lacking)
+    plans = [p for p in manifest["plans"] if target in (None, p.get("target", manifest["target"]))]
+    reasons = [machine.missing(needs_of(plan, manifest)) for plan in plans]
+    found = [plan for plan, reason in zip(plans, reasons) if not reason]
     found.sort(key=lambda plan: -len(needs_of(plan, manifest)["features"]))
-    return found, None if found else reason
+    return found, None if found else next(iter(reasons), machine.missing(manifest["needs"]))
 
 
 def _library(folder: Path, name: str) -> tvm_ffi.Module:

@@ -1,4 +1,4 @@
-"""What differs between systems, with the system faked: names of libraries, CPUs of a process. None but Linux was tried."""
+"""What differs between systems, with the system faked: names of libraries, CPUs. None but Linux was tried."""
 
 import ctypes
 import os
