@@ -64,9 +64,7 @@ class _Reader:
         return Program(self.storages, self.constants, self.tensors, self.calls, results)
 
     def _add(self, var: relax.Var | None, root: Root, index: int, offset: int, type_: Any) -> int:
-        shape = tuple(int(size) for size in type_.shape.values) if hasattr(type_.shape, "values") else None
-        if shape is None:
-            raise Unsupported("a tensor's sizes are known only when it runs")
+        shape = _sizes(getattr(type_, "shape", None))
         self.tensors.append(Lying(root, index, offset, str(type_.dtype), shape))
         if var is not None:
             self._number[var] = len(self.tensors) - 1
@@ -81,7 +79,7 @@ class _Reader:
         elif isinstance(value, relax.Tuple):
             self._tuple[var] = list(value.fields)
         elif isinstance(value, relax.TupleGetItem):
-            self._number[var] = self._tensor(self._tuple[value.tuple_value][value.index])
+            self._number[var] = self._tensor(self._known(self._tuple, value.tuple_value)[value.index])
         elif isinstance(value, tvm.ir.GenericConst):
             self._number[var] = self._tensor(value)
         elif isinstance(value, relax.Call):
@@ -92,11 +90,11 @@ class _Reader:
     def _call(self, var: relax.Var, call: Any) -> None:
         op, args = call.op, call.args
         if op == STORAGE:
-            (size,) = args[0].values
+            (size,) = _sizes(args[0])
             self._storage[var] = len(self.storages)
-            self.storages.append(int(size))
+            self.storages.append(size)
         elif op == TENSOR:
-            self._add(var, Root.STORAGE, self._storage[args[0]], int(args[1].value), var.ty)
+            self._add(var, Root.STORAGE, self._known(self._storage, args[0]), int(args[1].value), var.ty)
         elif isinstance(op, tvm.ir.GlobalVar):
             self.calls.append(Call(SYMBOL + op.name_hint, [self._argument(a) for a in args]))
         elif isinstance(op, relax.ExternFunc) and op.global_symbol == "vm.builtin.reshape":
@@ -106,23 +104,37 @@ class _Reader:
             if op.global_symbol not in CHECKS:
                 raise Unsupported(f"{op.global_symbol} is a function of TVM's runtime")
         elif op not in (KILL, NULL):
-            raise Unsupported(f"{op.name} is nothing that libkerf does")
+            raise Unsupported(f"{getattr(op, 'name', type(op).__name__)} is nothing that libkerf does")
 
     def _tensor(self, value: relax.Expr) -> int:
         if isinstance(value, tvm.ir.GenericConst):
             array = value.value.numpy()
             self.constants.append(array.tobytes())
             return self._add(None, Root.CONSTANT, len(self.constants) - 1, 0, value.ty)
-        return self._number[value]
+        return self._known(self._number, value)
+
+    @staticmethod
+    def _known(which: dict[relax.Var, Any], value: relax.Expr) -> Any:
+        if not isinstance(value, relax.Var) or value not in which:
+            raise Unsupported("a value that is no tensor")
+        return which[value]
 
     def _argument(self, value: Any) -> tuple[str, int | float]:
         if isinstance(value, relax.Var | tvm.ir.GenericConst):
             return "tensor", self._tensor(value)
         number = getattr(value, "value", None)
         if isinstance(number, int | float):
-            return type(number).__name__, number
+            return "float" if isinstance(number, float) else "int", number
         raise Unsupported(f"an argument that is a {type(value).__name__}")
 
     def _flat(self, body: relax.Expr) -> list[int]:
-        fields = self._tuple.get(body) or (list(body.fields) if isinstance(body, relax.Tuple) else [body])
+        fields = list(body.fields) if isinstance(body, relax.Tuple) else self._tuple.get(body, [body])
         return [self._tensor(field) for field in fields]
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """Of a shape whose sizes are all numbers."""
+    values = [getattr(size, "value", None) for size in getattr(shape, "values", None) or ()]
+    if not hasattr(shape, "values") or not all(isinstance(value, int) for value in values):
+        raise Unsupported("a tensor's sizes are known only when it runs")
+    return tuple(map(int, values))

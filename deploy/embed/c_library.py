@@ -43,7 +43,11 @@ def export(folder: str | Path, compiler: str = "") -> Exported:
         _fill(new, tools)
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     library = folder / "lib" / f"{NAME}{tools.suffix}"

@@ -15,8 +15,13 @@ import pytest
 
 import kerf
 from kerf.deploy.cli import main
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.build import build
 from kerf.deploy.embed import c_library, toolchain
-from kerf.deploy.runtime import program_file
+from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
+from kerf.deploy.plans import pieces, steps
+from kerf.deploy.runtime import bundle, program_file
 from kerf.errors import BadInput
 from tests.helpers import random_onnx
 from tests.helpers.onnx_networks import Builder, mobile
@@ -167,6 +172,25 @@ def test_a_cpu_without_the_instructions_is_refused(library, tmp_path):
     assert "built for mips64" in example(library, bundle, file, code=2)
 
 
+def test_what_only_tvm_can_run_is_refused_by_name(library, tmp_path):
+    """A network that TVM compiles as a whole may sort, which its runtime does."""
+    b = Builder()
+    x = b.conv("input", "stem", 8, 3, 3)
+    x = b.node("Flatten", [x], "flat")
+    b.nodes.append(onnx.helper.make_node("TopK", [x, b.integers("k", [5])], ["top", "at"], name="top"))
+    path = b.save(tmp_path / "model.onnx", "top", shape=(1, 3, 8, 8), out_shape=(1, 5))
+    network, folder = pieces.whole(convert(path)), tmp_path / "whole.kerf"
+    made = build(network, targets.parse("native", 1), RecordBook())
+    parts = steps.steps(network, made)
+    ends = {"inputs": steps.ends(network.inputs), "outputs": steps.ends(network.outputs)}
+    about = {"plans": parts.entries, "fallback": None, "target": "native", "needs": targets.needs(made.target)}
+    folder.mkdir()
+    contents = {**ends, **about, "threads": 1, "tvm": "any"}
+    bundle.write(folder, contents, {"library.so": made.export}, parts.weights, {}, "", programs=[made.programs])
+    (tmp_path / "x").write_bytes(bytes(4 * 3 * 8 * 8))
+    assert "calls functions of TVM's runtime" in example(library, folder, tmp_path / "x", code=2)
+
+
 def test_a_piece_of_onnx_runtime_without_it_is_one_line(library, tmp_path):
     bundle, x, _ = built(tmp_path, drawn(5))
     env = {"KERF_ONNXRUNTIME": str(tmp_path / "libnone.so")}
@@ -241,6 +265,10 @@ def test_cmake_and_pkg_config_find_it(library, tmp_path):
         env = {**os.environ, "PKG_CONFIG_PATH": str(library / "lib/pkgconfig")}
         said = subprocess.run(["pkg-config", "--libs", "kerf"], env=env, capture_output=True, text=True, check=True)
         assert "-lkerf" in said.stdout
+
+
+def test_the_header_has_the_version(library):
+    assert f'#define KERF_VERSION "{kerf.__version__}"' in (library / "include/kerf.h").read_text()
 
 
 def test_the_library_is_small_and_needs_the_system_alone(library):

@@ -49,7 +49,10 @@ kerf_status load_generated(memory *own, const char *path, generated **found) {
     if (pointer && !*pointer) *pointer = RUNTIME[i].is;
   }
   *found = made;
-  return KERF_OK;
+  /* through this one a function calls others of TVM's runtime by their names */
+  anything *by_name = (anything *)dlsym(made->handle, "__TVMFFIEnvModLookupFromImports");
+  return by_name && !*by_name ? failed(KERF_UNSUPPORTED, "%s: calls functions of TVM's runtime (sorting, say), which "
+                                       "libkerf lacks", path) : KERF_OK;
 }
 
 void unload_generated(generated *library) {
