@@ -197,11 +197,11 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
         plans = [planned(network, job, book, searched=summary is not None) for network in networks]
         for other in (t for t in several if t is not target):
             plans += variants(other, job, book)
-        made = deliver(plans, book, summary, job)
+        delivered = deliver(plans, book, summary, job)
         if tools:
             network = plans[0].network
-            ort_model.proven(made.path, tools, network.path, network.inputs, request.precision, request.threads)
-        return made
+            ort_model.proven(delivered.path, tools, network.path, network.inputs, request.precision, request.threads)
+        return delivered
     except Unsupported as error:  # by an engine, of a piece
         raise Unsupported(f"{request.path}: {error}") from error
 

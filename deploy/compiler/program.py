@@ -134,7 +134,8 @@ class _Reader:
 
 def _sizes(shape: Any) -> tuple[int, ...]:
     """Of a shape whose sizes are all numbers."""
-    values = [getattr(size, "value", None) for size in getattr(shape, "values", None) or ()]
-    if not hasattr(shape, "values") or not all(isinstance(value, int) for value in values):
+    sizes = getattr(shape, "values", None)
+    found = [size.value for size in sizes or () if isinstance(getattr(size, "value", None), int)]
+    if sizes is None or len(found) < len(sizes):
         raise Unsupported("a tensor's sizes are known only when it runs")
-    return tuple(map(int, values))
+    return tuple(found)

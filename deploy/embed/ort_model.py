@@ -61,8 +61,8 @@ def of(manifest: Manifest, folder: Path) -> onnx.ModelProto:
         else:
             nodes.extend(next(parts).graph.node)
     constants = {c.name: c for m in models for c in m.graph.initializer}
-    sized = {name: {**manifest["inputs"][name], "shape": shape} for name, shape in plan["inputs"].items()}
-    inputs = [_described(name, sized.get(name, manifest["inputs"][name])) for name in manifest["inputs"]]
+    given = manifest["inputs"].items()
+    inputs = [_described(n, {**tensor, "shape": plan["inputs"].get(n, tensor["shape"])}) for n, tensor in given]
     outputs = [_described(name, plan["values"][name]) for name in manifest["outputs"]]
     ends = {*manifest["inputs"], *manifest["outputs"]}
     between = [_described(n, v) for n, v in plan["values"].items() if n not in ends and v["shape"] is not None]
