@@ -77,9 +77,14 @@ def saved(folder: Path, x: dict[str, np.ndarray]) -> list[Path]:
     return [folder / f"{name}.npy" for name in x]
 
 
-@pytest.mark.parametrize("numbers", ["f32", "int8"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_c_computes_what_python_does_bit_for_bit_on_one_thread_and_two(library, tmp_path, name, numbers):
+SOME = ("mobile f32", "mobile int8", "residual int8", "several f32", "pieces f32")
+ALL = [f"{name} {numbers}" for name in NETWORKS for numbers in ("f32", "int8")]
+
+
+@pytest.mark.parametrize("which", [w if w in SOME else pytest.param(w, marks=pytest.mark.slow) for w in ALL])
+def test_c_computes_what_python_does_bit_for_bit_on_one_thread_and_two(library, tmp_path, which):
+    name, numbers = which.split()
+
     def make(path: Path) -> Path:
         made = NETWORKS[name](tmp_path / "f32.onnx")
         return made.rename(path) if numbers == "f32" else quantised(made, path)
