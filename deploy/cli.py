@@ -1,5 +1,5 @@
 """kerf-deploy: look into a network (inspect), make it one of integers (quantise), run a bundle here (run), compare runs
-(compare).
+(compare), write the library that runs bundles without Python (export-runtime).
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def build_parser(program: str) -> Parser:
         "--shape", action="append", default=[], metavar="NAME=SIZES", help="sizes of an input that the file leaves open"
     )
     calibration.add_flags(integers, required=True)
-    for command in (look, page, execute, integers):
+    library = commands.add_parser("export-runtime", help="libkerf, which runs bundles in C and C++, without Python")
+    library.add_argument("folder", type=Path)
+    library.add_argument("--cc", default="", help="C compiler; by default $CC, else cc, gcc or clang")
+    for command in (look, page, execute, integers, library):
         console.add_flags(command)
     return parser
 
@@ -157,6 +160,14 @@ def make_integer(args: argparse.Namespace) -> dict[str, Any]:
     return {"samples": made.samples, "layers": made.layers, "method": made.method, "files": [str(made.path)]}
 
 
+def export_runtime(args: argparse.Namespace) -> dict[str, Any]:
+    from kerf.deploy.embed import c_library
+
+    made = c_library.export(args.folder, args.cc)
+    print(made)
+    return {"compiler": made.compiler, "bytes": made.bytes, "files": [str(made.folder), str(made.library)]}
+
+
 def arrays(path: Path) -> Any:
     """An .npy file's array, or an .npz file's by name."""
     try:
@@ -167,7 +178,10 @@ def arrays(path: Path) -> Any:
 
 
 # What a command needs is loaded when it is asked for: a device that runs a bundle has no need of onnx.
-COMMANDS = {"inspect": look_into, "quantise": make_integer, "run": run, "compare": put_side_by_side}
+COMMANDS = {
+    **{"inspect": look_into, "quantise": make_integer, "run": run, "compare": put_side_by_side},
+    "export-runtime": export_runtime,
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

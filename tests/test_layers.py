@@ -29,7 +29,7 @@ ORDER = {
     "deploy": [
         *("frontend/onnx_graph", "frontend/network", "frontend/windows", "frontend/passes"),
         *("frontend/operators", "frontend", "quantise", "partition"),
-        *("runtime", "measure", "compiler", "plans", "report", "from_torch", ""),
+        *("runtime", "measure", "compiler", "plans", "embed", "report", "from_torch", ""),
     ],
     "compress": [
         *("data", "models", "network", "units", "training", "measures", "second_order", "onnx_file", "pruning"),

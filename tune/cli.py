@@ -86,6 +86,7 @@ def answer(bundle: Bundle, request: Request) -> dict[str, Any]:
         "layers_sparse": sum(row["block"] is not None for row in report["layers"]),
         "tuning": tuning(bundle.search) if bundle.search else None,
         "files": [str(bundle.path), *(str(bundle.path / f"report.{name}") for name in ("html", "json"))]
+        + ([str(path) for path in sorted(bundle.path.glob("libkerf_ops.*"))] if request.format == "ort" else [])
         + ([str(request.records)] if request.trials else []),
     }
 

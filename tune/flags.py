@@ -12,7 +12,7 @@ from kerf.deploy.frontend.sizes import shapes_of
 from kerf.deploy.quantise import calibration
 from kerf.errors import BadInput
 from kerf.kernels.precision import PRECISIONS
-from kerf.tune.request import ENGINES, RECORDS, Request, bundle_of
+from kerf.tune.request import ENGINES, FORMATS, RECORDS, Request, bundle_of
 
 SEARCHED = ("runs", "experiments")
 
@@ -61,6 +61,10 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
         "--engine", choices=ENGINES, default="auto",
         help="auto: a dense engine runs what it runs faster, if need be all; kerf: whatever kerf can run stays kerf's",
     )  # fmt: skip
+    p.add_argument(
+        "--format", choices=FORMATS, default="bundle",
+        help="ort: the bundle holds a model.onnx, too, whose pieces of kerf's are custom operators of ONNX Runtime",
+    )  # fmt: skip
     p.add_argument("--seconds", type=float, default=10.0, help="how long the engines race")
     p.add_argument("--int8", action="store_true", help="quantise the f32 network first, with --calibration")
     calibration.add_flags(p)
@@ -74,7 +78,7 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
         precision=a.precision or "", threads=a.threads, batch=a.batch, trials=a.trials, minutes=a.tune_minutes,
         shapes=tuple(shapes_of(given) for given in a.shape), tolerance=a.tolerance,
         against=tuple(name for name in a.against.split(",") if name), seconds=a.seconds, engine=a.engine,
-        records=a.records, rpc=a.rpc, rpc_key=a.rpc_key, int8=a.int8, calibration=a.calibration,
+        format=a.format, records=a.records, rpc=a.rpc, rpc_key=a.rpc_key, int8=a.int8, calibration=a.calibration,
         calibration_method=a.calibration_method, calibration_images=a.calibration_images, mean=tuple(a.mean),
         std=tuple(a.std),
     )  # fmt: skip

@@ -16,6 +16,8 @@ from tvm.target import Target
 
 from kerf.deploy.compiler import preflight, targets
 from kerf.deploy.compiler.build import Built, build
+from kerf.deploy.embed import ort_model
+from kerf.deploy.embed.toolchain import toolchain
 from kerf.deploy.frontend import refusals
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF, Network
@@ -107,6 +109,7 @@ def compile(
     against: Iterable[str] = DENSE_ENGINES,
     seconds: float = 10.0,
     engine: str = "auto",
+    format: str = "bundle",
     records: str | Path = RECORDS,
     rpc: str = "",
     rpc_key: str = "",
@@ -143,7 +146,7 @@ def compile(
         path=path, out=Path(out) if out else bundle_of(path, int8), n=(n,) if isinstance(n, int) else tuple(n),
         sparsity=sparsity, target=target, precision=precision or "", threads=threads, batch=batch, trials=trials,
         shapes=tuple(each_of(shapes or ())), minutes=minutes, tolerance=tolerance, against=tuple(against),
-        seconds=seconds, engine=engine, records=Path(records), rpc=rpc, rpc_key=rpc_key,
+        seconds=seconds, engine=engine, format=format, records=Path(records), rpc=rpc, rpc_key=rpc_key,
         int8=int8, calibration=Path(calibration) if calibration else None, calibration_method=calibration_method,
         calibration_images=calibration_images, mean=tuple(mean), std=tuple(std),
     )  # fmt: skip
@@ -161,7 +164,9 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     say = say or (lambda _: None)
     progress = progress or Progress(say)
     preflight.refuse_tvm()
-    target = targets.parse(request.target, request.threads)
+    several = targets.several(request.target, request.threads)
+    target = next((t for t in several if not targets.foreign(t)), several[0])  # what is tuned, and raced
+    tools = toolchain() if request.format == "ort" else None
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
     networks = converted(request, target)
@@ -190,7 +195,13 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
         say(wording.searched(summary))
     try:
         plans = [planned(network, job, book, searched=summary is not None) for network in networks]
-        return deliver(plans, book, summary, job)
+        for other in (t for t in several if t is not target):
+            plans += variants(other, job, book)
+        delivered = deliver(plans, book, summary, job)
+        if tools:
+            network = plans[0].network
+            ort_model.proven(delivered.path, tools, network.path, network.inputs, request.precision, request.threads)
+        return delivered
     except Unsupported as error:  # by an engine, of a piece
         raise Unsupported(f"{request.path}: {error}") from error
 
@@ -242,6 +253,16 @@ class Planned:
     weighed: Sequence[Weighed] = ()
 
 
+def variants(target: Target, job: Job, book: RecordBook) -> list[Planned]:
+    """The plans once more, untuned, for another target of the same bundle; none where no piece is kerf's."""
+    foreign = targets.foreign(target) or ""
+    other = replace(job, target=target, foreign=foreign)
+    networks = converted(job.request, target)
+    networks = [pieces.whole(n) if other.whole else pieces.able(n, target, lambda _: None) for n in networks]
+    job.say(f"{targets.describe(target)}: {foreign or 'verified here, too'}")
+    return [p for p in (planned(n, other, book, searched=False) for n in networks) if p.built]
+
+
 def own_layers(networks: Sequence[Network]) -> Network:
     """With the layers of kerf's pieces only, for all sizes: those that are to be tuned."""
     parts = [(i, part) for i, network in enumerate(networks) for part in network.own]
@@ -275,6 +296,8 @@ def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None,
     ratio = proof.alike(result) if result else None
     if request.engine == "auto" and not job.whole and first.network.engine == KERF and ratio and ratio["median"] < 1:
         job.say(wording.lost(ratio))
+        mine = targets.describe(job.target)  # the others would run the same then
+        plans = [p for p in plans if not p.built or targets.describe(p.built.target) == mine]
         plans = [Planned(plain(p.network, ratio["against"].partition(" ")[0]), None) for p in plans]
         try:
             result = made(plans, whole, book, job, instead=True)
@@ -296,14 +319,18 @@ def made(
         bundle_contents.layers(first.network, first.built, book, versions, peak, min(request.n)) if first.built else []
     )
     parts = steps.together([steps.steps(p.network, p.built, f"{i}_" if i else "") for i, p in enumerate(plans)])
+    if len({str(p.built.target) for p in plans if p.built}) > 1:
+        for entry, p in zip(parts.entries, plans):
+            if p.built:
+                entry |= {"target": targets.describe(p.built.target), "needs": targets.needs(p.built.target)}
     with bundle.replacing(request.out) as folder:
         described = bundle_contents.manifest(first.network, request, job.target, first.built, parts, rows, whole)
         libraries = {str(entry["library"]): p.built.export for entry, p in zip(parts.entries, plans) if p.built}
         models = parts.models | ({fallback.FILE: whole.contents} if whole else {})
         records = bundle_contents.used(book, [p.network for p in plans])
-        bundle.write(
-            folder, described, libraries, parts.weights, models, records, first.built.code if first.built else b""
-        )
+        code = first.built.code if first.built else b""
+        programs = [] if backend_of(job.target).device else [p.built.programs if p.built else () for p in plans]
+        bundle.write(folder, described, libraries, parts.weights, models, records, code, programs)
         if job.foreign:
             return None
         proven = proof.of(folder, place, [(p.network, p.built) for p in plans], request, job.say, job.f32, instead)
@@ -321,8 +348,12 @@ def refuse(request: Request, target: Target) -> Request:
     """With its precision. Raises BadInput for what cannot work, before anything is done."""
     backend = backend_of(target)
     bundle.refuse_foreign(request.out)
+    if len(targets.several(request.target, 1)) > 1 and (request.rpc or request.format == "ort"):
+        raise BadInput(f"--target {request.target}: several targets go with neither --rpc nor --format ort")
     if backend.device and (request.rpc or request.threads > 1):
         raise BadInput(f"--target {request.target}: GPUs take neither --rpc nor --threads")
+    if request.format == "ort" and (backend.device or targets.foreign(target)):
+        raise BadInput("--format ort: is compared in ONNX Runtime here, so --target is a CPU like this machine's")
     if request.int8 and backend.device:
         raise BadInput(f"--int8: kernels for {backend.name.upper()} compute with floats; leave it out, or take a CPU")
     precision = request.precision or backend.precisions[0]

@@ -103,7 +103,8 @@ class Here(OnPlanes):
 
     @contextmanager
     def session(self, threads: int) -> Iterator[None]:
-        if threads == 1:  # one core for all samples of a race; several threads are the system's to place
+        # one core for all samples of a race, where the system lets itself be told; several threads are its to place
+        if threads == 1 and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         use_threads(threads)
         yield None

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Built
 from kerf.deploy.frontend import clean, qdq, sizes
@@ -64,7 +65,19 @@ def of(
             checked = check(remote.run, place, network, built, request)
             return proof(checked, [remote.measure(x)], {"difference": None} if integers else None)
     run = load(folder, request.threads).run
-    checked, *_ = [check(run, place, each, code, request, free, instead) for each, code in plans]
+    checked, *_ = [
+        check(
+            load(folder, request.threads, targets.describe(code.target)).run if len(plans) > 1 and code else run,
+            place,
+            each,
+            code,
+            request,
+            free,
+            instead,
+        )
+        for each, code in plans
+        if not code or not targets.foreign(code.target)
+    ]
     starting = Starting(
         {name: place.dense_engines[name] for name in request.against if name in place.dense_engines},
         request.threads,

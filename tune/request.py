@@ -13,6 +13,7 @@ from kerf.kernels.precision import PRECISIONS
 
 RECORDS = Path("runs/records.jsonl")
 ENGINES = ("auto", "kerf")
+FORMATS = ("bundle", "ort")
 CALIBRATED = ("int8", "calibration", "calibration_method", "calibration_images", "mean", "std")
 DENSE_ENGINES = ("onnxruntime", "openvino")
 
@@ -36,6 +37,7 @@ class Request:
     against: tuple[str, ...] = DENSE_ENGINES
     seconds: float = 10.0
     engine: str = "auto"
+    format: str = "bundle"
     records: Path = RECORDS
     rpc: str = ""
     rpc_key: str = ""
@@ -62,6 +64,10 @@ class Request:
             raise BadInput(f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}")
         if self.engine not in ENGINES:
             raise BadInput(f"--engine {self.engine}: expected one of {', '.join(ENGINES)}")
+        if self.format not in FORMATS:
+            raise BadInput(f"--format {self.format}: expected one of {', '.join(FORMATS)}")
+        if self.format == "ort" and (len(self.shapes) > 1 or self.rpc):
+            raise BadInput("--format ort: takes neither --rpc nor several --shape; a model of ONNX Runtime's has one")
         if len({tuple(sorted(shapes.items())) for shapes in self.shapes}) < len(self.shapes):
             raise BadInput("--shape: the same sizes twice; give each once")
         if self.int8 and self.calibration is None:

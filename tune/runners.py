@@ -26,6 +26,7 @@ from tvm.support.popen_pool import MapResult, PopenPoolExecutor, PopenWorker, St
 from tvm.target import Target
 
 from kerf.deploy.compiler.targets import linking, on_gpu, triple
+from kerf.deploy.measure.environment import usable_cpus
 from kerf.deploy.runtime import gpu
 from kerf.errors import DeviceLost
 from kerf.kernels.cuda import compiler
@@ -68,9 +69,7 @@ class Measurer:
             raise DeviceLost(f"{self.place}: no device is registered")
         self._folder = tempfile.TemporaryDirectory(prefix="kerf-tune-")
         self._number = itertools.count()
-        self._builder = PopenPoolExecutor(
-            max_workers=len(os.sched_getaffinity(0)), timeout=BUILD_SECONDS, maximum_process_uses=BUILDS
-        )
+        self._builder = PopenPoolExecutor(max_workers=usable_cpus(), timeout=BUILD_SECONDS, maximum_process_uses=BUILDS)
         self._idle: SimpleQueue[PopenWorker] = SimpleQueue()
         for _ in range(self._devices):
             self._idle.put(PopenWorker())

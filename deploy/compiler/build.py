@@ -18,11 +18,13 @@ from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.lower import lower
 from kerf.deploy.compiler.merge import merge, name
 from kerf.deploy.compiler.pairs import join
+from kerf.deploy.compiler.program import programs
 from kerf.deploy.compiler.static_buffers import keep_buffers
 from kerf.deploy.compiler.targets import describe, linking, triple
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
+from kerf.deploy.runtime.program_file import Program
 from kerf.errors import BadInput
 from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.kernel import dense_twin, pick
@@ -42,6 +44,7 @@ class Built:
     choices: dict[str, Choice]
     pairs: dict[str, str]  # layers computed together with the one behind them
     target: Target
+    programs: tuple[Program, ...] = ()  # what these functions do; none for GPUs
     source: str = ""  # what runs on a device besides the CPU, and its machine code
     code: bytes = b""
 
@@ -100,7 +103,9 @@ def compiled(network: Network, target: Target, plan: Plan) -> Built:
     parts, backend = network.own, backend_of(target)
     lowered = [lower(part, plan.choices, plan.pairs, target) for part in parts]
     results = {o.name for o in network.graph.outputs}
+    noted: list[Program] = []
     own = [
+        *([] if backend.device else [programs([len(part.inputs) for part in parts], noted)]),
         trust_weights([len(part.inputs) for part in parts]),
         keep_buffers([[o.name in results for o in part.outputs] for part in parts]),
     ]
@@ -111,9 +116,8 @@ def compiled(network: Network, target: Target, plan: Plan) -> Built:
         )
     packed = tuple(weights for _, weights in lowered)
     functions = {piece.key: i for i, piece in enumerate(p for p in network.run_by if p.engine == KERF)}
-    return Built(
-        executable, packed, functions, plan.choices, plan.pairs, target, *backend.device_code(executable.mod, target)
-    )
+    source, code = backend.device_code(executable.mod, target)
+    return Built(executable, packed, functions, plan.choices, plan.pairs, target, tuple(noted), source, code)
 
 
 def trust_weights(inputs: Sequence[int]) -> tvm.transform.Pass:

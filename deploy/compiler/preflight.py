@@ -15,6 +15,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kerf.deploy.measure.environment import usable_cpus
 from kerf.errors import BadInput
 
 TVM = "0.27.0.post1"  # as pyproject.toml has it
@@ -34,7 +35,7 @@ def refuse_tvm() -> None:
 
 def refuse_threads(threads: int) -> None:
     """Raises BadInput for more threads than this process may use CPUs: they would wait for each other."""
-    allowed, why = len(os.sched_getaffinity(0)), "this process may run on"
+    allowed, why = usable_cpus(), "this process may run on"
     if (share := quota()) is not None and math.ceil(share) < allowed:
         allowed, why = math.ceil(share), "the quota of this process's control group allows"
     if threads > allowed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from typing import cast
@@ -17,12 +18,22 @@ from kerf.errors import BadInput
 from kerf.kernels.backends import backend_of
 from kerf.kernels.cuda.compiler import ARCHITECTURES
 
+# Boards and machines that people have, and the CPU in them; what kernels assume of it is in kernels/cpu/machine.py.
+NAMED = {
+    "rpi4": "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72",  # Raspberry Pi 4, 400
+    "rpi5": "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a76",  # Raspberry Pi 5, 500
+    "graviton3": "llvm -mtriple=aarch64-linux-gnu -mcpu=neoverse-v1",  # AWS c7g, m7g, r7g
+    "apple-m1": "llvm -mtriple=arm64-apple-macosx -mcpu=apple-m1",
+}
+
 
 def parse(text: str, threads: int) -> Target:
-    """ "native", a CPU name such as "x86-64-v3", "llvm -mcpu=... -mtriple=... -mattr=+a,+b", or "cuda -arch=sm_90".
+    """ "native", a CPU name such as "x86-64-v3", a machine of NAMED, "llvm -mcpu=... -mtriple=... -mattr=+a,+b", or
+    "cuda -arch=sm_90".
 
     Raises ValueError.
     """
+    text = NAMED.get(text, text)
     if text.split()[:1] == ["cuda"]:
         return _cuda(text)
     if text in ("native", "llvm", "host"):
@@ -39,8 +50,20 @@ def parse(text: str, threads: int) -> Target:
     if "mcpu" not in fields and "mtriple" not in fields:
         raise BadInput(f"--target {text!r}: says no CPU; add -mcpu=, or -mtriple= for another architecture")
     if "mtriple" not in fields and not llvm_is_valid_cpu(fields["mcpu"], architecture()):
-        raise BadInput(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3 or x86-64-v4")
+        raise BadInput(f"--target {text!r}: LLVM knows no such CPU; try native, x86-64-v3, {', '.join(NAMED)}")
     return Target({"kind": "llvm", "num-cores": threads, **fields})
+
+
+def several(text: str, threads: int) -> list[Target]:
+    """The targets of a text in which commas stand between them: one bundle then holds code for each.
+
+    Those that ask most of a CPU come first. Raises ValueError, also where no one machine could choose between them.
+    """
+    found = [parse(part.strip(), threads) for part in re.split(r",(?=\s*[A-Za-z])", text)]
+    different = list({describe(target): target for target in found}.values())
+    if len(different) > 1 and (any(map(on_gpu, found)) or len({needs(target)["machine"] for target in found}) > 1):
+        raise BadInput(f"--target {text!r}: several targets in one bundle are CPUs of one architecture")
+    return sorted(different, key=lambda target: -len(needs(target)["features"]))
 
 
 def _cuda(text: str) -> Target:
@@ -77,6 +100,8 @@ def linking(triple: str) -> dict[str, Callable]:
     """
     if not triple:
         return {}
+    if "apple" in triple:
+        raise BadInput(f"{triple}: libraries for macOS are linked on a Mac; there, --target native")
     if not shutil.which(f"{triple}-g++"):
         raise BadInput(f"{triple}-g++ links libraries for {triple} and is not installed; Debian: g++-{triple}")
     return {"fcompile": cc.cross_compiler(f"{triple}-g++")}

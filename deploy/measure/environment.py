@@ -21,6 +21,11 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def usable_cpus() -> int:
+    """That this process may run on; all where a system keeps no such list, as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """The keys of report.json that describe where it was measured: date, cpu, machine {...}, versions {...}."""
     flags = next(
@@ -30,7 +35,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu(),
         "machine": {
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": usable_cpus(),
             "vector_sets": [name for name in VECTOR_SETS if name in flags],
             "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or "not reported",
             "load_average": round(os.getloadavg()[0], 2),

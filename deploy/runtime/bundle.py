@@ -6,6 +6,7 @@ library.so       compiled code (needs libtvm_runtime, not the compiler); library
 *.onnx           pieces that a dense engine runs, or the whole network
 kernels.cubin    machine code of a GPU, for the source that its library.so holds
 weights.npz      packed weights, in the order of the code's parameters
+program.bin      what its plans do, for libkerf, which runs bundles without Python (not in a GPU's)
 records.jsonl    measurements behind the choice of kernels, if it was tuned
 report.json, report.html   what was measured; not hashed, since measuring again may rewrite them
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from kerf.deploy.runtime import program_file
 from kerf.deploy.runtime.manifest import FORMAT, READ, Contents, Manifest, upgraded
 from kerf.errors import BadInput
 
@@ -78,21 +80,30 @@ def write(
     models: Mapping[str, bytes],
     records: str,
     code: bytes = b"",
+    programs: Sequence[Sequence[program_file.Program]] = (),
 ) -> None:
     """Fill an empty folder. ``libraries``: file -> what writes that shared library; ``weights``: names and arrays, in
-    the order that the steps of ``contents`` count; ``models``: file -> an ONNX model; ``code``: a GPU's machine code.
+    the order that the steps of ``contents`` count; ``models``: file -> an ONNX model; ``code``: a GPU's machine code;
+    ``programs``: of each plan what its pieces do.
     """
     for name, write_library in libraries.items():
         write_library(folder / name)
     for name, model in models.items():
         (folder / name).write_bytes(model)
     # npz holds names like "features.0.0.data" safely only as positions: their order is the parameters' order
-    arrays: dict[str, Any] = {f"{i:04d}": a for i, (_, a) in enumerate(weights)}
-    np.savez_compressed(folder / "weights.npz", **arrays)
+    program_file.write_weights(folder / "weights.npz", [array for _, array in weights])
     (folder / "records.jsonl").write_text(records)
     if code:
         (folder / MACHINE_CODE).write_bytes(code)
-    files = [*HASHED, *libraries, *models, *([MACHINE_CODE] if code else [])]
+    if programs:
+        program_file.write(folder, contents, programs)
+    files = [
+        *HASHED,
+        *libraries,
+        *models,
+        *([MACHINE_CODE] if code else []),
+        *([program_file.FILE] if programs else []),
+    ]
     hashes = {name: sha256(folder / name) for name in files}
     names = [name for name, _ in weights]
     body = {"format": FORMAT, **contents, "weights": names, "sha256": hashes}
@@ -142,7 +153,7 @@ def read_weights(folder: Path) -> list[np.ndarray]:
 
 def size_bytes(folder: Path) -> int:
     """What has to be shipped: code, weights, models and the manifest."""
-    names = [*parts(read_manifest(folder)), "weights.npz", "manifest.json", MACHINE_CODE]
+    names = [*parts(read_manifest(folder)), "weights.npz", "manifest.json", MACHINE_CODE, program_file.FILE]
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
 
 

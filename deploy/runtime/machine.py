@@ -30,9 +30,13 @@ def missing(needs: Needs) -> str | None:
         return f"built for {needs['machine']}, this machine is {architecture()}"
     if "cuda" in needs and (found := gpu.architecture()) != needs["cuda"]:
         return f"built for a GPU {needs['cuda']}, this machine has {found or 'no NVIDIA GPU'}"
+    has = features()
+    absent = sorted(set(needs["features"]) - has)
+    return f"needs {', '.join(absent)}, which this CPU lacks" if absent and has else None
+
+
+def features() -> set[str]:
+    """What /proc/cpuinfo says of this CPU; empty where there is no such file, as on macOS."""
     info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return None
-    line = next((text for text in info.read_text().splitlines() if text.startswith(("flags", "Features"))), "")
-    absent = sorted(set(needs["features"]) - set(line.split()))
-    return f"needs {', '.join(absent)}, which this CPU lacks" if absent and line else None
+    lines = info.read_text().splitlines() if info.exists() else []
+    return set(next((text for text in lines if text.startswith(("flags", "Features"))), "").split())

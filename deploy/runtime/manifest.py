@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeIs  # of typing from Python 3.13 on
+    from typing_extensions import NotRequired, TypeIs  # of typing from Python 3.11 and 3.13 on
 
 FORMAT = 3
 READ = (2, FORMAT)  # what this version runs
@@ -49,6 +49,14 @@ def is_own(step: Step) -> TypeIs[KerfStep]:
     return "function" in step
 
 
+class Needs(TypedDict, total=False):
+    """What code asks of a machine: LLVM's name of its architecture, names in /proc/cpuinfo, a GPU's architecture."""
+
+    machine: str
+    features: list[str]
+    cuda: str
+
+
 class PlanEntry(TypedDict):
     """How a network runs for inputs of these sizes. ``library``: a file, None where no piece is kerf's."""
 
@@ -56,14 +64,12 @@ class PlanEntry(TypedDict):
     library: str | None
     steps: list[Step]
     values: dict[str, Tensor]  # of all names in the steps
+    target: NotRequired[str]  # of a bundle for several targets, and what its code asks; else the manifest's
+    needs: NotRequired[Needs]
 
 
-class Needs(TypedDict, total=False):
-    """What code asks of a machine: LLVM's name of its architecture, names in /proc/cpuinfo, a GPU's architecture."""
-
-    machine: str
-    features: list[str]
-    cuda: str
+def needs_of(plan: PlanEntry, manifest: Manifest) -> Needs:
+    return plan.get("needs", manifest["needs"])
 
 
 class LayerKernel(TypedDict, total=False):

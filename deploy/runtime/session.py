@@ -21,21 +21,22 @@ from kerf.deploy.runtime import bundle, dense_engine, gpu, machine
 from kerf.deploy.runtime.dense_engine import Model
 from kerf.deploy.runtime.feed import Given, feed
 from kerf.deploy.runtime.gpu_session import GpuSession
-from kerf.deploy.runtime.manifest import Manifest, PlanEntry, Tensor
+from kerf.deploy.runtime.manifest import Manifest, PlanEntry, Tensor, needs_of
 from kerf.deploy.runtime.own_piece import aligned
 from kerf.deploy.runtime.plan import Plan
 from kerf.errors import BadInput
 
 
-def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession:
+def load(folder: str | Path, threads: int | None = None, target: str | None = None) -> Session | GpuSession:
     """A bundle's network, ready to run: its files' hashes, its version of TVM and this machine are checked first.
 
         y = kerf.load("model.kerf").run(x)
 
     x: the array of a network's only input, or arrays by name, or in the file's order, of the types and sizes that
     ``session.inputs`` says; y: a new array of its only output, or such arrays by name in the file's order. threads:
-    workers, by default as many as it was built for; code built for one thread runs on one only. A session is not safe
-    for calls from several threads at once: load one for each.
+    workers, by default as many as it was built for; code built for one thread runs on one only. target: of a bundle for
+    several, the one whose code runs, as its manifest spells it; by default the one that asks most of what this CPU has.
+    A session is not safe for calls from several threads at once: load one for each.
 
     Raises FileNotFoundError where there is no bundle, BundleError (a BadInput) with the reason why it must not run here
     or so, Unsupported where an engine that runs pieces of it is missing, ImportError where TVM's runtime, or a GPU's
@@ -50,7 +51,7 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
             f"apache-tvm=={manifest['tvm']}"
         )
     on_gpu = "cuda" in manifest["needs"]
-    reason = machine.missing(manifest["needs"])
+    plans, reason = _runnable(manifest, target)
     if reason:
         remedy = "run it on such a GPU" if on_gpu else "build it with --target native on this machine"
         raise bundle.BundleError(f"{folder}: {reason}; {remedy}")
@@ -65,10 +66,25 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
         (plan,) = manifest["plans"]
         (shape,) = plan["inputs"].values()
         return GpuSession(_library(folder, "library.so"), weights, shape)
-    names = {plan["library"] for plan in manifest["plans"]}
+    names = {plan["library"] for plan in plans}
     libraries = {name: _library(folder, name) for name in names if name}
     models = {name: folder / name for name in bundle.parts(manifest) if name.endswith(".onnx")}
-    return Session(manifest, libraries, weights, models, threads or manifest["threads"])
+    return Session({**manifest, "plans": plans}, libraries, weights, models, threads or manifest["threads"])
+
+
+def _runnable(manifest: Manifest, target: str | None) -> tuple[list[PlanEntry], str | None]:
+    """The plans that this machine can run, those that ask most first, and where there is none why.
+
+    Raises BadInput for a target that the bundle has no code for.
+    """
+    has = {plan.get("target", manifest["target"]) for plan in manifest["plans"]}
+    if target and target not in has:
+        raise BadInput(f"target {target!r}: this bundle has code for {' and '.join(sorted(has))}")
+    plans = [p for p in manifest["plans"] if target in (None, p.get("target", manifest["target"]))]
+    reasons = [machine.missing(needs_of(plan, manifest)) for plan in plans]
+    found = [plan for plan, reason in zip(plans, reasons) if not reason]
+    found.sort(key=lambda plan: -len(needs_of(plan, manifest)["features"]))
+    return found, None if found else next(iter(reasons), machine.missing(manifest["needs"]))
 
 
 def _library(folder: Path, name: str) -> tvm_ffi.Module:

@@ -7,7 +7,7 @@ into sub-rows that share the indices, since more than a few broadcasts per vecto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import LINE
+from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_bsr_direct"
+UNROLLED = 4  # blocks of a turn: a cache line of 1x4 blocks
 AHEAD = 512  # floats of weights that are fetched before their turn
 
 
@@ -33,7 +35,9 @@ class Blocks:
     A block is stored sub-row by sub-row, in each (tap, row): what a register tile reads lies together.
     """
 
-    def __init__(self, p: Problem, c: Config, channel: int):
+    def __init__(self, p: Problem, c: Config, channel: int, unroll: int = 1):
+        """``unroll``: blocks that a turn of the loop over them takes."""
+        self.unroll = unroll
         self.p, self.n, self.rows = p, p.n, p.out_channels // p.n
         self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
         self.parts, self.step = c.get("parts", 1), c["rows"]
@@ -50,16 +54,28 @@ class Blocks:
     def share(self, k) -> tuple[Any, Any]:
         return self.cuts[k], self.cuts[k + 1]
 
-    @contextmanager
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[Any, Callable]]:
+    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[tuple[Any, Callable]]]:
         p, row = self.p, T.Bind(panel * block_rows(self.p) + block)
         # a short block row's last sub-row is stored whole
         stored = min(self.step, p.n - first_row) if isinstance(first_row, int) else rows
-        begin = first_row * p.taps
-        with T.serial(self.indptr[row], self.indptr[row + 1]) as j:
-            for line in range(0, p.taps * stored, LINE):
-                prefetch(self.data[j + self.ahead, begin + line])
-            yield self.indices[j] * self.channel, lambda tap, r: self.data[j, begin + tap * stored + r]
+        begin, end, at = self.indptr[row], self.indptr[row + 1], (first_row * p.taps, stored)
+        if self.unroll == 1:
+            return [self._loop(begin, end, 1, *at)]
+        begin, end = T.Bind(begin), T.Bind(end)
+        whole = T.Bind(begin + (end - begin) // self.unroll * self.unroll)
+        return [self._loop(begin, whole, self.unroll, *at), self._loop(whole, end, 1, *at)]
+
+    @contextmanager
+    def _loop(self, begin, end, unroll: int, first, stored) -> Iterator[tuple[Any, Callable]]:
+        """Over blocks begin to end, ``unroll`` of them a turn; ``first``, ``stored``: of a block's weights."""
+        with ExitStack() as loops:
+            turn = loops.enter_context(T.serial(0, (end - begin) // unroll)) if unroll > 1 else 0
+            j = begin + turn * unroll if unroll > 1 else loops.enter_context(T.serial(begin, end))
+            for line in range(0, unroll * self.p.taps * stored, LINE):
+                prefetch(self.data[j + self.ahead, first + line])
+            j = j + loops.enter_context(T.unroll(0, unroll)) if unroll > 1 else j
+            j = T.Bind(j) if unroll > 1 else j
+            yield self.indices[j] * self.channel, lambda tap, r: self.data[j, first + tap * stored + r]
 
 
 def block_rows(p: Problem) -> int:
@@ -110,12 +126,14 @@ def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     return arrays
 
 
-def weights(p: Problem, c: Config) -> Blocks:
+def weights(p: Problem, c: Config, target: Target) -> Blocks:
     """The format inside a function that reads the channels where the configuration puts them."""
-    channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
-    return Blocks(p, c, channel)
+    if c["pixels"] == "columns":
+        return Blocks(p, c, columns.geometry(p, c).channel)
+    # where instructions take elements of vectors, a turn over one block of a 1×1 layer would be a third overhead
+    return Blocks(p, c, Planes.of(p).channel, UNROLLED if p.taps == 1 and machine_of(target).by_element else 1)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     form = columns if c["pixels"] == "columns" else direct
-    return form.prim_func(p, c, target, weights(p, c))
+    return form.prim_func(p, c, target, weights(p, c, target))

@@ -6,7 +6,7 @@ Weights are packed in rows of ``rows`` output channels, (blocks, I / groups, tap
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,11 @@ class DenseRows:
         rows = -(-self.p.out_channels // self.n)
         return rows * k // self.parts, rows * (k + 1) // self.parts
 
+    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[tuple[Any, Callable]]]:
+        return [self._loop(block, panel, first_row)]
+
     @contextmanager
-    def reduction(self, block, panel, first_row, rows: int) -> Iterator[tuple[Any, Callable]]:
+    def _loop(self, block, panel, first_row) -> Iterator[tuple[Any, Callable]]:
         group = block // (self.p.out_channels // self.p.groups // self.n) if self.p.groups > 1 else 0
         begin = T.Bind(panel * self.panel)
         with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:
@@ -73,7 +76,7 @@ def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     return {"data": np.ascontiguousarray(padded.reshape(blocks, rows, w.shape[1], p.taps).transpose(0, 2, 3, 1))}
 
 
-def weights(p: Problem, c: Config) -> DenseRows:
+def weights(p: Problem, c: Config, target: Target) -> DenseRows:
     """The format inside a function that reads the channels where the configuration puts them."""
     channel = columns.geometry(p, c).channel if c["pixels"] == "columns" else Planes.of(p).channel
     return DenseRows(p, c, channel)
@@ -81,4 +84,4 @@ def weights(p: Problem, c: Config) -> DenseRows:
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     form = columns if c["pixels"] == "columns" else direct
-    return form.prim_func(p, c, target, weights(p, c))
+    return form.prim_func(p, c, target, weights(p, c, target))

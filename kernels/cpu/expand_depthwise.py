@@ -55,7 +55,7 @@ def prim_func(
     first: Problem, kernel: str, c: Config, second: Problem, depthwise: Config, target: Target
 ) -> tvm.tirx.PrimFunc:
     """Function (x, *packed weights of first, its bias, depthwise weights, their bias, y)."""
-    weights, machine = FIRST[kernel].weights(first, c), machine_of(target)
+    weights, machine = FIRST[kernel].weights(first, c, target), machine_of(target)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(in_planes(first), "float32"))

@@ -20,6 +20,18 @@ FEATURES = {
 }
 
 
+# Bytes of data caches, first and second level, by LLVM's names of CPUs. Arm's technical reference manuals give the
+# first level; the second is the chip's: Broadcom's BCM2711 (1 MiB, shared by four cores) and BCM2712, AWS's Graviton 2
+# and 3; of Apple's M1 both are what macOS says (hw.perflevel0.l1dcachesize and l2cachesize, shared by four cores).
+CACHES = {
+    "cortex-a72": (32 << 10, 1 << 20),
+    "cortex-a76": (64 << 10, 512 << 10),
+    "neoverse-n1": (64 << 10, 1 << 20),
+    "neoverse-v1": (64 << 10, 1 << 20),
+    "apple-m1": (128 << 10, 12 << 20),
+}
+
+
 @dataclass(frozen=True)
 class Machine:
     """Made from a target, not measured: what is built must not depend on the machine that builds it."""
@@ -39,6 +51,11 @@ class Machine:
     def l2_floats(self) -> int:
         """Of an image that is still in the second-level cache when the next kernel reads it."""
         return self.l2 // 4
+
+    @property
+    def by_element(self) -> bool:
+        """Whether instructions multiply a vector by an element of another: then weights need no broadcast."""
+        return self.family == "neon"
 
     @property
     def family(self) -> str:
@@ -61,7 +78,7 @@ def _machine(text: str) -> Machine:
     has = set(map(str, llvm_get_cpu_features(target)))
     features = frozenset(ours for theirs, ours in FEATURES.items() if theirs in has)
     if str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64")):
-        return Machine((4,), 32, features)
+        return Machine((4,), 32, features, *CACHES.get(str(target.attrs.get("mcpu", "")), ()))
     if "avx512vl" in has:
         return Machine((16, 8), 32, features)
     if "avx2" in has:  # their second-level caches are smaller than those of CPUs with AVX-512

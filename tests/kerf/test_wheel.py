@@ -4,6 +4,7 @@ The dependencies are this environment's; torch is hidden, and the checkout is no
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -49,7 +50,9 @@ def site(tmp_path_factory) -> Path:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    (built,) = folder.glob("*.whl")
+    assert built.name.endswith("-py3-none-any.whl")  # pure: one for every system
+    with zipfile.ZipFile(built) as wheel:
         wheel.extractall(folder / "site")
     return folder / "site"
 
@@ -89,6 +92,14 @@ print(json.dumps([m for m in sys.modules if m.split(".")[0] in ("compress", "dep
 
     truth = onnxruntime.InferenceSession(str(path)).run(None, {"input": np.load(tmp_path / "x.npy")})[0]
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_libkerf_is_built_from_what_is_installed(site, tmp_path):
+    alone(site, "from kerf.cli import main; raise SystemExit(main(['export-runtime', 'runtime']))", tmp_path)
+    assert (tmp_path / "runtime/include/kerf.h").read_bytes() == (ROOT / "deploy/runtime/c/include/kerf.h").read_bytes()
+    done = subprocess.run([tmp_path / "runtime/bin/kerf-example", "none", "x"], capture_output=True, text=True)
+    assert "no bundle" in done.stderr
 
 
 def test_the_command_inspects(site, tmp_path):

@@ -151,7 +151,7 @@ class Emit:
         self.planes = Planes.of(p)
         self.tiling = Tiling.of(self.planes, c["pixels"], c["lanes"], c["vectors"])
         panels = -(-(p.in_channels // p.groups) // c["panel"])
-        self.function = Function(self.planes, self.tiling, weights, bias, out, panels, c["lanes"])
+        self.function = Function(self.planes, self.tiling, weights, bias, out, panels, c["lanes"], machine.by_element)
         uses = p.nnzb / p.in_channels if p.n else p.out_channels / c["rows"]  # of an input vector
         large = p.in_channels * self.planes.channel > machine.l2_floats
         self.far_input = p.taps == 1 and large and uses >= LEAST_USES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
@@ -13,7 +14,7 @@ from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.tiling import Tiling
 from kerf.kernels.cpu.emit.weight_format import Rows, Weights
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.vector import run, splat
+from kerf.kernels.vector import every, run, splat
 
 MAX_UNROLLED_TAPS = 9  # larger kernels loop over their rows, to bound code size
 
@@ -48,6 +49,7 @@ class Function:
     out: Output
     panels: int  # that the input channels are swept in
     lanes: int  # of the configuration; the tiling's may be fewer
+    by_element: bool = False  # whether instructions multiply a vector by an element of another, as NEON's do
 
 
 class Tile:
@@ -127,15 +129,16 @@ class Tile:
         planes = self.f.planes
         (kh, kw), taps = planes.p.kernel, planes.p.taps
         rows = self.rows
-        with self.f.weights.reduction(rows.block, self.place.panel, rows.first, rows.count) as (channel_offset, w):
-            base = T.Bind(self.source.origin + channel_offset)
-            if taps <= MAX_UNROLLED_TAPS:
-                for tap in range(taps):
-                    self._multiply_add(w, tap, base, planes.tap(*divmod(tap, kw)))
-            else:
-                with T.serial(0, kh) as row:
-                    for col in range(kw):
-                        self._multiply_add(w, row * kw + col, base, planes.tap(row, col))
+        for loop in self.f.weights.reductions(rows.block, self.place.panel, rows.first, rows.count):
+            with loop as (channel_offset, w):
+                base = T.Bind(self.source.origin + channel_offset)
+                if taps <= MAX_UNROLLED_TAPS:
+                    for tap in range(taps):
+                        self._multiply_add(w, tap, base, planes.tap(*divmod(tap, kw)))
+                else:
+                    with T.serial(0, kh) as row:
+                        for col in range(kw):
+                            self._multiply_add(w, row * kw + col, base, planes.tap(row, col))
 
     def _multiply_add(self, w: Callable, tap, base, offset) -> None:
         """One tap of one input channel, whose plane begins at float ``base``."""
@@ -144,19 +147,28 @@ class Tile:
         for i, tail in enumerate(self.tails):
             pixel = T.Bind(splat(src[base + offset + self.f.planes.pixels - len(self.tails) + i], rows))
             T.buffer_store(tail, tail[run(0, rows)] + w(tap, run(0, rows)) * pixel, [run(0, rows)])
+        ws = self._weights(w, tap)
         # the smaller side is held in registers, the other streams through one
         if self.count < rows:
             xs = [T.Bind(src[run(base + offset + i, lanes)]) for i in inputs]
-            for r in range(rows):
-                wr = T.Bind(splat(w(tap, r), lanes))
+            for r, weight in enumerate(ws):
+                wr = T.Bind(weight())
                 for v in range(self.count):
                     T.buffer_store(acc, acc[self._at(r, v)] + wr * xs[v], [self._at(r, v)])
         else:
-            ws = [T.Bind(splat(w(tap, r), lanes)) for r in range(rows)]
+            held = [T.Bind(weight()) for weight in ws]
             for v, i in enumerate(inputs):
                 xv = T.Bind(src[run(base + offset + i, lanes)])
                 for r in range(rows):
-                    T.buffer_store(acc, acc[self._at(r, v)] + ws[r] * xv, [self._at(r, v)])
+                    T.buffer_store(acc, acc[self._at(r, v)] + held[r] * xv, [self._at(r, v)])
+
+    def _weights(self, w: Callable, tap) -> list[Callable]:
+        """What makes the vector of each row's weight: broadcast loads, or elements of one load of all."""
+        rows, lanes = self.rows.count, self.lanes
+        if not self.f.by_element or rows == 1 or lanes == 1:
+            return [partial(lambda r: splat(w(tap, r), lanes), r) for r in range(rows)]
+        loaded = T.Bind(w(tap, run(0, rows)))
+        return [partial(lambda r: splat(every(loaded, r, 1, 1), lanes), r) for r in range(rows)]
 
 
 def _first_or_later(step, steps: int, first: Callable, later: Callable) -> None:

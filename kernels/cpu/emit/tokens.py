@@ -204,7 +204,8 @@ class _Tiles:
             start = T.Bind(splat(f.bias[channel], lanes))
             for v in range(vectors):
                 T.buffer_store(acc, start, [at(r, v)])
-        with f.weights.reduction(block, 0, begin, rows) as (channel, w):
+        (loop,) = f.weights.reductions(block, 0, begin, rows)
+        with loop as (channel, w):
             offset = T.Bind(channel * self.pitch)
             if vectors < rows:
                 xs = [T.Bind(self.panel[run(offset + v * lanes, lanes)]) for v in range(vectors)]

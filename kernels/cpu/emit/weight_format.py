@@ -21,9 +21,9 @@ class Weights(Protocol):
     def share(self, k) -> tuple[Any, Any]:
         """(begin, end) of thread k's block rows, the short one counted."""
 
-    def reduction(self, block, panel, first_row, rows: int) -> AbstractContextManager[tuple[Any, Callable]]:
-        """Context: loop over a block row's input channels of a panel; yields (channel's offset, w(tap, r or ramp)), r
-        of the ``rows`` channels from ``first_row``.
+    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[tuple[Any, Callable]]]:
+        """Contexts, to be entered one after the other: loops which together are over a block row's input channels of a
+        panel; each yields (channel's offset, w(tap, r or ramp)), r of the ``rows`` channels from ``first_row``.
 
         Offsets are in floats, in steps of what the format was told a channel takes.
         """

@@ -279,8 +279,11 @@ class Loops:
     def _multiply(self, acc, pixels: list, data, word, rows: int) -> None:
         """One tap of a quad: its pixels by a word for each row."""
         size = QUAD * self.lanes
+        # where instructions multiply by an element of a vector, the rows' words are one load
+        words = T.Bind(data[run(word, rows)]) if self.dot.by_element and rows > 1 else None
         for r in range(rows):
-            weights = T.Bind(T.reinterpret(f"int8x{size}", T.broadcast(data[word + r], self.lanes)))
+            one = data[word + r] if words is None else every(words, r, 1, 1)
+            weights = T.Bind(T.reinterpret(f"int8x{size}", T.broadcast(one, self.lanes)))
             for v, pixel in enumerate(pixels):
                 place = self._at(r * len(pixels) + v)
                 T.buffer_store(acc, self.dot.add(acc[place], pixel, weights, size), [place])

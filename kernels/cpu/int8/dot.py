@@ -32,6 +32,7 @@ class Dot:
     add: Callable[[Any, Any, Any, int], Any]  # of (int32 sums, pixels, weights, bytes of a vector)
     paired: bool = False
     signed: bool = False
+    by_element: bool = False  # whether weights may be an element of a vector
     narrows: bool = False  # whether the CPU has the instructions of ``narrowed``
 
 
@@ -72,7 +73,7 @@ DOTS = {
     for dot in (
         Dot("vnni", _vnni, narrows=True),
         Dot("maddubs", _maddubs, paired=True, narrows=True),
-        Dot("sdot", _sdot, signed=True),
+        Dot("sdot", _sdot, signed=True, by_element=True),
         Dot("plain", _plain),  # on whatever CPU; and what tests put in the place of instructions that theirs lacks
     )
 }
