@@ -242,7 +242,8 @@ class Loops:
             word = T.Bind(words + quad * taps * stored)
             self._prefetch(word, taps * stored)
 
-            def multiply(phase, offset, tap):
+            def multiply(place: tuple, tap) -> None:
+                phase, offset = place
                 if self.through_panel:
                     read = self._from_panel(base + (phase * s.region + offset) * QUAD, vectors)
                 else:
@@ -251,11 +252,11 @@ class Loops:
 
             if taps <= MAX_UNROLLED_TAPS:
                 for tap in range(taps):
-                    multiply(*s.place(tap), tap)
+                    multiply(s.place(tap), tap)
             else:
                 with T.serial(0, self.p.kernel[0]) as row:
                     for col in range(width):
-                        multiply(*s.planes.place(row, col), row * width + col)
+                        multiply(s.planes.place(row, col), row * width + col)
         return acc
 
     def _prefetch(self, word, count: int) -> None:

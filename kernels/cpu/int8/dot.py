@@ -124,8 +124,8 @@ def linear(parts: Sequence[Any], order) -> Any:
 def linear_tile(channels: Sequence[Any], order) -> list[Any]:
     """64 bytes of each of four channels as four vectors of pixels, in their order (AVX-512 VBMI)."""
     a, b, c, d = channels
-    halves = [[T.Bind(_parts(*two, (i, i + 1, i + 4, i + 5))) for two in ((a, b), (c, d))] for i in (0, 2)]
-    return [_woven(T.Bind(_parts(*half, (i, i + 2, i + 4, i + 6))), order) for half in halves for i in (0, 1)]
+    halves = [[T.Bind(_parts(x, y, (i, i + 1, i + 4, i + 5))) for x, y in ((a, b), (c, d))] for i in (0, 2)]
+    return [_woven(T.Bind(_parts(x, y, (i, i + 2, i + 4, i + 6))), order) for x, y in halves for i in (0, 1)]
 
 
 def _parts(a, b, which: Sequence[int]):

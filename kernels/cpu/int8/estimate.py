@@ -63,8 +63,8 @@ def _ways(c: Config, flat: bool, n: int) -> list[Config]:
     """
     if DOTS[c["dot"]].paired:
         return [c]
-    found = [c] if flat and c["rows"] >= n else [c, {**c, "panel": 0}]
-    return [{**way, **near} for way in found for near in ({}, {"near": 1})] if flat and c["strip"] == 1 else found
+    found: list[Config] = [c] if flat and c["rows"] >= n else [c, {**c, "panel": 0}]
+    return found + ([{**way, "near": 1} for way in found] if flat and c["strip"] == 1 else [])
 
 
 def _strips(p: Problem, flat: bool, width: int) -> list[int]:
