@@ -59,5 +59,24 @@ def command(name: str, *rest: str) -> int:
     return main([*first, *rest], program=f"kerf {name}")
 
 
+def enter(module: str, program: str) -> int:
+    """A command by another name: its module is loaded within the boundary that turns whatever happens into a line."""
+    code: list[int] = []
+    failed = console.guarded(program, lambda: code.append(import_module(module).main(program=program)))
+    return failed or code[0]
+
+
+def prune() -> int:
+    return enter("kerf.compress.cli", "kerf-prune")
+
+
+def deploy() -> int:
+    return enter("kerf.deploy.cli", "kerf-deploy")
+
+
+def tune() -> int:
+    return enter("kerf.tune.cli", "kerf-tune")
+
+
 if __name__ == "__main__":
     raise SystemExit(main())
