@@ -56,9 +56,10 @@ def code(error: BaseException) -> int:
     """The exit code alone."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    # a module of kerf's own that is not there is none that a person could install
-    own_import = isinstance(error, ImportError) and (error.name or "").split(".")[0] == "kerf"
-    known = isinstance(error, INPUT_ERRORS) and not own_import
+    # Python's own of a module of kerf's, or of a name in a module, is nothing that a person could install
+    absent = isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kerf")
+    broken = isinstance(error, ImportError) and error.name is not None and not absent
+    known = isinstance(error, INPUT_ERRORS) and not broken
     return INPUT if known or _is_memory(error) or _is_no_space(error) else INTERNAL
 
 
@@ -67,7 +68,12 @@ def one_line(error: BaseException) -> str:
     may be pages, are cut to what they come down to.
     """
     text = str(error)
-    return printable(text if isinstance(error, KerfError) else useful(text)) or type(error).__name__
+    return shortened(printable(text if isinstance(error, KerfError) else useful(text))) or type(error).__name__
+
+
+def shortened(text: str) -> str:
+    """Its beginning and its end, which says what to do: what a file holds may be of any length."""
+    return text if len(text) <= 2 * LONGEST else f"{text[:LONGEST]} … {text[-LONGEST // 2 :]}"
 
 
 def useful(text: str) -> str:

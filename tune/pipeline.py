@@ -16,7 +16,7 @@ from tvm.target import Target
 
 from kerf.deploy.compiler import preflight, targets
 from kerf.deploy.compiler.build import Built, build
-from kerf.deploy.frontend import refusals
+from kerf.deploy.frontend import memory, refusals
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF, Network
 from kerf.deploy.measure.record import RecordBook
@@ -165,6 +165,8 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
     networks = converted(request, target)
+    for network in networks:
+        memory.refuse(request.path, network.graph)
     refuse_machine(request, target, networks[0].weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
     place = place_of(request, backend_of(target).device if not foreign else "")

@@ -60,7 +60,7 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     to on such a target; else the first kernel's default.
     """
     versions = versions or provenance()
-    measured = [r for q in (p, dense_twin(p)) if (r := record(q, target, book, versions)) and r.kernel in BY_NAME]
+    measured = [r for q in (p, dense_twin(p)) if (r := record(q, target, book, versions)) and _fits(q, r, target)]
     if measured:
         best = min(measured, key=lambda r: r.us)
         return Choice(Problem.from_json(best.problem), best.kernel, best.config)
@@ -75,6 +75,12 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     if good is None:
         raise BadInput(f"{p.describe()}: every kernel failed when it was measured; see the records")
     return good
+
+
+def _fits(p: Problem, r: Record, target: Target) -> bool:
+    """Whether a record is of a kernel and a configuration that there are: a file of records is anybody's."""
+    kernel = BY_NAME.get(r.kernel)
+    return kernel is not None and not kernel.refuses(p, target) and r.config in kernel.configs(p, target)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from kerf.errors import BadInput
+from kerf.failures import printable
+from kerf.gate import refuse_special
 from kerf.kernels.config import Config
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]  # problem, target, versions
@@ -71,18 +74,28 @@ class Record:
         return f'{{"crc32": "{zlib.crc32(body.encode()):08x}", {body[1:]}'
 
     @classmethod
-    def from_line(cls, line: str) -> Record:
-        """Raises ValueError if the line is none of ``to_line``, whole and unchanged."""
+    def from_line(cls, line: str | bytes) -> Record:
+        """Raises BadInput if the line is none of ``to_line``, whole and unchanged, or holds what was never measured."""
         try:
-            fields = json.loads(line)
-            checksum = fields.pop("crc32")
-            fields |= {name: tuple(fields[name]) for name in ("latency_us", "cold_us")}
-            record = cls(**fields)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"not a record: {error}") from error
-        if checksum != f"{zlib.crc32(record.to_json().encode()):08x}":
+            checksum = _CHECKSUM.decode(line).crc32
+            record = _LINE.decode(line)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise BadInput(f"not a record: {printable(error)}") from error
+        if checksum != f"{zlib.crc32(record.to_json().encode('utf-8', 'surrogatepass')):08x}":
             raise BadInput("its checksum is another's")
+        for times in (record.latency_us, record.cold_us):
+            if not all(0 < us < math.inf for us in times) or len(times) not in (0, len(record.latency_us)):
+                raise BadInput("its times are no positive numbers, or not as many of both kinds")
+        if not all(isinstance(value, int | str) for value in record.config.values()):
+            raise BadInput("its configuration holds other things than numbers and words")
         return record
+
+
+class _Checksum(msgspec.Struct):
+    crc32: str
+
+
+_CHECKSUM, _LINE = msgspec.json.Decoder(_Checksum), msgspec.json.Decoder(Record)
 
 
 def key(problem: str, target: str, versions: dict[str, str]) -> Key:
@@ -133,14 +146,15 @@ class RecordBook:
 
     def refresh(self) -> None:
         """Take in what others appended since. Lines that are no records are skipped with one warning."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not (self.path.exists() or self.path.is_symlink()):
             return
+        refuse_special(self.path, "a file of records")
         with self.path.open("rb") as file, _locked(file, fcntl.LOCK_SH):
             file.seek(self._read)
             text = file.read()
         self._read += len(text)
         bad = 0
-        for line in text.decode(errors="replace").splitlines():
+        for line in text.split(b"\n"):
             if line.strip():
                 try:
                     self._keep(Record.from_line(line))

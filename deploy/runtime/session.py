@@ -24,7 +24,8 @@ from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest, PlanEntry, Tensor
 from kerf.deploy.runtime.own_piece import aligned
 from kerf.deploy.runtime.plan import Plan
-from kerf.errors import BadInput
+from kerf.errors import BadInput, KerfError
+from kerf.failures import one_line
 
 
 def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession:
@@ -59,7 +60,7 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
     load_runtime(on_gpu)
-    weights = bundle.read_weights(folder)
+    weights = bundle.read_weights(folder, manifest)
     if on_gpu:
         gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())
         (plan,) = manifest["plans"]
@@ -68,7 +69,13 @@ def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession
     names = {plan["library"] for plan in manifest["plans"]}
     libraries = {name: _library(folder, name) for name in names if name}
     models = {name: folder / name for name in bundle.parts(manifest) if name.endswith(".onnx")}
-    return Session(manifest, libraries, weights, models, threads or manifest["threads"])
+    try:
+        return Session(manifest, libraries, weights, models, threads or manifest["threads"])
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # TVM's, where its code was made for others
+        if isinstance(error, KerfError):
+            raise
+        said = f"its code does not fit its manifest or weights ({one_line(error)}); build the bundle again"
+        raise bundle.BundleError(f"{folder}: {said}") from error
 
 
 def _library(folder: Path, name: str) -> tvm_ffi.Module:

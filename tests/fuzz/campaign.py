@@ -96,7 +96,8 @@ def table(found: list[pool.Outcome], seconds: float, workers: int) -> str:
     codes = Counter(o.code for o in found)
     said = ", ".join(f"{code}: {n}" for code, n in codes.most_common())
     slow = max((o.seconds for o in found), default=0)
-    lines.append(f"\n{seconds:.0f} s, {workers} at a time, the slowest {slow:.1f} s; exit codes {said}; {cpu()}, {time.strftime('%Y-%m-%d')}")
+    when = f"{cpu()}, {time.strftime('%Y-%m-%d')}"
+    lines.append(f"\n{seconds:.0f} s, {workers} at a time, the slowest {slow:.1f} s; exit codes {said}; {when}")
     return "\n".join(lines)
 
 

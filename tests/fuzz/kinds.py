@@ -33,7 +33,9 @@ def command(*words: str) -> Callable[[], int]:
 
 
 def _model(seeds: Path, r: Random, name: str = "") -> onnx.ModelProto:
-    return onnx.load(str(seeds / (name or r.choice(["mobile", "tiny", *(f"random{i}" for i in range(NETWORKS))]))) + ".onnx")
+    return onnx.load(
+        str(seeds / (name or r.choice(["mobile", "tiny", *(f"random{i}" for i in range(NETWORKS))]))) + ".onnx"
+    )
 
 
 def _onnx_file(seeds: Path, folder: Path, r: Random, name: str = "") -> Path:
@@ -202,7 +204,14 @@ def tuned_with_records(seeds: Path, folder: Path, r: Random) -> Case:
     """Poisoned times and configurations under a compilation."""
     case = records(seeds, folder, r)
     shutil.copy(seeds / "mobile.onnx", folder / "m.onnx")
-    flags = ["--trials=1", "--seconds=0.02", "--against=onnxruntime", "--quiet", "--records=r.jsonl", "--tune_minutes=0.2"]
+    flags = [
+        "--trials=1",
+        "--seconds=0.02",
+        "--against=onnxruntime",
+        "--quiet",
+        "--records=r.jsonl",
+        "--tune_minutes=0.2",
+    ]
     return Case("records: tune", "", command("tune", "--onnx_path=m.onnx", *flags), case.folder, absent=("m.kerf",))
 
 
@@ -264,7 +273,11 @@ def pickled(seeds: Path, folder: Path, r: Random) -> Case:
     elif what < 0.8:
         path.write_bytes(mutate.spoiled((seeds / "small.pth").read_bytes(), r))
     else:
-        path.write_bytes(pickle.dumps(r.choice([[], {}, {"a": 1}, {"a": np.zeros(3)}, {"w": os.system}, "x", Random(1)]), r.choice([2, 4])))
+        path.write_bytes(
+            pickle.dumps(
+                r.choice([[], {}, {"a": 1}, {"a": np.zeros(3)}, {"w": os.system}, "x", Random(1)]), r.choice([2, 4])
+            )
+        )
     return Case(".pth: show", "", command("show", path.name), folder)
 
 
@@ -348,7 +361,9 @@ def images(seeds: Path, folder: Path, r: Random) -> Case:
 
 def _png(r: Random) -> bytes:
     """Odd sizes, and headers that promise more than there is."""
-    width, height = r.choice([(5_000_000, 1), (1, 5_000_000), (30000, 30000), (1, 1), (0, 5), (2**31 - 1, 2**31 - 1), (65000, 3)])
+    width, height = r.choice(
+        [(5_000_000, 1), (1, 5_000_000), (30000, 30000), (1, 1), (0, 5), (2**31 - 1, 2**31 - 1), (65000, 3)]
+    )
     depth, colour = r.choice([(8, 2), (1, 0), (16, 2), (8, 3), (16, 0), (8, 6), (4, 3), (3, 2)])
     row = 1 + (width * depth * {0: 1, 2: 3, 3: 1, 6: 4}[colour] + 7) // 8
     body = zlib.compress(bytes(min(row * height, 20_000_000)), 1)
@@ -366,7 +381,7 @@ def _png(r: Random) -> bytes:
 
 def compared(seeds: Path, folder: Path, r: Random) -> Case:
     shutil.copytree(seeds / "compare", folder / "runs")
-    path = folder / "runs" / "run" / "report.json"
+    path = folder / "runs" / "run" / r.choice(["model.kerf/report.json"] * 2 + ["summary.json"])
     value = json.loads(path.read_text())
     if r.random() < 0.1:
         mutate.special(path, r.choice(mutate.SPECIAL))

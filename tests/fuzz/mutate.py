@@ -13,7 +13,16 @@ import numpy as np
 Random = random.Random
 STRANGE: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**64, 10**30, 0.5, -0.0, 1e308, "", "x", "0", "1e999", "../x"),
-    *("/etc/passwd", "NaN", "[bold]x[/bold]", "\x1b[31mred", "a\nb", "\u202egnp", "<script>alert(1)</script>", "é" * 300),
+    *(
+        "/etc/passwd",
+        "NaN",
+        "[bold]x[/bold]",
+        "\x1b[31mred",
+        "a\nb",
+        "\u202egnp",
+        "<script>alert(1)</script>",
+        "é" * 300,
+    ),
     *([], {}, [[]], [None], {"": None}, [0] * 1000, {"a": {"b": {"c": []}}}, float("nan"), float("inf")),
 ]
 SPECIAL = ("fifo", "folder", "zero", "full", "empty", "dangling", "loop", "socket")
@@ -50,9 +59,9 @@ def head(data: bytes, r: Random) -> bytes:
 
 
 def prefixed(data: bytes, r: Random) -> bytes:
-    return r.choice([b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x80\x04", b"{", b"version https://git-lfs", b"\x7fELF"]) + (
-        data if r.random() < 0.5 else b""
-    )
+    return r.choice(
+        [b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x80\x04", b"{", b"version https://git-lfs", b"\x7fELF"]
+    ) + (data if r.random() < 0.5 else b"")
 
 
 def spoiled(data: bytes, r: Random) -> bytes:
@@ -119,17 +128,43 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def npy(r: Random, shape: tuple[int, ...] = (1, 3, 32, 32), version: int = 1) -> bytes:
     """An array's file, its header at times of another shape or type than its data."""
-    kinds = ["<f4", "<f8", ">f4", "<f2", "<i4", "|b1", "<c8", "<U5", "|O", "|S3", "<M8[s]", [("a", "<f4"), ("b", "<i8")]]
+    kinds = [
+        "<f4",
+        "<f8",
+        ">f4",
+        "<f2",
+        "<i4",
+        "|b1",
+        "<c8",
+        "<U5",
+        "|O",
+        "|S3",
+        "<M8[s]",
+        [("a", "<f4"), ("b", "<i8")],
+    ]
     kind = r.choice(["<f4"] * 6 + kinds)
     sizes = r.choice(
         [shape] * 6
-        + [(), (0,), (1,), shape[:-1], (2**62,), (10**9, 10**9), (-1, 3, 32, 32), (1, 3, 32, 2**40), (1,) * 40, (0, 2**60)]
+        + [
+            (),
+            (0,),
+            (1,),
+            shape[:-1],
+            (2**62,),
+            (10**9, 10**9),
+            (-1, 3, 32, 32),
+            (1, 3, 32, 2**40),
+            (1,) * 40,
+            (0, 2**60),
+        ]
         + [(2**31, 1, 1, 1), (0, 3, 32, 32)]
     )
     header = {"descr": kind, "fortran_order": r.random() < 0.2, "shape": sizes}
     text = repr(header)
     if r.random() < 0.15:
-        text = r.choice(["{}", "[" * 5000, "(" * 200, text[:-5], text.replace("descr", "desk"), "x" * 60000, "1" * 9999])
+        text = r.choice(
+            ["{}", "[" * 5000, "(" * 200, text[:-5], text.replace("descr", "desk"), "x" * 60000, "1" * 9999]
+        )
     text += " " * (63 - (len(text) + 10) % 64) + "\n"
     data = text.encode()
     version = r.choice([1, 1, 1, 2, 3, 9])

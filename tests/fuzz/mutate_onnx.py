@@ -8,7 +8,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 Random = random.Random
 NUMBERS = [0, -1, 1, 2, 3, 7, 100, 65536, 2**31 - 1, 2**31, 2**40, 2**62, -(2**63)]
-OPERATORS = ["Conv", "Relu", "Gemm", "MatMul", "Add", "Clip", "Reshape", "Resize", "NonZero", "Loop", "If", "Nope", "Pad"]
+OPERATORS = [
+    "Conv",
+    "Relu",
+    "Gemm",
+    "MatMul",
+    "Add",
+    "Clip",
+    "Reshape",
+    "Resize",
+    "NonZero",
+    "Loop",
+    "If",
+    "Nope",
+    "Pad",
+]
 OPERATORS += ["Layer", "QuantizeLinear", "Constant", "Concat", "Transpose", "BatchNormalization", "MaxPool", "Softmax"]
 
 
@@ -45,13 +59,17 @@ def _attribute(m: onnx.ModelProto, r: Random) -> None:
 
 
 def _new_attribute(m: onnx.ModelProto, r: Random) -> None:
-    name = r.choice(["strides", "pads", "dilations", "kernel_shape", "group", "axis", "auto_pad", "perm", "to", "ceil_mode"])
+    name = r.choice(
+        ["strides", "pads", "dilations", "kernel_shape", "group", "axis", "auto_pad", "perm", "to", "ceil_mode"]
+    )
     node = _node(m, r)
     for i, a in enumerate(node.attribute):
         if a.name == name:
             del node.attribute[i]
             break
-    value = r.choice([0, [0, 0], [1], [2**40, 1], [1, 1, 1], [-1, -1], [10**9] * 4, b"SAME_UPPER", b"x", -7, [3, 3, 3, 3]])
+    value = r.choice(
+        [0, [0, 0], [1], [2**40, 1], [1, 1, 1], [-1, -1], [10**9] * 4, b"SAME_UPPER", b"x", -7, [3, 3, 3, 3]]
+    )
     node.attribute.append(helper.make_attribute(name, value))
 
 
@@ -66,7 +84,9 @@ def _operator(m: onnx.ModelProto, r: Random) -> None:
 
 def _wires(m: onnx.ModelProto, r: Random) -> None:
     node = _node(m, r)
-    names = [n for other in m.graph.node for n in other.output] + [t.name for t in m.graph.initializer] + ["", "nowhere"]
+    names = (
+        [n for other in m.graph.node for n in other.output] + [t.name for t in m.graph.initializer] + ["", "nowhere"]
+    )
     what = r.random()
     if what < 0.3 and node.input:
         node.input[r.randrange(len(node.input))] = r.choice(names)
@@ -100,7 +120,11 @@ def _tensor(m: onnx.ModelProto, r: Random) -> None:
     else:
         t.data_location = TensorProto.EXTERNAL
         place = r.choice(["x.bin", "/etc/passwd", "../x", "fifo", "/dev/zero", "model.onnx"])
-        for key, value in (("location", place), ("offset", r.choice(["0", "x", "-5"])), ("length", str(r.choice(NUMBERS)))):
+        for key, value in (
+            ("location", place),
+            ("offset", r.choice(["0", "x", "-5"])),
+            ("length", str(r.choice(NUMBERS))),
+        ):
             t.external_data.add(key=key, value=value)
 
 

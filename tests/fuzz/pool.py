@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 MEMORY = 3 << 30  # bytes of address space beyond what the warm process has
@@ -49,25 +50,26 @@ class Outcome:
         self.wrong = self.wrong or _wrong(self)
 
 
+LOADED = (
+    *("kerf.compress.cli", "kerf.compress.onnx_file.cli", "kerf.compress.onnx_file.pruning", "kerf.deploy.cli"),
+    *("kerf.deploy.quantise.quantise", "kerf.deploy.report.compare", "kerf.deploy.report.inspect"),
+    *("kerf.deploy.report.tables", "kerf.deploy.runtime.session", "kerf.tune.cli", "kerf.tune.pipeline"),
+    *("kerf.tune.records_cli", "kerf.tune.flags", "onnxruntime", "torchvision", "PIL.PngImagePlugin"),
+)
+
+
 def warm() -> None:
     """Imports what commands import, so that children find it."""
-    import onnx
-    import onnxruntime
+    for name in LOADED:
+        import_module(name)
+    libraries()
 
-    import kerf.compress.cli
-    import kerf.compress.onnx_file.cli
-    import kerf.deploy.cli
-    import kerf.deploy.quantise.quantise
-    import kerf.deploy.report.compare
-    import kerf.deploy.report.inspect
-    import kerf.deploy.report.tables
-    import kerf.deploy.runtime.session
-    import kerf.tune.cli
-    import kerf.tune.pipeline
-    import kerf.tune.records_cli
 
-    assert onnx
-    assert onnxruntime
+def libraries() -> None:
+    """TVM's runtime library, as kerf.load has it."""
+    from kerf.deploy.runtime.session import load_runtime
+
+    load_runtime()
 
 
 def outcomes(cases: Iterable[Case], workers: int) -> Iterator[Outcome]:

@@ -31,8 +31,6 @@ def make(root: Path, tuned: bool = True) -> None:
     records = ["--trials=8", f"--records={root / 'records.jsonl'}"]
     done = cli.main(["tune", f"--onnx_path={root / 'mobile.onnx'}", *records, *compiled])
     assert done == 0
-    (root / "compare" / "run").mkdir(parents=True)
-    shutil.copy(root / "mobile.kerf" / "report.json", root / "compare" / "run" / "report.json")
     _cifar(root / "cifar")
     (root / "images").mkdir()
     for split in ("train", "val"):
@@ -41,6 +39,10 @@ def make(root: Path, tuned: bool = True) -> None:
         made = cli.main(["prune", *TRAINING, "--method=l1", "--pr_target=0.5", "--num_epochs=1", "--finetune_epochs=1",
                          f"--job_dir={root / 'run'}", "--quiet"])  # fmt: skip
         assert made == 0
+        built = root / "compare" / "run" / "model.kerf"
+        built.mkdir(parents=True)
+        shutil.copy(root / "mobile.kerf" / "report.json", built)
+        shutil.copy(root / "run" / "summary.json", built.parent)
         import torch
         from safetensors.torch import load_file
 

@@ -1,0 +1,114 @@
+"""Whether a file is what ONNX says a model is. Never more than that: what ONNX Runtime runs is no bad input.
+
+Attributes that contradict their operator are told at once. For all else two witnesses are asked, and both must refuse:
+ONNX's strict inference, or kerf's own reading, and ONNX Runtime, which loads the file and optimises nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import AttributeProto
+
+from kerf.deploy.frontend.onnx_graph import OWN, STANDARD, Graph, attributes, called, subgraphs
+from kerf.errors import BadInput, KerfError
+from kerf.failures import printable, useful
+
+# operator -> numbers that an attribute has for each axis of the image
+WINDOWED = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool")
+PER_AXIS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2, "output_padding": 1, "output_shape": 1}
+AT_LEAST_1 = ("kernel_shape", "strides", "dilations")
+MOST_PADDING = 1 << 20  # pixels beside an image
+LISTS = (AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS)
+
+
+def refuse(path: Path, model: onnx.ModelProto) -> None:
+    """Raises BadInput, which names the node, for attributes that contradict their operator, and for kerf's own
+    operators, which no file brings along.
+    """
+    for node in _nodes(model.graph):
+        if node.domain == OWN:
+            raise BadInput(
+                f"{path}: {node.op_type} {_name(node)} is an operator of kerf's own, which no file may hold; give "
+                "the file that it was made of"
+            )
+        if node.op_type in WINDOWED and node.domain in STANDARD and (reason := _wrong_window(node)):
+            raise BadInput(f"{path}: {node.op_type} {_name(node)} has {reason}; export the network again")
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from _nodes(inner)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return repr(printable(called(node) if node.name or node.output else "without a name"))
+
+
+def _wrong_window(node: onnx.NodeProto) -> str | None:
+    """What is wrong with how a convolution or a pooling moves its window."""
+    try:
+        given: dict[str, Any] = attributes(node)
+    except (ValueError, TypeError):
+        return "an attribute of no type"
+    lists = {name: given[name] for name in PER_AXIS if name in given}
+    for name, value in lists.items():
+        if not isinstance(value, Sequence) or isinstance(value, bytes | str) or not all(type(v) is int for v in value):
+            return f"the {name} {value!r}; expected a list of whole numbers"
+    axes = {len(value) / PER_AXIS[name] for name, value in lists.items() if value}
+    if len(axes) > 1:
+        said = ", ".join(f"{name} {list(value)}" for name, value in lists.items() if value)
+        return f"{said}, which are not of one number of axes"
+    for name in AT_LEAST_1:
+        if any(not 1 <= v < 2**31 for v in lists.get(name, ())):
+            return f"the {name} {list(lists[name])}; expected numbers of at least 1"
+    if any(abs(v) > MOST_PADDING for v in lists.get("pads", ())):
+        return f"the pads {list(lists['pads'])}; expected at most {MOST_PADDING:,} pixels"
+    group = given.get("group", 1)
+    if type(group) is not int or group < 1:
+        return f"the group {group!r}; expected at least 1"
+    return None
+
+
+def refuse_shapes(path: Path, graph: Graph) -> None:
+    """Raises BadInput for a network whose shapes and types do not fit together, in the words of ONNX Runtime."""
+    try:
+        onnx.shape_inference.infer_shapes(graph.inferred, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # its errors derive from Exception directly
+        if judged(path) is not None:
+            lines = [line for line in str(error).splitlines() if "(op_type" in line] or str(error).splitlines() or [""]
+            raise BadInput(f"{path}: shapes do not fit together: {printable(useful(lines[-1]))}") from error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Within, an error that is none of kerf's words is the file's where ONNX Runtime refuses that, too; else kerf's."""
+    try:
+        yield
+    except (KerfError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = judged(path)
+        if reason is None:
+            raise
+        raise BadInput(f"{path}: not a valid ONNX model ({reason}); export it again") from error
+
+
+def judged(path: Path) -> str | None:
+    """Why ONNX Runtime does not load the file; None where it does, or lacks code for a type that the file uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors derive from Exception directly
+        return None if type(error).__name__ == "NotImplemented" else printable(useful(str(error)))
+    return None
