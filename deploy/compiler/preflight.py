@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kerf.errors import BadInput
+from kerf.gate import refuse_special
 
 TVM = "0.27.0.post1"  # as pyproject.toml has it
 ROOM = 1 << 20  # bytes that must be free where something small is written
@@ -80,7 +81,8 @@ def refuse_out(out: Path, room: int = ROOM, loaded: bool = True) -> None:
 def refuse_records(records: Path) -> None:
     """Raises BadInput unless measurements can be appended to the file, or it be made."""
     what, instead = f"--records {records}", "give --records another file"
-    if records.exists():
+    if records.exists() or records.is_symlink():
+        refuse_special(records, "a file of records")
         try:
             with records.open("ab"):
                 pass

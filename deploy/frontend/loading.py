@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -16,7 +17,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from kerf.deploy.frontend import soundness
 from kerf.deploy.frontend.checker import check
 from kerf.deploy.frontend.dense_constants import densify
-from kerf.deploy.frontend.onnx_graph import subgraphs
+from kerf.deploy.frontend.onnx_graph import reads, subgraphs
 from kerf.deploy.frontend.opsets import modern, standard_quantisers
 from kerf.errors import BadInput
 from kerf.failures import printable
@@ -40,9 +41,10 @@ def load(path: Path) -> onnx.ModelProto:
     for place in {*_external(model.graph)}:
         refuse_special(path.parent / place, "the data of an .onnx model")
     soundness.refuse(path, model)
+    mended = in_order(model.graph) | versioned(model)
     try:
         load_external_data_for_model(model, str(path.parent))
-        check(model, path)
+        check(model, None if mended else path)
     except Exception as error:  # the checker has its own kinds, too
         raise _unreadable(path, error) from error
     with soundness.explained(path):
@@ -54,6 +56,34 @@ def load(path: Path) -> onnx.ModelProto:
 def _unreadable(path: Path, error: Exception) -> BadInput:
     said = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
     return BadInput(f"{path}: not a readable ONNX model ({said:.300}); export it again")
+
+
+def in_order(graph: onnx.GraphProto) -> bool:
+    """In place: every node behind those that it reads, as ONNX asks and ONNX Runtime does not; whether one moved."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = {i: {maker[name] for name in reads(node) if name in maker} for i, node in enumerate(graph.node)}
+    if all(other < i for i, others in needs.items() for other in others):
+        return False
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError:
+        return False  # the checker says so
+    nodes = onnx.GraphProto(node=[graph.node[i] for i in order])
+    del graph.node[:]
+    graph.node.extend(nodes.node)
+    return True
+
+
+def versioned(model: onnx.ModelProto) -> bool:
+    """In place: a file that says an older version of ONNX's form than it has, which ONNX Runtime does not mind, says
+    the first that has it; whether that was so.
+    """
+    inputs = {value.name for value in model.graph.input}
+    least = 4 if any(t.name not in inputs for t in model.graph.initializer) else 3
+    if model.ir_version >= least or not model.opset_import:
+        return False
+    model.ir_version = least
+    return True
 
 
 def _external(graph: onnx.GraphProto) -> Iterator[str]:

@@ -6,13 +6,14 @@ ONNX's strict inference, or kerf's own reading, and ONNX Runtime, which loads th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import AttributeProto
 
 from kerf.deploy.frontend.onnx_graph import OWN, STANDARD, Graph, attributes, called, subgraphs
 from kerf.errors import BadInput, KerfError
@@ -23,7 +24,7 @@ WINDOWED = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "A
 PER_AXIS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2, "output_padding": 1, "output_shape": 1}
 AT_LEAST_1 = ("kernel_shape", "strides", "dilations")
 MOST_PADDING = 1 << 20  # pixels beside an image
-LISTS = (AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS)
+MOST_DRAWN = 10**8  # numbers of an input that a witness is given
 
 
 def refuse(path: Path, model: onnx.ModelProto) -> None:
@@ -67,7 +68,7 @@ def _wrong_window(node: onnx.NodeProto) -> str | None:
         return f"{said}, which are not of one number of axes"
     for name in AT_LEAST_1:
         if any(not 1 <= v < 2**31 for v in lists.get(name, ())):
-            return f"the {name} {list(lists[name])}; expected numbers of at least 1"
+            return f"the {name} {list(lists[name])}; expected numbers from 1 to 2,147,483,647"
     if any(abs(v) > MOST_PADDING for v in lists.get("pads", ())):
         return f"the pads {list(lists['pads'])}; expected at most {MOST_PADDING:,} pixels"
     group = given.get("group", 1)
@@ -94,21 +95,40 @@ def explained(path: Path) -> Iterator[None]:
     except (KerfError, OSError, MemoryError):
         raise
     except Exception as error:
-        reason = judged(path)
+        reason = judged(path, runs=True)
         if reason is None:
             raise
         raise BadInput(f"{path}: not a valid ONNX model ({reason}); export it again") from error
 
 
-def judged(path: Path) -> str | None:
-    """Why ONNX Runtime does not load the file; None where it does, or lacks code for a type that the file uses."""
+def judged(path: Path, runs: bool = False) -> str | None:
+    """Why ONNX Runtime does not load the file, or where asked not run it; None where it does, or lacks code for a type
+    that the file uses.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        if runs:
+            session.run(None, {value.name: _zeros(value) for value in session.get_inputs()})
+    except _Undrawn:
+        return None
     except Exception as error:  # its errors derive from Exception directly
         return None if type(error).__name__ == "NotImplemented" else printable(useful(str(error)))
     return None
+
+
+class _Undrawn(Exception):
+    pass
+
+
+def _zeros(value: Any) -> np.ndarray:
+    """For an input of a session; one for a size that is open."""
+    dtype = {"float": "float32", "double": "float64"}.get(kind := value.type[7:-1], kind)
+    shape = [size if isinstance(size, int) and size > 0 else 1 for size in value.shape or ()]
+    if dtype not in np.sctypeDict or math.prod(shape) > MOST_DRAWN:
+        raise _Undrawn
+    return np.zeros(shape, dtype)

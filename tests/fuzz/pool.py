@@ -5,6 +5,7 @@ imports. A child has its own session, folder and limits; what it left running is
 """
 
 import contextlib
+import faulthandler
 import os
 import resource
 import shutil
@@ -21,6 +22,9 @@ from pathlib import Path
 MEMORY = 3 << 30  # bytes of address space beyond what the warm process has
 SECONDS = 60  # by the clock, on a machine that does other things
 CPU_SECONDS = 30
+
+
+REFUSED, ACCEPTED = "(but ONNX Runtime runs it)", "(but ONNX Runtime does not load it)"  # of a child that asked it
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def _limit(folder: Path) -> None:
     temporary = folder / ".tmp"
     temporary.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    faulthandler.dump_traceback_later(SECONDS - 5, file=sys.stderr)  # where it hangs
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -175,6 +180,8 @@ def _wrong(o: Outcome) -> str:
         return "exit code"
     if o.code == 0 and said and any("error" in line.lower() for line in said):
         return "noise"
+    if REFUSED in o.out or ACCEPTED in o.out:
+        return "valid refused" if REFUSED in o.out else "invalid accepted"
     if o.code and any((o.case.folder / name).exists() for name in o.case.absent):
         return "half-written"
     if o.code not in o.case.allowed:
