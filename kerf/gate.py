@@ -56,12 +56,12 @@ def read_bytes(path: Path, expected: str, most: int | None = None) -> bytes:
     return path.read_bytes()
 
 
-def read_json(path: Path, kind: type[T] | Any, expected: str, most: int = JSON_BYTES) -> T:
+def read_json(path: Path, kind: type[T] | Any, expected: str, with_nan: bool = False) -> T:
     """A file's JSON as a value of ``kind``: a type of Python's, a TypedDict, a dataclass.
 
     Raises FileNotFoundError, or BadInput that says where in the file another type stands.
     """
-    return parsed(read_bytes(path, expected, most), kind, str(path), expected)
+    return parsed(read_bytes(path, expected, JSON_BYTES), kind, str(path), expected, with_nan)
 
 
 def parsed(text: bytes | str, kind: type[T] | Any, name: str, expected: str, with_nan: bool = False) -> T:
@@ -71,9 +71,9 @@ def parsed(text: bytes | str, kind: type[T] | Any, name: str, expected: str, wit
     try:
         value = json.loads(text, parse_constant=None if with_nan else _refuse_nan)
     except RecursionError:
-        raise BadInput(f"{name}: its JSON is nested too deep; expected {expected}") from None
+        raise BadInput(f"{name} is not JSON (nested too deep); expected {expected}") from None
     except ValueError as error:  # text that is none, too
-        raise BadInput(f"{name}: is not JSON ({printable(error)}); expected {expected}") from None
+        raise BadInput(f"{name} is not JSON ({printable(error)}); expected {expected}") from None
     return converted(value, kind, name, expected)
 
 
@@ -83,10 +83,14 @@ def _refuse_nan(word: str) -> None:
 
 def converted(value: Any, kind: type[T] | Any, name: str, expected: str) -> T:
     """A value of JSON as one of ``kind``. Raises BadInput."""
+    if kind == dict[str, Any]:
+        if isinstance(value, dict):
+            return value  # type: ignore[return-value]
+        raise BadInput(f"{name} holds a {type(value).__name__}, expected an object; expected {expected}")
     try:
-        return value if kind == dict[str, Any] and isinstance(value, dict) else msgspec.convert(value, kind)
+        return msgspec.convert(value, kind)
     except RecursionError:
-        raise BadInput(f"{name}: its JSON is nested too deep; expected {expected}") from None
+        raise BadInput(f"{name} is nested too deep; expected {expected}") from None
     except (msgspec.ValidationError, ValueError) as error:
         raise BadInput(f"{name}: {printable(error)}; expected {expected}") from None
 

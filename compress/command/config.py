@@ -20,8 +20,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
 
     Raises FileNotFoundError, or BadInput naming the file and what in it is wrong.
     """
-    expected = "JSON such as the config.json of a run, an object of flag names and values"
-    content = gate.read_json(path, dict[str, Any], expected)
+    expected = "flag names and values, such as the config.json of a run"
+    content = gate.read_json(path, dict[str, Any], expected, with_nan=True)
     values: dict[str, Any] = {}
     ignored = []
     for name, value in content.items():

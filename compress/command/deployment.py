@@ -48,7 +48,7 @@ class Deployed(nn.Module):
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def forward(self, x: Tensor) -> Tensor:

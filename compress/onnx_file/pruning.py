@@ -133,7 +133,7 @@ def _compared(
     the same place).
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     before, now = (onnxruntime.InferenceSession(m.SerializeToString(), options, DEVICE) for m in (original, pruned))
     apart = whole = 0.0
     same: list[bool] = []

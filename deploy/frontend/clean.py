@@ -48,7 +48,7 @@ def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, ba
             graph = Graph(model)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
-        soundness.refuse_shapes(path, graph)
+        soundness.refuse_unsound(path, graph)
         if widen_half(graph):
             model.metadata_props.add(key=WIDENED, value="float16 computed in float32")
         while sum(changed(graph) for changed in PASSES):  # all of them, each round

@@ -39,7 +39,10 @@ def load(path: Path) -> onnx.ModelProto:
             f"{path}: its data lie in {outside!r}, outside the file's folder; move them beside it, save again"
         )
     for place in {*_external(model.graph)}:
-        refuse_special(path.parent / place, "the data of an .onnx model")
+        try:
+            refuse_special(path.parent / place, "the data of an .onnx model")
+        except FileNotFoundError as error:
+            raise _unreadable(path, error) from error
     soundness.refuse(path, model)
     mended = in_order(model.graph) | versioned(model)
     try:

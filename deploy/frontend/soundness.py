@@ -1,12 +1,13 @@
 """Whether a file is what ONNX says a model is. Never more than that: what ONNX Runtime runs is no bad input.
 
-Attributes that contradict their operator are told at once. For all else two witnesses are asked, and both must refuse:
-ONNX's strict inference, or kerf's own reading, and ONNX Runtime, which loads the file and optimises nothing.
+Attributes that contradict their operator are told at once, before anything acts on them. For all else ONNX Runtime is
+the judge, which loads the file and optimises nothing.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ WINDOWED = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "A
 PER_AXIS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2, "output_padding": 1, "output_shape": 1}
 AT_LEAST_1 = ("kernel_shape", "strides", "dilations")
 MOST_PADDING = 1 << 20  # pixels beside an image
+LARGE = 200 << 20  # bytes
+# What ONNX Runtime lacks, rather than the file: an operator of somebody's own, a version that is newer than it.
+BEYOND = ("is not a registered function/op", "only *guarantees* support", "Unsupported model IR version")
 MOST_DRAWN = 10**8  # numbers of an input that a witness is given
 
 
@@ -77,14 +81,28 @@ def _wrong_window(node: onnx.NodeProto) -> str | None:
     return None
 
 
-def refuse_shapes(path: Path, graph: Graph) -> None:
-    """Raises BadInput for a network whose shapes and types do not fit together, in the words of ONNX Runtime."""
+def refuse_unsound(path: Path, graph: Graph) -> None:
+    """Raises BadInput for a file that ONNX Runtime does not load, in its words or ONNX's own.
+
+    Large files are loaded there only where ONNX's inference or the types that the file states are against it.
+    """
+    said, suspicious = "", _contradicted(graph)
     try:
         onnx.shape_inference.infer_shapes(graph.inferred, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # its errors derive from Exception directly
-        if judged(path) is not None:
-            lines = [line for line in str(error).splitlines() if "(op_type" in line] or str(error).splitlines() or [""]
-            raise BadInput(f"{path}: shapes do not fit together: {printable(useful(lines[-1]))}") from error
+        lines = [line for line in str(error).splitlines() if "(op_type" in line] or str(error).splitlines() or [""]
+        said, suspicious = f"shapes do not fit together: {printable(useful(lines[-1]))}", True
+    if not suspicious and path.stat().st_size > LARGE:
+        return
+    if (reason := judged(path)) is not None:
+        raise BadInput(f"{path}: {said or f'not a valid ONNX model ({reason}); export it again'}")
+
+
+def _contradicted(graph: Graph) -> bool:
+    """Whether the file says another type of a tensor than it has."""
+    said = (*graph.original.graph.output, *graph.original.graph.value_info)
+    kinds = [(v.type.tensor_type.elem_type, graph.types.get(v.name, 0)) for v in said if v.type.HasField("tensor_type")]
+    return any(found and told != found for told, found in kinds)
 
 
 @contextmanager
@@ -117,7 +135,13 @@ def judged(path: Path, runs: bool = False) -> str | None:
     except _Undrawn:
         return None
     except Exception as error:  # its errors derive from Exception directly
-        return None if type(error).__name__ == "NotImplemented" else printable(useful(str(error)))
+        text = useful(str(error))
+        own = type(error).__name__ == "NotImplemented" or any(word in text for word in BEYOND)
+        return (
+            None
+            if own
+            else printable(re.sub(r"^(Load model from .* failed:|Exception during initialization: )", "", text))
+        )
     return None
 
 

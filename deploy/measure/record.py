@@ -23,9 +23,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kerf import gate
 from kerf.errors import BadInput
-from kerf.failures import printable
-from kerf.gate import refuse_special
 from kerf.kernels.config import Config
 
 Key = tuple[str, str, tuple[tuple[str, str], ...]]  # problem, target, versions
@@ -76,11 +75,10 @@ class Record:
     @classmethod
     def from_line(cls, line: str | bytes) -> Record:
         """Raises BadInput if the line is none of ``to_line``, whole and unchanged, or holds what was never measured."""
-        try:
-            checksum = _CHECKSUM.decode(line).crc32
-            record = _LINE.decode(line)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise BadInput(f"not a record: {printable(error)}") from error
+        fields = gate.parsed(line, dict[str, Any], "not a record", "a line of kerf-tune export-records")
+        gate.converted(fields, _Line, "not a record", "a line of kerf-tune export-records")
+        checksum = fields.pop("crc32")
+        record = cls(**{**fields, **{name: tuple(fields[name]) for name in ("latency_us", "cold_us")}})
         if checksum != f"{zlib.crc32(record.to_json().encode('utf-8', 'surrogatepass')):08x}":
             raise BadInput("its checksum is another's")
         for times in (record.latency_us, record.cold_us):
@@ -91,11 +89,19 @@ class Record:
         return record
 
 
-class _Checksum(msgspec.Struct):
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """Of the file: as a record, with its checksum; ``config`` of any version's keys."""
+
     crc32: str
-
-
-_CHECKSUM, _LINE = msgspec.json.Decoder(_Checksum), msgspec.json.Decoder(Record)
+    problem: str
+    kernel: str
+    config: dict[str, Any]
+    target: str
+    latency_us: tuple[float, ...]
+    versions: dict[str, str]
+    error: str
+    race: str
+    cold_us: tuple[float, ...]
 
 
 def key(problem: str, target: str, versions: dict[str, str]) -> Key:
@@ -148,7 +154,7 @@ class RecordBook:
         """Take in what others appended since. Lines that are no records are skipped with one warning."""
         if self.path is None or not (self.path.exists() or self.path.is_symlink()):
             return
-        refuse_special(self.path, "a file of records")
+        gate.refuse_special(self.path, "a file of records")
         with self.path.open("rb") as file, _locked(file, fcntl.LOCK_SH):
             file.seek(self._read)
             text = file.read()
