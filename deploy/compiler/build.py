@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from kerf import children, temporary
 from kerf.deploy.compiler import pretuned
 from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.lower import lower
@@ -46,8 +47,19 @@ class Built:
     code: bytes = b""
 
     def export(self, path: Path) -> None:
-        """Write the shared library; a foreign target is linked with the cross compiler of its triple."""
-        self.executable.export_library(str(path), **linking(triple(self.target)))
+        """Write the shared library; a foreign target is linked with the cross compiler of its triple.
+
+        Raises RuntimeError where LLVM or the linker fail, on a full disk, say: there LLVM ends its process, so that is
+        another one.
+        """
+        with temporary.folder("link") as folder:
+
+            def work() -> None:
+                children.workspace(folder)
+                how = linking(triple(self.target))
+                self.executable.export_library(str(path), workspace_dir=str(folder), **how)
+
+            children.attempt(work, f"{path.name} cannot be linked")
 
 
 def record(p: Problem, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Record | None:

@@ -15,6 +15,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kerf import temporary
 from kerf.errors import BadInput
 from kerf.gate import refuse_special
 
@@ -136,7 +137,7 @@ def refuse_compiler() -> None:
     if not compiler:
         raise BadInput("no C++ compiler found in PATH; install g++ (Debian: apt install g++) or name one in CXX")
     named = f"{variable}={compiler}" if variable else compiler
-    with tempfile.TemporaryDirectory(prefix="kerf-link-") as folder:
+    with temporary.folder("link") as folder:
         source, library = Path(folder) / "nothing.c", Path(folder) / "nothing.so"
         source.write_text("int kerf_nothing(void) { return 0; }\n")
         words = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]  # as TVM calls it
