@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "inspect": ("kerf.deploy.cli", ("inspect",), "what each layer of a file or a bundle holds, and will bring"),
     "compare": ("kerf.deploy.cli", ("compare",), "all runs of a folder on one page"),
     "run": ("kerf.deploy.cli", ("run",), "a bundle on an array: .npy in, .npy out"),
+    "bundle": ("kerf.deploy.bundle_cli", (), "sign a bundle, verify a signature"),
     "records": ("kerf.tune.records_cli", (), "measurements: show, export, import"),
 }
 USAGE = "usage: kerf COMMAND [FLAG ...]\n\n{}\n\nkerf COMMAND --help says more of one; kerf --version."

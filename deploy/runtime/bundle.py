@@ -7,6 +7,7 @@ library.so       compiled code (needs libtvm_runtime, not the compiler); library
 kernels.cubin    machine code of a GPU, for the source that its library.so holds
 weights.npz      packed weights, in the order of the code's parameters
 records.jsonl    measurements behind the choice of kernels, if it was tuned
+manifest.sig     a signature of the manifest, if somebody signed it
 report.json, report.html   what was measured; not hashed, since measuring again may rewrite them
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from kerf import gate
+from kerf.deploy.runtime import signature
 from kerf.deploy.runtime.manifest import FORMAT, READ, Contents, Manifest, upgraded
 from kerf.deploy.runtime.manifest_check import EXPECTED, check
 from kerf.errors import BadInput
@@ -109,13 +111,19 @@ def _body_sha256(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest, every hashed file verified. Raises FileNotFoundError or BundleError."""
+def read_manifest(folder: Path, trusted_key: str | Path | bytes | None = None) -> Manifest:
+    """The manifest, every hashed file verified; its signature, too, where a ``trusted_key`` is given.
+
+    Raises FileNotFoundError or BundleError.
+    """
     path = folder / "manifest.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder}: no bundle (no manifest.json); build one with model_tune.py")
     try:
-        manifest = gate.read_json(path, dict[str, Any], EXPECTED)
+        text = gate.read_bytes(path, EXPECTED, gate.JSON_BYTES)
+        if trusted_key is not None:
+            signature.refuse(folder, text, trusted_key)
+        manifest = gate.parsed(text, dict[str, Any], str(path), EXPECTED)
         version, hashes, own = manifest["format"], manifest["sha256"], manifest["manifest_sha256"]
     except KeyError as error:
         raise BundleError(f"{path}: not a bundle's manifest (no {error}); build the bundle again") from error

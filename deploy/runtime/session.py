@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -28,22 +29,26 @@ from kerf.errors import BadInput, KerfError
 from kerf.failures import one_line
 
 
-def load(folder: str | Path, threads: int | None = None) -> Session | GpuSession:
+def load(
+    folder: str | Path, threads: int | None = None, trusted_key: str | Path | bytes | None = None
+) -> Session | GpuSession:
     """A bundle's network, ready to run: its files' hashes, its version of TVM and this machine are checked first.
 
         y = kerf.load("model.kerf").run(x)
 
     x: the array of a network's only input, or arrays by name, or in the file's order, of the types and sizes that
     ``session.inputs`` says; y: a new array of its only output, or such arrays by name in the file's order. threads:
-    workers, by default as many as it was built for; code built for one thread runs on one only. A session is not safe
-    for calls from several threads at once: load one for each.
+    workers, by default as many as it was built for; code built for one thread runs on one only. Threads may share a
+    session: their calls wait for one another; to run at once, load one for each. trusted_key: a public key (a file of
+    PEM, or 32 bytes) that the bundle must be signed with (kerf bundle sign): a bundle is code, and its hashes show
+    damage, not intent.
 
     Raises FileNotFoundError where there is no bundle, BundleError (a BadInput) with the reason why it must not run here
     or so, Unsupported where an engine that runs pieces of it is missing, ImportError where TVM's runtime, or a GPU's
     driver, is not installed.
     """
     folder = Path(folder)
-    manifest = bundle.read_manifest(folder)
+    manifest = bundle.read_manifest(folder, trusted_key)
     installed = tvm_version()
     if manifest["tvm"] != installed:
         raise bundle.BundleError(
@@ -116,7 +121,7 @@ def load_runtime(cuda: bool = False) -> None:
 
 
 class Session:
-    """One network ready to run. Not safe for calls from several threads at once."""
+    """One network ready to run. Calls from several threads wait for one another."""
 
     def __init__(
         self,
@@ -136,6 +141,7 @@ class Session:
         self._libraries, self._models = libraries, models
         self._weights = [tvm_ffi.from_dlpack(aligned(w)) for w in weights]
         self._plans: dict[int, Plan] = {}
+        self._busy = threading.Lock()  # images lie between pieces in one place
         self._whole: str | None = contents.get("fallback")
         self._fallback: dense_engine.Call | None = None
         self._usual: tuple[str, np.dtype, tuple[int, ...]] | None = None  # the only input of the first plan
@@ -169,10 +175,11 @@ class Session:
         with a warning; raises BadInput where the bundle is for other sizes only, and for other inputs.
         """
         usual = self._usual  # small networks take less time than all the questions below
-        if usual and isinstance(x, np.ndarray) and x.shape == usual[2] and x.dtype == usual[1]:
-            found = self._plans[0].run({usual[0]: x})
-        else:
-            found = self._run(feed(x, self.inputs))
+        with self._busy:
+            if usual and type(x) is np.ndarray and x.shape == usual[2] and x.dtype == usual[1]:
+                found = self._plans[0].run({usual[0]: x})
+            else:
+                found = self._run(feed(x, self.inputs))
         return found.popitem()[1] if len(found) == 1 else found
 
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
