@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,13 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 _UNREADABLE = (
     *(ValueError, EOFError, TypeError, SyntaxError, KeyError, OverflowError, RecursionError, MemoryError),
-    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, zipfile.LargeZipFile),  # encrypted, another compression
+    *(
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.LargeZipFile,
+    ),  # encrypted, another compression
 )
 
 

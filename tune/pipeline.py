@@ -19,6 +19,7 @@ from kerf.deploy.compiler.build import Built, build
 from kerf.deploy.frontend import memory, refusals
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF, Network
+from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.plans import fallback, pieces, steps
@@ -177,6 +178,12 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     job = Job(request, target, foreign, command, say, place, f32, made)
     if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
         raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
+    with explained(request.path):
+        return _compiled(networks, job, progress)
+
+
+def _compiled(networks: Sequence[Network], job: Job, progress: Progress) -> Bundle:
+    request, target, foreign, say, place = job.request, job.target, job.foreign, job.say, job.place
     networks = [pieces.whole(n) if job.whole else pieces.able(n, target, say) for n in networks]
     if request.engine == KERF and not networks[0].own:
         raise refusals.nothing(request.path, networks[0].graph)

@@ -38,13 +38,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises FileNotFoundError, or ValueError when the file is no safetensors file or is cut short.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _state(file)  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)  # noqa: SIM118
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """The state alone: `load` without reading the tensors, with the same errors."""
     with _opened(path) as file:
-        return _state(file)
+        return _state(path, file)
 
 
 @contextlib.contextmanager
@@ -75,17 +75,17 @@ class State(TypedDict, total=False):
 MOST_PIXELS = 1 << 14  # of a side of an image
 
 
-def _state(file: safe_open) -> dict[str, Any]:
+def _state(path: Path, file: safe_open) -> dict[str, Any]:
     text = (file.metadata() or {}).get(HEADER, "{}")
     expected = "what kerf writes there; save it again"
-    state = gate.parsed(text, dict[str, Any], f"its header's {HEADER}", expected, with_nan=True)
-    gate.converted(state, State, f"its header's {HEADER}", expected)
+    state = gate.parsed(text, dict[str, Any], f"{path}: its header's {HEADER}", expected, with_nan=True)
+    gate.converted(state, State, f"{path}: its header's {HEADER}", expected)
     if not 1 <= state.get("image_size", 1) <= MOST_PIXELS:
-        raise BadInput(f"its header says images of {state['image_size']}; expected at most {MOST_PIXELS}")
+        raise BadInput(f"{path}: its header says images of {state['image_size']}; expected at most {MOST_PIXELS}")
     classes = state.get("num_classes")
     rows = [shape[0] for name in file.keys() if (shape := file.get_slice(name).get_shape())]  # noqa: SIM118
     if classes is not None and not 1 <= classes <= max(rows, default=1):
-        raise BadInput(f"its header says {classes} classes, which none of its tensors has; save it again")
+        raise BadInput(f"{path}: its header says {classes} classes, which none of its tensors has; save it again")
     return state
 
 

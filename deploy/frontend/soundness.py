@@ -125,6 +125,7 @@ def judged(path: Path, runs: bool = False) -> str | None:
     """
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(4)  # else it prints, too, what it raises
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level, options.intra_op_num_threads = 4, 1

@@ -28,6 +28,7 @@ from kerf.deploy.frontend.opsets import OPSET
 from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.widen_half import widen_half
+from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.quantise import ranges
 from kerf.deploy.quantise.bias import corrected
 from kerf.deploy.quantise.calibration import Calibration
@@ -76,17 +77,18 @@ def quantise(
     if to.resolve() == path.resolve():
         raise BadInput(f"{to}: the f32 file itself, which would be lost; give another name for the quantised one")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration))
-    graph = plain(path)
-    samples = read(asked, sized(path, graph, shapes or {}))
-    model, tensors = graph.model(), _tensors(graph)
-    try:
-        seen = ranges.observed(model, tensors, samples)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
-    found = ranges.of(asked.method, model, seen, samples)
-    content = _written(corrected(graph, {name: s.mean for name, s in seen.items()}), found, _kinds(graph))
-    layers = sum(node.op_type in LAYERS for node in _layers(graph))
-    return Quantised(files.write(to, content.SerializeToString()), len(samples), layers, asked.method)
+    with explained(path):
+        graph = plain(path)
+        samples = read(asked, sized(path, graph, shapes or {}))
+        model, tensors = graph.model(), _tensors(graph)
+        try:
+            seen = ranges.observed(model, tensors, samples)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
+        found = ranges.of(asked.method, model, seen, samples)
+        content = _written(corrected(graph, {name: s.mean for name, s in seen.items()}), found, _kinds(graph))
+        layers = sum(node.op_type in LAYERS for node in _layers(graph))
+        return Quantised(files.write(to, content.SerializeToString()), len(samples), layers, asked.method)
 
 
 def plain(path: Path) -> Graph:

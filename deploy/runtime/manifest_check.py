@@ -12,7 +12,7 @@ import ml_dtypes  # numpy has bfloat16, by name too, once it is imported
 import numpy as np
 
 from kerf import gate
-from kerf.deploy.runtime.manifest import KerfStep, LayerKernel, Manifest, OnnxStep, Tensor
+from kerf.deploy.runtime.manifest import KerfStep, Manifest, OnnxStep, Tensor
 from kerf.errors import BadInput
 
 assert ml_dtypes
@@ -30,6 +30,15 @@ class _Plan(TypedDict):
 class _Needs(TypedDict):
     machine: str
     features: list[str]
+
+
+class _Row(TypedDict):
+    name: str
+    shape: str
+    block: str | None
+    density: float
+    kernel: str
+    config: dict[str, Any]
 
 
 class _Form(TypedDict):
@@ -54,7 +63,8 @@ def check(manifest: Manifest, name: str) -> None:
     try:
         _check(form)
         for layer in manifest.get("layers", ()):
-            gate.converted(layer, LayerKernel, name, EXPECTED)
+            gate.converted(layer, _Row, name, EXPECTED)
+            gate.converted(layer.get("numbers", ""), str, name, EXPECTED)
         for key in ("model", "cuda_source"):
             gate.converted(manifest.get(key, ""), str, f"{name}: {key}", EXPECTED)
         for key in ("layers", "weight_types"):

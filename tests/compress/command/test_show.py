@@ -120,15 +120,15 @@ def test_kerfs_file_without_a_size_is_listed_too(narrow, save):
     ("changes", "message"),
     [
         ({"arch": "resnet21"}, "unknown architecture 'resnet21'"),
-        ({"arch": 3}, "got `int` - at `$.arch`"),
-        ({"num_classes": "ten"}, "got `str` - at `$.num_classes`"),
+        ({"arch": 3}, r"got `int` - at `\$.arch`"),
+        ({"num_classes": "ten"}, r"got `str` - at `\$.num_classes`"),
         ({"num_classes": 9}, r"tells \d+ classes apart \(linear.weight is .*and 9 are expected"),
         ({"image_size": 0}, "its header says images of 0"),
         ({"kept": {"layer9.conv1": [0]}}, "pruned; this architecture has none of that name"),
         ({"kept": {"layer1.0.conv1": [99]}}, "kept channel 99"),
         ({"kept": {"layer1.0.conv1": []}}, "none of 16 channels would be left"),
         ({"kept": {"layer1.0.conv1": [-1]}}, "not a table of channel numbers"),
-        ({"kept": [1, 2]}, "got `array` - at `$.kept`"),
+        ({"kept": [1, 2]}, r"got `array` - at `\$.kept`"),
         ({"kept": {"layer1.0.conv1": [0, 1]}}, "checkpoint of another architecture"),
     ],
 )
