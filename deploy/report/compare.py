@@ -162,7 +162,7 @@ def write(folder: Path) -> Path:
 def render(found: Sequence[Run], title: str, delicate: Sequence[dict[str, Any]] = ()) -> str:
     """The page as text."""
     made = groups(found)
-    return (
+    return page.neutral(
         page.environment()
         .get_template("compare.html.j2")
         .render(

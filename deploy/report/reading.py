@@ -60,7 +60,7 @@ class _Layer(TypedDict):
 
 class _LayerMore(_Layer, total=False):
     numbers: str
-    block: str | None
+    block: str | list[int] | None  # a list in older reports
     weights: Count | None
     zeros: Number
     zero_blocks: Number | None

@@ -25,6 +25,7 @@ def main() -> int:
     p.add_argument("--minutes", type=float, default=30)
     p.add_argument("--inputs", type=int, default=10**9)
     p.add_argument("--only", default="", help="part of a maker's name in tests/fuzz/kinds.py")
+    p.add_argument("--quick", action="store_true", help="kinds that take a moment, and no training")
     p.add_argument("--seed", type=int, default=0, help="number of the first input")
     p.add_argument("--case", type=int, nargs="+", help="these inputs only, what they print included")
     p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -34,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kerf-fuzz-") as name:
         root = Path(name)
         folder = a.seeds.absolute() if a.seeds else root / "seeds"
-        prepared(folder)
+        prepared(folder, a.quick)
         pool.warm()
         found, began = [], time.monotonic()
         shutil.rmtree(a.keep, ignore_errors=True)
@@ -47,12 +48,12 @@ def main() -> int:
     return int(any(o.wrong for o in found))
 
 
-def prepared(folder: Path) -> None:
+def prepared(folder: Path, quick: bool) -> None:
     """The valid files, made by a process of its own: this one must start no thread."""
     if (folder / "done").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    made = multiprocessing.get_context("spawn").Process(target=seeds.make, args=(folder,))
+    made = multiprocessing.get_context("spawn").Process(target=seeds.make, args=(folder, not quick))
     made.start()
     made.join()
     if made.exitcode:
@@ -67,7 +68,7 @@ def cases(a: argparse.Namespace, folder: Path, root: Path) -> Iterator[pool.Case
             return
         place = root / str(number)
         place.mkdir()
-        yield kinds.draw(folder, place, number, a.only)
+        yield kinds.draw(folder, place, number, a.only, a.quick)
 
 
 def told(o: pool.Outcome, keep: Path) -> None:
