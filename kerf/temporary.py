@@ -10,13 +10,11 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LOCK = ".alive"
+LOCK = ".kerf-alive"
 PREFIX = "kerf-"
-UNLOCKED_SECONDS = 3600  # a folder without a lock may be one that is just being made
 
 
 @contextlib.contextmanager
@@ -33,7 +31,7 @@ def folder(purpose: str) -> Iterator[Path]:
 
 
 def sweep() -> list[Path]:
-    """Removes folders whose owners are gone, and says which."""
+    """Removes folders whose owners are gone, and says which. What has no lock of ours in it is somebody else's."""
     gone = []
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         with contextlib.suppress(OSError):
@@ -44,11 +42,10 @@ def sweep() -> list[Path]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    try:
-        with (path / LOCK).open("r") as lock:
+    """Raises FileNotFoundError where there is no lock."""
+    with (path / LOCK).open("r") as lock:
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return time.time() - path.stat().st_mtime > UNLOCKED_SECONDS
-    except BlockingIOError:
-        return False
+        except BlockingIOError:
+            return False
     return True
