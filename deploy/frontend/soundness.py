@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kerf import failures
 from kerf.deploy.frontend.onnx_graph import OWN, STANDARD, Graph, attributes, called, subgraphs
 from kerf.errors import BadInput, KerfError
 from kerf.failures import printable, useful
@@ -84,7 +85,7 @@ def _wrong_window(node: onnx.NodeProto) -> str | None:
 def refuse_unsound(path: Path, graph: Graph) -> None:
     """Raises BadInput for a file that ONNX Runtime does not load, in its words or ONNX's own.
 
-    Large files are loaded there only where ONNX's inference or the types that the file states are against it.
+    Those with many weights are loaded there only where ONNX's inference or the types that the file states speak against.
     """
     said, suspicious = "", _contradicted(graph)
     try:
@@ -92,7 +93,7 @@ def refuse_unsound(path: Path, graph: Graph) -> None:
     except Exception as error:  # its errors derive from Exception directly
         lines = [line for line in str(error).splitlines() if "(op_type" in line] or str(error).splitlines() or [""]
         said, suspicious = f"shapes do not fit together: {printable(useful(lines[-1]))}", True
-    if not suspicious and path.stat().st_size > LARGE:
+    if not suspicious and sum(array.nbytes for array in graph.constants.values()) > LARGE:
         return
     if (reason := judged(path)) is not None:
         raise BadInput(f"{path}: {said or f'not a valid ONNX model ({reason}); export it again'}")
@@ -113,7 +114,7 @@ def explained(path: Path) -> Iterator[None]:
     except (KerfError, OSError, MemoryError):
         raise
     except Exception as error:
-        reason = judged(path, runs=True)
+        reason = judged(path, runs=True) if failures.code(error) == failures.INTERNAL else None
         if reason is None:
             raise
         raise BadInput(f"{path}: not a valid ONNX model ({reason}); export it again") from error
@@ -137,12 +138,9 @@ def judged(path: Path, runs: bool = False) -> str | None:
         return None
     except Exception as error:  # its errors derive from Exception directly
         text = useful(str(error))
-        own = type(error).__name__ == "NotImplemented" or any(word in text for word in BEYOND)
-        return (
-            None
-            if own
-            else printable(re.sub(r"^(Load model from .* failed:|Exception during initialization: )", "", text))
-        )
+        if type(error).__name__ == "NotImplemented" or any(word in text for word in BEYOND):
+            return None
+        return printable(re.sub(r"^(Load model from .* failed:|Exception during initialization: )", "", text))
     return None
 
 
@@ -151,9 +149,11 @@ class _Undrawn(Exception):
 
 
 def _zeros(value: Any) -> np.ndarray:
-    """For an input of a session; one for a size that is open."""
+    """For an input of a session, an open batch as 1. Raises _Undrawn for other open sizes, which may mean anything."""
     dtype = {"float": "float32", "double": "float64"}.get(kind := value.type[7:-1], kind)
     shape = [size if isinstance(size, int) and size > 0 else 1 for size in value.shape or ()]
+    if any(not isinstance(size, int) for size in (value.shape or ())[1:]):
+        raise _Undrawn
     if dtype not in np.sctypeDict or math.prod(shape) > MOST_DRAWN:
         raise _Undrawn
     return np.zeros(shape, dtype)
