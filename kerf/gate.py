@@ -10,6 +10,7 @@ import json
 import stat
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +121,7 @@ _UNREADABLE = (
     *(ValueError, EOFError, TypeError, SyntaxError, KeyError, OverflowError, RecursionError, MemoryError),
     *(
         tokenize.TokenError,
+        zlib.error,
         zipfile.BadZipFile,
         NotImplementedError,
         RuntimeError,

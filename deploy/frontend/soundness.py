@@ -85,7 +85,7 @@ def _wrong_window(node: onnx.NodeProto) -> str | None:
 def refuse_unsound(path: Path, graph: Graph) -> None:
     """Raises BadInput for a file that ONNX Runtime does not load, in its words or ONNX's own.
 
-    Those with many weights are loaded there only where ONNX's inference or the types that the file states speak against.
+    Those with many weights are loaded there only where ONNX's inference or the types that the file states are against.
     """
     said, suspicious = "", _contradicted(graph)
     try:
