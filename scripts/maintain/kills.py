@@ -32,6 +32,7 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=("tuning", "training"))
     p.add_argument("--kills", type=int, default=100)
+    p.add_argument("--minutes", type=float, default=1e9, help="or for so long, if that is less")
     p.add_argument("--most_seconds", type=float, default=12, help="the latest moment, after the start")
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args()
@@ -49,7 +50,12 @@ class Killed:
     def __init__(self, folder: Path, a: argparse.Namespace):
         self.folder, self.mark, self.random, self.most = folder, uuid.uuid4().hex, random.Random(a.seed), a.most_seconds
         self.env = {**os.environ, MARK: self.mark, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
-        self.orphans, self.kills, self.swept = 0, 0, 0
+        self.orphans, self.kills, self.most_kills = 0, 0, a.kills
+        self.end = time.monotonic() + 60 * a.minutes
+
+    @property
+    def done(self) -> bool:
+        return self.kills >= self.most_kills or time.monotonic() > self.end
 
     def run(self, words: list[str]) -> bool:
         """Whether it ended by itself before its moment came."""
@@ -97,7 +103,7 @@ def tuning(a: argparse.Namespace, folder: Path) -> dict:
     words += ["--seconds=0.2", "--against=onnxruntime", "--trials=10000", "--tolerance=0"]
     kept: list[str] = []
     lost = torn = 0
-    while killed.kills < a.kills:
+    while not killed.done:
         if killed.run(words):
             records.unlink()
             kept = []
@@ -122,14 +128,14 @@ def training(a: argparse.Namespace, folder: Path) -> dict:
     start = [sys.executable, str(ROOT / "imagenet.py"), *TRAINING]
     killed.through([*start, f"--job_dir={folder / 'whole'}"])
     whole = losses(folder / "whole")
-    while killed.kills < a.kills:
+    while not killed.done:
         chains += 1
         job = folder / f"job{chains}"
         while True:
             words = [*start, f"--job_dir={job}"]
             if (job / "checkpoint" / "last.safetensors").is_file():
                 words = [sys.executable, str(ROOT / "imagenet.py"), f"--resume={job}"]
-            if killed.kills >= a.kills:
+            if killed.done:
                 killed.through(words)
                 break
             if killed.run(words):

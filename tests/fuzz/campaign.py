@@ -7,6 +7,7 @@ with its output, in --keep.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import platform
@@ -30,6 +31,7 @@ def main() -> int:
     p.add_argument("--case", type=int, nargs="+", help="these inputs only, what they print included")
     p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--seeds", type=Path, help="a folder for the valid files, kept for the next time")
+    p.add_argument("--together", type=Path, help="a file of counts, for one table of several campaigns")
     p.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
     a = p.parse_args()
     with tempfile.TemporaryDirectory(prefix="kerf-fuzz-") as name:
@@ -44,7 +46,10 @@ def main() -> int:
             if outcome.wrong or a.case:
                 told(outcome, a.keep)
             pool.clean(outcome.case.folder)
-        print(table(found, time.monotonic() - began, a.workers))
+        rows = counts(found)
+        if a.together:
+            rows = together(a.together, rows)
+        print(table(rows, found, time.monotonic() - began, a.workers))
     return int(any(o.wrong for o in found))
 
 
@@ -83,17 +88,31 @@ def told(o: pool.Outcome, keep: Path) -> None:
         shutil.copy(error, to / "traceback")
 
 
-def table(found: list[pool.Outcome], seconds: float, workers: int) -> str:
+def counts(found: list[pool.Outcome]) -> dict[str, Counter[str]]:
+    """Kind of file -> kind of what was wrong -> how many."""
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     for o in found:
         rows[o.case.kind][o.wrong] += 1
+    return rows
+
+
+def together(path: Path, rows: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+    """With those of campaigns before, which the file has; now it has these, too."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    for kind, earlier in before.items():
+        rows.setdefault(kind, Counter()).update(earlier)
+    path.write_text(json.dumps(rows, indent=1))
+    return rows
+
+
+def table(rows: dict[str, Counter[str]], found: list[pool.Outcome], seconds: float, workers: int) -> str:
     lines = ["| where | tried | right | wrong | kinds |", "|-|-|-|-|-|"]
-    for kind, counts in sorted(rows.items()):
-        said = ", ".join(f"{n} {what}" for what, n in counts.most_common() if what)
-        wrong = sum(n for what, n in counts.items() if what)
-        lines.append(f"| {kind} | {sum(counts.values())} | {counts['']} | {wrong} | {said} |")
-    wrong = sum(bool(o.wrong) for o in found)
-    lines.append(f"| all | {len(found)} | {len(found) - wrong} | {wrong} | |")
+    tried = right = 0
+    for kind, row in sorted(rows.items()):
+        said = ", ".join(f"{n} {what}" for what, n in row.most_common() if what)
+        lines.append(f"| {kind} | {row.total()} | {row['']} | {row.total() - row['']} | {said} |")
+        tried, right = tried + row.total(), right + row[""]
+    lines.append(f"| all | {tried} | {right} | {tried - right} | |")
     codes = Counter(o.code for o in found)
     said = ", ".join(f"{code}: {n}" for code, n in codes.most_common())
     slow = max((o.seconds for o in found), default=0)
