@@ -66,6 +66,12 @@ def guarded(program: str, work: Callable[[], object], interrupted: str = "interr
     return 0
 
 
+def ended(program: str, main: Callable[[], int | None]) -> int:
+    """The exit code of a program that returns one of its own."""
+    code: list[int | None] = []
+    return guarded(program, lambda: code.append(main())) or code[0] or 0
+
+
 def failed(error: BaseException, program: str = "", interrupted: str = "interrupted") -> int:
     """Says in one line on stderr what ended the command; its exit code. ``program``: what the line begins with.
 
