@@ -31,6 +31,12 @@ _NO_SPACE = re.compile(
 )
 
 
+# A function of C++ with its arguments, as ONNX Runtime's messages begin with
+_SIGNATURE = re.compile(
+    r"(?:/\S+:\d+ )?(?:[\w:<>*&]+ )*onnxruntime::[\w:~<>]+\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^\]]*\])? "
+)
+
+
 class Failure(NamedTuple):
     code: int
     line: str
@@ -89,6 +95,8 @@ def useful(text: str) -> str:
     else:  # torch's begins with it, and a stack of C++ follows; protobuf's and ONNX's have a context below
         line = " ".join(lines[:3]) if len(lines) < 4 else lines[0]
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", line)
+    line = re.sub(r"^(Load model from .{0,300}? failed:|Exception during initialization: )", "", line)
+    line = _SIGNATURE.sub("", line)
     line = re.sub(r"/\S*/(onnxruntime|c10|aten|torch|tvm)/\S+:\d+ ", "", line)
     return line if len(line) <= LONGEST else line[:LONGEST].rstrip() + " …"
 

@@ -7,7 +7,6 @@ the judge, which loads the file and optimises nothing.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,12 +116,12 @@ def explained(path: Path) -> Iterator[None]:
         reason = judged(path, runs=True) if failures.code(error) == failures.INTERNAL else None
         if reason is None:
             raise
-        raise BadInput(f"{path}: not a valid ONNX model ({reason}); export it again") from error
+        raise BadInput(f"{path}: ONNX Runtime does not run it ({reason}); export it again") from error
 
 
 def judged(path: Path, runs: bool = False) -> str | None:
-    """Why ONNX Runtime does not load the file, or where asked not run it; None where it does, or lacks code for a type
-    that the file uses.
+    """Why ONNX Runtime does not load the file, or where asked not run it; None where it does, and, if it need not run,
+    where it is that which lacks something.
     """
     import onnxruntime
 
@@ -137,10 +136,8 @@ def judged(path: Path, runs: bool = False) -> str | None:
     except _Undrawn:
         return None
     except Exception as error:  # its errors derive from Exception directly
-        text = useful(str(error))
-        if type(error).__name__ == "NotImplemented" or any(word in text for word in BEYOND):
-            return None
-        return printable(re.sub(r"^(Load model from .* failed:|Exception during initialization: )", "", text))
+        lacking = type(error).__name__ == "NotImplemented" or any(word in str(error) for word in BEYOND)
+        return None if lacking and not runs else printable(useful(str(error)))
     return None
 
 

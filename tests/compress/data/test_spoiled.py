@@ -63,7 +63,7 @@ def test_a_pipe_is_neither_a_batch_nor_an_image(tmp_path):
     [
         (5_000_000, 1, "sides of at most 2000:1"),
         (1, 5_000_000, "sides of at most 2000:1"),
-        (13_400, 13_400, "at most 178"),
+        (13_400, 13_400, "exceeds limit of 178956970 pixels"),
     ],
 )
 def test_an_image_of_sizes_that_none_has_is_refused_before_it_is_decoded(tmp_path, width, height, said):
@@ -76,13 +76,5 @@ def test_an_image_of_sizes_that_none_has_is_refused_before_it_is_decoded(tmp_pat
     for name, data in parts:
         made += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
     (tmp_path / "x.png").write_bytes(made)
-    with pytest.raises(BadInput, match=said), pytest.warns(match="decompression bomb") if width == height else _quiet():
+    with pytest.raises(BadInput, match=said):
         open_rgb(tmp_path / "x.png")
-
-
-class _quiet:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
