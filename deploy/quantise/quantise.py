@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from kerf import files
-from kerf.deploy.frontend import qdq, sizes
+from kerf.deploy.frontend import memory, qdq, sizes
 from kerf.deploy.frontend.clean import PASSES
 from kerf.deploy.frontend.loading import load
 from kerf.deploy.frontend.onnx_graph import Graph, Value
@@ -107,6 +107,7 @@ def plain(path: Path) -> Graph:
     fold_batchnorm(graph)
     fold_affine(graph)
     graph.infer()
+    memory.refuse(path, graph)
     if not _layers(graph):
         raise BadInput(f"{path}: no convolution, Gemm or MatMul with a constant weight; there is nothing to quantise")
     return graph

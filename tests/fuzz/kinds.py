@@ -459,8 +459,8 @@ def compared(seeds: Path, folder: Path, r: Random) -> Case:
 
 # Kind -> its share of a campaign. What trains or compiles takes seconds an input, the others a tenth of one.
 KINDS: dict[Callable[[Path, Path, Random], Case], float] = {
-    inspected: 26, tuned: 4, quantised: 3, pruned: 3, bundle_found: 6, bundle_hashed: 9, records: 10,
-    tuned_with_records: 1, array: 7, checkpoint: 10, evaluated: 1.5, pickled: 4, config: 6, resumed: 1.5, cifar: 4,
+    inspected: 30, tuned: 1.5, quantised: 3, pruned: 3, bundle_found: 6, bundle_hashed: 9, records: 10,
+    tuned_with_records: 0.3, array: 7, checkpoint: 10, evaluated: 0.7, pickled: 4, config: 6, resumed: 0.7, cifar: 4,
     images: 3, compared: 4,
 }  # fmt: skip
 
