@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def attempt(work: Callable[[], object], what: str) -> None:
     with tempfile.TemporaryFile() as said:
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of other threads: the child does its one thing and ends
+            pid = os.fork()
         if not pid:
             code = 1
             try:

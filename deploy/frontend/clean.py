@@ -44,6 +44,7 @@ def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, ba
     model = load(path)
     with soundness.explained(path):
         sizes.fix(path, model, shapes or {}, batch)
+        soundness.refuse_fatal(path, model)
         try:
             graph = Graph(model)
         except BadInput as error:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from kerf import failures
+from kerf import children, failures
 from kerf.deploy.frontend.onnx_graph import OWN, STANDARD, Graph, attributes, called, subgraphs
 from kerf.errors import BadInput, KerfError
 from kerf.failures import printable, useful
@@ -81,11 +81,33 @@ def _wrong_window(node: onnx.NodeProto) -> str | None:
     return None
 
 
+def refuse_fatal(path: Path, model: onnx.ModelProto) -> None:
+    """Raises BadInput for a file at which ONNX's shape inference ends the process: it does so at a Slice of a size below
+    zero, which only a window larger than its image makes. Tried in a child, where a file has both.
+    """
+    operators = {node.op_type for node in _nodes(model.graph)}
+    if "Slice" not in operators or operators.isdisjoint(WINDOWED):
+        return
+
+    def work() -> None:
+        with suppress(Exception):  # which is told when this process comes across it
+            Graph(model)
+
+    try:
+        children.attempt(work, "ONNX's shape inference")
+    except RuntimeError as error:
+        raise BadInput(f"{path}: not a valid ONNX model ({printable(useful(str(error)))}); export it again") from error
+
+
 def refuse_unsound(path: Path, graph: Graph) -> None:
     """Raises BadInput for a file that ONNX Runtime does not load, in its words or ONNX's own.
 
     Those with many weights are loaded there only where ONNX's inference or the types that the file states are against.
     """
+    for name, shape in graph.shapes.items():
+        if graph.producer(name) is not None and shape and any(isinstance(size, int) and size < 0 for size in shape):
+            sizes = "x".join(map(str, shape))
+            raise BadInput(f"{path}: {printable(name)!r} would be {sizes}: a window is larger than the image under it")
     said, suspicious = "", _contradicted(graph)
     try:
         onnx.shape_inference.infer_shapes(graph.inferred, check_type=True, strict_mode=True, data_prop=True)

@@ -130,6 +130,19 @@ def test_a_bomb_is_not_folded_and_refused_with_its_size(tmp_path, op):
         memory.refuse(path, graph)
 
 
+def test_a_file_that_ends_the_process_of_shape_inference_is_refused(tmp_path):
+    bounds = {"w": W, "zero": np.array([0, 0], np.int64), "two": np.array([2, 2], np.int64), "axes": np.array([2, 3])}
+    nodes = [node("Conv", "x w", "c", dilations=[40, 40]), node("Slice", "c zero two axes", "y")]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", F, (1, 3, 16, 16))], [helper.make_tensor_value_info("y", F, None)],
+        [numpy_helper.from_array(value, name) for name, value in bounds.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput, match=r"m\.onnx"):
+        clean.read_graph(tmp_path / "m.onnx")
+
+
 def test_data_beside_a_file_that_are_a_pipe_are_refused(tmp_path):
     path = mobile(tmp_path / "m.onnx")
     model = onnx.load(path)
