@@ -134,7 +134,8 @@ def test_a_file_that_ends_the_process_of_shape_inference_is_refused(tmp_path):
     bounds = {"w": W, "zero": np.array([0, 0], np.int64), "two": np.array([2, 2], np.int64), "axes": np.array([2, 3])}
     nodes = [node("Conv", "x w", "c", dilations=[40, 40]), node("Slice", "c zero two axes", "y")]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", F, (1, 3, 16, 16))], [helper.make_tensor_value_info("y", F, None)],
+        nodes, "g",
+        [helper.make_tensor_value_info("x", F, (1, 3, 16, 16))], [helper.make_tensor_value_info("y", F, None)],
         [numpy_helper.from_array(value, name) for name, value in bounds.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
