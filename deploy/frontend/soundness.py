@@ -82,8 +82,8 @@ def _wrong_window(node: onnx.NodeProto) -> str | None:
 
 
 def refuse_fatal(path: Path, model: onnx.ModelProto) -> None:
-    """Raises BadInput for a file at which ONNX's shape inference ends the process, as it does at a Slice of a size below
-    zero, which a window larger than its image makes. Tried in a child, where a file has both.
+    """Raises BadInput for a file at which ONNX's shape inference ends the process, as at a Slice of sizes below
+    0, which a window larger than its image makes. Tried in a child, where a file has both.
     """
     operators = {node.op_type for node in _nodes(model.graph)}
     if "Slice" not in operators or operators.isdisjoint(WINDOWED):
