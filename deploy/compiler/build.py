@@ -26,6 +26,7 @@ from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
 from kerf.kernels.backends import BY_NAME, backend_of
+from kerf.kernels.config import Config
 from kerf.kernels.kernel import dense_twin, pick
 from kerf.kernels.lowering import pass_context
 from kerf.kernels.problem import Problem
@@ -92,7 +93,15 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
 def _fits(p: Problem, r: Record, target: Target) -> bool:
     """Whether a record is of a kernel and a configuration that there are: a file of records is anybody's."""
     kernel = BY_NAME.get(r.kernel)
-    return kernel is not None and not kernel.refuses(p, target) and r.config in kernel.configs(p, target)
+    if kernel is None or kernel.refuses(p, target):
+        return False
+    key = p, r.kernel, describe(target)
+    if key not in _configurations:  # a search asks thousands of times
+        _configurations[key] = kernel.configs(p, target)
+    return r.config in _configurations[key]
+
+
+_configurations: dict[tuple[Problem, str, str], Sequence[Config]] = {}
 
 
 @dataclass(frozen=True)
