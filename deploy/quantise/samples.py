@@ -90,7 +90,7 @@ def _loaded(path: Path, inputs: Sequence[Value]) -> Mapping[str, np.ndarray]:
     try:
         found = gate.read_arrays(path)
     except BadInput as error:
-        raise BadInput(f"--calibration {error} of numbers") from error
+        raise BadInput(f"--calibration {error}") from error
     arrays = {inputs[0].name: found} if isinstance(found, np.ndarray) else found
     names = [value.name for value in inputs]
     if set(arrays) != set(names):
