@@ -130,7 +130,7 @@ def put_side_by_side(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from kerf.deploy.runtime.session import load
 
-    given = gate.read_arrays(args.input)
+    given: Any = gate.read_arrays(args.input)
     session = load(args.bundle)
     if len(session.outputs) > 1 and args.output.suffix != ".npz":
         names = ", ".join(session.outputs)

@@ -13,15 +13,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from kerf.errors import BadInput
 from kerf.failures import printable
-
-T = TypeVar("T")
 
 JSON_BYTES = 64 << 20  # of a file of JSON
 HEADER_BYTES = 1 << 16  # of an array's header
@@ -58,7 +56,7 @@ def read_bytes(path: Path, expected: str, most: int | None = None) -> bytes:
     return path.read_bytes()
 
 
-def read_json(path: Path, kind: type[T] | Any, expected: str, with_nan: bool = False) -> T:
+def read_json(path: Path, kind: Any, expected: str, with_nan: bool = False) -> Any:
     """A file's JSON as a value of ``kind``: a type of Python's, a TypedDict, a dataclass.
 
     Raises FileNotFoundError, or BadInput that says where in the file another type stands.
@@ -66,7 +64,7 @@ def read_json(path: Path, kind: type[T] | Any, expected: str, with_nan: bool = F
     return parsed(read_bytes(path, expected, JSON_BYTES), kind, str(path), expected, with_nan)
 
 
-def parsed(text: bytes | str, kind: type[T] | Any, name: str, expected: str, with_nan: bool = False) -> T:
+def parsed(text: bytes | str, kind: Any, name: str, expected: str, with_nan: bool = False) -> Any:
     """As read_json, of what was read. Raises BadInput, which begins with ``name``. ``with_nan``: of Python's own JSON,
     which has NaN and infinity.
     """
@@ -83,11 +81,11 @@ def _refuse_nan(word: str) -> None:
     raise ValueError(f"it holds {word}")
 
 
-def converted(value: Any, kind: type[T] | Any, name: str, expected: str) -> T:
+def converted(value: Any, kind: Any, name: str, expected: str) -> Any:
     """A value of JSON as one of ``kind``. Raises BadInput."""
     if kind == dict[str, Any]:
         if isinstance(value, dict):
-            return value  # type: ignore[return-value]
+            return value
         raise BadInput(f"{name} holds a {type(value).__name__}, expected an object; expected {expected}")
     try:
         return msgspec.convert(value, kind)

@@ -158,7 +158,7 @@ class Problem:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
             values["n"] = values.pop("block", 0)
             types = {name: TensorType(**kind) for name, kind in values.pop("types", {}).items()}
-            given = types_of(values.pop("precision", "f32")) | types
+            given: dict[str, Any] = types_of(values.pop("precision", "f32")) | types
             _refuse_other_types(values)
             return cls(**values, **given)
         except (TypeError, AttributeError, KeyError, ValueError, RecursionError, ZeroDivisionError) as error:

@@ -96,7 +96,9 @@ def read(path: Path, folder: Path) -> list[Run]:
     reports = sorted(path.parent.glob("*/report.json"))
     try:
         summary = reading.summary(path)
-        built = {report.parent.name: reading.report(report) for report in reports} or {"": None}
+        built: dict[str, Report | None] = {report.parent.name: reading.report(report) for report in reports} or {
+            "": None
+        }
         return [Run(f"{name}/{key}" if len(built) > 1 else name, summary, value) for key, value in built.items()]
     except BadInput as error:
         raise BadInput(f"{path} or its report cannot be read ({error})") from error
