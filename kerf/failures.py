@@ -153,10 +153,9 @@ def _temporary() -> Path | None:
 
 def saved(error: BaseException) -> str:
     """Where its traceback is now, and what to do with it."""
-    from kerf import __version__  # which imports this module's neighbours
-
+    version = getattr(sys.modules.get("kerf"), "__version__", "unknown")
     command = shlex.join([Path(sys.argv[0]).name if sys.argv else "", *sys.argv[1:]])
-    about = f"kerf {__version__}, Python {platform.python_version()}, {platform.platform()}\n{command}\n\n"
+    about = f"kerf {version}, Python {platform.python_version()}, {platform.platform()}\n{command}\n\n"
     content = about + "".join(traceback.format_exception(error))
     for folder in (_temporary(), Path.cwd()):
         with contextlib.suppress(OSError):

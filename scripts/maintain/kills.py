@@ -1,9 +1,10 @@
 """kill -9 at random moments: what was lost, which processes live on, what is left in the temporary folder.
 
-    python scripts/maintain/kills.py tuning --kills 100
-    python scripts/maintain/kills.py training --kills 100
-
-A tuner has to keep every record, a training run to end with the losses of one that nobody killed.
+Launch:    python scripts/maintain/kills.py tuning --kills 100
+           python scripts/maintain/kills.py training --kills 100
+Hardware:  2 cores; about ten seconds a kill.
+Expected:  JSON with lost, different, orphans 0 and nothing left in the temporary folder: a tuner keeps every record, and
+           a training run ends with the losses of one that nobody killed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "KERF_KILLS"
+NETWORK = (
+    "import sys; from pathlib import Path; from tests.helpers.onnx_networks import mobile; mobile(Path(sys.argv[1]))"
+)
 PATIENCE = 5.0  # seconds in which orphans have to be gone
 TRAINING = ["--data_set=synthetic", "--arch=resnet20", "--subset=64", "--train_batch_size=8", "--device=cpu"]
 TRAINING += ["--method=l1", "--pr_target=0.5", "--num_epochs=6", "--finetune_epochs=6", "--workers=0"]
@@ -96,9 +100,9 @@ class Killed:
 
 def tuning(a: argparse.Namespace, folder: Path) -> dict:
     from kerf.deploy.measure.record import RecordBook
-    from tests.helpers.onnx_networks import mobile
 
-    path, records, killed = mobile(folder / "m.onnx"), folder / "records.jsonl", Killed(folder, a)
+    path, records, killed = folder / "m.onnx", folder / "records.jsonl", Killed(folder, a)
+    killed.through([sys.executable, "-c", NETWORK, str(path)])
     words = [sys.executable, str(ROOT / "model_tune.py"), f"--onnx_path={path}", f"--records={records}"]
     words += ["--seconds=0.2", "--against=onnxruntime", "--trials=10000", "--tolerance=0"]
     kept: list[str] = []
@@ -153,5 +157,4 @@ def losses(job: Path) -> list[tuple]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     raise SystemExit(main())

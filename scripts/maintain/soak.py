@@ -1,8 +1,8 @@
 """Sessions under load for long: resident memory while sessions come and go, and while one runs a million times.
 
-    python scripts/maintain/soak.py [--sessions 100] [--runs 1000000] [--threads 8] [--hours 0]
-
-It prints figures as JSON, and fails where memory grows by more than --most_mib after the first tenth.
+Launch:    python scripts/maintain/soak.py [--sessions 100] [--runs 1000000] [--threads 8] [--hours 0]
+Hardware:  2 cores; some minutes, and --hours.
+Expected:  JSON; it fails where memory grows by more than --most_mib after the first tenth.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -20,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
 
 def main() -> int:
@@ -55,7 +55,8 @@ def built(folder: Path) -> Path:
         "p = tiny(Path(sys.argv[1]) / 'tiny.onnx'); "
         "sys.exit(cli.main(['tune', f'--onnx_path={p}', '--trials=0', '--seconds=0.05', '--engine=kerf', '--quiet']))"
     )
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=ROOT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=ROOT, env=environment)
     return folder / "tiny.kerf"
 
 
