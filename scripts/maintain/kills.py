@@ -3,8 +3,8 @@
 Launch:    python scripts/maintain/kills.py tuning --kills 100
            python scripts/maintain/kills.py training --kills 100
 Hardware:  2 cores; about ten seconds a kill.
-Expected:  JSON with lost, different, orphans 0 and nothing left in the temporary folder: a tuner keeps every record, and
-           a training run ends with the losses of one that nobody killed.
+Expected:  JSON with lost, different, orphans 0 and nothing left in the temporary folder: a tuner keeps every record,
+           and a training run ends with the losses of one that nobody killed.
 """
 
 from __future__ import annotations
