@@ -175,8 +175,8 @@ def npy(r: Random, shape: tuple[int, ...] = (1, 3, 32, 32), version: int = 1) ->
     return b"\x93NUMPY" + bytes([version, 0]) + size + data + body
 
 
-def npz(data: bytes, r: Random) -> bytes:
-    """An archive with one member more, less, spoiled, or claiming another size."""
+def npz(data: bytes, r: Random, values: bool = True) -> bytes:
+    """An archive with one member less, of another name or form, or, if ``values`` may change, with its bytes spoiled."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
         names = old.namelist()
@@ -187,7 +187,7 @@ def npz(data: bytes, r: Random) -> bytes:
                 what = r.random()
                 if what < 0.2:
                     continue
-                content = npy(r, (4, 4)) if what < 0.6 else spoiled(content, r)
+                content = npy(r, (4, 4)) if what < 0.6 or not values else spoiled(content, r)
                 name = r.choice([name, name, name, "x.npy", "../x.npy", "é.npy", name[:-4]])
             new.writestr(name, content)
     made = out.getvalue()
