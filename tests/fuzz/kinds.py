@@ -198,7 +198,7 @@ def _same(before: bytes, after: bytes, name: str) -> bool:
 
 
 def bundle_hashed(seeds: Path, folder: Path, r: Random) -> Case:
-    """Changed by somebody who makes the hashes anew: refused, or it works. What is code is not touched: the library, and
+    """Changed by somebody who makes the hashes anew: refused, or it works. What is code is not touched: the library and
     the numbers in weights, among which are indices that it trusts.
     """
     made = _bundle(seeds, folder)

@@ -176,7 +176,7 @@ def npy(r: Random, shape: tuple[int, ...] = (1, 3, 32, 32), version: int = 1) ->
 
 
 def npz(data: bytes, r: Random, values: bool = True) -> bytes:
-    """An archive with one member less, of another name or form, or, if ``values`` may change, with its bytes spoiled."""
+    """An archive with one member less, of another name or form or, where ``values`` may change, of spoiled bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
         names = old.namelist()
