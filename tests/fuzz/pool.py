@@ -131,7 +131,7 @@ def _limit(folder: Path) -> None:
     temporary = folder / ".tmp"
     temporary.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
-    faulthandler.dump_traceback_later(SECONDS - 5, file=sys.stderr)  # where it hangs
+    faulthandler.dump_traceback_later(0.9 * SECONDS, file=sys.stderr)  # where it hangs
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
