@@ -1,13 +1,15 @@
 # make demo  the whole chain on an embedded data set, report in runs/demo/
 # make test  the tests (under 10 minutes on 2 cores: two workers, each with one thread)
 # make bench MobileNets and ResNet-50 at 224x224, 1x4 blocks at 50, 75 and 90 %, against the dense engines
+# make fuzz  spoiled files by the thousand against every command, for MINUTES=30, and a table of what was not right
 # PIP_OPTIONS passes index options through, e.g. to take a CPU-only torch from an index of your choice.
 PYTHON ?= python3
+MINUTES ?= 30
 PIP_OPTIONS ?=
 VENV := .venv
 RUN := $(abspath $(VENV))/bin/python
 
-.PHONY: demo check test lint types format bench clean
+.PHONY: demo check test lint types format bench fuzz clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); false)
@@ -22,6 +24,9 @@ test: $(VENV)/installed
 
 check: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "quick and not slow and not gpu and not peers"
+
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz.campaign --minutes $(MINUTES)
 
 bench: $(VENV)/installed
 	$(RUN) scripts/bench/bench_networks.py

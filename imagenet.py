@@ -1,3 +1,6 @@
-from kerf.compress.cli import main
+"""Train, prune, fine-tune, export: kerf prune by its first name; see compress/cli.py, or run with --help."""
 
-raise SystemExit(main(program="imagenet.py"))
+from kerf.cli import enter
+
+if __name__ == "__main__":
+    raise SystemExit(enter("kerf.compress.cli", "imagenet.py"))

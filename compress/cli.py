@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from kerf import console
+from kerf import console, failures
 from kerf.compress.command import show
 from kerf.compress.command.allocating import sensitivities_of
 from kerf.compress.command.args import Args
@@ -22,7 +22,7 @@ NAMELESS = ("kerf-prune", "imagenet.py")  # their errors have always begun with 
 
 
 def main(argv: Sequence[str] | None = None, program: str = "kerf-prune") -> int:
-    """0, or 2 with one line on stderr for input that cannot be used, or 130 when interrupted.
+    """0, or with one line on stderr 2 for input that cannot be used, 70 for an internal error, 130 when interrupted.
 
     The first of `argv` may be a command of its own, show, methods or sensitivity, or an .onnx file that is to be
     pruned. `program` is what usage and errors call it all.
@@ -36,28 +36,34 @@ def main(argv: Sequence[str] | None = None, program: str = "kerf-prune") -> int:
     name = f"{program} {word}" if word and not program.endswith(f" {word}") else program
     said = "" if program in NAMELESS else f"{name}: "
     job_dir: Path | None = None
-    try:
-        if word in show.COMMANDS:
-            show.run(argv, name)
+    with console.terminal(name):
+        try:
+            if word in show.COMMANDS:
+                show.run(argv, name)
+                console.flush()
+                return 0
+            if not {"-h", "--help"} & {*argv}:
+                distributed.start()
+            args, notes = distributed.on_first(lambda: continued(*parse(argv[1:] if word else argv, name)))
+            job_dir = args.job_dir
+            work(args, notes, word)
+            console.flush()
+            distributed.stop()
             return 0
-        if not {"-h", "--help"} & {*argv}:
-            distributed.start()
-        args, notes = distributed.on_first(lambda: continued(*parse(argv[1:] if word else argv, name)))
-        job_dir = args.job_dir
-        work(args, notes, word)
-        distributed.stop()
-        return 0
-    except distributed.INPUT_ERRORS as error:
-        if distributed.is_first_to_fail():
-            if "--debug" in argv:
-                traceback.print_exc()
-            print(f"{said}error: {console.one_line(error)}", file=sys.stderr)
-        return distributed.leave(2)
-    except KeyboardInterrupt:
-        if distributed.is_first_to_fail():
-            hint = f"; continue with --resume {job_dir}" if job_dir and last(job_dir).is_file() else ""
-            print(f"{said}interrupted{hint}", file=sys.stderr)
-        return distributed.leave(130)
+        except SystemExit as error:  # of --help, or rich's for a closed pipe
+            return console.failed(error, said)
+        except BaseException as error:
+            return distributed.leave(_said(error, said, argv, job_dir))
+
+
+def _said(error: BaseException, said: str, argv: Sequence[str], job_dir: Path | None) -> int:
+    """The exit code. Of several processes that fail one says why."""
+    if not distributed.is_first_to_fail():
+        return failures.code(error)
+    if "--debug" in argv:
+        traceback.print_exc()
+    hint = f"; continue with --resume {job_dir}" if job_dir and last(job_dir).is_file() else ""
+    return console.failed(error, said, f"interrupted{hint}")
 
 
 def work(args: Args, notes: Sequence[str], word: str) -> None:

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from kerf import console, files
+from kerf import console, files, gate
 from kerf.console import Parser
 from kerf.deploy.quantise import calibration
 from kerf.errors import BadInput
@@ -74,7 +73,7 @@ def look_into(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.picture and not args.layer:
         raise BadInput("--picture is of one layer: give --layer NAME")
-    if (args.file / "manifest.json").is_file():
+    if (args.file / "manifest.json").exists():
         if args.layer:
             raise BadInput(f"--layer: {args.file} holds packed weights; give the .onnx file or the checkpoint")
         manifest = bundle.read_manifest(args.file)
@@ -134,7 +133,7 @@ def put_side_by_side(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from kerf.deploy.runtime.session import load
 
-    given = arrays(args.input)
+    given: Any = gate.read_arrays(args.input)
     session = load(args.bundle)
     if len(session.outputs) > 1 and args.output.suffix != ".npz":
         names = ", ".join(session.outputs)
@@ -166,15 +165,6 @@ def export_runtime(args: argparse.Namespace) -> dict[str, Any]:
     made = c_library.export(args.folder, args.cc)
     print(made)
     return {"compiler": made.compiler, "bytes": made.bytes, "files": [str(made.folder), str(made.library)]}
-
-
-def arrays(path: Path) -> Any:
-    """An .npy file's array, or an .npz file's by name."""
-    try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: not an .npy array, nor an .npz of arrays ({error})") from error
 
 
 # What a command needs is loaded when it is asked for: a device that runs a bundle has no need of onnx.

@@ -204,7 +204,7 @@ def compare(
 ) -> None:
     """Raises ValueError unless ONNX Runtime and torch agree on every example within `tolerance` of torch's maximum."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     if not fuse:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

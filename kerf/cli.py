@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "compare": ("kerf.deploy.cli", ("compare",), "all runs of a folder on one page"),
     "run": ("kerf.deploy.cli", ("run",), "a bundle on an array: .npy in, .npy out"),
     "export-runtime": ("kerf.deploy.cli", ("export-runtime",), "libkerf, which runs bundles in C and C++"),
+    "bundle": ("kerf.deploy.bundle_cli", (), "sign a bundle, verify a signature"),
     "records": ("kerf.tune.records_cli", (), "measurements: show, export, import"),
 }
 USAGE = "usage: kerf COMMAND [FLAG ...]\n\n{}\n\nkerf COMMAND --help says more of one; kerf --version."
@@ -58,6 +59,25 @@ def command(name: str, *rest: str) -> int:
             raise ImportError(f"kerf {name} needs {error.name}: pip install 'kerf[train]'") from error
         raise
     return main([*first, *rest], program=f"kerf {name}")
+
+
+def enter(module: str, program: str) -> int:
+    """A command by another name: its module is loaded within the boundary that turns whatever happens into a line."""
+    code: list[int] = []
+    failed = console.guarded(program, lambda: code.append(import_module(module).main(program=program)))
+    return failed or code[0]
+
+
+def prune() -> int:
+    return enter("kerf.compress.cli", "kerf-prune")
+
+
+def deploy() -> int:
+    return enter("kerf.deploy.cli", "kerf-deploy")
+
+
+def tune() -> int:
+    return enter("kerf.tune.cli", "kerf-tune")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ class DeviceLost(KerfError, RuntimeError):
     """No device is left to measure on, or none becomes free."""
 
 
-# What ends a command in one line. Libraries raise ValueError for files and numbers that a person gave, OSError for
-# files that are not there, ImportError for packages that are not installed.
-INPUT_ERRORS = (KerfError, ValueError, OSError, ImportError)
+class Diverged(KerfError, FloatingPointError):
+    """Training whose loss is no number any more: a person can lower its rate."""
+
+
+# What a person can mend: OSError is raised for files that are not there, ImportError for packages that are not
+# installed. A ValueError that is none of kerf's own comes from a mistake in kerf (kerf.failures).
+INPUT_ERRORS = (KerfError, OSError, ImportError)

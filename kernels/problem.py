@@ -157,11 +157,33 @@ class Problem:
 
     @classmethod
     def from_json(cls, text: str) -> Problem:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        values["n"] = values.pop("block", 0)
-        values |= types_of(values.pop("precision", "f32"))
-        values |= {name: TensorType(**kind) for name, kind in values.pop("types", {}).items()}
-        return cls(**values)
+        """Raises BadInput for what ``to_json`` does not write."""
+        try:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+            values["n"] = values.pop("block", 0)
+            types = {name: TensorType(**kind) for name, kind in values.pop("types", {}).items()}
+            given: dict[str, Any] = types_of(values.pop("precision", "f32")) | types
+            _refuse_other_types(values)
+            return cls(**values, **given)
+        except (TypeError, AttributeError, KeyError, ValueError, RecursionError, ZeroDivisionError) as error:
+            raise error if isinstance(error, BadInput) else BadInput(f"{text:.80}: no problem ({error})") from error
+
+
+def _refuse_other_types(values: dict[str, Any]) -> None:
+    """Raises TypeError for JSON of another kind than a problem's fields."""
+    kinds: dict[str, Any] = {"activation": str, "residual": bool, "alpha": float, "beta": float}
+    lengths = {"kernel": 2, "stride": 2, "dilation": 2, "padding": 4}
+    for name, value in values.items():
+        parts = value if name in lengths and isinstance(value, tuple) else (value,)
+        kind = kinds.get(name, int)
+        if len(parts) != lengths.get(name, 1) or any(
+            not isinstance(part, kind if kind is not float else int | float) or isinstance(part, bool) != (kind is bool)
+            for part in parts
+        ):
+            raise TypeError(f"{name} is {value!r}")
+        least = {"padding": -(2**31), "n": 0, "nnzb": 0}.get(name, 1)
+        if kind is int and not all(least <= part < 2**40 for part in parts):
+            raise TypeError(f"{name} is {value!r}")
 
 
 def computes(p: Problem, *precisions: str) -> str | None:

@@ -48,9 +48,15 @@ def prefetch(entry, level: int = 1) -> None:
 
 def spans(n: int, lanes: int) -> tuple[int, list[int]]:
     """Vectors covering n consecutive floats: (lanes, offsets). The last one overlaps its neighbour, never the end."""
+    lanes, count = covering(n, lanes)
+    return lanes, [min(i * lanes, n - lanes) for i in range(count)]
+
+
+def covering(n: int, lanes: int) -> tuple[int, int]:
+    """(lanes, how many): the vectors of ``spans``, of which a large image has millions."""
     while lanes > n:
         lanes //= 2
-    return lanes, [min(i * lanes, n - lanes) for i in range(-(-n // lanes))]
+    return lanes, -(-n // lanes)
 
 
 def overrun(n: int, lanes: int) -> int:

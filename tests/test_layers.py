@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("kerf", "kernels", "deploy", "tune", "compress")
 # Rooms (or single files, before their room's others), the lowest first: what a file imports never stands behind it.
 ORDER = {
-    "kerf": ["errors", "files", "console", "bare_names", ""],
+    "kerf": ["errors", "files", "failures", "gate", "temporary", "children", "console", "bare_names", ""],
     "kernels": [
         "cpu/layout",
         "cpu/machine",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from kerf import console
@@ -23,7 +22,6 @@ RECORDS_COMMANDS = ("show", "export-records", "import-records")  # of kerf.tune.
 def main(argv: list[str] | None = None, program: str = "kerf-tune") -> int:
     """The command's exit code; ``program`` is what it is called in its lines."""
     words = sys.argv[1:] if argv is None else argv
-    warnings.formatwarning = lambda message, *_, **__: f"{program}: warning: {message}\n"
     return console.guarded(program, lambda: run(words, program), INTERRUPTED)
 
 

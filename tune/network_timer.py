@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from kerf import temporary
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.build import record
 from kerf.deploy.frontend.convert import convert
@@ -38,10 +38,10 @@ class Clock:
 
     def network_ms(self, path: Path, seconds: float = 5.0) -> tuple[float, float, str]:
         """(kerf's latency, the fastest dense engine's, its name) for an .onnx file, raced. Raises ValueError."""
-        with tempfile.TemporaryDirectory(prefix="kerf-clock-") as folder:
+        with temporary.folder("clock") as folder:
             try:
                 bundle = compile(
-                    path, Path(folder) / "bundle", n=self.n, sparsity=LEAST_SPARSE, target=self.target,
+                    path, folder / "bundle", n=self.n, sparsity=LEAST_SPARSE, target=self.target,
                     threads=self.threads, trials=0, seconds=seconds,
                 )  # fmt: skip
             except Mismatch as error:

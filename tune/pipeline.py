@@ -17,10 +17,11 @@ from tvm.target import Target
 from kerf.deploy.compiler import preflight, targets
 from kerf.deploy.compiler.build import Built, build
 from kerf.deploy.embed import ort_model
-from kerf.deploy.embed.toolchain import toolchain
-from kerf.deploy.frontend import refusals
+from kerf.deploy.embed.toolchain import Toolchain, toolchain
+from kerf.deploy.frontend import memory, refusals
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.network import KERF, Network
+from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.plans import fallback, pieces, steps
@@ -170,6 +171,8 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     foreign = "" if request.rpc else targets.foreign(target) or ""
     request = refuse(request, target)
     networks = converted(request, target)
+    for network in networks:
+        memory.refuse(request.path, network.graph)
     refuse_machine(request, target, networks[0].weights_bytes, runs_here=not (foreign or request.rpc))
     say(request.describe())
     place = place_of(request, backend_of(target).device if not foreign else "")
@@ -177,9 +180,16 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     if request.int8:
         request, made = quantised_first(request, say)
         networks = converted(request, target)
-    job = Job(request, target, foreign, command, say, place, f32, made)
+    others = [t for t in several if t is not target]
+    job = Job(request, target, foreign, command, say, place, f32, made, others, tools)
     if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
         raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
+    with explained(request.path):
+        return _compiled(networks, job, progress)
+
+
+def _compiled(networks: Sequence[Network], job: Job, progress: Progress) -> Bundle:
+    request, target, foreign, say, place = job.request, job.target, job.foreign, job.say, job.place
     networks = [pieces.whole(n) if job.whole else pieces.able(n, target, say) for n in networks]
     if request.engine == KERF and not networks[0].own:
         raise refusals.nothing(request.path, networks[0].graph)
@@ -195,12 +205,12 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
         say(wording.searched(summary))
     try:
         plans = [planned(network, job, book, searched=summary is not None) for network in networks]
-        for other in (t for t in several if t is not target):
+        for other in job.others:
             plans += variants(other, job, book)
         delivered = deliver(plans, book, summary, job)
-        if tools:
-            network = plans[0].network
-            ort_model.proven(delivered.path, tools, network.path, network.inputs, request.precision, request.threads)
+        if job.tools:
+            first = plans[0].network
+            ort_model.proven(delivered.path, job.tools, first.path, first.inputs, request.precision, request.threads)
         return delivered
     except Unsupported as error:  # by an engine, of a piece
         raise Unsupported(f"{request.path}: {error}") from error
@@ -237,6 +247,8 @@ class Job:
     place: Place
     f32: Path | None = None
     quantised: Quantised | None = None
+    others: Sequence[Target] = ()  # for which the bundle has code, too
+    tools: Toolchain | None = None  # that --format ort needs
 
     @property
     def whole(self) -> bool:

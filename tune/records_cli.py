@@ -10,13 +10,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from kerf import console, files
+from kerf import console, files, gate
 from kerf.console import Parser
 from kerf.deploy.compiler import targets
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.record import Record, RecordBook
 from kerf.errors import BadInput
+from kerf.failures import printable
 from kerf.kernels.backends import BY_NAME
 from kerf.kernels.problem import Problem
 from kerf.tune import whole_network
@@ -32,15 +34,16 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         return found
     screen = Console(soft_wrap=False)
     for group in groups:
-        name = f"{group['target']}, {describe(group['versions'])}"
+        name = Text(printable(f"{group['target']}, {describe(group['versions'])}"))
         table = Table("layer", "block", "best µs", "kernel", "configuration", "tried", "failed", title=name)
         for row in group["layers"]:
             config = " ".join(f"{k}={v}" for k, v in row["config"].items())
-            table.add_row(
+            cells = (
                 row["layer"], f"{row['block']}x1" if row["block"] else "",
                 "-" if row["best_us"] is None else f"{row['best_us']:.1f}", row["kernel"] or "none works", config,
-                str(row["tried"]), str(row["failed"]),
+                row["tried"], row["failed"],
             )  # fmt: skip
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         screen.print(table)
         if group["versions"] != here:
             screen.print(f"not used here: this is {describe(here)}", markup=False)
@@ -56,7 +59,11 @@ def measured(book: RecordBook) -> list[dict[str, Any]]:
     for (target, versions), problems in groups.items():
         rows = []
         for text in sorted(problems):
-            p, best = Problem.from_json(text), book.best(text, target, dict(versions))
+            try:
+                p = Problem.from_json(text)
+            except BadInput:  # of another version, or nobody's
+                continue
+            best = book.best(text, target, dict(versions))
             found = book.of(text, target, dict(versions))
             rows.append(
                 {
@@ -94,7 +101,7 @@ def import_records(args: argparse.Namespace) -> dict[str, Any]:
     known = {r.to_json() for r in book.records}
     reasons: Counter[str] = Counter()
     fitting = []
-    for number, line in enumerate(args.file.read_text().splitlines(), 1):
+    for number, line in enumerate(_lines(args.file), 1):
         try:
             record = Record.from_line(line)
         except ValueError as error:
@@ -113,6 +120,10 @@ def import_records(args: argparse.Namespace) -> dict[str, Any]:
     return {"files": [str(args.records)], "added": len(fitting), "left_out": dict(reasons)}
 
 
+def _lines(path: Path) -> list[bytes]:
+    return gate.read_bytes(path, "a file of kerf-tune export-records").splitlines()
+
+
 def misfit(record: Record) -> str | None:
     """Why a record says nothing about this machine; None when it does."""
     here = provenance()
@@ -123,7 +134,7 @@ def misfit(record: Record) -> str | None:
         threads = int(record.target.rpartition("-num-cores=")[2])
         target = targets.parse(record.target.rpartition(" -num-cores=")[0], threads)
         p = Problem.from_json(record.problem)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         return f"its target or problem cannot be read: {error}"
     if targets.describe(target) != record.target:
         return f"target {record.target!r} is {targets.describe(target)!r} here"
@@ -145,7 +156,7 @@ def layers_of(book: RecordBook) -> list[Record]:
 
 
 def opened(path: Path) -> RecordBook:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no records; tune something first, or give --records")
     return RecordBook(path)
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +26,7 @@ import tvm
 from tvm.support.popen_pool import MapResult, PopenPoolExecutor, PopenWorker, StatusKind
 from tvm.target import Target
 
+from kerf import children, temporary
 from kerf.deploy.compiler.targets import linking, on_gpu, triple
 from kerf.deploy.measure.environment import usable_cpus
 from kerf.deploy.runtime import gpu
@@ -67,17 +69,21 @@ class Measurer:
         self._devices = self.place.devices()
         if not self._devices:
             raise DeviceLost(f"{self.place}: no device is registered")
-        self._folder = tempfile.TemporaryDirectory(prefix="kerf-tune-")
+        self._left = ExitStack()
+        self._folder = self._left.enter_context(temporary.folder("tune"))
+        owned = {"initializer": _begin, "initargs": (os.getpid(), str(self._folder))}
         self._number = itertools.count()
-        self._builder = PopenPoolExecutor(max_workers=usable_cpus(), timeout=BUILD_SECONDS, maximum_process_uses=BUILDS)
+        self._builder = PopenPoolExecutor(
+            max_workers=usable_cpus(), timeout=BUILD_SECONDS, maximum_process_uses=BUILDS, **owned
+        )
         self._idle: SimpleQueue[PopenWorker] = SimpleQueue()
         for _ in range(self._devices):
-            self._idle.put(PopenWorker())
+            self._idle.put(PopenWorker(**owned))
         self._callers = ThreadPoolExecutor(max_workers=self._devices)
 
     def build(self, funcs: Sequence[tvm.tirx.PrimFunc]) -> list[tuple[str | None, str]]:
         """Compile in parallel: (path of the library or None, error)."""
-        jobs = [(f, self.target, self._folder.name) for f in funcs]
+        jobs = [(f, self.target, str(self._folder)) for f in funcs]
         results = self._builder.map_with_error_catching(lambda job: _build(*job), jobs)
         return [(r.value, "") if r.status == StatusKind.COMPLETE else (None, _why(r)) for r in results]
 
@@ -90,7 +96,7 @@ class Measurer:
         Whoever brings the process down is found by letting each run alone. The future raises DeviceLost when no device
         is left.
         """
-        arguments = Path(self._folder.name) / f"arguments-{next(self._number)}.npz"
+        arguments = self._folder / f"arguments-{next(self._number)}.npz"
         arrays: dict[str, Any] = {
             f"{i}.{k}": a for i, entrant in enumerate(entrants) for k, a in enumerate(entrant.arrays)
         }
@@ -144,7 +150,7 @@ class Measurer:
         self._builder.shutdown()
         while not self._idle.empty():
             self._idle.get().kill()
-        self._folder.cleanup()
+        self._left.close()
 
 
 def _why(result: MapResult) -> str:
@@ -159,6 +165,12 @@ def last_line(error: BaseException) -> str:
 
 
 # The rest runs in the workers.
+
+
+def _begin(parent: int, folder: str) -> None:
+    """Of a worker: it ends with the search, and leaves nothing outside the search's folder."""
+    children.end_with(parent)
+    children.workspace(Path(folder))
 
 
 def _build(func: tvm.tirx.PrimFunc, target: Target, folder: str) -> str:

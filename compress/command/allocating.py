@@ -1,11 +1,11 @@
 """What pruning costs layer by layer, and the shares of layers that follow from it: measured, said, written down."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from kerf import files
+from kerf import files, gate
 from kerf.compress.command import deployment
 from kerf.compress.command.folder import open_job_dir
 from kerf.compress.command.job import Job
@@ -101,6 +101,6 @@ def choose(job: Job, harm: dict[int, Harm], reporter: Reporter) -> allocation.Al
 
 def _read(file: Path) -> allocation.Allocation:
     try:
-        return allocation.Allocation(**json.loads(file.read_text()))
+        return allocation.Allocation(**gate.read_json(file, dict[str, Any], "the shares of a run"))
     except (TypeError, ValueError) as error:
         raise BadInput(f"{file} does not hold what a run wrote there ({error}): start the run again") from None

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kerf import gate
 from kerf.compress.command.args import FLAGS
 from kerf.compress.command.flags import Flag
 from kerf.errors import BadInput
@@ -19,14 +20,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
 
     Raises FileNotFoundError, or BadInput naming the file and what in it is wrong.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: expected JSON such as the config.json of a run")
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # neither JSON nor text, or brackets without end
-        raise BadInput(f"{path} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} holds a {type(content).__name__}, expected an object of flag names and values")
+    expected = "flag names and values, such as the config.json of a run"
+    content = gate.read_json(path, dict[str, Any], expected, with_nan=True)
     values: dict[str, Any] = {}
     ignored = []
     for name, value in content.items():

@@ -5,13 +5,13 @@ Here, and in no other file of compress, the two sides meet, and only where a run
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kerf import temporary
 from kerf.compress.command.job import Job
 from kerf.compress.pruning import allocation
 from kerf.compress.training.progress import Reporter
@@ -48,7 +48,7 @@ class Deployed(nn.Module):
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ def on_integers(job: Job, reporter: Reporter) -> tuple[Deployed, int]:
     folder, held_out = job.args.job_dir, job.data.val
     assert held_out is not None  # job.refuse_integers
     f32 = export(job.model, job.example, folder / "model.f32.onnx")
-    with TemporaryDirectory(prefix="kerf-calibration-") as temporary:
-        samples = Path(temporary) / "images.npy"
+    with temporary.folder("calibration") as place:
+        samples = place / "images.npy"
         images = first(lambda: held_out.epoch(0, 0), job.args.calibration)
         np.save(samples, torch.cat([x for x, _ in images]).contiguous().numpy())
         asked = Calibration(samples, job.args.quantise_ranges, job.args.calibration)

@@ -129,8 +129,6 @@ def _rebuild(path: Path, state: Mapping[str, Any]) -> tuple[nn.Module, Grids, di
     """The network in the file, its grids, outputs and inputs of each layer when it was dense, the cost then and now."""
     arch, size = state["arch"], state["image_size"]
     classes = state.get("num_classes")
-    if not isinstance(arch, str) or type(size) is not int or type(classes) not in (int, type(None)):
-        raise BadInput(f"its header says arch {arch!r}, image_size {size!r}, num_classes {classes!r}")
     if classes is None:
         classes = _classes(path, create(arch, 10, size))
     model, example = create(arch, classes, size).eval(), torch.zeros(1, 3, size, size)

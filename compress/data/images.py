@@ -1,6 +1,8 @@
 """Image files in, uint8 arrays out: what lies in folders, and CIFAR's own batches. No splits, no augmentation."""
 
 import pickle
+import struct
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +18,10 @@ from torch import Tensor
 
 from kerf.compress.data.folders import Listing
 from kerf.errors import BadInput
+from kerf.failures import printable
+from kerf.gate import refuse_special
+
+MOST_ASPECT = 2000  # longer side to shorter; Pillow itself refuses more than 178,956,970 pixels
 
 
 @contextmanager
@@ -25,11 +31,29 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     Raises ValueError naming the file when it is no readable image, also for what is done with the image within.
     """
     try:
+        if content is None:
+            refuse_special(path, "an image")
         with Image.open(path if content is None else BytesIO(content)) as image:
+            _refuse_large(image)
             yield image
     # on broken files PIL raises all of these
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+        struct.error,
+        zlib.error,
+    ) as error:
         raise BadInput(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from None
+
+
+def _refuse_large(image: Image.Image) -> None:
+    """Raises BadInput for sizes that no photograph has: resized, they would be an endless strip of gigabytes."""
+    width, height = image.size
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise BadInput(f"{width}x{height} pixels; expected sides of at most {MOST_ASPECT}:1")
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -94,12 +118,15 @@ def decode(listing: Listing, size: int, workers: int) -> Tensor:
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
 
+CIFAR_BYTES = 1 << 30  # five times the largest of its files
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Reads CIFAR's pickles, which hold numpy arrays, bytes and lists; refuses every other type."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return np.empty(0).__reduce__()[0]  # numpy's own, wherever this version keeps it
+            return lambda *_: np.empty(0, np.uint8)  # what numpy's own makes; the file's shape comes with its bytes
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in the old protocols
@@ -107,21 +134,26 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"holds {module}.{name}, which CIFAR files do not")
 
 
-def read_cifar_batch(path: Path, label_key: str) -> tuple[Tensor, list[int], list[str]]:
+def read_cifar_batch(path: Path, label_key: str, classes: int) -> tuple[Tensor, list[int], list[str]]:
     """One file of cifar-10-batches-py or cifar-100-python: images (n, 3, 32, 32) uint8, labels, file names.
 
     Raises FileNotFoundError, or ValueError when it is not such a file.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no CIFAR batch at {path}")
+    refuse_special(path, "a CIFAR batch", CIFAR_BYTES)
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="bytes").load()
-        pixels = np.ascontiguousarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-        labels = [int(label) for label in content[label_key.encode()]]
+        content = _ArraysOnly(BytesIO(path.read_bytes()), encoding="bytes").load()
+        pixels, labels = content[b"data"], list(content[label_key.encode()])
         names = [name.decode() for name in content.get(b"filenames", [])]
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadInput(f"{path} is not a CIFAR batch: {error}") from None
-    if len(labels) != len(pixels):
-        raise BadInput(f"{path} has {len(pixels)} images and {len(labels)} labels")
-    return torch.from_numpy(pixels), labels, names or [f"{path.name}/{i}" for i in range(len(labels))]
+    except Exception as error:  # a spoiled pickle makes Python's raise anything
+        raise BadInput(f"{path} is not a CIFAR batch: {printable(error)}") from None
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
+        what = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise BadInput(f"{path} is not a CIFAR batch: its data are {what}, expected uint8 (images, 3072)")
+    if not all(isinstance(label, int | np.integer) and 0 <= label < classes for label in labels):
+        raise BadInput(f"{path} has labels that are none of 0 to {classes - 1}")
+    if len(labels) != len(pixels) or len(names) not in (0, len(pixels)):
+        raise BadInput(f"{path} has {len(pixels)} images, {len(labels)} labels and {len(names)} file names")
+    images = torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3, 32, 32))
+    return images, [int(label) for label in labels], names or [f"{path.name}/{i}" for i in range(len(labels))]

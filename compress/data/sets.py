@@ -131,10 +131,10 @@ def _cifar(name: str, classes: int, folder: str, files: tuple[str, ...], test: s
         root = root / folder if (root / folder).is_dir() else root
         if not (root / test).is_file():
             raise BadInput(f"no {name} in {options.path}: expected {folder}/ or train/<class>/*.jpg")
-        read = [read_cifar_batch(root / file, key) for file in files]
+        read = [read_cifar_batch(root / file, key, classes) for file in files]
         pixels, labels, names = zip(*read)
         joined = torch.cat(pixels), list(chain.from_iterable(labels)), list(chain.from_iterable(names))
-        parts = [joined, read_cifar_batch(root / test, key)]
+        parts = [joined, read_cifar_batch(root / test, key, classes)]
     return _in_memory(name, classes, parts[0], parts[1], options, notes=notes)
 
 

@@ -75,7 +75,7 @@ class Sessions:
             value.type.tensor_type.ClearField("shape")  # of one sample, where there may be more
         del model.graph.value_info[:]
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         options.enable_cpu_mem_arena = False
         return onnxruntime.InferenceSession(model.SerializeToString(), options, DEVICE)

@@ -18,6 +18,7 @@ from kerf.compress.onnx_file.program import DEVICE, Sessions
 from kerf.compress.second_order.compensation import cheapest, compensate
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
+from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.frontend.zero_blocks import LINEAR, prunable
 from kerf.deploy.quantise.calibration import Calibration
 from kerf.deploy.quantise.quantise import plain, sized
@@ -88,8 +89,16 @@ def prune_onnx(
     if not 0 < sparsity < 1 or n < 1:
         raise BadInput(f"sparsity {sparsity:g}, n {n}: expected a share above 0 and below 1, and at least 1")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
+    with explained(path):
+        return _pruned(path, to, asked, sparsity, n, full, shapes or {}, threads)
+
+
+def _pruned(
+    path: Path, to: Path, asked: Calibration, sparsity: float, n: int, full: bool,
+    shapes: Mapping[str, Sequence[int]], threads: int,
+) -> PrunedFile:  # fmt: skip
     graph = plain(path)
-    inputs = sized(path, graph, shapes or {})
+    inputs = sized(path, graph, shapes)
     samples = read(asked, inputs)
     original = graph.model()
     blocks = {tensor.name for tensor, _ in prunable(original.graph, ("Conv", *LINEAR) if full else ("Conv",))}
@@ -133,7 +142,7 @@ def _compared(
     the same place).
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     before, now = (onnxruntime.InferenceSession(m.SerializeToString(), options, DEVICE) for m in (original, pruned))
     apart = whole = 0.0
     same: list[bool] = []

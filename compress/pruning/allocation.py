@@ -1,7 +1,6 @@
 """What each layer loses, when not all lose the same: as little harm as a target of MACs or milliseconds allows."""
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kerf import temporary
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
@@ -101,7 +101,7 @@ def by_time(
     network that they make is built, timed and corrected. Raises ValueError with what is reachable when that is not
     within 5 % of the target.
     """
-    with tempfile.TemporaryDirectory(prefix="kerf-prune-") as name:
+    with temporary.folder("prune") as name:
         trial = _Trial(model, recipe, graph, example, clock, export, Path(name))
         whole, dense, engine = trial.network_ms(model, "dense")
         target = target_ms if target_ms is not None else dense / (speedup or 1.0)

@@ -4,17 +4,20 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from kerf import gate
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.training import checkpoint
 from kerf.compress.training.pressure import Pressure
 from kerf.compress.training.train import Metrics, State
 from kerf.errors import BadInput
+from kerf.failures import printable
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,31 @@ class Course:
     measured: dict[str, Metrics] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     snapshots: list[Snapshot] = dataclasses.field(default_factory=list)
+
+
+Count = Annotated[int, Meta(ge=0, lt=2**31)]
+
+
+class _Metrics(TypedDict):
+    """Of a Metrics, what is saved of it."""
+
+    top1: float
+    top5: float
+    loss: float
+    images: Count
+    predictions: tuple[int, ...]
+    skipped: tuple[str, ...]
+
+
+class _State(TypedDict):
+    """The header of a saved run."""
+
+    phase: Count
+    attached: bool
+    epoch: Count
+    best_score: tuple[float, float] | None
+    history: list[dict[str, Any]]
+    measured: dict[str, _Metrics]
 
 
 @dataclass(frozen=True)
@@ -99,5 +127,7 @@ class Saved:
         tensors, state = checkpoint.load(file)
         if "phase" not in state:
             raise BadInput(f"{file} holds weights, not a run to resume; give it as --pretrained_model")
-        score = state.pop("best_score")
-        return cls(tensors, **state, best_score=tuple(score) if score else None)
+        expected = "what a run saves there; start the run again"
+        if unknown := sorted(set(state) - set(_State.__annotations__)):
+            raise BadInput(f"{file}: {printable(unknown[0])!r} in its header; expected {expected}")
+        return cls(tensors, **gate.converted(state, _State, f"{file}: its header", expected))

@@ -6,7 +6,7 @@ saved and exported is a plain module with zeros in it. Channels leave it altoget
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids
 from kerf.compress.training.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate, sample_of
+from kerf.errors import BadInput
+from kerf.failures import one_line, printable
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,11 @@ class _Run:
     def through(self, saved: Saved) -> Outcome:
         """All phases, from what was `saved`."""
         if saved.tensors:
-            self._restore(saved)
+            try:
+                self._restore(saved)
+            except (RuntimeError, KeyError, IndexError, ValueError, TypeError, AttributeError, StopIteration) as error:
+                said = f"{self.file} is no run of this network and these settings ({one_line(error)})"
+                raise error if isinstance(error, BadInput) else BadInput(f"{said}; start the run again") from error
         for index, phase in enumerate(self.phases):
             if index >= saved.phase:
                 self._take(index, phase, saved)
@@ -108,6 +114,10 @@ class _Run:
 
     def _restore(self, saved: Saved) -> None:
         course, model, dense = self.course, self.model, self.course.graph
+        if saved.phase >= len(self.phases) or saved.epoch > self.phases[saved.phase].epochs:
+            raise BadInput(
+                f"{self.file} is at epoch {saved.epoch} of phase {saved.phase}, which this run does not have"
+            )
         course.snapshots = saved.snapshots(model, dense)
         course.sparsity = self.phases[saved.phase].sparsity
         course.kept = {name: index.long() for name, index in saved.part("kept").items()}
@@ -116,6 +126,8 @@ class _Run:
             self._attach(next(phase for phase in reversed(self.phases[: saved.phase + 1]) if phase.pressure))
             self.recipe.pressure.restore(saved.part("pressure"))
         model.load_state_dict(saved.part("model"))
+        _refuse_others(saved, "momentum", dict(model.named_parameters()))
+        _refuse_others(saved, "best", model.state_dict())
         masks = saved.part("mask")
         course.masks = {
             path: torch.empty_like(p, dtype=torch.bool).copy_(masks[path])
@@ -200,3 +212,10 @@ class _Run:
             self.on_history(state.history)
         if pressure.attached and (line := pressure.report(self.model)):
             self.reporter.say(f"  {line}")
+
+
+def _refuse_others(saved: Saved, part: str, own: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError for tensors of other names or shapes than the network's own."""
+    for name, tensor in saved.part(part).items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ValueError(f"{part} of {printable(name)!r} {tuple(tensor.shape)}")

@@ -8,17 +8,19 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kerf import gate
 from kerf.compress.training import pickled
 from kerf.compress.training.state_dict import Say, weights_in
 from kerf.errors import BadInput
 from kerf.files import replacing
+from kerf.gate import refuse_special
 
 HEADER = "kerf"
 
@@ -36,33 +38,54 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises FileNotFoundError, or ValueError when the file is no safetensors file or is cut short.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _state(file)  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)  # noqa: SIM118
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """The state alone: `load` without reading the tensors, with the same errors."""
     with _opened(path) as file:
-        return _state(file)
+        return _state(path, file)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[safe_open]:
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    refuse_special(Path(path), "a .safetensors checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, UnicodeDecodeError) as error:
         with open(path, "rb") as raw:
             pickle = raw.read(2) in (b"PK", b"\x80\x02")
         what = "by its content it is torch.save's: rename it to .pth" if pickle else "save it again"
         raise BadInput(f"{path} is not a whole safetensors file ({pickled.printable(error)}); {what}") from None
 
 
-def _state(file: safe_open) -> dict[str, Any]:
-    state = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    if not isinstance(state, dict):
-        raise BadInput(f"its header says {HEADER} {type(state).__name__}, expected an object; save it again")
+class State(TypedDict, total=False):
+    """What kerf's own header says, as far as others than a resumed run read it."""
+
+    arch: str
+    image_size: int
+    num_classes: int | None
+    method: str
+    kept: dict[str, list[int]] | None
+
+
+MOST_PIXELS = 1 << 14  # of a side of an image
+
+
+def _state(path: Path, file: safe_open) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(HEADER, "{}")
+    expected = "what kerf writes there; save it again"
+    state = gate.parsed(text, dict[str, Any], f"{path}: its header's {HEADER}", expected, with_nan=True)
+    gate.converted(state, State, f"{path}: its header's {HEADER}", expected)
+    if not 1 <= state.get("image_size", 1) <= MOST_PIXELS:
+        raise BadInput(f"{path}: its header says images of {state['image_size']}; expected at most {MOST_PIXELS}")
+    classes = state.get("num_classes")
+    rows = [shape[0] for name in file.keys() if (shape := file.get_slice(name).get_shape())]  # noqa: SIM118
+    if classes is not None and not 1 <= classes <= max(rows, default=1):
+        raise BadInput(f"{path}: its header says {classes} classes, which none of its tensors has; save it again")
     return state
 
 
@@ -73,8 +96,9 @@ def read_weights(path: Path, say: Say = lambda _: None) -> dict[str, Tensor]:
     that cannot be read as a state dict, or has NaN or infinity in it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no weights at {path}: expected a .safetensors, .pth or .pt file")
+    refuse_special(path, "a .safetensors, .pth or .pt file")
     found = load(path)[0] if path.suffix == ".safetensors" else pickled.read(path)
     try:
         weights = weights_in(found, lambda line: say(f"{path} {line}"))

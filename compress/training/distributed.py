@@ -22,12 +22,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from kerf import errors
 from kerf.compress.data.batches import Part
-from kerf.errors import BadInput
+from kerf.errors import INPUT_ERRORS, BadInput
 
 T = TypeVar("T")
-INPUT_ERRORS = (*errors.INPUT_ERRORS, FloatingPointError)  # training that diverges: a person can lower its rate
 CLOSE = 1e-3  # of a tensor's largest value: how far weights may come apart in an epoch
 LEAVING = 10.0  # seconds that a process which failed waits for the others to notice
 
@@ -148,7 +146,7 @@ def together(work: Callable[[], T]) -> T:
     if reason and reason[0]:
         raise BadInput(f"process {reason[0]}: {reason[1]}")
     if reason:
-        raise error or ValueError(reason[1])
+        raise error or BadInput(reason[1])
     return cast(T, result)  # no process has failed
 
 

@@ -20,7 +20,7 @@ from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import NOTHING, Plan, Pressure, Task
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.sample import Sample, Shown
-from kerf.errors import BadInput
+from kerf.errors import BadInput, Diverged
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def fit(
 
     Of several processes each takes its part of every batch, and all take the steps that one alone would.
 
-    Raises ValueError when the data has no training part, FloatingPointError when the loss is no longer finite.
+    Raises ValueError when the data has no training part, Diverged when the loss is no longer finite.
     """
     images, held_out = parts_of(data)
     device, reporter, state = torch.device(device), reporter or Reporter(), state or State()
@@ -313,9 +313,7 @@ def _train_epoch(
             if (step + 1) % interval == 0 or step + 1 == len(batches):
                 total, hits = distributed.total(sums).tolist()
                 if not math.isfinite(total):
-                    raise FloatingPointError(
-                        f"loss is {total / images} at epoch {epoch}, step {step}: lower --lr (now {rate:g})"
-                    )
+                    raise Diverged(f"loss is {total / images} at epoch {epoch}, step {step}: lower --lr (now {rate:g})")
                 reporter.step(step + 1, images, total / images, 100 * hits / images)
     seconds = time.monotonic() - began
     return {

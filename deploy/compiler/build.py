@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from kerf import children, temporary
 from kerf.deploy.compiler import pretuned
 from kerf.deploy.compiler.choice import Choice, ways
 from kerf.deploy.compiler.lower import lower
@@ -27,6 +28,7 @@ from kerf.deploy.measure.record import Record, RecordBook
 from kerf.deploy.runtime.program_file import Program
 from kerf.errors import BadInput
 from kerf.kernels.backends import BY_NAME, backend_of
+from kerf.kernels.config import Config
 from kerf.kernels.kernel import dense_twin, pick
 from kerf.kernels.lowering import pass_context
 from kerf.kernels.problem import Problem
@@ -49,8 +51,19 @@ class Built:
     code: bytes = b""
 
     def export(self, path: Path) -> None:
-        """Write the shared library; a foreign target is linked with the cross compiler of its triple."""
-        self.executable.export_library(str(path), **linking(triple(self.target)))
+        """Write the shared library; a foreign target is linked with the cross compiler of its triple.
+
+        Raises RuntimeError where LLVM or the linker fail, on a full disk, say: there LLVM ends its process, so that is
+        another one.
+        """
+        with temporary.folder("link") as folder:
+
+            def work() -> None:
+                children.workspace(folder)
+                how = linking(triple(self.target))
+                self.executable.export_library(str(path), workspace_dir=str(folder), **how)
+
+            children.attempt(work, f"{path.name} cannot be linked")
 
 
 def record(p: Problem, target: Target, book: RecordBook, versions: dict[str, str] | None = None) -> Record | None:
@@ -63,7 +76,7 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     to on such a target; else the first kernel's default.
     """
     versions = versions or provenance()
-    measured = [r for q in (p, dense_twin(p)) if (r := record(q, target, book, versions)) and r.kernel in BY_NAME]
+    measured = [r for q in (p, dense_twin(p)) if (r := record(q, target, book, versions)) and _fits(q, r, target)]
     if measured:
         best = min(measured, key=lambda r: r.us)
         return Choice(Problem.from_json(best.problem), best.kernel, best.config)
@@ -78,6 +91,20 @@ def choose(p: Problem, target: Target, book: RecordBook, versions: dict[str, str
     if good is None:
         raise BadInput(f"{p.describe()}: every kernel failed when it was measured; see the records")
     return good
+
+
+def _fits(p: Problem, r: Record, target: Target) -> bool:
+    """Whether a record is of a kernel and a configuration that there are: a file of records is anybody's."""
+    kernel = BY_NAME.get(r.kernel)
+    if kernel is None or kernel.refuses(p, target):
+        return False
+    key = p, r.kernel, describe(target)
+    if key not in _configurations:  # a search asks thousands of times
+        _configurations[key] = kernel.configs(p, target)
+    return r.config in _configurations[key]
+
+
+_configurations: dict[tuple[Problem, str, str], Sequence[Config]] = {}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kerf import temporary
 from kerf.deploy.measure.environment import usable_cpus
 from kerf.errors import BadInput
+from kerf.gate import refuse_special
 
 TVM = "0.27.0.post1"  # as pyproject.toml has it
 ROOM = 1 << 20  # bytes that must be free where something small is written
@@ -81,7 +83,8 @@ def refuse_out(out: Path, room: int = ROOM, loaded: bool = True) -> None:
 def refuse_records(records: Path) -> None:
     """Raises BadInput unless measurements can be appended to the file, or it be made."""
     what, instead = f"--records {records}", "give --records another file"
-    if records.exists():
+    if records.exists() or records.is_symlink():
+        refuse_special(records, "a file of records")
         try:
             with records.open("ab"):
                 pass
@@ -135,7 +138,7 @@ def refuse_compiler() -> None:
     if not compiler:
         raise BadInput("no C++ compiler found in PATH; install g++ (Debian: apt install g++) or name one in CXX")
     named = f"{variable}={compiler}" if variable else compiler
-    with tempfile.TemporaryDirectory(prefix="kerf-link-") as folder:
+    with temporary.folder("link") as folder:
         source, library = Path(folder) / "nothing.c", Path(folder) / "nothing.so"
         source.write_text("int kerf_nothing(void) { return 0; }\n")
         words = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]  # as TVM calls it

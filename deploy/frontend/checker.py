@@ -10,12 +10,18 @@ import onnx
 def check(model: onnx.ModelProto, path: Path | None = None) -> None:
     """Raises onnx.checker.ValidationError. ``path``: where the model lies, as a large one would be serialised for it.
 
-    Inputs and outputs of unknown rank are lent a shape meanwhile.
+    Inputs and outputs of unknown rank are lent a shape meanwhile, tensors without a type one.
     """
     values = [v for v in (*model.graph.input, *model.graph.output) if v.type.WhichOneof("value") == "tensor_type"]
+    untyped = [v.type for v in (*model.graph.output, *model.graph.value_info) if not v.type.WhichOneof("value")]
+    for kind in untyped:  # ONNX Runtime infers them
+        kind.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        kind.tensor_type.shape.SetInParent()
     bare = [v.type.tensor_type for v in values if not v.type.tensor_type.HasField("shape")]
     for kind in bare:
         kind.shape.SetInParent()
-    onnx.checker.check_model(model if bare or path is None else str(path))
+    onnx.checker.check_model(model if bare or untyped or path is None else str(path))
+    for kind in untyped:
+        kind.Clear()
     for kind in bare:
         kind.ClearField("shape")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from kerf.deploy.frontend import sizes
+from kerf.deploy.frontend import sizes, soundness
 from kerf.deploy.frontend.loading import load
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.drop_identities import drop_identities, drop_unread
@@ -42,17 +42,20 @@ def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: i
 def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> Graph:
     """As ``read``, to be edited; without a copy of the weights."""
     model = load(path)
-    sizes.fix(path, model, shapes or {}, batch)
-    try:
-        graph = Graph(model)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
-    if widen_half(graph):
-        model.metadata_props.add(key=WIDENED, value="float16 computed in float32")
-    while sum(changed(graph) for changed in PASSES):  # all of them, each round
-        graph.infer()
-    _refuse_infinite(path, graph)
-    return graph
+    with soundness.explained(path):
+        sizes.fix(path, model, shapes or {}, batch)
+        soundness.refuse_fatal(path, model)
+        try:
+            graph = Graph(model)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
+        soundness.refuse_unsound(path, graph)
+        if widen_half(graph):
+            model.metadata_props.add(key=WIDENED, value="float16 computed in float32")
+        while sum(changed(graph) for changed in PASSES):  # all of them, each round
+            graph.infer()
+        _refuse_infinite(path, graph)
+        return graph
 
 
 def is_widened(model: onnx.ModelProto) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kerf.deploy.frontend import clean, refusals
+from kerf.deploy.frontend import clean, refusals, soundness
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes import linear
@@ -61,18 +61,19 @@ def layers_of(path: Path, graph: Graph, integers: bool = True) -> dict[str, Laye
     Raises BadInput for a network in training mode, a scale or zero point that none can be, or a layer that does not fit
     its input.
     """
-    refusals.training(path, graph)
-    linear.refuse(path, graph)
-    fold_batchnorm(graph)
-    fold_affine(graph)
-    if integers:
-        unsigned(graph)
-        push_dequantise(graph)
-    try:
-        layers = fuse_layers(graph)
-        return integer_sums(graph, integer_layers(graph, layers)) if integers else layers
-    except ValueError as error:
-        raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
+    with soundness.explained(path):
+        refusals.training(path, graph)
+        linear.refuse(path, graph)
+        fold_batchnorm(graph)
+        fold_affine(graph)
+        if integers:
+            unsigned(graph)
+            push_dequantise(graph)
+        try:
+            layers = fuse_layers(graph)
+            return integer_sums(graph, integer_layers(graph, layers)) if integers else layers
+        except BadInput as error:
+            raise BadInput(refusals.wrong_shapes(path, graph) or f"{path}: {error}") from error
 
 
 def blocked(layer: Layer, ns: Sequence[int], sparsity: float) -> Layer:

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 import onnx.inliner
 from onnx.external_data_helper import load_external_data_for_model
 
+from kerf.deploy.frontend import soundness
 from kerf.deploy.frontend.checker import check
 from kerf.deploy.frontend.dense_constants import densify
-from kerf.deploy.frontend.onnx_graph import subgraphs
+from kerf.deploy.frontend.onnx_graph import reads, subgraphs
 from kerf.deploy.frontend.opsets import modern, standard_quantisers
 from kerf.errors import BadInput
+from kerf.failures import printable
+from kerf.gate import refuse_special
 
 MOST = 2**31 - 1  # bytes of a message that protobuf writes
 
 
 def load(path: Path) -> onnx.ModelProto:
     """Raises FileNotFoundError, or BadInput for what is no valid model or keeps its data outside the file's folder."""
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {what}; expected an .onnx model")
+    refuse_special(path, "an .onnx model", MOST)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and the file system each raise their own kinds
@@ -36,19 +38,55 @@ def load(path: Path) -> onnx.ModelProto:
         raise BadInput(
             f"{path}: its data lie in {outside!r}, outside the file's folder; move them beside it, save again"
         )
+    for place in {*_external(model.graph)}:
+        try:
+            refuse_special(path.parent / place, "the data of an .onnx model")
+        except FileNotFoundError as error:
+            raise _unreadable(path, error) from error
+    soundness.refuse(path, model)
+    mended = in_order(model.graph) | versioned(model)
     try:
         load_external_data_for_model(model, str(path.parent))
-        check(model, path)
+        check(model, None if mended else path)
     except Exception as error:  # the checker has its own kinds, too
         raise _unreadable(path, error) from error
-    model = inlined(model)
-    densify(model.graph)
-    return standard_quantisers(modern(model))
+    with soundness.explained(path):
+        model = inlined(model)
+        densify(model.graph)
+        return standard_quantisers(modern(model))
 
 
 def _unreadable(path: Path, error: Exception) -> BadInput:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return BadInput(f"{path}: not a readable ONNX model ({lines[0]}); export it again")
+    said = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return BadInput(f"{path}: not a readable ONNX model ({said:.300}); export it again")
+
+
+def in_order(graph: onnx.GraphProto) -> bool:
+    """In place: every node behind those that it reads, as ONNX asks and ONNX Runtime does not; whether one moved."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = {i: {maker[name] for name in reads(node) if name in maker} for i, node in enumerate(graph.node)}
+    if all(other < i for i, others in needs.items() for other in others):
+        return False
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError:
+        return False  # the checker says so
+    nodes = onnx.GraphProto(node=[graph.node[i] for i in order])
+    del graph.node[:]
+    graph.node.extend(nodes.node)
+    return True
+
+
+def versioned(model: onnx.ModelProto) -> bool:
+    """In place: a file that says an older version of ONNX's form than it has, which ONNX Runtime does not mind, says
+    the first that has it; whether that was so.
+    """
+    inputs = {value.name for value in model.graph.input}
+    least = 4 if any(t.name not in inputs for t in model.graph.initializer) else 3
+    if model.ir_version >= least or not model.opset_import:
+        return False
+    model.ir_version = least
+    return True
 
 
 def _external(graph: onnx.GraphProto) -> Iterator[str]:

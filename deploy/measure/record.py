@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from kerf import gate
 from kerf.errors import BadInput
 from kerf.kernels.config import Config
 
@@ -71,18 +73,35 @@ class Record:
         return f'{{"crc32": "{zlib.crc32(body.encode()):08x}", {body[1:]}'
 
     @classmethod
-    def from_line(cls, line: str) -> Record:
-        """Raises ValueError if the line is none of ``to_line``, whole and unchanged."""
-        try:
-            fields = json.loads(line)
-            checksum = fields.pop("crc32")
-            fields |= {name: tuple(fields[name]) for name in ("latency_us", "cold_us")}
-            record = cls(**fields)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"not a record: {error}") from error
-        if checksum != f"{zlib.crc32(record.to_json().encode()):08x}":
+    def from_line(cls, line: str | bytes) -> Record:
+        """Raises BadInput if the line is none of ``to_line``, whole and unchanged, or holds what was never measured."""
+        fields = gate.parsed(line, dict[str, Any], "not a record", "a line of kerf-tune export-records")
+        gate.converted(fields, _Line, "not a record", "a line of kerf-tune export-records")
+        checksum = fields.pop("crc32")
+        record = cls(**{**fields, **{name: tuple(fields[name]) for name in ("latency_us", "cold_us")}})
+        if checksum != f"{zlib.crc32(record.to_json().encode('utf-8', 'surrogatepass')):08x}":
             raise BadInput("its checksum is another's")
+        for times in (record.latency_us, record.cold_us):
+            if not all(0 < us < math.inf for us in times) or len(times) not in (0, len(record.latency_us)):
+                raise BadInput("its times are no positive numbers, or not as many of both kinds")
+        if not all(isinstance(value, int | str) for value in record.config.values()):
+            raise BadInput("its configuration holds other things than numbers and words")
         return record
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """Of the file: as a record, with its checksum; ``config`` of any version's keys."""
+
+    crc32: str
+    problem: str
+    kernel: str
+    config: dict[str, Any]
+    target: str
+    latency_us: tuple[float, ...]
+    versions: dict[str, str]
+    error: str
+    race: str
+    cold_us: tuple[float, ...]
 
 
 def key(problem: str, target: str, versions: dict[str, str]) -> Key:
@@ -133,14 +152,15 @@ class RecordBook:
 
     def refresh(self) -> None:
         """Take in what others appended since. Lines that are no records are skipped with one warning."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not (self.path.exists() or self.path.is_symlink()):
             return
+        gate.refuse_special(self.path, "a file of records")
         with self.path.open("rb") as file, _locked(file, fcntl.LOCK_SH):
             file.seek(self._read)
             text = file.read()
         self._read += len(text)
         bad = 0
-        for line in text.decode(errors="replace").splitlines():
+        for line in text.split(b"\n"):
             if line.strip():
                 try:
                     self._keep(Record.from_line(line))

@@ -11,7 +11,6 @@ that: its roundings add up otherwise, but not to more.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 
 import onnx
 
-from kerf import files
+from kerf import files, temporary
 from kerf.deploy.frontend import clean, qdq
 from kerf.deploy.frontend.network import Network
 from kerf.deploy.measure import bench
@@ -65,8 +64,8 @@ def race(
 ) -> Raced:
     """On the input ``x``. On a GPU images come from the host, and results go back to it."""
     dense = []
-    with tempfile.TemporaryDirectory(prefix="kerf-race-") as temporary:
-        rivals, difference = starting.of(network, kerf, x, Path(temporary), say)
+    with temporary.folder("race") as folder:
+        rivals, difference = starting.of(network, kerf, x, folder, say)
         for rival in rivals:
             try:
                 engine = replace(rival.make(), name=rival.name)

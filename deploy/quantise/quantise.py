@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from kerf import files
-from kerf.deploy.frontend import qdq, sizes
+from kerf.deploy.frontend import memory, qdq, sizes
 from kerf.deploy.frontend.clean import PASSES
 from kerf.deploy.frontend.loading import load
 from kerf.deploy.frontend.onnx_graph import Graph, Value
@@ -28,6 +28,7 @@ from kerf.deploy.frontend.opsets import OPSET
 from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.widen_half import widen_half
+from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.quantise import ranges
 from kerf.deploy.quantise.bias import corrected
 from kerf.deploy.quantise.calibration import Calibration
@@ -76,17 +77,18 @@ def quantise(
     if to.resolve() == path.resolve():
         raise BadInput(f"{to}: the f32 file itself, which would be lost; give another name for the quantised one")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration))
-    graph = plain(path)
-    samples = read(asked, sized(path, graph, shapes or {}))
-    model, tensors = graph.model(), _tensors(graph)
-    try:
-        seen = ranges.observed(model, tensors, samples)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
-    found = ranges.of(asked.method, model, seen, samples)
-    content = _written(corrected(graph, {name: s.mean for name, s in seen.items()}), found, _kinds(graph))
-    layers = sum(node.op_type in LAYERS for node in _layers(graph))
-    return Quantised(files.write(to, content.SerializeToString()), len(samples), layers, asked.method)
+    with explained(path):
+        graph = plain(path)
+        samples = read(asked, sized(path, graph, shapes or {}))
+        model, tensors = graph.model(), _tensors(graph)
+        try:
+            seen = ranges.observed(model, tensors, samples)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
+        found = ranges.of(asked.method, model, seen, samples)
+        content = _written(corrected(graph, {name: s.mean for name, s in seen.items()}), found, _kinds(graph))
+        layers = sum(node.op_type in LAYERS for node in _layers(graph))
+        return Quantised(files.write(to, content.SerializeToString()), len(samples), layers, asked.method)
 
 
 def plain(path: Path) -> Graph:
@@ -105,6 +107,7 @@ def plain(path: Path) -> Graph:
     fold_batchnorm(graph)
     fold_affine(graph)
     graph.infer()
+    memory.refuse(path, graph)
     if not _layers(graph):
         raise BadInput(f"{path}: no convolution, Gemm or MatMul with a constant weight; there is nothing to quantise")
     return graph

@@ -7,13 +7,13 @@ side to size / CROP, then the centre, (RGB / 255 - mean) / std; those of the net
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kerf import gate
 from kerf.deploy.frontend.onnx_graph import Value
 from kerf.deploy.quantise.calibration import Calibration
 from kerf.errors import BadInput
@@ -88,10 +88,10 @@ def _count(where: str, array: np.ndarray, value: Value) -> int:
 
 def _loaded(path: Path, inputs: Sequence[Value]) -> Mapping[str, np.ndarray]:
     try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {inputs[0].name: found} if isinstance(found, np.ndarray) else {n: found[n] for n in found.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise BadInput(f"--calibration {path}: not an .npy array, nor an .npz of arrays of numbers") from error
+        found = gate.read_arrays(path)
+    except BadInput as error:
+        raise BadInput(f"--calibration {error}") from error
+    arrays = {inputs[0].name: found} if isinstance(found, np.ndarray) else found
     names = [value.name for value in inputs]
     if set(arrays) != set(names):
         raise BadInput(

@@ -6,7 +6,6 @@ do milliseconds of different machines.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import Any
 from markupsafe import Markup
 
 from kerf import files
-from kerf.deploy.report import claims, page, tradeoff
-from kerf.deploy.report.schema import SCHEMA, Report
+from kerf.deploy.report import claims, page, reading, tradeoff
+from kerf.deploy.report.schema import Report
 from kerf.deploy.report.tradeoff import Point
 from kerf.errors import BadInput
 
@@ -96,16 +95,13 @@ def read(path: Path, folder: Path) -> list[Run]:
     name = str(path.parent.relative_to(folder))
     reports = sorted(path.parent.glob("*/report.json"))
     try:
-        summary = json.loads(path.read_text())
-        built = {report.parent.name: json.loads(report.read_text()) for report in reports} or {"": None}
-        found = [Run(f"{name}/{key}" if len(built) > 1 else name, summary, value) for key, value in built.items()]
-        for run in found:
-            if run.report and run.report.get("schema", 0) > SCHEMA:
-                raise ValueError(f"schema {run.report['schema']}, this kerf knows up to {SCHEMA}")
-            _ = run.sparsity, summary["top1"], summary["method"], run.report and (run.point, run.conditions)
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise BadInput(f"{path} or its report cannot be read ({error}); run it again") from error
-    return found
+        summary = reading.summary(path)
+        built: dict[str, Report | None] = {report.parent.name: reading.report(report) for report in reports} or {
+            "": None
+        }
+        return [Run(f"{name}/{key}" if len(built) > 1 else name, summary, value) for key, value in built.items()]
+    except BadInput as error:
+        raise BadInput(f"{path} or its report cannot be read ({error})") from error
 
 
 def others(job: Path, summary: Mapping[str, Any], report: Report) -> list[dict[str, Any]]:
@@ -129,26 +125,18 @@ def sensitivities(folder: Path) -> list[dict[str, Any]]:
     """
     found = []
     for path in sorted(folder.glob("**/sensitivity*.json")):
-        try:
-            content = json.loads(path.read_text())
-            dense, top1 = content["dense_top1"], content["top1"]
-            worst = max(1.0, *(dense - value for row in top1.values() for value in row))
-            rows = [
-                (layer.removesuffix(".weight"), [(v, min(1.0, max(0.0, (dense - v) / worst))) for v in row])
-                for layer, row in sorted(top1.items(), key=lambda item: sum(item[1]))
-            ]
-            found.append(
-                {
-                    "name": str(path.parent.relative_to(folder))
-                    + path.stem.removeprefix("sensitivity").replace("-", ", N = "),
-                    "levels": [float(level) for level in content["levels"]],
-                    "rows": rows,
-                    "dense_top1": float(dense),
-                    "images": int(content["images"]),
-                }
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path} cannot be read ({error}); run kerf-prune sensitivity again") from error
+        content = reading.sensitivity(path)
+        dense, top1 = content["dense_top1"], content["top1"]
+        worst = max([1.0, *(dense - value for row in top1.values() for value in row)])
+        rows = [
+            (layer.removesuffix(".weight"), [(v, min(1.0, max(0.0, (dense - v) / worst))) for v in row])
+            for layer, row in sorted(top1.items(), key=lambda item: sum(item[1]))
+        ]
+        name = str(path.parent.relative_to(folder)) + path.stem.removeprefix("sensitivity").replace("-", ", N = ")
+        levels = [float(level) for level in content["levels"]]
+        found.append(
+            {"name": name, "levels": levels, "rows": rows, "dense_top1": float(dense), "images": content["images"]}
+        )
     return found
 
 
@@ -176,7 +164,7 @@ def write(folder: Path) -> Path:
 def render(found: Sequence[Run], title: str, delicate: Sequence[dict[str, Any]] = ()) -> str:
     """The page as text."""
     made = groups(found)
-    return (
+    return page.neutral(
         page.environment()
         .get_template("compare.html.j2")
         .render(

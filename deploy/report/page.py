@@ -6,6 +6,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kerf.deploy.report.figures import number
 
+DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+
 
 def environment() -> Environment:
     made = Environment(
@@ -17,6 +19,11 @@ def environment() -> Environment:
     )
     made.filters |= {"number": number, "size": size, "percent": percent, "shape": shape, "settings": settings}
     return made
+
+
+def neutral(text: str) -> str:
+    """Without marks that turn the direction of what follows them: with one in its name a file looks like another."""
+    return text.translate(dict.fromkeys(DIRECTIONS))
 
 
 def size(count: float) -> str:

@@ -54,7 +54,7 @@ def render(report: Report) -> str:
     """The page as text."""
     points = beside(report)
     patterns: list[dict[str, Any]] = [{**p, "figure": block_picture(p)} for p in report.get("block_patterns") or []]
-    return (
+    return page.neutral(
         page.environment()
         .get_template("report.html.j2")
         .render(

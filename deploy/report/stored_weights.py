@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from kerf import gate
 from kerf.deploy.frontend import clean, refusals, sizes
 from kerf.deploy.frontend.convert import layers_of
 from kerf.deploy.frontend.network import Layer
 from kerf.errors import BadInput
+from kerf.failures import printable
+
+MOST_HEADER = 100 << 20  # bytes, as the format has it
+
+
+class Entry(msgspec.Struct):
+    """Of a safetensors header."""
+
+    dtype: str
+    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    data_offsets: tuple[int, int]
 
 
 class Stored(NamedTuple):
@@ -49,22 +62,27 @@ def is_checkpoint(path: Path) -> bool:
 
 def tensors(path: Path) -> list[Stored]:
     """The modules' kernels in a safetensors file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    content = path.read_bytes()
-    try:
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
-        found = []
-        for name, entry in header.items():
-            if name == "__metadata__" or entry["dtype"] != "F32" or len(entry["shape"]) not in (2, 4):
-                continue
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            weight = np.frombuffer(content[begin:end], "<f4").reshape(entry["shape"])
-            op = "dense" if weight.ndim == 2 else "depthwise" if weight.shape[1] == 1 else "conv"
-            found.append(Stored(name.removesuffix(".weight"), op, weight))
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is no safetensors file, or cut short ({error})") from error
+    expected = "a .safetensors checkpoint"
+    content = gate.read_bytes(path, expected)
+    start = 8 + int.from_bytes(content[:8], "little")
+    if not 8 < start <= min(len(content), MOST_HEADER):
+        raise BadInput(f"{path} is no safetensors file, or cut short (a header of {start - 8:,} bytes)")
+    header = gate.parsed(content[8:start], dict[str, Any], f"{path}: its header", expected)
+    found = []
+    for name, value in header.items():
+        if name == "__metadata__":
+            continue
+        entry = gate.converted(value, Entry, f"{path}: {printable(name)!r}", expected)
+        if entry.dtype != "F32" or len(entry.shape) not in (2, 4):
+            continue
+        begin, end = entry.data_offsets
+        if not (0 <= begin <= end <= len(content) - start and 4 * math.prod(entry.shape) == end - begin):
+            raise BadInput(f"{path} is no safetensors file, or cut short ({printable(name)!r} is not where it says)")
+        if min(entry.shape) < 1:
+            continue
+        weight = np.frombuffer(content, "<f4", math.prod(entry.shape), start + begin).reshape(entry.shape)
+        op = "dense" if weight.ndim == 2 else "depthwise" if weight.shape[1] == 1 else "conv"
+        found.append(Stored(name.removesuffix(".weight"), op, weight))
     if not found:
         raise BadInput(f"{path} holds no fp32 kernels")
     return found

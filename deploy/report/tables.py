@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from kerf.deploy.report.claims import ENGINES
 from kerf.deploy.report.inspect import SIZES, Inspection
 from kerf.deploy.runtime.manifest import Manifest
+from kerf.failures import printable
 
 
 def of_network(found: Inspection) -> Table:
     shares = ["zeros", *(f"N={n}" for n in SIZES)]
-    table = Table(title=f"{found.path.name}: share of zero elements, and of zero blocks of N output kernels")
+    table = Table(title=_text(f"{found.path.name}: share of zero elements, and of zero blocks of N output kernels"))
     numbers = ["numbers"] if any(layer.numbers == "int8" for layer in found.layers) else []
     for column in ("layer", "op", "shape", *numbers, "MACs M", "weights k", *shares, f"at N={found.n}"):
         table.add_column(column, justify="left" if column in ("layer", "op") else "right")
     for layer in found.layers:
         gain = layer.expected_gain
-        table.add_row(
+        _row(
+            table,
             layer.name,
             layer.op,
             "x".join(map(str, layer.shape)),
@@ -32,11 +35,12 @@ def of_network(found: Inspection) -> Table:
 
 
 def of_bundle(name: str, manifest: Manifest) -> Table:
-    table = Table(title=f"{name}: {manifest['model']} for {manifest['target']}")
+    table = Table(title=_text(f"{name}: {manifest['model']} for {manifest['target']}"))
     for column in ("layer", "shape", "numbers", "block", "density", "kernel", "configuration"):
         table.add_column(column)
     if manifest["engine"] != "kerf":
-        table.caption = f"the whole network runs in {ENGINES.get(manifest['engine'], manifest['engine'])}"
+        engine = ENGINES.get(manifest["engine"], manifest["engine"])
+        table.caption = _text(f"the whole network runs in {engine}")
     else:
         steps = [step["engine"] for plan in manifest["plans"][:1] for step in plan["steps"]]
         if len(steps) > 1:
@@ -45,5 +49,14 @@ def of_bundle(name: str, manifest: Manifest) -> Table:
         config = " ".join(f"{k}={v}" for k, v in row["config"].items())
         density = f"{row['density']:.0%}"
         numbers = row.get("numbers", "-")  # of an older bundle
-        table.add_row(row["name"], row["shape"], numbers, row["block"] or "dense", density, row["kernel"], config)
+        _row(table, row["name"], row["shape"], numbers, row["block"] or "dense", density, row["kernel"], config)
     return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Cells as they are: names in a file are no markup of rich's, and no words to a terminal."""
+    table.add_row(*map(_text, cells))
+
+
+def _text(words: str) -> Text:
+    return Text(printable(words))

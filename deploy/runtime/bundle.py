@@ -8,6 +8,7 @@ kernels.cubin    machine code of a GPU, for the source that its library.so holds
 weights.npz      packed weights, in the order of the code's parameters
 program.bin      what its plans do, for libkerf, which runs bundles without Python (not in a GPU's)
 records.jsonl    measurements behind the choice of kernels, if it was tuned
+manifest.sig     a signature of the manifest, if somebody signed it
 report.json, report.html   what was measured; not hashed, since measuring again may rewrite them
 """
 
@@ -24,8 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from kerf.deploy.runtime import program_file
+from kerf import gate
+from kerf.deploy.runtime import program_file, signature
 from kerf.deploy.runtime.manifest import FORMAT, READ, Contents, Manifest, upgraded
+from kerf.deploy.runtime.manifest_check import EXPECTED, check
 from kerf.errors import BadInput
 
 MACHINE_CODE = "kernels.cubin"
@@ -65,8 +68,9 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     try:
-        ours = not any(folder.iterdir()) or "sha256" in json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError, TypeError):
+        manifest = folder / "manifest.json"
+        ours = not any(folder.iterdir()) or "sha256" in gate.read_json(manifest, dict[str, Any], EXPECTED)
+    except (OSError, BadInput):
         ours = False
     if not ours:
         raise BundleError(f"{folder}: exists and is no bundle; give --out another folder")
@@ -106,7 +110,8 @@ def write(
     ]
     hashes = {name: sha256(folder / name) for name in files}
     names = [name for name, _ in weights]
-    body = {"format": FORMAT, **contents, "weights": names, "sha256": hashes}
+    kinds = [types_of(np.asarray(array)) for _, array in weights]
+    body = {"format": FORMAT, **contents, "weights": names, "weight_types": kinds, "sha256": hashes}
     (folder / "manifest.json").write_text(json.dumps({**body, "manifest_sha256": _body_sha256(body)}, indent=1) + "\n")
 
 
@@ -116,24 +121,41 @@ def _body_sha256(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest, every hashed file verified. Raises FileNotFoundError or BundleError."""
+def read_manifest(folder: Path, trusted_key: str | Path | bytes | None = None) -> Manifest:
+    """The manifest, every hashed file verified; its signature, too, where a ``trusted_key`` is given.
+
+    Raises FileNotFoundError or BundleError.
+    """
     path = folder / "manifest.json"
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{folder}: no bundle (no manifest.json); build one with model_tune.py")
     try:
-        manifest = json.loads(path.read_text())
+        text = gate.read_bytes(path, EXPECTED, gate.JSON_BYTES)
+        if trusted_key is not None:
+            signature.refuse(folder, text, trusted_key)
+        manifest = gate.parsed(text, dict[str, Any], str(path), EXPECTED)
         version, hashes, own = manifest["format"], manifest["sha256"], manifest["manifest_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path}: not a bundle's manifest ({error}); build the bundle again") from error
+    except KeyError as error:
+        raise BundleError(f"{path}: not a bundle's manifest (no {error}); build the bundle again") from error
+    except BadInput as error:
+        raise BundleError(str(error)) from error
     if version not in READ:
-        raise BundleError(f"{path}: format {version}, expected {FORMAT}; build the bundle again with this version")
+        raise BundleError(
+            f"{path}: format {version!r:.40}, expected {FORMAT}; build the bundle again with this version"
+        )
     if own != _body_sha256(manifest):
         raise BundleError(f"{path}: changed since it was built (SHA-256 differs); build the bundle again")
-    manifest = upgraded(manifest)
+    try:
+        manifest = upgraded(manifest)
+        check(manifest, str(path))
+    except (BadInput, KeyError, TypeError) as error:
+        said = error if isinstance(error, BadInput) else f"{path}: not a bundle's manifest ({error}); build it again"
+        raise BundleError(str(said)) from error
     for name in {*HASHED, *hashes, *parts(manifest)}:
-        if not (folder / name).is_file():
-            raise BundleError(f"{folder / name}: missing; build the bundle again")
+        try:
+            gate.refuse_special(folder / name, "a bundle's file")
+        except FileNotFoundError as error:
+            raise BundleError(f"{folder / name}: missing; build the bundle again") from error
         if sha256(folder / name) != hashes.get(name):
             raise BundleError(f"{folder / name}: changed since it was built (SHA-256 differs); build the bundle again")
     return manifest
@@ -146,9 +168,25 @@ def parts(manifest: Manifest) -> list[str]:
     return sorted({str(name) for name in (*libraries, *models, manifest["fallback"]) if name})
 
 
-def read_weights(folder: Path) -> list[np.ndarray]:
-    with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
-        return [arrays[key] for key in sorted(arrays.files)]
+def read_weights(folder: Path, manifest: Manifest | None = None) -> list[np.ndarray]:
+    """In the order that steps count. Raises BundleError for others than the ``manifest`` speaks of: compiled code does
+    not look at their sizes.
+    """
+    try:
+        found = gate.read_arrays(folder / "weights.npz")
+    except BadInput as error:
+        raise BundleError(str(error)) from error
+    arrays = [found[key] for key in sorted(found)] if isinstance(found, dict) else [found]
+    if manifest is not None:
+        said = manifest.get("weight_types", [types_of(a) for a in arrays])
+        if len(arrays) != len(manifest["weights"]) or [types_of(a) for a in arrays] != said:
+            raise BundleError(f"{folder / 'weights.npz'}: other weights than the manifest says; build the bundle again")
+    return arrays
+
+
+def types_of(array: np.ndarray) -> dict[str, Any]:
+    """As a manifest has it."""
+    return {"dtype": str(array.dtype), "shape": list(array.shape)}
 
 
 def size_bytes(folder: Path) -> int:

@@ -90,7 +90,7 @@ def onnxruntime_session(model: Model, threads: int, alone: bool = True, provider
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     if not alone and threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = str(model) if isinstance(model, Path) else model

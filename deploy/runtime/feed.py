@@ -17,7 +17,7 @@ def feed(given: Given, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """``given``: the array of an only input, arrays by name, or arrays in the file's order. Raises BadInput for missing
     and unknown names, and for arrays of another type or of sizes that the file fixes otherwise.
     """
-    arrays = by_name(given, inputs)
+    arrays = {name: plain(array) for name, array in by_name(given, inputs).items()}
     for name, array in arrays.items():
         expected = inputs[name]
         if not fits(array, expected):
@@ -25,6 +25,19 @@ def feed(given: Given, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
             what = "input" if len(inputs) == 1 else f"input {name!r}"
             raise BadInput(f"{what} is {came}; this bundle takes a numpy array {said(expected)}")
     return arrays
+
+
+def plain(array: Any) -> Any:
+    """A subclass of numpy's array as that array, bytes in this machine's order; anything else as it is.
+
+    Raises BadInput for a masked array: what is to stand where it is masked, nobody says.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise BadInput("a masked array came; fill it: array.filled(value)")
+    if not isinstance(array, np.ndarray):
+        return array
+    array = np.asarray(array)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def by_name(given: Given, inputs: Mapping[str, Tensor]) -> dict[str, Any]:

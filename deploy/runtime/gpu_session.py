@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ CPU, CUDA, POOLED = 1, 2, 2  # DLPack's device types, the virtual machine's allo
 
 
 class GpuSession:
-    """One network ready to run. Not safe for calls from several threads at once."""
+    """One network ready to run. Calls of ``run`` from several threads wait for one another."""
 
     threads = 1  # of the host
 
@@ -30,12 +31,14 @@ class GpuSession:
         self._run = self._machine["run"]
         self._kept = [*(upload(w) for w in weights), *self._machine["buffers"]()]
         self._image = allocate(self.input_shape, "float32")
+        self._busy = threading.Lock()
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Output of the network for ``x`` (float32, exactly ``input_shape``). Raises BadInput for other inputs."""
         (image,) = feed(x, self.inputs).values()
-        fill(self._image, image)
-        return download(self.run_on_device(self._image))
+        with self._busy:
+            fill(self._image, image)
+            return download(self.run_on_device(self._image))
 
     def run_on_device(self, x):
         """The same for a tensor that lies on the GPU (anything that speaks DLPack); the result stays there, and may not

@@ -112,13 +112,17 @@ class GpuContents(Contents, total=False):
     cuda_source: str
 
 
-class Manifest(GpuContents):
-    """The whole file."""
-
+class _Whole(GpuContents):
     format: int
     weights: list[str]
     sha256: dict[str, str]
     manifest_sha256: str
+
+
+class Manifest(_Whole, total=False):
+    """The whole file. "weight_types": of each of the weights; older bundles lack it."""
+
+    weight_types: list[Tensor]
 
 
 def upgraded(manifest: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +25,16 @@ from kerf.deploy.runtime.gpu_session import GpuSession
 from kerf.deploy.runtime.manifest import Manifest, PlanEntry, Tensor, needs_of
 from kerf.deploy.runtime.own_piece import aligned
 from kerf.deploy.runtime.plan import Plan
-from kerf.errors import BadInput
+from kerf.errors import BadInput, KerfError
+from kerf.failures import one_line
 
 
-def load(folder: str | Path, threads: int | None = None, target: str | None = None) -> Session | GpuSession:
+def load(
+    folder: str | Path,
+    threads: int | None = None,
+    target: str | None = None,
+    trusted_key: str | Path | bytes | None = None,
+) -> Session | GpuSession:
     """A bundle's network, ready to run: its files' hashes, its version of TVM and this machine are checked first.
 
         y = kerf.load("model.kerf").run(x)
@@ -36,14 +43,16 @@ def load(folder: str | Path, threads: int | None = None, target: str | None = No
     ``session.inputs`` says; y: a new array of its only output, or such arrays by name in the file's order. threads:
     workers, by default as many as it was built for; code built for one thread runs on one only. target: of a bundle for
     several, the one whose code runs, as its manifest spells it; by default the one that asks most of what this CPU has.
-    A session is not safe for calls from several threads at once: load one for each.
+    Threads may share a session: their calls wait for one another; to run at once, load one for each. trusted_key: a
+    public key (a file of PEM, or 32 bytes) that the bundle must be signed with (kerf bundle sign): a bundle is code,
+    and its hashes show damage, not intent.
 
     Raises FileNotFoundError where there is no bundle, BundleError (a BadInput) with the reason why it must not run here
     or so, Unsupported where an engine that runs pieces of it is missing, ImportError where TVM's runtime, or a GPU's
     driver, is not installed.
     """
     folder = Path(folder)
-    manifest = bundle.read_manifest(folder)
+    manifest = bundle.read_manifest(folder, trusted_key)
     installed = tvm_version()
     if manifest["tvm"] != installed:
         raise bundle.BundleError(
@@ -60,7 +69,7 @@ def load(folder: str | Path, threads: int | None = None, target: str | None = No
             f"{folder}: built for one thread, which {threads} cannot share; build it again with --threads {threads}"
         )
     load_runtime(on_gpu)
-    weights = bundle.read_weights(folder)
+    weights = bundle.read_weights(folder, manifest)
     if on_gpu:
         gpu.provide(manifest["cuda_source"], (folder / bundle.MACHINE_CODE).read_bytes())
         (plan,) = manifest["plans"]
@@ -69,7 +78,13 @@ def load(folder: str | Path, threads: int | None = None, target: str | None = No
     names = {plan["library"] for plan in plans}
     libraries = {name: _library(folder, name) for name in names if name}
     models = {name: folder / name for name in bundle.parts(manifest) if name.endswith(".onnx")}
-    return Session({**manifest, "plans": plans}, libraries, weights, models, threads or manifest["threads"])
+    try:
+        return Session({**manifest, "plans": plans}, libraries, weights, models, threads or manifest["threads"])
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # TVM's, where its code was made for others
+        if isinstance(error, KerfError):
+            raise
+        said = f"its code does not fit its manifest or weights ({one_line(error)}); build the bundle again"
+        raise bundle.BundleError(f"{folder}: {said}") from error
 
 
 def _runnable(manifest: Manifest, target: str | None) -> tuple[list[PlanEntry], str | None]:
@@ -125,7 +140,7 @@ def load_runtime(cuda: bool = False) -> None:
 
 
 class Session:
-    """One network ready to run. Not safe for calls from several threads at once."""
+    """One network ready to run. Calls from several threads wait for one another."""
 
     def __init__(
         self,
@@ -145,6 +160,7 @@ class Session:
         self._libraries, self._models = libraries, models
         self._weights = [tvm_ffi.from_dlpack(aligned(w)) for w in weights]
         self._plans: dict[int, Plan] = {}
+        self._busy = threading.Lock()  # images lie between pieces in one place
         self._whole: str | None = contents.get("fallback")
         self._fallback: dense_engine.Call | None = None
         self._usual: tuple[str, np.dtype, tuple[int, ...]] | None = None  # the only input of the first plan
@@ -178,10 +194,11 @@ class Session:
         with a warning; raises BadInput where the bundle is for other sizes only, and for other inputs.
         """
         usual = self._usual  # small networks take less time than all the questions below
-        if usual and isinstance(x, np.ndarray) and x.shape == usual[2] and x.dtype == usual[1]:
-            found = self._plans[0].run({usual[0]: x})
-        else:
-            found = self._run(feed(x, self.inputs))
+        with self._busy:
+            if usual and type(x) is np.ndarray and x.shape == usual[2] and x.dtype == usual[1]:
+                found = self._plans[0].run({usual[0]: x})
+            else:
+                found = self._run(feed(x, self.inputs))
         return found.popitem()[1] if len(found) == 1 else found
 
     def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

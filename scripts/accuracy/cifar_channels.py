@@ -75,4 +75,6 @@ def write_table(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("cifar_channels", main))

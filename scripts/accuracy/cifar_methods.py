@@ -148,4 +148,6 @@ def unit(name: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("cifar_methods", main))

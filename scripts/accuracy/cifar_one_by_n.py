@@ -71,4 +71,4 @@ def write_table(folder: Path, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(console.ended("cifar_one_by_n", main))

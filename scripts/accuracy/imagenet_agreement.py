@@ -74,4 +74,4 @@ def trainable(args) -> Path:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(console.ended("imagenet_agreement", main))

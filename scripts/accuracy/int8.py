@@ -70,4 +70,6 @@ def table(arch: str, found: dict[str, dict]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("int8", main))

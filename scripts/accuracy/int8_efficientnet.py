@@ -81,4 +81,6 @@ def row(name: str, run, x: np.ndarray, y: np.ndarray, expected: np.ndarray | Non
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("int8_efficientnet", main))

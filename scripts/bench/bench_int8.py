@@ -84,4 +84,6 @@ def line(r: dict) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("bench_int8", main))

@@ -147,4 +147,6 @@ def kerf(layer, image: np.ndarray, target, threads: int) -> bench.Engine:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("bench_layers", main))

@@ -170,4 +170,6 @@ def print_speeds(ready: dict[str, Batches | Reference], rounds: int, kind: str) 
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("bench_loader", main))

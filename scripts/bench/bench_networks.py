@@ -94,4 +94,6 @@ def picture(series: dict[str, list[tuple[float, float]]], title: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("bench_networks", main))

@@ -78,4 +78,6 @@ def timer(p: Problem, density: float):
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("break_even", main))

@@ -117,4 +117,6 @@ def report(named: dict, measured: dict, example: torch.Tensor, a: argparse.Names
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("channel_latency", main))

@@ -68,4 +68,6 @@ def prepared() -> tuple[Callable[[bool], float], Callable[[], None]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("masked_step_cost", main))

@@ -60,4 +60,6 @@ def row(arch: str, a: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("tuned_networks", main))

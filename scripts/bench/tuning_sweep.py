@@ -103,4 +103,6 @@ def lacks(book: RecordBook, q, target, k: int) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("tuning_sweep", main))

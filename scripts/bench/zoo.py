@@ -219,4 +219,6 @@ def line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("zoo", main))

@@ -57,4 +57,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("gpu_emulate", main))

@@ -61,4 +61,6 @@ def problem_of(line: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kerf import console
+
+    raise SystemExit(console.ended("pretune", main))

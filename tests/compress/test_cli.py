@@ -102,7 +102,7 @@ WRONG = {
     "linear.weight has NaN": ["--pretrained_model={given}/nan.pt"],
     "cannot be read as a state dict": ["--pretrained_model={given}/text.pt"],
     "no run to resume at nowhere": ["--resume=nowhere"],
-    "no file absent.json": ["--config=absent.json"],
+    "absent.json: no such file; expected flag names": ["--config=absent.json"],
     'config.json: lr is "fast", expected a number': ["--config={given}/config.json"],
     "unrecognized arguments: --rearange": ["--rearange"],
     "no folder /nonexistent": ["--data_set=cifar10", "--data_path=/nonexistent"],

@@ -23,6 +23,8 @@ from kerf.deploy.frontend.onnx_graph import SMALL, STANDARD, Graph, attributes, 
 
 CHANCE = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 KEPT = (*CHANCE, "Dropout", "QuantizeLinear", "DequantizeLinear")
+# What makes of a few numbers as many as one of them says: folded once inference knows how many.
+GROWING = ("ConstantOfShape", "Expand", "Loop", "OneHot", "Pad", "Range", "Resize", "Scan", "Tile", "Upsample")
 LARGEST = 2**22  # elements of a constant that is larger than what it is made of
 
 
@@ -65,6 +67,8 @@ def _foldable(graph: Graph) -> list[onnx.NodeProto]:
 
 def _may_fold(graph: Graph, node: onnx.NodeProto) -> bool:
     if not _is_exact(node) or not all(graph.types.get(name) for name in node.output if name):
+        return False
+    if node.op_type in GROWING and any(graph.fixed_shape(name) is None for name in node.output if name):
         return False
     before = sum(math.prod(graph.fixed_shape(name) or (0,)) for name in node.input if name)
     after = sum(math.prod(graph.fixed_shape(name) or (0,)) for name in node.output if name)

@@ -92,6 +92,8 @@ def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     if not _is_float(weight) or x is None or (_has_bias(node) and bias is None):
         return None
     a = attributes(node)
+    if bias is not None and bias.shape != weight.shape[:1]:  # a kernel would read behind it
+        raise BadInput(f"its bias is {'x'.join(map(str, bias.shape))}, its weights have {weight.shape[0]} outputs")
     if weight.ndim == len(x) == 3:  # an image of one row: vectors run along it
         weight, x, a = weight[:, :, None], (*x[:2], 1, x[2]), _of_one_row(a)
     if weight.ndim != 4 or len(x) != 4:

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import pitch
 from kerf.kernels.cpu.machine import Machine
-from kerf.kernels.vector import even_tiles, spans
+from kerf.kernels.vector import covering, even_tiles
 
 MAX_TAIL = 4  # pixels summed along rows; more are cheaper as one more vector of pixels
 VISIT_CYCLES = 50  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
@@ -38,12 +38,12 @@ class Tiling:
     def of(cls, planes: Planes, pixels: str, lanes: int, vectors: int) -> Tiling:
         p, tail = planes.p, 0
         if pixels == "rows":
-            lanes, offsets = spans(p.out_width, lanes)
-            count, per_row = len(offsets) * p.out_height, len(offsets)
+            lanes, per_row = covering(p.out_width, lanes)
+            count = per_row * p.out_height
         else:
             tail = planes.pixels % lanes if pixels == "tail" else 0
-            lanes, offsets = spans(planes.pixels - tail, lanes)
-            count, per_row = len(offsets), 0
+            lanes, count = covering(planes.pixels - tail, lanes)
+            per_row = 0
         tiles = even_tiles(count, vectors)
         cut = cls(lanes, count, per_row, tuple(tiles), tail, 0, planes)
         blank = pitch(planes.pixels) - count * lanes if cut.covers else 0

@@ -124,7 +124,7 @@ def test_records_must_take_more(tmp_path):
     preflight.refuse_records(tmp_path / "r.jsonl")
     preflight.refuse_records(tmp_path / "new" / "r.jsonl")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("r.jsonl", "kept\n")]
-    with pytest.raises(BadInput, match="Is a directory"):
+    with pytest.raises(BadInput, match="a folder; expected a file of records"):
         preflight.refuse_records(tmp_path)
     with pytest.raises(BadInput, match="Not a directory"):
         preflight.refuse_records(tmp_path / "r.jsonl" / "r")

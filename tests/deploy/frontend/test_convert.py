@@ -207,6 +207,8 @@ def test_inputs_of_any_type_are_told(tmp_path):
     path = mobile(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    next(node for node in model.graph.node if node.name == "stem").input[0] = "floats"
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["input"], ["floats"], to=onnx.TensorProto.FLOAT))
     onnx.save(model, str(path))
     (image,) = convert(path).inputs
     assert (image.dtype, image.shape) == ("uint8", (1, 3, 32, 32))

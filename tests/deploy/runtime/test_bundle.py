@@ -239,7 +239,7 @@ def test_a_changed_manifest_is_refused(small, tmp_path):
             load(folder)
     for text in ("[]", "{", ""):
         (folder / "manifest.json").write_text(text)
-        with pytest.raises(bundle.BundleError, match="not a bundle's manifest"):
+        with pytest.raises(bundle.BundleError, match="a bundle's manifest"):
             load(folder)
 
 

@@ -1,0 +1,97 @@
+"""Three hundred spoiled inputs, each in a process of its own: done, or one line. make fuzz has the thousands."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import kinds, mutate, mutate_onnx, pool, seeds
+
+ROOT = Path(__file__).parents[2]
+INPUTS = 300
+
+
+@pytest.mark.timeout(200)
+def test_spoiled_inputs_end_in_one_line(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "tests.fuzz.campaign",
+        "--quick",
+        f"--inputs={INPUTS}",
+        f"--keep={tmp_path / 'kept'}",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert f"| all | {INPUTS} | {INPUTS} | 0 |" in done.stdout
+
+
+def test_an_input_is_made_of_its_number_alone(tmp_path):
+    seeds.tiny(tmp_path / "tiny.onnx")
+    made = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        case = kinds.quantised(_with_calibration(tmp_path), folder, random.Random(7))
+        made.append({p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()})
+        assert case.absent == ("q.onnx",)
+    assert made[0] == made[1]
+    assert made[0]
+
+
+def _with_calibration(folder):
+    import numpy as np
+
+    np.savez(folder / "tiny.npz", input=np.zeros((4, 3, 8, 8), np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("work", "wrong"),
+    [
+        (lambda: 0, ""),
+        (lambda: _says("kerf run: error: no", 2), ""),
+        (lambda: _says("kerf run: error: no\nand more", 2), "not one line"),
+        (lambda: _says("kerf run: internal error: no", 70), "internal error"),
+        (lambda: _says("Traceback (most recent call last):", 1), "traceback"),
+        (lambda: _says("kerf run: error: \x1b[31mno", 2), "escapes"),
+        (lambda: os.abort(), "crash"),
+        (lambda: bytearray(1 << 40) and 0, "traceback"),
+        (lambda: _says(pool.REFUSED, 2), "not one line"),
+        (lambda: Path("y.npy").write_text("half") and _says("kerf run: error: no", 2), "half-written"),
+        (lambda: 3, "exit code"),
+    ],
+)
+def test_the_judge_sees_what_is_wrong(work, wrong, tmp_path):
+    case = pool.Case("kind", "0", work, tmp_path, absent=("y.npy",))
+    (outcome,) = pool.outcomes([case], 1)
+    assert outcome.wrong == wrong
+
+
+def _says(text, code):
+    print(text, file=sys.stderr)
+    return code
+
+
+def test_a_hang_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "SECONDS", 1)
+    os.mkfifo(tmp_path / "fifo")
+    case = pool.Case("kind", "0", lambda: len((tmp_path / "fifo").read_bytes()), tmp_path)
+    (outcome,) = pool.outcomes([case], 1)
+    assert outcome.wrong == "hang"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_mutators_make_something_of_everything(seed):
+    r = random.Random(seed)
+    assert isinstance(mutate.spoiled(b"some bytes of a file", r), bytes)
+    assert isinstance(mutate.npy(r), bytes)
+    json.loads(json.dumps(mutate.spoiled_json({"a": [1, {"b": 2}], "c": "d"}, r)))
+    import onnx
+
+    assert isinstance(mutate_onnx.spoiled(onnx.ModelProto(ir_version=8), r), onnx.ModelProto)
