@@ -12,11 +12,13 @@ Differs: their blocks lie along a filter's inputs; here N filters lose the same 
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import hooked
 from kerf.compress.pruning import removal
@@ -24,6 +26,7 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.second_order.compensation import Height, compensate, costs
+from kerf.compress.second_order.grouping import grouped, saliencies
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
 from kerf.compress.second_order.traced import Traced, batched
@@ -42,12 +45,19 @@ class Calibrated:
             raise BadInput(f"images {images}, damping {damping:g}: expected at least 1, and above 0")
         self.images, self.damping, self.seed = images, damping, seed
 
-    def look(self, model: nn.Module, graph: DependencyGraph, blocks: Height, sample: Sample) -> None:
+        self.moved: dict[str, Tensor] = {}  # Fisher information of outputs, of a network whose channels were just moved
+
+    def read(self, sample: Sample) -> None:
         images = torch.cat([x for x, _ in first(sample, self.images)])
         if not bool(images.isfinite().all()):
             raise BadInput("calibration images hold NaN or infinity; expected finite numbers")
         self.batches, self.seen = batched(images), len(images)
-        matters = fisher_of_outputs(model, list(blocks), self.batches, self.seed)
+
+    def look(self, model: nn.Module, graph: DependencyGraph, blocks: Height, sample: Sample) -> None:
+        self.read(sample)
+        matters, self.moved = self.moved, {}
+        if blocks.keys() != matters.keys():
+            matters = fisher_of_outputs(model, list(blocks), self.batches, self.seed)
 
         def importance(layer: Layer, _: Fit) -> Tensor:
             return matters[layer.name]
@@ -59,7 +69,29 @@ class Calibrated:
 
 
 class Surgeon(Calibrated):
-    """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images."""
+    """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images.
+
+    And orders of channels, in which filters that need the same inputs are neighbours.
+    """
+
+    def __init__(self, kind: OneByN | Weight, images: int, damping: float, seed: int):
+        super().__init__(images, damping, seed)
+        self.kind = kind
+
+    def orders(
+        self, model: nn.Module, graph: DependencyGraph, example: Any, sparsity: float, sample: Sample
+    ) -> dict[str, Tensor]:
+        self.read(sample)
+        units = self.kind.split(model, graph, example)
+        matters = fisher_of_outputs(model, [u.path for u in units], self.batches, self.seed)
+        taps = {u.path: height(u)[1] for u in units}
+        program = self.program(model, graph)
+        alone = saliencies(program, self.batches, taps, self.damping, lambda layer, _: matters[layer.name])
+        n = max(height(u)[0] for u in units)
+        found = grouped(graph.groups, alone, surgery.l1_orders(model, graph), n, sparsity, self.seed)
+        index = surgery.moves(model, graph, found)
+        self.moved = {path: m[index[path, 0]] if (path, 0) in index else m for path, m in matters.items()}
+        return found
 
     def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sample: Sample) -> None:
         self.look(model, graph, {u.path: height(u) for u in units}, sample)
@@ -137,7 +169,8 @@ def obs(settings: Settings, *, granularity: str = "block", images: int = 1024, d
     kinds: dict[str, OneByN | Weight] = {"block": OneByN(settings.n, settings.full), "weight": Weight(settings.full)}
     if granularity not in kinds:
         raise BadInput(f"granularity {granularity!r}: expected block or weight")
-    surgeon = Surgeon(images, damping, settings.seed)
+    surgeon = Surgeon(kinds[granularity], images, damping, settings.seed)
     return Recipe(
-        kinds[granularity], surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe
-    )
+        surgeon.kind, surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe,
+        orders=surgeon.orders,
+    )  # fmt: skip

@@ -69,7 +69,7 @@ def compensate(program: Program, batches: Sequence[Any], images: int, keep: Supp
         if not begun and (support is None or bool(support.all())):
             return  # nothing has gone yet: the layer answers what it did
         begun.append(layer.name)
-        weight = fit.solve(layer.weight, damping, support)
+        weight = fit.solve(layer.weight, fit.chosen(layer.weight, damping, support), support)
         if layer.window is not None:
             weight = fit.restored(weight)
         program.write(layer, weight.float(), fit.constant(weight).float())
