@@ -12,7 +12,6 @@ Differs: their blocks lie along a filter's inputs; here N filters lose the same 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from kerf.compress.second_order.grouping import grouped, saliencies
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
 from kerf.compress.second_order.traced import Traced, batched
+from kerf.compress.second_order.views import seen_again
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.weights import OneByN, Weight, WeightUnits
 from kerf.errors import BadInput
@@ -74,15 +74,11 @@ class Surgeon(Calibrated):
     And orders of channels, in which filters that need the same inputs are neighbours.
     """
 
-    def __init__(self, kind: OneByN | Weight, images: int, damping: float, seed: int):
-        super().__init__(images, damping, seed)
-        self.kind = kind
-
     def orders(
-        self, model: nn.Module, graph: DependencyGraph, example: Any, sparsity: float, sample: Sample
+        self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sparsity: float, sample: Sample
     ) -> dict[str, Tensor]:
+        """Of groups of channels, for blocks of the largest height that there is."""
         self.read(sample)
-        units = self.kind.split(model, graph, example)
         matters = fisher_of_outputs(model, [u.path for u in units], self.batches, self.seed)
         taps = {u.path: height(u)[1] for u in units}
         program = self.program(model, graph)
@@ -113,7 +109,9 @@ class Surgeon(Calibrated):
         removed = removal.zero(model, graph, units, keep, images)
         program.changed.update(removed.masks)
         supports = {path: mask.flatten(1) for path, mask in removed.masks.items()}
-        made = compensate(program, self.batches, self.seen, lambda layer, _: supports.get(layer.name), self.damping)
+        made = compensate(
+            program, self.batches, self.seen, lambda layer, _: supports.get(layer.name), self.damping, seen_again
+        )
         worst = max(made.lost, key=lambda name: made.lost[name], default="")
         error = f"; relative error of layers at most {made.lost[worst]:.3f} ({worst})" if worst else ""
         note = f"{self.seen} calibration images{error}"
@@ -169,8 +167,8 @@ def obs(settings: Settings, *, granularity: str = "block", images: int = 1024, d
     kinds: dict[str, OneByN | Weight] = {"block": OneByN(settings.n, settings.full), "weight": Weight(settings.full)}
     if granularity not in kinds:
         raise BadInput(f"granularity {granularity!r}: expected block or weight")
-    surgeon = Surgeon(kinds[granularity], images, damping, settings.seed)
+    surgeon = Surgeon(images, damping, settings.seed)
     return Recipe(
-        surgeon.kind, surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe,
+        kinds[granularity], surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe,
         orders=surgeon.orders,
     )  # fmt: skip

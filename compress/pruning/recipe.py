@@ -30,8 +30,8 @@ Criterion = Callable[[Any], Tensor]  # (count,), larger = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
 Observe = Callable[[nn.Module, DependencyGraph, Sequence[Any], Sample], None]
 
-Orders = Callable[[nn.Module, DependencyGraph, Any, float, Sample], dict[str, Tensor]]
-# model, graph, example, the share that goes, sample -> group of channels -> (width,) its order
+Orders = Callable[[nn.Module, DependencyGraph, Sequence[Any], float, Sample], dict[str, Tensor]]
+# model, graph, units before it, the share of them that goes, sample -> group of channels -> (width,) its order
 
 SAMPLE = 64  # images that show a removal what activations look like
 
@@ -40,7 +40,7 @@ def nothing(model: nn.Module, graph: DependencyGraph, units: Sequence[Units], sa
     """For criteria to which a unit says enough."""
 
 
-def by_l1(model: nn.Module, graph: DependencyGraph, _: Any, __: float, ___: Sample) -> dict[str, Tensor]:
+def by_l1(model: nn.Module, graph: DependencyGraph, _: Sequence[Any], __: float, ___: Sample) -> dict[str, Tensor]:
     return surgery.l1_orders(model, graph)
 
 
@@ -88,8 +88,9 @@ def rearrange(
 ) -> None:
     """Moves channels, in place, if the recipe asks for that."""
     if recipe.rearrange:
+        units = recipe.granularity.split(model, graph, example)
         with evaluated(model):
-            orders = recipe.orders(model, graph, example, sparsity, sample)
+            orders = recipe.orders(model, graph, units, sparsity, sample)
         surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
 
 

@@ -34,6 +34,7 @@ def test_every_script_in_a_room_has_its_old_name():
         "conformance.py",
         "int8.py",
         "int8_efficientnet.py",
+        "obs_efficientnet.py",
         "zoo.py",
     }
 
