@@ -7,7 +7,9 @@ Differs: their blocks lie along a filter's inputs; here N filters lose the same 
     some channels go at a time (`second_order/elimination.py`). Errors of outputs are weighted with the Fisher
     information of each, which makes them comparable over layers. Weights that stay are not those of the elimination: in
     a second pass every layer is fitted to what the pruned layers before it really answer, means and half of the lost
-    deviation of each channel restored. No labels are read: they are drawn from the network's own answers.
+    deviation of each channel restored; its damping is the one that is best on images left out. Channels are rearranged
+    by what their filters need (`second_order/grouping.py`), not by L1. No labels are read: they are drawn from the
+    network's own answers.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from kerf.compress.second_order.refit import Fit, Moments
 POSITIONS = 2**16  # of the images together that a layer is seen at, or DENSITY times its width
 DENSITY = 48
 ENOUGH = 2**18  # positions, below which other views of the images join
-AGAIN = 5  # views of each image that join at most
+AGAIN = 2  # views of each image that join at most
 FOLDS = 4  # parts of the images, by which damping is chosen
 
 Pair = tuple[Any, Any]  # a value in the dense network, in the pruned one: the same object while they are alike
