@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import hooked
-from kerf.compress.pruning import removal
+from kerf.compress.pruning import removal, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
 from kerf.compress.pruning.settings import Settings
@@ -160,17 +160,28 @@ def fisher_of_outputs(
     return {path: total / count for path, total in sums.items()}
 
 
-def obs(settings: Settings, *, granularity: str = "block", images: int = 1024, damping: float = 0.01) -> Recipe:
+def obs(
+    settings: Settings,
+    *,
+    granularity: str = "block",
+    images: int = 1024,
+    damping: float = 0.01,
+    row_multiple: int = 0,
+) -> Recipe:
     """Removes, in every layer, the share p of its blocks that cost its answer least, and fits what stays; no training.
 
     granularity: block or weight; images: training images that it is calibrated on, without their labels; damping: of
-    the mean of the diagonal of what is inverted.
+    the mean of the diagonal of what is inverted; row_multiple: if not 0, all block rows of a layer keep equally many
+    blocks, a multiple of it.
     """
+    if row_multiple < 0 or (row_multiple and granularity != "block"):
+        raise BadInput(f"row_multiple {row_multiple}, granularity {granularity}: expected 0 or more, and of blocks")
     kinds: dict[str, OneByN | Weight] = {"block": OneByN(settings.n, settings.full), "weight": Weight(settings.full)}
     if granularity not in kinds:
         raise BadInput(f"granularity {granularity!r}: expected block or weight")
     surgeon = Surgeon(images, damping, settings.seed)
+    scope = partial(scopes.in_rows, multiple=row_multiple) if row_multiple else scopes.local
     return Recipe(
-        kinds[granularity], surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe,
-        orders=surgeon.orders,
+        kinds[granularity], surgeon.score, scope, rearrange=settings.rearrange, remove=surgeon.remove,
+        observe=surgeon.observe, orders=surgeon.orders,
     )  # fmt: skip
