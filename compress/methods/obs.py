@@ -31,7 +31,6 @@ from kerf.compress.second_order.grouping import grouped, saliencies
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
 from kerf.compress.second_order.traced import Traced, batched
-from kerf.compress.second_order.views import seen_again
 from kerf.compress.training.sample import Sample, first
 from kerf.compress.units.weights import OneByN, Weight, WeightUnits
 from kerf.errors import BadInput
@@ -111,9 +110,7 @@ class Surgeon(Calibrated):
         removed = removal.zero(model, graph, units, keep, images)
         program.changed.update(removed.masks)
         supports = {path: mask.flatten(1) for path, mask in removed.masks.items()}
-        made = compensate(
-            program, self.batches, self.seen, lambda layer, _: supports.get(layer.name), self.damping, seen_again
-        )
+        made = compensate(program, self.batches, self.seen, lambda layer, _: supports.get(layer.name), self.damping)
         worst = max(made.lost, key=lambda name: made.lost[name], default="")
         error = f"; relative error of layers at most {made.lost[worst]:.3f} ({worst})" if worst else ""
         note = f"{self.seen} calibration images{error}"

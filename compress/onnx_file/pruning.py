@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from torch import Tensor
 
 from kerf import files
@@ -19,7 +18,6 @@ from kerf.compress.onnx_file.program import DEVICE, Sessions
 from kerf.compress.second_order.compensation import cheapest, compensate
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
-from kerf.compress.second_order.views import seen_again
 from kerf.deploy.frontend.zero_blocks import LINEAR, prunable
 from kerf.deploy.quantise.calibration import Calibration
 from kerf.deploy.quantise.quantise import plain, sized
@@ -111,9 +109,7 @@ def prune_onnx(
     def keep(layer: Layer, fit: Fit) -> Tensor | None:
         return cheapest(layer, fit, n, sparsity, DAMPING, row_multiple) if layer.name in blocks else None
 
-    batches = list(_batches(used, BATCH if batched else 1))
-    again = _again if any(map(_pictures, batches[0].values())) else None
-    made = compensate(program, batches, len(used), keep, DAMPING, again)
+    made = compensate(program, list(_batches(used, BATCH if batched else 1)), len(used), keep, DAMPING)
     pruned = graph.model()
     error, same = _compared(original, pruned, held)
     files.write(to, pruned.SerializeToString())
@@ -132,15 +128,6 @@ def _batches(feeds: Sequence[Feed], size: int) -> Iterator[Feed]:
     for start in range(0, len(feeds), size):
         part = feeds[start : start + size]
         yield {name: np.concatenate([feed[name] for feed in part]) for name in part[0]}
-
-
-def _pictures(array: np.ndarray) -> bool:
-    """Whether an input is (B, C, H, W) of grey or coloured images."""
-    return array.ndim == 4 and array.shape[1] in (1, 3) and array.dtype.kind == "f"
-
-
-def _again(feed: Feed, generator: torch.Generator) -> Feed:
-    return {n: seen_again(torch.from_numpy(a), generator).numpy() if _pictures(a) else a for n, a in feed.items()}
 
 
 def _compared(

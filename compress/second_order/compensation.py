@@ -12,7 +12,7 @@ from kerf.compress.second_order.curve import evenly, prices
 from kerf.compress.second_order.elimination import eliminate
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
-from kerf.compress.second_order.walk import More, Program, walk
+from kerf.compress.second_order.walk import Program, walk
 from kerf.errors import BadInput
 
 ENOUGH = 4  # samples for each input of a layer, below which its statistics are told to be thin
@@ -53,14 +53,11 @@ class Compensation:
     note: str  # where there were few images, a line that says so
 
 
-def compensate(
-    program: Program, batches: Sequence[Any], images: int, keep: Support, damping: float, more: More | None = None
-) -> Compensation:
+def compensate(program: Program, batches: Sequence[Any], images: int, keep: Support, damping: float) -> Compensation:
     """Fits every layer, in order, to what those before it have become.
 
     ``keep`` says of a layer, and of what it reads now, which weights stay, bool (O, d), or None: all of them.
-    ``images``: how many there are in the batches, for the note. ``more``: as `walk` has it. Raises
-    BadInput as `check` does.
+    ``images``: how many there are in the batches, for the note. Raises BadInput as `check` does.
     """
     lost: dict[str, float] = {}
     begun: list[str] = []  # layers that were fitted
@@ -81,7 +78,7 @@ def compensate(
             if fit.samples < ENOUGH * fit.gram.shape[1]:
                 wanted[layer.name] = math.ceil(ENOUGH * fit.gram.shape[1] * images / fit.samples)
 
-    walk(program, batches, visit, more=more)
+    walk(program, batches, visit)
     return Compensation(lost, _scarce(wanted, images))
 
 

@@ -4,7 +4,6 @@ All calibration images are at the same place of the graph at the same time, so a
 have really become, and a network is computed about twice whatever its depth.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -16,8 +15,6 @@ from kerf.compress.second_order.refit import Fit, Moments
 
 POSITIONS = 2**16  # of the images together that a layer is seen at, or DENSITY times its width
 DENSITY = 48
-ENOUGH = 2**18  # positions, below which other views of the images join
-AGAIN = 2  # views of each image that join at most
 FOLDS = 4  # parts of the images, by which damping is chosen
 
 Pair = tuple[Any, Any]  # a value in the dense network, in the pruned one: the same object while they are alike
@@ -44,39 +41,18 @@ class Program(Protocol):
         """Gives the pruned network's layer ``weight`` (O, d), and ``constant`` (O,) in place of its bias."""
 
 
-More = Callable[[Any, torch.Generator], Any]  # a batch -> as many others like it
-
-
-def walk(
-    program: Program,
-    batches: Iterable[Any],
-    visit: Callable[[Layer, Fit], None],
-    seed: int = 0,
-    more: More | None = None,
-) -> list[Values]:
-    """Shows `visit`, layer by layer, what it may change the pruned network's layer by; the values at the end.
-
-    ``more``: makes other views of the images. They join at the layer from which on the images are seen at fewer than
-    ENOUGH positions, AGAIN at most of each.
-    """
-    given = list(batches)
-    states = [program.start(batch) for batch in given]
-    generator, joined = torch.Generator().manual_seed(seed), 0
+def walk(program: Program, batches: Iterable[Any], visit: Callable[[Layer, Fit], None], seed: int = 0) -> list[Values]:
+    """Shows `visit`, layer by layer, what it may change the pruned network's layer by; the values at the end."""
+    states = [program.start(batch) for batch in batches]
+    generator = torch.Generator().manual_seed(seed)
     for layer in program.layers:
-        for i, state in enumerate(states):
-            states[i] = program.run(state, layer)
-        if more and joined < AGAIN:
-            positions = sum(math.prod(layer.lines(torch.as_tensor(s[layer.makes][0]))) for s in states)
-            wanted = min(AGAIN, math.ceil(ENOUGH * (1 + joined) / positions) - 1)
-            for _ in range(joined, wanted):
-                states += [program.run(program.start(more(batch, generator)), layer) for batch in given]
-            joined = max(joined, wanted)
         sums = _Sums(layer)
         for i, state in enumerate(states):
-            sums.add(state, i % len(given), len(states), generator)
-            del state[layer.makes]  # the largest of all, of a layer that widens: computed again rather than held
+            states[i] = program.run(state, layer)
+            sums.add(states[i], i, len(states), generator)
+            del states[i][layer.makes]  # the largest of all, of a layer that widens: computed again rather than held
         visit(layer, sums.fit())
-    return [program.run(state, None) for state in states[: len(given)]]
+    return [program.run(state, None) for state in states]
 
 
 class _Sums:

@@ -7,8 +7,7 @@ from kerf.compress.second_order.compensation import compensate
 from kerf.compress.second_order.layer import Layer, Window
 from kerf.compress.second_order.refit import Fit, Moments
 from kerf.compress.second_order.traced import BATCH, Traced, batched
-from kerf.compress.second_order.views import seen_again
-from kerf.compress.second_order.walk import AGAIN, walk
+from kerf.compress.second_order.walk import walk
 from kerf.errors import BadInput
 
 pytestmark = pytest.mark.quick
@@ -204,40 +203,3 @@ def test_sums_of_parts_make_the_fit_of_all():
     torch.testing.assert_close(rest.gram, direct.gram)
     torch.testing.assert_close(rest.variance, direct.variance)
     assert rest.samples == direct.samples == 600
-
-
-def test_other_views_join_where_few_positions_are_seen():
-    """And the pruned network at the end is seen on the images alone."""
-    model, x = net(), torch.randn(40, 3, 8, 8)
-    drawn: list[torch.Tensor] = []
-
-    def more(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        drawn.append(seen_again(batch, generator))
-        return drawn[-1]
-
-    seen: dict[str, Fit] = {}
-    program = Traced(model, DependencyGraph.trace(model, x[:20]), x[:20])
-    end = walk(program, x.split(20), lambda layer, fit: seen.update({layer.name: fit}), more=more)
-    assert len(end) == 2
-    assert len(drawn) == 2 * AGAIN
-    everything = torch.cat([x, *drawn])
-    assert seen["stem.weight"].samples == (1 + AGAIN) * 40 * 16
-    inside = torch.relu(model.norm(model.stem(everything)))
-    mean = (torch.relu(model.deep(inside)) + inside).mean((0, 2, 3)).detach()
-    torch.testing.assert_close(seen["mix.weight"].mean[0].float(), mean)
-    assert seen["mix.weight"].samples == (1 + AGAIN) * 40 * 16
-    assert len(seen["mix.weight"].folds) == 2  # views of an image are in its fold
-
-
-def test_a_view_is_a_part_of_the_image_or_its_mirror():
-    rows = torch.arange(24.0).view(1, 1, 24, 1).expand(64, 1, 24, 24)
-    image = torch.cat([rows, rows.mT, torch.ones_like(rows)], 1)
-    made = seen_again(image, torch.Generator().manual_seed(0))
-    assert made.shape == image.shape
-    assert bool((made[:, 0].diff(dim=1) >= -1e-4).all())  # not upside down
-    slopes = made[:, 1].diff(dim=2).mean((1, 2))
-    assert 20 < int((slopes < 0).sum()) < 44  # about half of them mirrored
-    shown = made[:, 0].amax((1, 2)) - made[:, 0].amin((1, 2))
-    assert bool((shown >= 24 * 0.59 / 1.16 - 2).all())
-    assert float(shown.min()) < 18
-    torch.testing.assert_close(made[:, 2], torch.ones(64, 24, 24))
