@@ -45,8 +45,7 @@ class Calibrated:
         if images < 1 or not damping > 0:
             raise BadInput(f"images {images}, damping {damping:g}: expected at least 1, and above 0")
         self.images, self.damping, self.seed = images, damping, seed
-
-        self.moved: dict[str, Tensor] = {}  # Fisher information of outputs, of a network whose channels were just moved
+        self.moved: dict[str, Tensor] = {}  # Fisher information of outputs, if `orders` has just moved the channels
 
     def read(self, sample: Sample) -> None:
         images = torch.cat([x for x, _ in first(sample, self.images)])

@@ -58,10 +58,11 @@ def local(
 
 def in_rows(scores: Sequence[Tensor], units: Sequence[WeightUnits], ratio: float, *, multiple: int) -> list[Tensor]:
     """`local` in each row of a layer's blocks by itself: all keep equally many, a multiple of `multiple` (or all)."""
-    return [
-        evenly(score.view(-1, unit.shape[1]), ratio, multiple).flatten()
-        for score, unit in zip(scores, units, strict=True)
-    ]
+    keep = []
+    for score, unit in zip(scores, units, strict=True):
+        _check(score, unit)
+        keep.append(evenly(score.view(-1, unit.shape[1]), ratio, multiple).flatten())
+    return keep
 
 
 def allotted(shares: Mapping[str, float], ratio: float, within: Scope = local) -> Callable[..., list[Tensor]]:

@@ -43,7 +43,7 @@ def saliencies(
             own = layer.weight.to(inverse).view(len(layer.weight), -1, taps[layer.name]).transpose(0, 1)  # (I, O, t)
             lost = torch.linalg.solve(corner, own.mT)  # (I, t, O)
             matters = importance(layer, fit).to(lost).clamp(min=0)
-            found[layer.name] = ((own.mT * lost).sum(1).T * matters[:, None]).float()
+            found[layer.name] = ((own.mT * lost).sum(1).T * matters[:, None]).float().cpu()
 
     walk(program, batches, visit)
     return found
@@ -64,7 +64,7 @@ def grouped(
     found = dict(otherwise)
     for group in groups:
         makers = [m for m in group.members if m.produces and m.path in alone and m.repeat == 1]
-        if group.name in found and makers and group.width >= 2 * n:
+        if group.name in found and makers and 1 < n <= group.width // 2:
             cost = [alone[m.path][m.offset : m.offset + group.width] for m in makers]
             found[group.name] = exchanged(cost, found[group.name], n, share, seed)
     return found
@@ -74,8 +74,8 @@ def exchanged(costs: Sequence[Tensor], order: Tensor, n: int, share: float, seed
     """(O,) an order whose blocks of n, the share of them that costs least gone, lose no more than those of ``order``.
 
     ``costs``: of each layer that is ordered (O, I); a block's cost is the sum over its filters. Blocks that cost more
-    than a bound stay, so min(cost, bound) is what they add; of two blocks those two filters
-    change places that lower this most.
+    than a bound stay, so min(cost, bound) is what they add; of two blocks those two
+    filters change places that lower this most.
     """
     generator = torch.Generator().manual_seed(seed)
     blocks = order[: len(order) // n * n].view(-1, n).clone()
