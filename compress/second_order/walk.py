@@ -70,7 +70,8 @@ class _Sums:
         t = target.reshape(groups, -1, target.shape[1])
         ones = x.new_ones(x.shape[2])
         found = [x @ x.mT, t @ x.mT, x @ ones, t @ ones, t.square() @ ones]
-        made = Moments(*(f.double() for f in found), samples=x.shape[2])
+        gram, cross, mean, answer, square = (f.double() for f in found)
+        made = Moments(gram, cross, mean, answer, square, x.shape[2])
         if fold < len(self.folds):
             self.folds[fold] += made
         else:
