@@ -7,7 +7,9 @@ Differs: their blocks lie along a filter's inputs; here N filters lose the same 
     some channels go at a time (`second_order/elimination.py`). Errors of outputs are weighted with the Fisher
     information of each, which makes them comparable over layers. Weights that stay are not those of the elimination: in
     a second pass every layer is fitted to what the pruned layers before it really answer, means and half of the lost
-    deviation of each channel restored. No labels are read: they are drawn from the network's own answers.
+    deviation of each channel restored; its damping is the one that is best on images left out. Channels are rearranged
+    by what their filters need (`second_order/grouping.py`), not by L1. No labels are read: they are drawn from the
+    network's own answers.
 """
 
 from collections.abc import Sequence
@@ -17,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import hooked
-from kerf.compress.pruning import removal
+from kerf.compress.pruning import removal, scopes
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.second_order.compensation import Height, compensate, costs
+from kerf.compress.second_order.grouping import grouped, saliencies
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
 from kerf.compress.second_order.traced import Traced, batched
@@ -41,13 +45,19 @@ class Calibrated:
         if images < 1 or not damping > 0:
             raise BadInput(f"images {images}, damping {damping:g}: expected at least 1, and above 0")
         self.images, self.damping, self.seed = images, damping, seed
+        self.moved: dict[str, Tensor] = {}  # Fisher information of outputs, if `orders` has just moved the channels
 
-    def look(self, model: nn.Module, graph: DependencyGraph, blocks: Height, sample: Sample) -> None:
+    def read(self, sample: Sample) -> None:
         images = torch.cat([x for x, _ in first(sample, self.images)])
         if not bool(images.isfinite().all()):
             raise BadInput("calibration images hold NaN or infinity; expected finite numbers")
         self.batches, self.seen = batched(images), len(images)
-        matters = fisher_of_outputs(model, list(blocks), self.batches, self.seed)
+
+    def look(self, model: nn.Module, graph: DependencyGraph, blocks: Height, sample: Sample) -> None:
+        self.read(sample)
+        matters, self.moved = self.moved, {}
+        if blocks.keys() != matters.keys():
+            matters = fisher_of_outputs(model, list(blocks), self.batches, self.seed)
 
         def importance(layer: Layer, _: Fit) -> Tensor:
             return matters[layer.name]
@@ -59,7 +69,25 @@ class Calibrated:
 
 
 class Surgeon(Calibrated):
-    """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images."""
+    """A criterion, the price of each unit in the loss, and a removal, which compensates; both see the same images.
+
+    And orders of channels, in which filters that need the same inputs are neighbours.
+    """
+
+    def orders(
+        self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sparsity: float, sample: Sample
+    ) -> dict[str, Tensor]:
+        """Of groups of channels, for blocks of the largest height that there is."""
+        self.read(sample)
+        matters = fisher_of_outputs(model, [u.path for u in units], self.batches, self.seed)
+        taps = {u.path: height(u)[1] for u in units}
+        program = self.program(model, graph)
+        alone = saliencies(program, self.batches, taps, self.damping, lambda layer, _: matters[layer.name])
+        n = max(height(u)[0] for u in units)
+        found = grouped(graph.groups, alone, surgery.l1_orders(model, graph), n, sparsity, self.seed)
+        index = surgery.moves(model, graph, found)
+        self.moved = {path: m[index[path, 0]] if (path, 0) in index else m for path, m in matters.items()}
+        return found
 
     def observe(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], sample: Sample) -> None:
         self.look(model, graph, {u.path: height(u) for u in units}, sample)
@@ -128,16 +156,28 @@ def fisher_of_outputs(
     return {path: total / count for path, total in sums.items()}
 
 
-def obs(settings: Settings, *, granularity: str = "block", images: int = 1024, damping: float = 0.01) -> Recipe:
+def obs(
+    settings: Settings,
+    *,
+    granularity: str = "block",
+    images: int = 1024,
+    damping: float = 0.01,
+    row_multiple: int = 0,
+) -> Recipe:
     """Removes, in every layer, the share p of its blocks that cost its answer least, and fits what stays; no training.
 
     granularity: block or weight; images: training images that it is calibrated on, without their labels; damping: of
-    the mean of the diagonal of what is inverted.
+    the mean of the diagonal of what is inverted; row_multiple: if not 0, all block rows of a layer keep equally many
+    blocks, a multiple of it.
     """
+    if row_multiple < 0 or (row_multiple and granularity != "block"):
+        raise BadInput(f"row_multiple {row_multiple}, granularity {granularity}: expected 0 or more, and of blocks")
     kinds: dict[str, OneByN | Weight] = {"block": OneByN(settings.n, settings.full), "weight": Weight(settings.full)}
     if granularity not in kinds:
         raise BadInput(f"granularity {granularity!r}: expected block or weight")
     surgeon = Surgeon(images, damping, settings.seed)
+    scope = partial(scopes.in_rows, multiple=row_multiple) if row_multiple else scopes.local
     return Recipe(
-        kinds[granularity], surgeon.score, rearrange=settings.rearrange, remove=surgeon.remove, observe=surgeon.observe
-    )
+        kinds[granularity], surgeon.score, scope, rearrange=settings.rearrange, remove=surgeon.remove,
+        observe=surgeon.observe, orders=surgeon.orders,
+    )  # fmt: skip

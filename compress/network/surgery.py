@@ -18,6 +18,14 @@ def permute(model: nn.Module, graph: DependencyGraph, orders: Mapping[str, Tenso
     the network computes the same function up to the order of summation. Raises ValueError, before anything is
     changed, for an unknown or fixed group and for what is not a permutation.
     """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for (path, axis), index in moves(model, graph, orders).items():
+        tensor = tensors[path]
+        tensor.copy_(tensor.index_select(axis, index.to(tensor.device)))
+
+
+def moves(model: nn.Module, graph: DependencyGraph, orders: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+    """(parameter or buffer, axis) -> the old place of what `permute` puts at each. Raises ValueError as it does."""
     groups = {group.name: group for group in graph.groups}
     indices: dict[tuple[str, int], Tensor] = {}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -27,9 +35,7 @@ def permute(model: nn.Module, graph: DependencyGraph, orders: Mapping[str, Tenso
             index = indices.setdefault((m.path, m.axis), torch.arange(tensors[m.path].shape[m.axis]))
             start, stop = m.offset, m.offset + len(order) * m.repeat
             index[start:stop] = index[start:stop].view(len(order), m.repeat)[order.cpu()].flatten()
-    for (path, axis), index in indices.items():
-        tensor = tensors[path]
-        tensor.copy_(tensor.index_select(axis, index.to(tensor.device)))
+    return indices
 
 
 def _check(name: str, group: Group | None, order: Tensor) -> None:

@@ -20,6 +20,10 @@ def build_parser(program: str) -> console.Parser:
     parser.add_argument("--sparsity", type=float, default=0.5, metavar="P", help="share of each layer's blocks to zero")
     parser.add_argument("--N", type=int, default=4, help="consecutive output kernels in a block")
     parser.add_argument("--full", action="store_true", help="prune Gemm and MatMul, too")
+    parser.add_argument(
+        "--row_multiple", type=int, default=0, metavar="M",
+        help="all block rows of a layer keep equally many blocks, a multiple of M; 0: the dearest, wherever they are",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="the file to write; by default <name>.pruned.onnx beside the other")
     parser.add_argument(
         "--shape", action="append", default=[], metavar="NAME=SIZES", help="sizes of an input that the file leaves open"
@@ -41,8 +45,8 @@ def work(args: argparse.Namespace) -> None:
         )
         out = args.out or args.file.with_suffix(".pruned.onnx")
         made = prune_onnx(
-            args.file, out, asked, sparsity=args.sparsity, n=args.N, full=args.full, shapes=shapes_of(args.shape),
-            threads=args.threads,
+            args.file, out, asked, sparsity=args.sparsity, n=args.N, full=args.full, row_multiple=args.row_multiple,
+            shapes=shapes_of(args.shape), threads=args.threads,
         )  # fmt: skip
         print(made)
     if args.json:

@@ -73,6 +73,7 @@ def prune_onnx(
     sparsity: float = 0.5,
     n: int = 4,
     full: bool = False,
+    row_multiple: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
 ) -> PrunedFile:
@@ -80,14 +81,17 @@ def prune_onnx(
 
     calibration: a folder of images, an .npz of arrays by input name (.npy for an only input), or a Calibration, which
     also says how images become numbers; one sample of five is held back and compared on. full: Gemm and MatMul too, but
-    for the classifier. shapes: sizes of inputs that the file leaves open. threads: of ONNX Runtime, 0: all.
+    for the classifier. row_multiple: if not 0, all block rows of a layer keep equally many blocks, a multiple of
+    it (or all), so that fewer than asked for may go. shapes: sizes of inputs that the file leaves open. threads: of
+    ONNX Runtime, 0: all.
 
     Batch norms are folded; convolutions may get a bias. Raises FileNotFoundError, ImportError where images need Pillow,
     and BadInput for a file without such layers and for samples that do not fit; then nothing is written.
     """
     path, to = Path(path), Path(to)
-    if not 0 < sparsity < 1 or n < 1:
-        raise BadInput(f"sparsity {sparsity:g}, n {n}: expected a share above 0 and below 1, and at least 1")
+    if not 0 < sparsity < 1 or n < 1 or row_multiple < 0:
+        given = f"sparsity {sparsity:g}, n {n}, row_multiple {row_multiple}"
+        raise BadInput(f"{given}: expected a share above 0 and below 1, at least 1, and 0 or more")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
     with explained(path):
         return _pruned(path, to, asked, sparsity, n, full, shapes or {}, threads)
@@ -112,7 +116,7 @@ def _pruned(
     batched = all(shape and shape[0] is None for shape in declared)
 
     def keep(layer: Layer, fit: Fit) -> Tensor | None:
-        return cheapest(layer, fit, n, sparsity, DAMPING) if layer.name in blocks else None
+        return cheapest(layer, fit, n, sparsity, DAMPING, row_multiple) if layer.name in blocks else None
 
     made = compensate(program, list(_batches(used, BATCH if batched else 1)), len(used), keep, DAMPING)
     pruned = graph.model()

@@ -65,7 +65,7 @@ class Allocation:
         units = recipe.granularity
         if self.heights and isinstance(units, OneByN):
             units = replace(units, heights=self.heights)
-        return replace(recipe, granularity=units, scope=scopes.allotted(self.shares, self.removed))
+        return replace(recipe, granularity=units, scope=scopes.allotted(self.shares, self.removed, recipe.scope))
 
 
 def by_macs(units: Sequence, sensitivity: Harm, share: float) -> Allocation:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.recipe import Recipe, scores
+from kerf.compress.pruning.recipe import Recipe, rearrange, scores
 from kerf.compress.pruning.sensitivity import GRID
 from kerf.compress.training.sample import Sample
+
+HALF = 0.5  # of each layer's blocks: channels are ordered for that, before the shares are known
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class PriceCurves:
 def price_curves(model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Any, sample: Sample) -> PriceCurves:
     """Of a copy of `model`, rearranged first where the recipe asks for that."""
     model = copy.deepcopy(model)
-    if recipe.rearrange:
-        surgery.permute(model, graph, surgery.l1_orders(model, graph))
+    rearrange(model, recipe, graph, example, HALF, sample)
     units = recipe.granularity.split(model, graph, example)
     curves = {}
     for unit, score in zip(units, scores(model, recipe, graph, units, sample)):

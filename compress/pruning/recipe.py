@@ -30,11 +30,18 @@ Criterion = Callable[[Any], Tensor]  # (count,), larger = keep
 Schedule = Callable[[Budget], Iterator[Phase]]
 Observe = Callable[[nn.Module, DependencyGraph, Sequence[Any], Sample], None]
 
+Orders = Callable[[nn.Module, DependencyGraph, Sequence[Any], float, Sample], dict[str, Tensor]]
+# model, graph, units before it, the share of them that goes, sample -> group of channels -> (width,) its order
+
 SAMPLE = 64  # images that show a removal what activations look like
 
 
 def nothing(model: nn.Module, graph: DependencyGraph, units: Sequence[Units], sample: Sample) -> None:
     """For criteria to which a unit says enough."""
+
+
+def by_l1(model: nn.Module, graph: DependencyGraph, _: Sequence[Any], __: float, ___: Sample) -> dict[str, Tensor]:
+    return surgery.l1_orders(model, graph)
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,11 @@ class Recipe:
     criterion: Criterion
     scope: Scope = scopes.local
     schedule: Schedule = schedules.one_shot
-    rearrange: bool = False  # order channels by L1 before the units are formed
+    rearrange: bool = False  # order channels before the units are formed
     pressure: Pressure = NOTHING
     remove: Remove = removal.plain
     observe: Observe = nothing  # what the criterion has to see of the network and of data, before it scores any unit
+    orders: Orders = by_l1
     reach: Scope | None = None  # tells from units' sizes what can be reached, where the scope needs more than scores
 
     def __post_init__(self) -> None:
@@ -75,6 +83,17 @@ def scores(
     return [recipe.criterion(u) for u in units]
 
 
+def rearrange(
+    model: nn.Module, recipe: Recipe, graph: DependencyGraph, example: Any, sparsity: float, sample: Sample
+) -> None:
+    """Moves channels, in place, if the recipe asks for that."""
+    if recipe.rearrange:
+        units = recipe.granularity.split(model, graph, example)
+        with evaluated(model):
+            orders = recipe.orders(model, graph, units, sparsity, sample)
+        surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
+
+
 def prune(
     model: nn.Module,
     recipe: Recipe,
@@ -92,9 +111,7 @@ def prune(
     if sample is None:
         label = torch.zeros(images_in(example), dtype=torch.long, device=tensors(example)[0].device)
         sample = lambda: iter([(example, label)])  # noqa: E731
-    if recipe.rearrange:
-        orders = surgery.l1_orders(model, graph)
-        surgery.permute(model, graph, dict(zip(orders, distributed.from_first(list(orders.values())))))
+    rearrange(model, recipe, graph, example, sparsity, sample)
     units = recipe.granularity.split(model, graph, example)
     keep = distributed.from_first(recipe.scope(scores(model, recipe, graph, units, sample), units, sparsity))
     return remove(model, recipe, graph, units, keep, lambda: next(sample())[0][:SAMPLE])

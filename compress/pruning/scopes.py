@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kerf.compress.second_order.curve import evenly
 from kerf.compress.units.channels import ChannelUnits
-from kerf.compress.units.weights import Units
+from kerf.compress.units.weights import Units, WeightUnits
 from kerf.errors import BadInput
 
 Scope = Callable[[Sequence[Tensor], Sequence[Any], float], list[Tensor]]  # bool (count,) each, True = keep
@@ -55,11 +56,23 @@ def local(
     return keep
 
 
-def allotted(shares: Mapping[str, float], ratio: float) -> Callable[..., list[Tensor]]:
-    """A scope in which every layer loses its own share when `ratio` is asked for, and proportionally less before."""
+def in_rows(scores: Sequence[Tensor], units: Sequence[WeightUnits], ratio: float, *, multiple: int) -> list[Tensor]:
+    """`local` in each row of a layer's blocks by itself: all keep equally many, a multiple of `multiple` (or all)."""
+    keep = []
+    for score, unit in zip(scores, units, strict=True):
+        _check(score, unit)
+        keep.append(evenly(score.view(-1, unit.shape[1]), ratio, multiple).flatten())
+    return keep
+
+
+def allotted(shares: Mapping[str, float], ratio: float, within: Scope = local) -> Callable[..., list[Tensor]]:
+    """A scope in which every layer loses its own share when `ratio` is asked for, and proportionally less before.
+
+    ``within``: how it is chosen in a layer.
+    """
 
     def scope(scores: Sequence[Tensor], units: Sequence[Units], asked: float) -> list[Tensor]:
-        return [local([s], [u], shares[u.path] * asked / ratio)[0] for s, u in zip(scores, units, strict=True)]
+        return [within([s], [u], shares[u.path] * asked / ratio)[0] for s, u in zip(scores, units, strict=True)]
 
     return scope
 

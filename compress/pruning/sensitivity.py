@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.data.batches import WHOLE, Batches, Part
-from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import scopes
-from kerf.compress.pruning.recipe import Recipe, scores
+from kerf.compress.pruning.recipe import Recipe, rearrange, scores
 from kerf.compress.training.train import Metrics, autocast, evaluate
 from kerf.errors import BadInput
 
@@ -84,8 +83,11 @@ def measure(
     if not recipe.zeroes_at_once:
         raise BadInput("sensitivity is measured for methods that zero weights in place (one_by_n, weight, filter)")
     model, part = copy.deepcopy(model).to(device), _First(images, batches)
-    if recipe.rearrange:
-        surgery.permute(model, graph, surgery.l1_orders(model, graph))
+
+    def sample() -> Iterator[tuple[Tensor, Tensor]]:
+        return ((x.to(device), y.to(device)) for x, y in part.epoch(0, 0))
+
+    rearrange(model, recipe, graph, example, max(levels), sample)
 
     def tried() -> Metrics:
         with autocast("auto", torch.device(device)):  # orders layers as f32 does, in a third of the time
@@ -95,9 +97,6 @@ def measure(
     units: Sequence[Any] = recipe.granularity.split(model, graph, example.to(device))
     loss: dict[str, tuple[float, ...]] = {}
     top1: dict[str, tuple[float, ...]] = {}
-
-    def sample() -> Iterator[tuple[Tensor, Tensor]]:
-        return ((x.to(device), y.to(device)) for x, y in part.epoch(0, 0))
 
     report(0, len(units))
     for i, (unit, score) in enumerate(zip(units, scores(model, recipe, graph, units, sample))):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kerf.compress.second_order.curve import prices
+from kerf.compress.second_order.curve import evenly, prices
 from kerf.compress.second_order.elimination import eliminate
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
@@ -69,7 +69,7 @@ def compensate(program: Program, batches: Sequence[Any], images: int, keep: Supp
         if not begun and (support is None or bool(support.all())):
             return  # nothing has gone yet: the layer answers what it did
         begun.append(layer.name)
-        weight = fit.solve(layer.weight, damping, support)
+        weight = fit.solve(layer.weight, fit.chosen(layer.weight, damping, support), support)
         if layer.window is not None:
             weight = fit.restored(weight)
         program.write(layer, weight.float(), fit.constant(weight).float())
@@ -82,18 +82,22 @@ def compensate(program: Program, batches: Sequence[Any], images: int, keep: Supp
     return Compensation(lost, _scarce(wanted, images))
 
 
-def cheapest(layer: Layer, fit: Fit, n: int, share: float, damping: float) -> Tensor:
+def cheapest(layer: Layer, fit: Fit, n: int, share: float, damping: float, multiple: int = 0) -> Tensor:
     """bool (O, d): all but the floor(blocks · share) 1×n blocks that cost least, given what the layer reads now.
 
-    A block's cost is shared out over its rows, so that a short last block row is not cheaper for being short.
+    ``multiple``: if not 0, all block rows keep equally many, as `evenly` has it. Otherwise a block's cost is shared out
+    over its rows, so that a short last block row is not cheaper for being short.
     """
     weight = fit.solve(layer.weight, damping)
     gram, _ = fit.damped(damping)
     price = prices(eliminate(weight, gram[0], n, layer.taps))
     price[-1] *= n / (len(weight) - n * (len(price) - 1))
-    keep = torch.ones(price.numel(), dtype=torch.bool, device=price.device)
-    keep[price.flatten().argsort()[: int(price.numel() * share + 1e-9)]] = False
-    return keep.view(price.shape).repeat_interleave(n, 0)[: len(weight)].repeat_interleave(layer.taps, 1)
+    if multiple:
+        keep = evenly(price, share, multiple)
+    else:
+        keep = torch.ones_like(price, dtype=torch.bool)
+        keep.view(-1)[price.flatten().argsort()[: int(price.numel() * share + 1e-9)]] = False
+    return keep.repeat_interleave(n, 0)[: len(weight)].repeat_interleave(layer.taps, 1)
 
 
 def check(layer: Layer, fit: Fit) -> None:

@@ -20,6 +20,18 @@ def prices(found: Elimination) -> Tensor:
     return torch.zeros_like(slopes).scatter_(1, found.order, slopes)
 
 
+def evenly(price: Tensor, share: float, multiple: int) -> Tensor:
+    """(R, I) -> bool, what stays: of every block row the dearest, the floor(I · share) others gone.
+
+    How many stay is the same for all rows, and raised to a multiple of ``multiple`` (or to I).
+    """
+    inputs = price.shape[1]
+    left = inputs - int(inputs * share + 1e-9)
+    left = min(-(-left // multiple) * multiple, inputs)
+    kept = price.sort(dim=1, descending=True, stable=True).indices[:, :left]
+    return torch.zeros_like(price, dtype=torch.bool).scatter_(1, kept, True)
+
+
 def rising(values: Tensor) -> Tensor:
     """(R, I) -> the nearest rows that never fall, in squared error: neighbours that fall become their mean.
 

@@ -4,7 +4,7 @@ Source: least squares in closed form, as in He et al., ICCV 2017, arXiv 1707.061
 and the inputs of the pruned one; means and deviations by channel as in Nagel et al., ICCV 2019, arXiv 1906.04721.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 RESTORED = 0.5  # power: of the deviation that least squares takes from an answer, the share that it gets back (in logs)
 MOST = 4.0  # times a filter can grow by that
 SCARCE = 32.0  # samples for each input of a layer, with which damping is twice what was asked for
+STRONGER = (1.0, 10.0, 100.0)  # times what was asked for: the damping that is best where it was not fitted is taken
+TRIED = 8  # supports of a layer that this is tried on
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Fit:
     target: Tensor  # E[t] (g, o)
     variance: Tensor  # Var[t] (g, o)
     samples: int
+    folds: tuple["Moments", ...] = ()  # of parts of the images, which together are all
 
     def damped(self, damping: float) -> tuple[Tensor, Tensor]:
         """(G + λ I, λ (g, 1, 1)), λ = damping · the mean of G's diagonal; more where samples are few for the width."""
@@ -54,6 +57,32 @@ class Fit:
                 found[rows[:, None], s] = torch.cholesky_solve(right[rows][:, s].T, factor).T
         return found
 
+    def chosen(self, weight: Tensor, damping: float, keep: Tensor | None = None) -> float:
+        """Of ``damping`` and larger ones that with which parts of the images are answered best that were not fitted.
+
+        Positions of an image are alike, so their number does not say how much there is to be learnt of a layer.
+        """
+        if len(self.folds) < 2:
+            return damping
+        some = None if keep is None else _of_some(keep)
+        whole = sum(self.folds[1:], start=self.folds[0])
+        errors = torch.zeros(len(STRONGER), dtype=torch.float64)
+        for fold in self.folds:
+            seen, unseen = (whole - fold).fit(), fold.fit()
+            if some is not None:
+                seen, unseen = seen.only(some), unseen.only(some)
+            for i, factor in enumerate(STRONGER):
+                own, kept = (weight, keep) if some is None or keep is None else (weight[some], keep[some])
+                found = seen.solve(own, damping * factor, kept)
+                missed = unseen.error(found) + (unseen.constant(found) - seen.constant(found)).square()
+                errors[i] += float(missed.sum()) * fold.samples
+        return damping * STRONGER[int(errors.argmin())]
+
+    def only(self, filters: Tensor) -> "Fit":
+        """Of these filters, of a layer of one group."""
+        part = {name: getattr(self, name)[:, filters] for name in ("cross", "target", "variance")}
+        return replace(self, **part, folds=())
+
     def restored(self, weight: Tensor) -> Tensor:
         """(O, d) filters scaled such that deviations of answers come nearer to the target's, which batch norms expect.
 
@@ -79,3 +108,40 @@ class Fit:
     def constant(self, weight: Tensor) -> Tensor:
         """(O,) E[t − W x], the bias with which means are right."""
         return (self.target - (self._grouped(weight) @ self.mean[:, :, None])[..., 0]).flatten()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over positions, of which a Fit is made: Σ x xᵀ, Σ t xᵀ, Σ x, Σ t, Σ t², f64, and how many positions."""
+
+    inputs: Tensor
+    cross: Tensor
+    mean: Tensor
+    target: Tensor
+    square: Tensor
+    samples: int
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return Moments(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    def fit(self, folds: tuple["Moments", ...] = ()) -> Fit:
+        gram, cross, mean, target, square = (getattr(self, f.name) / self.samples for f in fields(self)[:-1])
+        return Fit(
+            gram - mean[:, :, None] * mean[:, None, :],
+            cross - target[:, :, None] * mean[:, None, :],
+            mean,
+            target,
+            (square - target.square()).clamp(min=0),
+            self.samples,
+            folds,
+        )
+
+
+def _of_some(keep: Tensor) -> Tensor:
+    """Indices of the filters of TRIED supports, evenly spread, of ``keep``, bool (O, d)."""
+    supports, owner = keep.unique(dim=0, return_inverse=True)
+    chosen = torch.linspace(0, len(supports) - 1, min(TRIED, len(supports)), device=keep.device).round().long()
+    return torch.isin(owner, chosen).nonzero().flatten()

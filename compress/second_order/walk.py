@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from kerf.compress.second_order.layer import Layer
-from kerf.compress.second_order.refit import Fit
+from kerf.compress.second_order.refit import Fit, Moments
 
 POSITIONS = 2**16  # of the images together that a layer is seen at, or DENSITY times its width
 DENSITY = 48
+FOLDS = 4  # parts of the images, by which damping is chosen
 
 Pair = tuple[Any, Any]  # a value in the dense network, in the pruned one: the same object while they are alike
 Values = dict[str, Pair]
@@ -48,7 +49,7 @@ def walk(program: Program, batches: Iterable[Any], visit: Callable[[Layer, Fit],
         sums = _Sums(layer)
         for i, state in enumerate(states):
             states[i] = program.run(state, layer)
-            sums.add(states[i], len(states), generator)
+            sums.add(states[i], i, len(states), generator)
             del states[i][layer.makes]  # the largest of all, of a layer that widens: computed again rather than held
         visit(layer, sums.fit())
     return [program.run(state, None) for state in states]
@@ -56,12 +57,12 @@ def walk(program: Program, batches: Iterable[Any], visit: Callable[[Layer, Fit],
 
 class _Sums:
     def __init__(self, layer: Layer):
-        self.layer, self.samples = layer, 0
-        self.parts: list[Tensor] = []
+        self.layer = layer
+        self.folds: list[Moments] = []
 
     @torch.no_grad()
-    def add(self, values: Values, batches: int, generator: torch.Generator) -> None:
-        layer = self.layer
+    def add(self, values: Values, batch: int, batches: int, generator: torch.Generator) -> None:
+        layer, fold = self.layer, batch % FOLDS
         target, x = torch.as_tensor(values[layer.makes][0]), torch.as_tensor(values[layer.reads][1])
         lines = self._lines(target, batches, generator)
         x, target = layer.inputs(x, lines), layer.outputs(target, lines)
@@ -69,9 +70,12 @@ class _Sums:
         t = target.reshape(groups, -1, target.shape[1])
         ones = x.new_ones(x.shape[2])
         found = [x @ x.mT, t @ x.mT, x @ ones, t @ ones, t.square() @ ones]
-        wide = [f.double() for f in found]
-        self.parts = [p + f for p, f in zip(self.parts, wide)] if self.parts else wide
-        self.samples += x.shape[2]
+        gram, cross, mean, answer, square = (f.double() for f in found)
+        made = Moments(gram, cross, mean, answer, square, x.shape[2])
+        if fold < len(self.folds):
+            self.folds[fold] += made
+        else:
+            self.folds.append(made)
 
     def _lines(self, y: Tensor, batches: int, generator: torch.Generator) -> Tensor | None:
         count, each = self.layer.lines(y)
@@ -82,12 +86,4 @@ class _Sums:
         return torch.randperm(count, generator=generator)[:wanted].sort().values.to(y.device)
 
     def fit(self) -> Fit:
-        gram, cross, mean, target, square = (p / self.samples for p in self.parts)
-        return Fit(
-            gram - mean[:, :, None] * mean[:, None, :],
-            cross - target[:, :, None] * mean[:, None, :],
-            mean,
-            target,
-            (square - target.square()).clamp(min=0),
-            self.samples,
-        )
+        return sum(self.folds[1:], start=self.folds[0]).fit(tuple(self.folds))

@@ -40,6 +40,7 @@ def test_every_script_in_a_room_has_its_old_name():
         "int8_efficientnet.py",
         "kills.py",
         "soak.py",
+        "obs_efficientnet.py",
         "zoo.py",
     }
 

@@ -8,7 +8,7 @@ import kerf
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.obs import fisher_of_outputs, height
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.pruning.allocation import by_macs
+from kerf.compress.pruning.allocation import Allocation, by_macs
 from kerf.compress.pruning.price_curves import price_curves
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN, Weight
@@ -59,6 +59,27 @@ def test_blocks_that_go_are_zero_and_answers_stay_nearer_than_by_l1():
     assert "calibration images" not in found.note
     by_l1, _ = pruned("one_by_n")
     assert distance(model) < 0.5 * distance(by_l1)
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_block_rows_keep_equally_many_where_asked(multiple: int):
+    model, found = pruned("obs", sparsity=0.3, row_multiple=multiple)
+    for path, mask in found.masks.items():
+        rows = mask.flatten(2).all(2)[::4]
+        left = {8: 6, 12: 9}[rows.shape[1]]  # all but 30 %, rounded up
+        assert rows.sum(1).unique().tolist() == [-(-left // multiple) * multiple]
+        assert bool(model.get_parameter(path)[mask].all())
+    assert distance(model) < 0.5 * distance(pruned("one_by_n", sparsity=0.3)[0])
+
+
+def test_shares_by_layer_are_chosen_in_rows_where_asked():
+    model, x = small(), photographs(32)
+    recipe = METHODS["obs"](Settings(n=4), row_multiple=1)
+    shared = Allocation({"3.weight": 0.5, "6.weight": 0.25}, 0.4).recipe(recipe)
+    units = recipe.granularity.split(model, DependencyGraph.trace(model, x[:1]), x[:1])
+    scores = [torch.rand(u.count, generator=torch.Generator().manual_seed(0)) for u in units]
+    kept = [keep.view(3, -1).sum(1).tolist() for keep in shared.scope(scores, units, 0.4)]
+    assert kept == [[4, 4, 4], [9, 9, 9]]
 
 
 def test_single_weights_cost_less_than_blocks():
@@ -139,6 +160,7 @@ def test_what_cannot_be_is_told_before_anything_changes():
     before = copy.deepcopy(model.state_dict())
     data = [(x, torch.zeros(8, dtype=torch.long))]
     for options, words in (
+        ({"row_multiple": -1}, "row_multiple -1"), ({"row_multiple": 4, "granularity": "weight"}, "of blocks"),
         ({"granularity": "filter"}, "granularity 'filter'"), ({"images": 0}, "images 0"), ({"damping": 0.0}, "ing 0"),
     ):  # fmt: skip
         with pytest.raises(BadInput, match=words):

@@ -102,6 +102,17 @@ def test_gemm_is_pruned_where_asked_and_the_classifier_stays(tmp_path):
     assert np.count_nonzero(stored["c"]) == stored["c"].size
 
 
+@pytest.mark.quick
+def test_block_rows_keep_equally_many_where_asked(network, samples, tmp_path):
+    made = kerf.prune_onnx(network, tmp_path / "p.onnx", samples, n=4, sparsity=0.7, row_multiple=4, threads=1)
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(made.path).graph.initializer}
+    widths = set()
+    for name in made.errors:
+        kept = np.abs(stored[name]).reshape(len(stored[name]) // 4, 4, stored[name].shape[1]).sum(1) > 0
+        widths.add((kept.shape[1], *np.unique(kept.sum(1))))
+    assert widths == {(8, 4), (24, 8)}  # of 8 inputs 3 stay, of 24 8: raised to multiples of 4
+
+
 def test_the_command_prints_each_layer_and_what_compiles_the_file(network, samples, tmp_path, capsys):
     flags = ["prune", str(network), "--calibration", str(samples), "--out", str(tmp_path / "p.onnx"), "--threads", "1"]
     assert cli.main(flags) == 0
@@ -122,6 +133,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(network, samples, tmp_path
     for given, more, words in (
         (tmp_path / "small.npz", (), "expected"), (tmp_path / "nan.npz", (), "NaN"), (tmp_path / "none", (), "no such"),
         (samples, ("--sparsity", "1.5"), "sparsity 1.5"), (samples, ("--N", "0"), "n 0"),
+        (samples, ("--row_multiple", "-4"), "row_multiple -4"),
     ):  # fmt: skip
         flags = ["prune", str(network), "--calibration", str(given), "--out", str(tmp_path / "p.onnx"), *more]
         assert cli.main(flags) == 2

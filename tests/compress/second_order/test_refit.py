@@ -5,7 +5,7 @@ from torch import nn
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.second_order.compensation import compensate
 from kerf.compress.second_order.layer import Layer, Window
-from kerf.compress.second_order.refit import Fit
+from kerf.compress.second_order.refit import Fit, Moments
 from kerf.compress.second_order.traced import BATCH, Traced, batched
 from kerf.compress.second_order.walk import walk
 from kerf.errors import BadInput
@@ -165,3 +165,41 @@ def test_batches_are_of_one_size_and_hold_every_image():
     assert len({len(part) for part in parts}) == 1
     torch.testing.assert_close(torch.cat(parts)[: len(images)], images)
     assert [len(part) for part in batched(images[:5])] == [5]
+
+
+def folds(count: int, noise: float) -> tuple[torch.Tensor, torch.Tensor, tuple[Moments, ...]]:
+    """Weights that answer x, as good as another, where x is alike within a fold; and the sums of the folds."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    truth = torch.randn(8, 40, generator=generator, dtype=torch.double)
+    for _ in range(4):
+        few = torch.randn(count, 40, generator=generator, dtype=torch.double)
+        x = few.repeat_interleave(200 // count, 0) + 0.01 * torch.randn(200, 40, generator=generator).double()
+        own = torch.randn(count, 8, generator=generator, dtype=torch.double).repeat_interleave(200 // count, 0)
+        t = x @ truth.T + noise * own
+        made.append(
+            Moments((x.T @ x)[None], (t.T @ x)[None], x.sum(0)[None], t.sum(0)[None], t.square().sum(0)[None], 200)
+        )
+    return truth, torch.zeros_like(truth), tuple(made)
+
+
+def test_damping_is_chosen_on_images_that_were_not_fitted():
+    truth, wrong, alike = folds(10, noise=20.0)
+    thin = sum(alike[1:], start=alike[0]).fit(alike)
+    keep = torch.ones(8, 40, dtype=torch.bool)
+    assert thin.chosen(truth, 0.01, keep) == 1.0  # what there is to learn is noise
+    assert thin.chosen(truth, 0.01) == 1.0
+    truth, wrong, apart = folds(200, noise=0.0)
+    rich = sum(apart[1:], start=apart[0]).fit(apart)
+    assert rich.chosen(wrong, 0.01, keep) == 0.01
+    assert sum(apart[1:], start=apart[0]).fit().chosen(wrong, 0.5) == 0.5  # nothing to choose by
+
+
+def test_sums_of_parts_make_the_fit_of_all():
+    _, _, parts = folds(10, noise=1.0)
+    whole = sum(parts[1:], start=parts[0])
+    rest = (whole - parts[0]).fit()
+    direct = sum(parts[2:], start=parts[1]).fit()
+    torch.testing.assert_close(rest.gram, direct.gram)
+    torch.testing.assert_close(rest.variance, direct.variance)
+    assert rest.samples == direct.samples == 600
