@@ -166,6 +166,6 @@ def gate_decorator(settings: Settings, *, reg_weight: float = 1e-3, rounds: int 
         settings.channels(scaled=True),
         gates.score,
         gates.scope,
-        schedules.press_then_prune,
+        schedules.press_trained,
         pressure=gates,
     )

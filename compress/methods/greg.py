@@ -157,7 +157,7 @@ def _recipe(settings: Settings, growing: Growing) -> Recipe:
         settings.channels(),
         criteria.l1,
         growing.select,
-        schedules.press_then_prune,
+        schedules.press_trained,
         pressure=growing,
         reach=growing.widths,
     )

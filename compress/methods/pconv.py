@@ -232,7 +232,7 @@ def pconv(
         Patterns(library, settings.full),
         score,
         partial(patterned, balanced=balance == "filter"),
-        schedules.press_then_prune,
+        schedules.press_trained,
         pressure=admm,
         observe=admm.observe,
     )

@@ -26,7 +26,17 @@ from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids
-from kerf.compress.training.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate, sample_of
+from kerf.compress.training.train import (
+    Metrics,
+    Optim,
+    State,
+    evaluate,
+    fit,
+    parts_of,
+    plan_of,
+    recalibrate,
+    sample_of,
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,8 @@ class _Run:
             elif phase.pressure and not self.recipe.pressure.attached:
                 self._attach(phase)
                 self.recipe.pressure.begin(model)
+            if phase.guarded and not state.epoch:
+                state.consider(model.state_dict(), evaluate(model, parts_of(self.data)[1], self.device))
             self._train(index, phase, state)
         if phase.epochs or "final" not in course.measured:
             course.measured["final"] = evaluate(model, self.data.test, self.device)

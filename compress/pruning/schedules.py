@@ -1,6 +1,7 @@
 """Phase generators: how long to train at which sparsity. No model."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kerf.compress.training.learning_rate import LearningRate
@@ -43,7 +44,14 @@ class Phase:
     pressure: bool = False
     rate: LearningRate | None = None  # in place of the run's own
     snapshot: bool = False  # the network that it ends with is kept, to teach; not while a pressure is attached
+    guarded: bool = False  # the network it begins with stays where no epoch is better on the validation part
     lessons: Lessons | None = None  # of all snapshots so far, in place of those of the dense network
+
+
+def dense_epochs(phases: Iterable[Phase]) -> int:
+    """For how many epochs a network is trained before any of it is pruned, and before a pressure acts on it."""
+    before = itertools.takewhile(lambda phase: not (phase.pressure or phase.sparsity), phases)
+    return sum(phase.epochs for phase in before)
 
 
 def one_shot(budget: Budget) -> Iterator[Phase]:
@@ -56,7 +64,11 @@ def one_shot(budget: Budget) -> Iterator[Phase]:
 
 
 def press_then_prune(budget: Budget) -> Iterator[Phase]:
-    """Training under pressure, from scratch or for the first half of the epochs; pruning; fine-tuning without it."""
+    """Training under pressure, from scratch or for the first half of the epochs; pruning; fine-tuning without it.
+
+    For methods whose papers train the network under the pressure from its first step; `press_trained` is for those that
+    are defined on a trained one.
+    """
     first = budget.dense_epochs or budget.epochs // 2
     if not budget.dense_epochs:
         yield Phase("dense", 0, 0.0)
@@ -64,12 +76,15 @@ def press_then_prune(budget: Budget) -> Iterator[Phase]:
     yield Phase("fine-tune", budget.epochs - (0 if budget.dense_epochs else first), budget.sparsity)
 
 
-def press_trained(budget: Budget, most: int | None = None) -> Iterator[Phase]:
-    """A trained network under pressure, for half of the epochs or the `most` given; pruning; fine-tuning without it."""
+def press_trained(budget: Budget, most: int | None = None, guarded: bool = False) -> Iterator[Phase]:
+    """A trained network under pressure, for half of the epochs or the `most` given; pruning; fine-tuning without it.
+
+    Where that is `guarded`, it leaves a network no worse than it found it.
+    """
     first = min(budget.epochs, -(-budget.epochs // 2) if most is None else most)
     yield Phase("dense", budget.dense_epochs, 0.0)
     yield Phase("under pressure", first, 0.0, pressure=True)
-    yield Phase("fine-tune", budget.epochs - first, budget.sparsity)
+    yield Phase("fine-tune", budget.epochs - first, budget.sparsity, guarded=guarded)
 
 
 def prune_then_press(budget: Budget) -> Iterator[Phase]:

@@ -66,8 +66,15 @@ class State:
         """An epoch more. Its weights are kept where they are given and the best so far."""
         self.epoch = row["epoch"] + 1
         self.history.append(row)
-        score = (row["val_top1"], -row["val_loss"])
-        if weights is not None and (self.best_score is None or score > self.best_score):
+        if weights is not None:
+            self._consider(weights, (row["val_top1"], -row["val_loss"]))
+
+    def consider(self, weights: Mapping[str, Tensor], val: Metrics) -> None:
+        """Weights from before the first epoch, which are kept if they are the best so far."""
+        self._consider(weights, (val.top1, -val.loss))
+
+    def _consider(self, weights: Mapping[str, Tensor], score: tuple[float, float]) -> None:
+        if self.best_score is None or score > self.best_score:
             self.best_score = score
             self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
