@@ -5,12 +5,13 @@ Paper: Singh et al., "Play and Prune: Adaptive Filter Pruning for Deep Model Com
 Code:  none known
 Differs: filled in are all constants and the controller's form, threshold and penalty as slack times first values. It is
     the tolerance that ends it, as there: what it has given by the end of the phase is cut, and no more. The share asked
-    for is the most that goes; rounds stop at it. A round is an epoch, or a tenth of the phase where that is shorter.
+    for is the most that goes; rounds stop at it. A round is an epoch, or a fifth of the phase where that is shorter.
     The first threshold is the largest that takes no more than a tenth of the tolerance. A threshold that would break
     the tolerance takes only what keeps it. Accuracy is that on the validation part. Norms are summed over all layers
     that make a channel, and filters are masked, behind batch norm too, until they are cut.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -29,7 +30,7 @@ from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 HARMLESS = 0.1  # share of the tolerance that the first threshold may take
-ROUNDS = 10  # at least, in a phase
+ROUNDS = 5  # at least, in a phase
 
 
 def controller(
@@ -125,11 +126,9 @@ class Game(Pressure):
         order = self._order(self._norms())
         alive = [k.clone() for k in self.masks.kept]
 
+        @functools.cache  # the count that is found is tried once more in the end
         def without(count: int) -> float:
-            kept = [k.clone() for k in alive]
-            for _, layer, i in order[:count]:
-                kept[layer][i] = False
-            self.masks.keep(kept)
+            self.masks.keep(self._without(alive, order, count))
             return self.plan.accuracy(model)
 
         now = without(0) if self.first < 0 else 0.0
@@ -144,10 +143,19 @@ class Game(Pressure):
             below = sum(n < self.threshold for n, _, _ in order)
             count = most(below, lambda k: without(k) >= self.baseline - self.tolerance)
         self.accuracy = without(count)
+        self.masks.keep(self._without(alive, order, count))
         _, self.threshold, self.penalty = controller(
             self.accuracy, self.baseline, self.tolerance, self.first, self.first_penalty, 1 / self.tolerance
         )
         self._open()
+
+    @staticmethod
+    def _without(alive: Sequence[Tensor], order: Sequence[tuple[float, int, int]], count: int) -> list[Tensor]:
+        """What stays when the first `count` of `order` go."""
+        kept = [k.clone() for k in alive]
+        for _, layer, i in order[:count]:
+            kept[layer][i] = False
+        return kept
 
     def _order(self, norm: Sequence[Tensor]) -> list[tuple[float, int, int]]:
         """(‖f‖₁, layer, filter) of the candidates that the target and its floors let go, the smallest first."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ class Course:
     measured: dict[str, Metrics] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     snapshots: list[Snapshot] = dataclasses.field(default_factory=list)
+
+    def keep(self, chosen: Mapping[str, Tensor]) -> None:
+        """Set -> bool, which of the channels that it still had are left now."""
+        for name, kept in chosen.items():
+            self.kept[name] = self.kept.get(name, torch.arange(len(kept)))[kept]
 
 
 @dataclass(frozen=True)

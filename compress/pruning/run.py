@@ -6,7 +6,7 @@ saved and exported is a plain module with zeros in it. Channels leave it altoget
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,10 @@ from kerf.compress.data.sets import Data
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.recipe import Recipe, prune
-from kerf.compress.pruning.removal import Masks
+from kerf.compress.pruning.removal import Masks, by_set
 from kerf.compress.pruning.resume import Course, Saved, Snapshot
 from kerf.compress.pruning.schedules import Budget, Phase
-from kerf.compress.training import distributed
+from kerf.compress.training import distributed, narrowing
 from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids
@@ -37,6 +37,8 @@ from kerf.compress.training.train import (
     recalibrate,
     sample_of,
 )
+
+from kerf.compress.units.channels import ChannelUnits
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,21 @@ class _Run:
     def _attach(self, phase: Phase) -> None:
         units = self.recipe.granularity.split(self.model, self.course.graph, self.example)
         plan = plan_of(self.data, self._optim_of(phase), self.budget.sparsity, self.device)
+        plan = dataclasses.replace(plan, cut=self._cut)
         self.recipe.pressure.attach(self.model, self.course.graph, units, plan)
         self.model.to(self.device).to(memory_format=torch.channels_last)
+
+    def _cut(
+        self, units: Sequence[ChannelUnits], keep: Sequence[Tensor]
+    ) -> tuple[DependencyGraph, Sequence[ChannelUnits]]:
+        """Between two steps of a phase: of several processes all cut what rank 0 chooses."""
+        course, chosen = self.course, by_set(units, distributed.from_first(list(keep)))
+        if not all(bool(kept.all()) for kept in chosen.values()):
+            assert self.state.sgd is not None  # it is training that calls this
+            course.graph = narrowing.cut(self.model, course.graph, chosen, self.state.sgd)
+            course.keep(chosen)
+            units = self.recipe.granularity.split(self.model, course.graph, self.example)
+        return course.graph, units
 
     def _remove(self, sparsity: float) -> None:
         """Prunes up to `sparsity` of what the run began with."""
@@ -173,8 +188,7 @@ class _Run:
         again = dataclasses.replace(self.recipe, rearrange=self.recipe.rearrange and not course.masks)
         outcome = prune(model, again, course.graph, self.example, sparsity, sample_of(self.data, self.device))
         course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
-        for name, kept in outcome.kept.items():
-            course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
+        course.keep(outcome.kept)
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.recalibration and self.data.train:
             recalibrate(model, self.data.train, self.recalibration, self.device)
@@ -185,7 +199,7 @@ class _Run:
         )
 
     def _train(self, index: int, phase: Phase, state: State) -> None:
-        model, course, pressure = self.model, self.course, self.recipe.pressure
+        model, course, pressure, self.state = self.model, self.course, self.recipe.pressure, state
         at_rest = AtRest(pressure) if pressure.attached else NOTHING
         course.history = fit(
             model,
