@@ -1,4 +1,4 @@
-"""Direct sparsity control: between steps of training only the largest are kept, fewer by an annealing schedule.
+"""Direct-sparsity-control-style: between steps of training only the largest are kept, fewer by an annealing schedule.
 
 Paper: Guo et al., "Network Pruning via Annealing and Direct Sparsity Control", IJCNN 2021, arXiv 2002.04301
 Code:  none; the schedule is that of the last author's feature selection code

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.data.sets import Data
-from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.recipe import Recipe, prune
 from kerf.compress.pruning.removal import Masks, by_set
 from kerf.compress.pruning.resume import Course, Saved, Snapshot
 from kerf.compress.pruning.schedules import Budget, Phase
-from kerf.compress.training import distributed, narrowing
+from kerf.compress.network import narrowing, surgery
+from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids

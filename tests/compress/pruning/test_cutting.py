@@ -13,11 +13,12 @@ from kerf.compress.pruning import run as running
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.training import narrowing
+from kerf.compress.network import narrowing
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from tests.helpers.attaching import traced
 from tests.helpers.run_files import in_double, killed_after
+from tests.helpers.sweeps import sweep
 
 # the method, and numbers with which it cuts more than once in four epochs of four steps
 CUTTING = {
@@ -72,7 +73,7 @@ def test_the_network_gets_smaller_while_it_trains(name, data):
         assert torch.allclose(ours, theirs, atol=1e-7), path
 
 
-@pytest.mark.parametrize("name", CUTTING)
+@pytest.mark.parametrize("name", sweep(CUTTING, quick=("while_training",)))
 def test_a_stopped_run_goes_on_with_what_is_left(name, data, tmp_path):
     with in_double():
         wanted, _, model = pruned(name, data)
