@@ -56,7 +56,7 @@ def straight(weight: Tensor, score: Tensor, keep: Tensor, unit: WeightUnits) -> 
 
 
 class Movement(Pressure):
-    """Scores S, from zero, one per unit; the network computes with M(S) ∘ W, M keeping the share v(t) with the largest S.
+    """Scores S, from zero, one per unit; the network computes with M(S) ∘ W. M keeps the share v(t) with the largest S.
 
     That share is of each layer, or of all together where they are ``pooled``: then M is S > τ(t), with one threshold
     for all. λ(t) times the mean over layers of the mean of σ(S) is added to the loss.
@@ -160,9 +160,7 @@ def movement(settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.1)
     return _recipe(Weight(settings.full), Movement(False, score_rate, warm, 2.0))
 
 
-def soft_movement(
-    settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.1, penalty: float = 4.0
-) -> Recipe:
+def soft_movement(settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.1, penalty: float = 4.0) -> Recipe:
     """Removes weights of all layers whose learned scores are below a threshold that rises until enough have gone.
 
     penalty: λ at the end, of mean σ(S); otherwise as movement.
@@ -170,9 +168,7 @@ def soft_movement(
     return _recipe(Weight(settings.full), Movement(True, score_rate, warm, 2.0, penalty))
 
 
-def block_movement(
-    settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.05, penalty: float = 1.0
-) -> Recipe:
+def block_movement(settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.05, penalty: float = 1.0) -> Recipe:
     """Removes 1×N blocks of all layers whose learned scores are smallest; otherwise as soft_movement."""
     return _recipe(OneByN(settings.n, settings.full), Movement(True, score_rate, warm, 4.0, penalty))
 

@@ -79,7 +79,7 @@ def _mobilenet_v2(weights: Weights, _: Callable[[str], None]) -> Weights:
 def _without_biases(weights: Weights) -> Weights:
     """Biases of convolutions go into the mean of the batch norm behind them: μ' = μ − b."""
     left = dict(weights)
-    for name, bias in weights.items():
+    for name in weights:
         layer, _, kind = name.rpartition(".")
         parent, _, place = layer.rpartition(".")
         mean = f"{parent}.{int(place) + 1 if place.isdigit() else place}.running_mean"
@@ -99,7 +99,9 @@ def _mobilenet_v3(weights: Weights, _: Callable[[str], None]) -> Weights:
 def _stages(weights: Weights, say: Callable[[str], None]) -> Weights:
     """ResRep's and C-SGD's: stages of blocks, a projection beside each stage."""
     if any("compactor" in name for name in weights):
-        raise BadInput("it has ResRep's compactors in it, of a run that is not over: give the network that it began with")
+        raise BadInput(
+            "it has ResRep's compactors in it, of a run that is not over: give the network that it began with"
+        )
     if not any(".bn." in name for name in weights):
         raise BadInput("it is a network that ResRep has converted, narrow and without batch norms: give the dense one")
     cifar = "linear.weight" in weights

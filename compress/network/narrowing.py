@@ -11,9 +11,7 @@ from kerf.compress.network.graph import DependencyGraph
 
 
 @torch.no_grad()
-def cut(
-    model: nn.Module, graph: DependencyGraph, keep: Mapping[str, Tensor], sgd: torch.optim.SGD
-) -> DependencyGraph:
+def cut(model: nn.Module, graph: DependencyGraph, keep: Mapping[str, Tensor], sgd: torch.optim.SGD) -> DependencyGraph:
     """As `surgery.cut`; ``sgd`` follows the parameters that are left, each with what it had of its momentum.
 
     The momentum is cut as one more network, so that it loses the same rows and columns whatever the layers are.

@@ -38,6 +38,7 @@ class Course:
     masks: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # parameter path -> bool, True = keep
     kept: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # set -> (width,) indices of what is left
     sparsity: float = 0.0  # that was asked for so far
+    part: float = 0.0  # of the layers, that it was asked of
     measured: dict[str, Metrics] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     snapshots: list[Snapshot] = dataclasses.field(default_factory=list)

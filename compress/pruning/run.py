@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.data.sets import Data
+from kerf.compress.network import narrowing, surgery
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
 from kerf.compress.pruning.removal import Masks, by_set
 from kerf.compress.pruning.resume import Course, Saved, Snapshot
 from kerf.compress.pruning.schedules import Budget, Phase
-from kerf.compress.network import narrowing, surgery
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
@@ -37,7 +38,6 @@ from kerf.compress.training.train import (
     recalibrate,
     sample_of,
 )
-
 from kerf.compress.units.channels import ChannelUnits
 
 
@@ -121,7 +121,7 @@ class _Run:
     def _restore(self, saved: Saved) -> None:
         course, model, dense = self.course, self.model, self.course.graph
         course.snapshots = saved.snapshots(model, dense)
-        course.sparsity = self.phases[saved.phase].sparsity
+        course.sparsity, course.part = self.phases[saved.phase].sparsity, self.phases[saved.phase].part
         course.kept = {name: index.long() for name, index in saved.part("kept").items()}
         course.graph = surgery.narrow(model, dense, course.kept) if course.kept else dense
         if saved.attached:
@@ -138,8 +138,8 @@ class _Run:
     def _take(self, index: int, phase: Phase, saved: Saved) -> None:
         """One phase: removal if it is due, training, what is measured and kept."""
         model, course = self.model, self.course
-        if phase.sparsity > course.sparsity:
-            self._remove(phase.sparsity)
+        if (phase.sparsity, phase.part) > (course.sparsity, course.part) and phase.sparsity:
+            self._remove(phase.sparsity, phase.part)
         if phase.epochs:
             state = State(history=course.history)
             if saved.tensors and index == saved.phase:
@@ -182,12 +182,15 @@ class _Run:
             units = self.recipe.granularity.split(self.model, course.graph, self.example)
         return course.graph, units
 
-    def _remove(self, sparsity: float) -> None:
-        """Prunes up to `sparsity` of what the run began with."""
+    def _remove(self, sparsity: float, part: float) -> None:
+        """Prunes that part of the layers up to `sparsity` of what the run began with."""
         course, model = self.course, self.model
         again = dataclasses.replace(self.recipe, rearrange=self.recipe.rearrange and not course.masks)
+        if part < 1:
+            again = dataclasses.replace(again, scope=scopes.of_first(again.scope, part))
         outcome = prune(model, again, course.graph, self.example, sparsity, sample_of(self.data, self.device))
-        course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
+        course.graph, course.masks = outcome.graph, outcome.masks
+        course.sparsity, course.part = sparsity, part
         course.keep(outcome.kept)
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.recalibration and self.data.train:

@@ -19,7 +19,8 @@ READING = """
 Scope: within what units compete for their place. Needs: beyond the weights, and what it costs beside fine-tuning; own
 training adds something to every step. When: of one course of training; mid-training methods train under a pressure
 first and fine-tune afterwards. Brings: what a deployed network gains; zeros that lie scattered, single weights and
-patterns within kernels, make files smaller and nothing faster here. Status: style means that parts were filled in, as its Differs says.
+patterns within kernels, make files smaller and nothing faster here. Status: style means that parts were filled in, as
+its Differs says.
 
 Parts can be put together without a name: `--criterion --granularity --schedule --scope`, see `imagenet.py --help`.
 """

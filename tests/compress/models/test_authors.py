@@ -1,4 +1,4 @@
-"""Weights of authors, by their names: small files as their programs write them, and the same outputs in our networks."""
+"""Weights of authors, by their names: files as their programs write them, and the same outputs in our networks."""
 
 import sys
 

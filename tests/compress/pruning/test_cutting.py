@@ -8,12 +8,12 @@ import torch
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
 from kerf.compress.models import create
+from kerf.compress.network import narrowing
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import run as running
 from kerf.compress.pruning.run import run
 from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.network import narrowing
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.train import Optim
 from tests.helpers.attaching import traced
