@@ -49,13 +49,6 @@ class Args:
     )
     test_only: bool = flag(WHAT, "with --pruned_model: the same as that alone", default=False)
 
-    recipe: str = flag(
-        HOW, "whose epochs, rates, batch and decay: the flags' defaults, or those of the method's authors",
-        default="own", choices=("own", "published"),
-    )  # fmt: skip
-    epochs_scale: float = flag(
-        HOW, "with --recipe published: its epochs times X", default=1.0, metavar="X", ranges=(POSITIVE,)
-    )
     method: str | None = flag(HOW, "pruning method; kerf-prune methods lists them", otherwise="one_by_n")
     pr_target: float | None = flag(
         HOW, "share removed: of each layer, or of channels", otherwise="0.5", metavar="P", ranges=(least(0), below(1))
@@ -110,6 +103,13 @@ class Args:
         HOW, "before that train on integers for so many epochs", default=0, metavar="K", ranges=(least(0),)
     )
     quantise_ranges: str = flag(HOW, "how ranges of int8 are taken", default=RANGE, choices=RANGES)
+    recipe: str = flag(
+        HOW, "whose epochs, rates, batch and decay: the flags' defaults, or those of the method's authors",
+        default="own", choices=("own", "published"),
+    )  # fmt: skip
+    epochs_scale: float = flag(
+        HOW, "with --recipe published: its epochs times X", default=1.0, metavar="X", ranges=(POSITIVE,)
+    )
     conv_type: str | None = flag(HOW, f"the method by 1xN's name: {', '.join(CONV_TYPES)}")
     criterion: str | None = part("criterion")
     granularity: str | None = part("granularity")
