@@ -37,6 +37,7 @@ def test_what_gates_drop_can_be_cut(arch):
     with torch.no_grad():
         for r in chosen.pressure.r:
             r.copy_(torch.rand(r.shape, generator=generator))
+        chosen.pressure.open_to = [float(u.count) for u in units]
         keep = [binary(r.detach(), n).bool() for r, n in zip(chosen.pressure.r, chosen.pressure.least)]
         before = model(x)
         assert not all(k.all() for k in keep)
@@ -51,6 +52,7 @@ def prepared(steps: int = 900, settings: Settings = BY_MACS, sparsity: float = 0
     chosen = METHODS["c2s2"](settings, **own)
     units = chosen.granularity.split(model, graph, x[:1])
     chosen.pressure.attach(model, graph, units, plan(sparsity, steps))
+    chosen.pressure.open_to = [float(u.count) for u in units]  # as if the loss had allowed it
     return model.double(), units, chosen.pressure
 
 
@@ -118,6 +120,29 @@ def test_the_push_alone_takes_a_gate_to_zero_in_its_phase():
     assert pressure.widths()[first] == pressure.least[first]  # half of the way: all are at the threshold
     step(model, pressure, 20)
     assert not r.grad.any()
+
+
+def test_gates_close_one_after_the_other_while_the_loss_allows_it():
+    """A phase of 40 steps: of a mean layer a fortieth twice over each, and back where it rises."""
+    model, _, pressure = prepared(900)
+    (first,) = pressure.open(0)
+    pressure.cost[first], pressure.open_to[first] = 1.0, 0.0
+    count = len(pressure.r[first])
+    with torch.no_grad():
+        pressure.r[first].fill_(0.1)  # all would close at once
+    seen = []
+    for at in range(12):
+        step(model, pressure, at, loss=1.0 if at < 8 else 3.0)
+        seen.append(pressure.widths()[first])
+    assert seen[:8] == [count - int(2 * count / 40 * (i + 1)) for i in range(8)]
+    assert seen[-1] > seen[7]
+    with torch.no_grad():
+        for r in pressure.r:
+            r.fill_(0.1)
+        pressure.open_to = [float(len(r)) for r in pressure.r]
+    before = pressure.open_to[first]
+    step(model, pressure, 12)  # the target is met: no more
+    assert pressure.open_to[first] == before
 
 
 def test_gates_learn_at_least_at_a_hundredth():
