@@ -62,7 +62,7 @@ _NOTEBOOK = _steps(0.1, 64, 1e-4, (80, 120), num_epochs=160, finetune_epochs=160
 _SLIMMING = _steps(0.1, 64, 1e-4, (80, 120), num_epochs=160, finetune_epochs=160)
 _ONE_BY_N = {
     "lr": 0.01, "train_batch_size": 256, "weight_decay": 4e-5, "warmup_length": 5, "lr_policy": "cos",
-    "num_epochs": 180, "finetune_epochs": 180,
+    "finetune_epochs": 180,
 }  # fmt: skip
 _GREG_CIFAR = _steps(0.01, 128, 5e-4, (60, 90), finetune_epochs=401)
 _GREG_IMAGENET = _steps(0.01, 256, 1e-4, (30, 60, 75), finetune_epochs=108)
