@@ -16,7 +16,7 @@ HEAD = """\
 # Recipes as published
 
 Written by `python scripts/maintain/recipes.py` from compress/methods/published.py; edit that. `--recipe published` takes
-a row; "before" are epochs before pruning, "after" all that follow. Numbers marked unscaled are left to the method where
+a row: "before" are epochs before pruning, "after" all that follow. Numbers marked unscaled are left to the method where
 `--epochs_scale` is not 1.
 """
 
@@ -28,7 +28,8 @@ def text() -> str:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     files.write(FILE, text())
     print(FILE)
     return 0

@@ -34,6 +34,7 @@ def test_every_script_in_a_room_has_its_old_name():
         "recipes.py",
         "bench_int8.py",
         "conformance.py",
+        "cutting_time.py",
         "int8.py",
         "int8_efficientnet.py",
         "zoo.py",
