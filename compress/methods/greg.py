@@ -23,7 +23,7 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.units.channels import ChannelUnits
-from kerf.compress.units.weights import Units, Weight
+from kerf.compress.units.weights import Units, Weight, WeightUnits
 from kerf.errors import BadInput
 
 UNITS = "channel", "weight"
@@ -105,9 +105,10 @@ class Growing(Pressure):
             if self.picked and not bool(goes.any()):
                 continue
             each = torch.where(goes | torch.tensor(not self.picked, device=goes.device), self.level, kept)
-            if not isinstance(unit, ChannelUnits):
+            if isinstance(unit, WeightUnits):
                 self.strength[unit.path] = unit.mask(each).to(self.parameters[unit.path])
                 continue
+            assert isinstance(unit, ChannelUnits)
             for path in unit.channels.makers:
                 weight = self.parameters[path]
                 own = self.strength.setdefault(path, weight.new_zeros(len(weight)))

@@ -42,7 +42,7 @@ class Published:
                 values[name] = tuple(dict.fromkeys(map(shorter, value)))
             elif value is not None:
                 values[name] = shorter(value)
-        numbers = self.numbers | (self.whole if scale == 1 else {})
+        numbers = {**self.numbers, **(self.whole if scale == 1 else {})}
         return values | {"set": tuple(f"{name}={value:g}" for name, value in numbers.items())}
 
 

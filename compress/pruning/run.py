@@ -38,7 +38,6 @@ from kerf.compress.training.train import (
     recalibrate,
     sample_of,
 )
-from kerf.compress.units.channels import ChannelUnits
 
 
 @dataclass(frozen=True)
@@ -170,9 +169,7 @@ class _Run:
         self.recipe.pressure.attach(self.model, self.course.graph, units, plan)
         self.model.to(self.device).to(memory_format=torch.channels_last)
 
-    def _cut(
-        self, units: Sequence[ChannelUnits], keep: Sequence[Tensor]
-    ) -> tuple[DependencyGraph, Sequence[ChannelUnits]]:
+    def _cut(self, units: Sequence[Any], keep: Sequence[Tensor]) -> tuple[DependencyGraph, Sequence[Any]]:
         """Between two steps of a phase: of several processes all cut what rank 0 chooses."""
         course, chosen = self.course, by_set(units, distributed.from_first(list(keep)))
         if not all(bool(kept.all()) for kept in chosen.values()):

@@ -15,9 +15,9 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 HEAD = """\
 # Recipes as published
 
-Written by `python scripts/maintain/recipes.py` from compress/methods/published.py; edit that. `--recipe published` takes
-a row: "before" are epochs before pruning, "after" all that follow. Numbers marked unscaled are left to the method where
-`--epochs_scale` is not 1.
+Written by `python scripts/maintain/recipes.py` from compress/methods/published.py; edit that. `--recipe published`
+takes a row: "before" are epochs before pruning, "after" all that follow. Numbers marked unscaled are left to the method
+where `--epochs_scale` is not 1.
 """
 
 
