@@ -1,6 +1,6 @@
 """Mutation test of methods and of the pruning core: a sample of small changes, each run against the tests it concerns.
 
-Launch:    python scripts/maintain/mutants.py --each 2 --out runs/mutants.jsonl [--root CHECKOUT] [--minutes 2]
+Launch:    python scripts/maintain/mutants.py --each 2 --out runs/mutants.jsonl [--only csgd dmcp] [--minutes 2]
 Hardware:  any CPU; half a minute of one core for a mutant. Run it again to go on; finished mutants stay.
 Expected:  a line per mutant (file, line, change, killed or not, by which test), and the share that is killed.
 
@@ -154,7 +154,10 @@ def tested(root: Path, path: Path, tree: ast.Module) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2])
+    parser.add_argument(
+        "--root", type=Path, default=Path(__file__).resolve().parents[2], help="the checkout that `import kerf` finds"
+    )
+    parser.add_argument("--only", nargs="*", default=[], help="names of files, without .py")
     parser.add_argument("--each", type=int, default=2, help="mutants of every file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
@@ -163,7 +166,6 @@ def main() -> int:
     ends, out, root = time.monotonic() + 60 * a.minutes, a.out.resolve(), a.root.resolve()
     done = {json.loads(line)["mutant"] for line in out.read_text().splitlines()} if out.is_file() else set()
     os.chdir(root)
-    sys.path.insert(0, str(root))
     import pytest  # noqa: F401 - what every child needs, once
     import torch
 
@@ -173,7 +175,7 @@ def main() -> int:
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     for path in [*methods, *(root / "compress/pruning" / f"{name}.py" for name in CORE)]:
-        for name, tree in drawn(path, a.each, a.seed):
+        for name, tree in drawn(path, a.each, a.seed) if path.stem in a.only or not a.only else []:
             if name in done or time.monotonic() > ends:
                 continue
             by = killed(root, path, tree)
