@@ -5,8 +5,8 @@ Hardware:  any CPU; half a minute of one core for a mutant. Run it again to go o
 Expected:  a line per mutant (file, line, change, killed or not, by which test), and the share that is killed.
 
 A mutant is one changed operator, comparison, constant, condition or call that is left out, drawn with a seed from all
-that a file has. It is killed where a test of the file's own fails, or one of those over the table of methods for that
-name; a run that does not end counts as killed. Each runs in a process forked behind the imports of torch and pytest.
+that a file has. It is killed where a test that imports from the file fails, or one of those over the table of methods for
+that name; a run that does not end counts as killed. Each runs in a process forked behind the imports of torch and pytest.
 """
 
 import argparse
@@ -103,10 +103,11 @@ def tests_of(root: Path, path: Path) -> list[list[str]]:
     """Arguments of pytest, one list after the other until one fails."""
     if path.parent.name == "pruning":
         return [[str(root / place)] for place in OF_CORE if (root / place).exists()]
-    own = root / "tests/compress/methods" / f"test_{path.stem}.py"
+    tests = sorted((root / "tests/compress").rglob("test_*.py"))
+    named = [str(p) for p in tests if f"methods.{path.stem} import" in p.read_text() or p.stem == f"test_{path.stem}"]
     table = [str(p) for name in TABLE if (p := root / "tests/compress/methods" / name).is_file()]
     word = {"greg": "greg", "dsc": "dsc", "movement": "movement"}.get(path.stem, path.stem)
-    return [*([[str(own)]] if own.is_file() else []), [*table, "-k", word]]
+    return [*([named] if named else []), [*table, "-k", word]]
 
 
 def killed(root: Path, path: Path, tree: ast.Module) -> str | None:
