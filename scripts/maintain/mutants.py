@@ -4,9 +4,9 @@ Launch:    python scripts/maintain/mutants.py --each 2 --out runs/mutants.jsonl 
 Hardware:  any CPU; half a minute of one core for a mutant. Run it again to go on; finished mutants stay.
 Expected:  a line per mutant (file, line, change, killed or not, by which test), and the share that is killed.
 
-A mutant is one changed operator, comparison, constant, condition or call that is left out, drawn with a seed from all
-that a file has. It is killed where a test that imports from the file fails, or one of those over the table of methods for
-that name; a run that does not end counts as killed. Each runs in a process forked behind the imports of torch and pytest.
+A mutant is one changed operator, comparison, constant, condition or call that is left out, drawn with a seed.
+It is killed where a test that imports from the file fails, or one of those over the table of methods for its name; a
+run that does not end counts as killed. Each runs in a process forked behind the imports of torch and pytest.
 """
 
 import argparse
@@ -58,7 +58,8 @@ def change(node: ast.AST, kind: str) -> None:
     if kind == "operator":
         node.op = SWAPS[type(node.op)]()  # type: ignore[attr-defined]
     elif kind == "comparison":
-        node.ops[0] = SWAPS[type(node.ops[0])]()  # type: ignore[attr-defined]
+        first, *others = node.ops  # type: ignore[attr-defined]
+        node.ops = [SWAPS[type(first)](), *others]  # type: ignore[attr-defined]
     elif kind == "constant":
         node.value = node.value + 1  # type: ignore[attr-defined]
     elif kind == "condition":
@@ -76,7 +77,7 @@ def drawn(path: Path, count: int, seed: int) -> list[tuple[str, ast.Module]]:
     for key in random.Random(f"{path.name} {seed}").sample(found, min(count, len(found))):
         node, kind = at[key]
         before = ast.unparse(node).splitlines()[0]
-        kept = copy.deepcopy(node.__dict__)
+        kept = dict(node.__dict__)  # not copies: other mutants are nodes within
         change(node, kind)
         after = ast.unparse(node).splitlines()[0]
         name = f"{path.stem}:{getattr(node, 'lineno', 0)} {kind}: {before[:60]} -> {after[:60]}"
