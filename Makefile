@@ -13,7 +13,7 @@ RUN := $(abspath $(VENV))/bin/python
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); false)
-	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,peers,baselines,rpc,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[train,peers,baselines,hdf5,rpc,dev]'
 	touch $@
 
 demo: $(VENV)/installed

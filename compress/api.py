@@ -187,7 +187,7 @@ def _trains(name: str, recipe: Recipe) -> bool:
     """Whether it prunes while a network trains. Raises Unsupported for schedules that a loop cannot follow."""
     phases = list(recipe.schedule(Budget(0.5, 0, 100)))
     cut = next((i for i, phase in enumerate(phases) if phase.sparsity), len(phases))
-    if any(phase.pressure or phase.lessons or phase.snapshot for phase in phases[cut:]):
+    if any(phase.pressure or phase.lessons or phase.snapshot or phase.part < 1 for phase in phases[cut:]):
         raise Unsupported(
             f"method {name} goes on after pruning, with training of its own: run it with its schedule, as "
             f"kerf prune --method {name}"

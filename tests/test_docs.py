@@ -128,6 +128,12 @@ def test_the_reference_says_what_the_tables_say():
     assert reference.FILE.read_text() == reference.text(), "run python scripts/maintain/reference.py"
 
 
+def test_the_table_of_recipes_is_that_of_the_code():
+    from scripts.maintain import recipes
+
+    assert recipes.FILE.read_text() == recipes.text(), "run python scripts/maintain/recipes.py"
+
+
 def test_the_api_page_says_what_the_docstrings_say():
     pytest.importorskip("torch")
     from scripts.maintain import api

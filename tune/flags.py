@@ -71,7 +71,10 @@ def parse(argv: list[str], description: str | None, program: str = "kerf-tune") 
     console.add_flags(p)
     a = p.parse_args(argv)
     if a.bsc != 1:
-        raise BadInput(f"--bsc {a.bsc}: 1xN blocks have one column; use --bsc 1")
+        raise BadInput(
+            f"--bsc {a.bsc}: a block is N kernels of one input channel, as pruning makes them, and kernels load one "
+            "channel for each; blocks of several columns would be zero far less often: use --bsc 1"
+        )
     path = a.onnx_path or newest()
     request = Request(
         path=path, out=a.out or bundle_of(path, a.int8), n=tuple(a.bsr), sparsity=a.sparsity, target=a.target,

@@ -103,6 +103,13 @@ class Args:
         HOW, "before that train on integers for so many epochs", default=0, metavar="K", ranges=(least(0),)
     )
     quantise_ranges: str = flag(HOW, "how ranges of int8 are taken", default=RANGE, choices=RANGES)
+    recipe: str = flag(
+        HOW, "whose epochs, rates, batch and decay: the flags' defaults, or those of the method's authors",
+        default="own", choices=("own", "published"),
+    )  # fmt: skip
+    epochs_scale: float = flag(
+        HOW, "with --recipe published: its epochs times X", default=1.0, metavar="X", ranges=(POSITIVE,)
+    )
     conv_type: str | None = flag(HOW, f"the method by 1xN's name: {', '.join(CONV_TYPES)}")
     criterion: str | None = part("criterion")
     granularity: str | None = part("granularity")
@@ -123,7 +130,10 @@ class Args:
         TRAINING, "step: epochs between decays", default=30, ranges=(least(1),), also=("--lr_decay_freq",)
     )
     lr_gamma: float = flag(TRAINING, "step: factor", default=0.1, ranges=(least(0),))
-    lr_decay_step: tuple[int, ...] = flag(TRAINING, "step: decay at these epochs instead", default=(), metavar="EPOCH")
+    lr_decay_step: tuple[int, ...] = flag(
+        TRAINING, "step: decay at these epochs instead", default=(), decided=True, metavar="EPOCH",
+        otherwise="with --lr_policy step 100 150; imagenet, or with --lr_adjust: none",
+    )  # fmt: skip
     warmup_length: int = flag(
         TRAINING, "epochs of warm-up, at most a quarter of the phase", default=5, ranges=(least(0),)
     )
@@ -148,7 +158,7 @@ class Args:
         choices=tuple(DATA_SETS),
     )  # fmt: skip
     data_path: Path | None = flag(DATA, "where the data set is stored", metavar="DIR", free=True)
-    eval_batch_size: int = flag(DATA, "images evaluated together", default=256, ranges=(least(1),), free=True)
+    eval_batch_size: int = flag(DATA, "images evaluated together", default=100, ranges=(least(1),), free=True)
     image_size: int | None = flag(
         DATA, "imagenet and synthetic: side of the input", otherwise="224 and 32", ranges=(least(1),)
     )

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kerf.compress.methods import METHODS
-from kerf.compress.pruning.recipe import Schedule
+from kerf.compress.pruning.recipe import Recipe, Schedule
 from kerf.compress.pruning.schedules import Budget
 from kerf.compress.pruning.settings import Settings
+from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput
 
 
@@ -17,6 +18,7 @@ class Row:
     scope: str  # within what units compete
     when: str
     needs: str  # beyond the weights; that is what it costs, too
+    brings: str  # once deployed: "size" alone where zeros are scattered, which no kernel here skips
     status: str  # faithful to what was published, or in its style
     paper: str  # authors and arXiv number
     does: str  # its docstring
@@ -40,18 +42,25 @@ def row(name: str) -> Row:
     method = METHODS[name]
     numbers = method.numbers
     words = {"training": "own training", "images": f"{numbers.get('images')} images"}
+    recipe = method(Settings(by_macs=True))
     return Row(
         name,
         method.removes,
         method.scope,
-        when(method(Settings(by_macs=True)).schedule),
+        when(recipe.schedule),
         ", ".join(words[need] for need in method.needs) or "-",
+        "nothing" if method.target == "nothing" else "size, speed" if faster(recipe) else "size",
         "faithful" if method.faithful else "style",
         method.paper,
         " ".join(method.does.split()),
         method.head,
         numbers,
     )
+
+
+def faster(recipe: Recipe) -> bool:
+    """Whether kernels here skip what goes: channels and 1×N blocks; single weights and patterns within kernels stay."""
+    return recipe.cuts or isinstance(recipe.granularity, OneByN)
 
 
 def when(schedule: Schedule) -> str:

@@ -9,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kerf.compress.command.args import FLAGS, GROUPS, Args, check
+from kerf.compress.command.args import CONV_TYPES, FLAGS, GROUPS, Args, check
 from kerf.compress.command.config import IGNORED, read_config
 from kerf.compress.command.flags import as_text
 from kerf.compress.command.folder import config_of, last
 from kerf.compress.data.sets import EMBEDDED
+from kerf.compress.methods.published import published
 from kerf.console import Parser
 from kerf.errors import BadInput
 
@@ -98,11 +99,47 @@ def resolved(given: Mapping[str, Any]) -> tuple[Args, list[str]]:
         notes.append("no --data_path: using the embedded digits (scikit-learn, 1,797 images)")
     elif data_set in EMBEDDED and "data_path" in given:
         notes.append(f"--data_path is not needed for {data_set} and not read")
+    own, said = published_values({"data_set": data_set, **given})
+    notes += said
     by_data = {row.name: row.by_data.get(data_set, row.default) for row in FLAGS.values() if row.by_data}
     job_dir = Path("experiments") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    values = {"data_set": data_set, "job_dir": job_dir, **by_data, **given}
+    values = {"data_set": data_set, "job_dir": job_dir, **by_data, **given, **own}
     values.setdefault("finetune_epochs", values["num_epochs"])
+    values.setdefault("lr_decay_step", decays(values))
     return Args(**values), notes
+
+
+def decays(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """At which epochs --lr_policy step lowers the rate: as 1xN's README says, on ImageNet every --lr_adjust."""
+    every = "lr_adjust" in values or values["data_set"] == "imagenet"
+    return () if every or values.get("lr_policy") != "step" else (100, 150)
+
+
+def published_values(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Values of flags by --recipe published, those that are given apart, and lines to tell the user.
+
+    Raises BadInput where no recipe is known, and for one that begins with trained weights where there are none.
+    """
+    scale = given.get("epochs_scale", 1.0)
+    if given.get("recipe", "own") != "published":
+        if scale != 1:
+            raise BadInput("--epochs_scale shortens a recipe: give --recipe published, or --num_epochs itself")
+        return {}, []
+    method, arch = method_named(given), given.get("arch", FLAGS["arch"].default)
+    recipe = published(method, given["data_set"], arch)
+    if recipe.trained and not (given.get("pretrained_model") or given.get("pruned_model")):
+        raise BadInput(f"--recipe published: {method} begins with a trained network; give it as --pretrained_model")
+    own = recipe.scaled(scale)
+    typed = {text.partition("=")[0] for text in given.get("set", ())}
+    own["set"] = (*(text for text in own["set"] if text.partition("=")[0] not in typed), *given.get("set", ()))
+    notes = [f"recipe as published for {method} on {given['data_set']}" + (f", epochs times {scale:g}" * (scale != 1))]
+    notes += [f"it differs: {recipe.differs}"] if recipe.differs else []
+    return {name: value for name, value in own.items() if name == "set" or name not in given}, notes
+
+
+def method_named(given: Mapping[str, Any]) -> str:
+    """The method that these flags name, whether or not there is such a one."""
+    return given.get("method") or CONV_TYPES.get(given.get("conv_type", ""), "") or "one_by_n"
 
 
 def as_resumed(given: Mapping[str, Any]) -> dict[str, Any]:

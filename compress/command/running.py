@@ -14,6 +14,7 @@ from kerf.compress.command.folder import best, last, open_job_dir
 from kerf.compress.command.job import Job
 from kerf.compress.command.summary import Integers, Result, Summary, summarise
 from kerf.compress.pruning.run import Outcome, run
+from kerf.compress.pruning.schedules import dense_epochs
 from kerf.compress.training import checkpoint, distributed
 from kerf.compress.training.board import Board
 from kerf.compress.training.fake_quantised import fine_tune
@@ -80,8 +81,9 @@ def evaluate_only(job: Job, reporter: Reporter) -> Summary:
 def explain(job: Job, reporter: Reporter) -> None:
     """Says what a run does that its flags do not show."""
     if job.budget.dense_epochs and job.method != "dense":
-        epochs = job.budget.dense_epochs
-        reporter.say(f"no --pretrained_model: training the dense network first, {epochs} epochs, then pruning it")
+        first = dense_epochs(job.recipe.schedule(job.budget))
+        then = f"training the dense network first, {first} epochs, then pruning it"
+        reporter.say(f"no --pretrained_model: {then if first else f'method {job.method} trains from random weights'}")
     if job.grids:
         reporter.say(
             f"{job.args.pretrained_model} is quantised: its weights are trained on in f32, its inputs' grids forgotten"

@@ -53,16 +53,17 @@ def methods(name: str | None = None, console: Console | None = None) -> None:
     """Prints the table of methods, or all that is known of one. Raises ValueError for a name that is not in it."""
     page = _Page(console)
     if name is None:
-        table = page.table("method", "removes", "scope", "when", "needs", "status", "paper")
+        table = page.table("method", "removes", "scope", "when", "needs", "brings", "status", "paper")
         for row in method_table.rows():
-            page.row(table, row.name, row.removes, row.scope, row.when, row.needs, row.status, row.paper)
+            cells = (row.name, row.removes, row.scope, row.when, row.needs, row.brings, row.status, row.paper)
+            page.row(table, *cells)
         page.console.print(table)
         page.say("kerf-prune methods NAME says more of one, with the numbers that --set takes")
         return
     row = method_table.row(name)
     numbers = ", ".join(f"{key}={method_table.text(value)}" for key, value in row.numbers.items())
     page.say(f"{row.name}: {row.does}\n\n{row.head}")
-    page.say(f"\nremoves {row.removes}, {row.scope}; {row.when}; needs {row.needs}; {row.status}")
+    page.say(f"\nremoves {row.removes}, {row.scope}; {row.when}; needs {row.needs}; brings {row.brings}; {row.status}")
     page.say(f"--set {numbers or 'takes nothing'}")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kerf.compress.data.sets import Data, Options, open_data
+from kerf.compress.data.sets import EMBEDDED, Data, Options, open_data
 from kerf.compress.methods.rni import LEAST, Receding, SigmoidBatchNorm2d, rni
 from kerf.compress.methods.slimming import slimming
 from kerf.compress.methods.ucs import ucs
@@ -37,7 +37,7 @@ from kerf.compress.training.train import Optim, State, evaluate, fit, plan_of
 from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
-DATA_SETS = ("cifar10", "cifar100")
+DATA_SETS = ("cifar10", "cifar100", "digits")  # the last is embedded: scikit-learn's, without a folder
 _paths: dict[str, Path] = {}
 
 
@@ -134,9 +134,9 @@ def _open(dataset: str, epochs: int, batch_size: int, device: str) -> Data:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise BadInput(f'no device {device} here ({reason}): pass device="cpu"') from None
-    if dataset not in _paths:
+    if dataset not in _paths and dataset not in EMBEDDED:
         raise BadInput(f'where is {dataset}? Call set_dataset_path("{dataset}", folder) first')
-    data = open_data(dataset, Options(path=_paths[dataset], train_batch=batch_size))
+    data = open_data(dataset, Options(path=_paths.get(dataset), train_batch=batch_size))
     for note in data.notes:
         Reporter().say(note)
     return data

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kerf.compress.data import download
 from kerf.compress.data.batches import Batches, InMemory
 from kerf.compress.data.folders import Listing, alone, check_alike, list_folder, relabelled
 from kerf.compress.data.images import decode, read_cifar_batch
@@ -117,6 +118,8 @@ def synthetic(options: Options) -> Data:
 
 
 def _cifar(name: str, classes: int, folder: str, files: tuple[str, ...], test: str, key: str, options: Options) -> Data:
+    if options.path is not None and download.missing(options.path):
+        download.fetch(name, folder, options.path)
     root = given(options)
     notes: tuple[str, ...] = ()
     parts: list[Images]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,16 @@ from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 Measure = Callable[[Tensor], Tensor]  # maps (B, width, H, W) -> (B, width)
+
+
+class OfChannels(Protocol):
+    """Units of channels, or whatever else names a set of them."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def channels(self) -> ChannelSet: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ def _views(model: nn.Module, graph: DependencyGraph, channels: ChannelSet) -> li
 def mean(
     model: nn.Module,
     graph: DependencyGraph,
-    units: Sequence[ChannelUnits],
+    units: Sequence[OfChannels],
     sample: Sample,
     images: int,
     measure: Measure,

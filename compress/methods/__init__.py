@@ -104,9 +104,11 @@ METHODS: dict[str, Method] = {
     "block_movement": Method(
         block_movement, "Sanh et al., arXiv 2005.07683", "1xN blocks", "all layers", "layers", TRAINING
     ),
-    "dsc1": Method(dsc1, "Guo et al., arXiv 2002.04301", "weights", "all layers", "layers", TRAINING),
+    "dsc1": Method(dsc1, "Guo et al., arXiv 2002.04301", "weights", "all layers", "layers", TRAINING, faithful=False),
     "darb": Method(darb, "Ren et al., arXiv 1911.08020", "weights", "its own rule", "layers", faithful=False),
-    "pconv": Method(pconv, "Ma et al., arXiv 1909.05073", "kernels' entries", "each layer", "layers", TRAINING),
+    "pconv": Method(
+        pconv, "Ma et al., arXiv 1909.05073", "kernels' entries", "each layer", "layers", TRAINING, faithful=False
+    ),
     "resrep": Method(resrep, "Ding et al., arXiv 2007.03260", "channels", "its own rule", "macs", TRAINING),
     "csgd": Method(csgd, "Ding et al., arXiv 1904.03837", "channels", "its own rule", "either", TRAINING),
     "dmcp": Method(dmcp, "Guo et al., arXiv 2005.03354", "channels", "all layers", "macs", TRAINING),
@@ -117,7 +119,7 @@ METHODS: dict[str, Method] = {
     ),
     "bwcp": Method(bwcp, "Shao et al., arXiv 2105.06423", "channels", "all layers", "either", TRAINING),
     "c2s2": Method(c2s2, "Chiu et al., arXiv 1904.03508", "channels", "all layers", "either", TRAINING, faithful=False),
-    "dsc2": Method(dsc2, "Guo et al., arXiv 2002.04301", "channels", "all layers", "either", TRAINING),
+    "dsc2": Method(dsc2, "Guo et al., arXiv 2002.04301", "channels", "all layers", "either", TRAINING, faithful=False),
     "rni": Method(rni, "Suteu and Guo, arXiv 2204.06404", "channels", "all layers", "either", TRAINING),
     "slimming": Method(slimming, "Liu et al., arXiv 1708.06519", "channels", "all layers", "either", TRAINING),
     "ucs": Method(ucs, "Suteu and Guo, arXiv 2204.06404", "channels", "each layer", "either"),

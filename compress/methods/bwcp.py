@@ -3,8 +3,9 @@
 Paper: Shao et al., "BWCP: Probabilistic Learning-to-Prune Channels for ConvNets via Batch Whitening", 2021,
     arXiv 2105.06423
 Code:  none known
-Differs: as many channels go as were asked for, those with the least chance of all layers, and are fine-tuned; the paper
-    cuts below 1/2, however many those are. Whitened are the batch norms of the layers whose channels can go, and where
+Differs: as many channels go as were asked for, those with the least chance of all layers, and are fine-tuned; --set
+    likely=1 does what the paper does: all epochs under pressure, then those with a chance of at most 1/2 go, however
+    many those are, without fine-tuning. Whitened are the batch norms of the layers whose channels can go, and where
     a matrix can be folded into the layer (not DenseNet's); the paper whitens all. Filled in: five iterations and a
     rate of 0.1 for the running matrix, as IterNorm has them (the running matrix begins as a plain mean); masks are
     drawn as σ((ln P − ln (1 − P) + G1 − G2) / τ); the "sigmoid-like" squashing of P, whose form is not given, is left
@@ -13,6 +14,7 @@ Differs: as many channels go as were asked for, those with the least chance of a
     theirs. Attaching changes the function, as in the paper, which trains from scratch; both λ are its for ImageNet.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,6 +38,7 @@ from kerf.errors import BadInput
 
 RUNNING = 0.1  # share of a batch's matrix in the running one
 CERTAIN = 100.0  # z whose mask is 0 or 1 whatever the noise
+HALF = math.log(1 / 2)
 START = 1 / 6  # share of the phase before the penalty sets in: 20 of 120 epochs
 
 
@@ -191,6 +194,13 @@ class Whitening(Pressure):
     def score(self, unit: ChannelUnits) -> Tensor:
         return self.scores[unit.path]
 
+    def likely(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        """Those with P > 1/2, and the likeliest of each layer, whatever was asked for."""
+        keep = [score > HALF for score in scores]
+        for kept, score in zip(keep, scores):
+            kept[score.argmax()] = True
+        return keep
+
     @torch.no_grad()
     def fold(self, model: nn.Module, kept: dict[str, Tensor] | None = None) -> None:
         """diag(m) W into the layers; `kept`, bool (C,) by maker, in place of the channels that are likely active."""
@@ -242,21 +252,26 @@ def bwcp(
     tau: float = 0.5,
     group: int = 16,
     iterations: int = 5,
+    likely: int = 0,
 ) -> Recipe:
     """Cuts, over all layers, channels with the least chance to be active, which whitening and a penalty tell apart.
 
     gamma_weight, beta_weight: λ of |γ| and of β (4e-5 and 8e-5 for CIFAR-10); delta: what counts as active; tau:
-    temperature of masks; group: channels whitened together; iterations: of Newton's.
+    temperature of masks; group: channels whitened together; iterations: of Newton's; likely: 1 cuts exactly the
+    channels with a chance of at most 1/2, as the paper, and fine-tunes nothing.
     """
+    if likely not in (0, 1):
+        raise BadInput(f"likely is {likely}: expected 1, for what the chances say, or 0, for what is asked for")
     if group < 1 or iterations < 0 or not tau > 0:
         raise BadInput(f"group {group}, iterations {iterations}, tau {tau}: expected >= 1, >= 0 and > 0")
     whitening = Whitening((gamma_weight, beta_weight), group, iterations, delta, tau)
     return Recipe(
         settings.channels(Foldable, scaled=True),
         whitening.score,
-        settings.pooled,
-        schedules.press_then_prune,
+        whitening.likely if likely else settings.pooled,
+        schedules.within_training if likely else schedules.press_then_prune,
         pressure=whitening,
         remove=whitening.remove,
         observe=whitening.observe,
+        reach=settings.pooled,
     )

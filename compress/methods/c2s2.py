@@ -4,16 +4,20 @@ Paper: Chiu et al., "C2S2: Cost-aware Channel Sparse Selection for Progressive N
     arXiv 1904.03508 (the abstract alone was read)
 Code:  none known
 Differs: from the abstract are gates with a real and a binary copy, two phases layer by layer, a term that favours fewer
-    channels and one that stops it where accuracy would suffer; filled in is the rest. A binary gate is 1 where the
-    real one is over 1/2, and at as many of a layer's best as the same share of every layer would leave for the target;
-    the real ones feel its gradient, and λ (1/C) Σ r. λ falls from λ0 to zero as the running loss rises by κ over what
-    it was when the layer was opened, and is zero for a layer that has dropped its share. Gates learn at 0.01, or so
-    that in their phase the term alone could take one from 1 to 0; nothing else learns then. In the second phase gates
-    rest and the weights learn. Layers are opened by falling share of the MACs, several at once where there are fewer
-    steps than layers. At the end exactly as much goes as was asked for: of all layers first what gates have dropped,
-    then the smallest real gates (of equal ones, the smaller mean |w|); then fine-tuning.
+    channels and one that stops it where accuracy would suffer; filled in is the rest. A binary gate is 1 where the real
+    one is over 1/2, at the best tenth of a layer, and at all but a few that grow step by step while the loss allows it
+    and shrink again where it does not: of a trained network no channel has a slope that would hold its gate before the
+    first of them has gone. The real ones feel its gradient, and λ c (1/C) Σ r, where c is what the layer costs, in
+    MACs, over what the mean one does. λ falls from λ0 to zero as the running loss rises by κ over what it was when the
+    layer was opened, and is zero once the gates of all layers together meet the target: loss and cost say how wide each
+    layer stays. Gates learn at 0.01, or so that in their phase the term alone could take one of a mean layer from 1 to
+    0; nothing else learns then. In the second phase gates rest and the weights learn. Layers are opened by falling
+    share of the MACs, several at once where there are fewer steps than layers. At the end exactly as much goes as was
+    asked for: of all layers first what gates have dropped, then the smallest real gates (of equal ones, the smaller
+    mean |w|); then fine-tuning.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +36,7 @@ from kerf.errors import BadInput
 THRESHOLD = 0.5
 RATE = 0.01  # of gates, at least
 SELECTING = 0.4  # share of a layer's steps in which its gates learn; the weights have the rest
+LOWEST = 0.1  # share of a layer that its gates always leave
 SMOOTH = 0.9  # of the running loss, less where gates learn for fewer steps than 40
 
 
@@ -55,13 +60,15 @@ class SparseSelection(Pressure):
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan = units, plan
         self.r = self.grafts.attach(model, graph, [u.channels for u in units], torch.ones, depthwise=True)
-        keep = self.settings.uniform([u.sizes.float() for u in units], units, plan.sparsity)
-        self.least = [max(1, int(kept.sum())) for kept in keep]
-        self.by_id = {id(r): least for r, least in zip(self.r, self.least)}
+        self.least = [max(self.settings.min_width, math.ceil(LOWEST * u.count)) for u in units]
+        dear = [float(u.macs.sum()) for u in units]
+        self.cost = [each * len(dear) / max(1.0, sum(dear)) for each in dear]
+        self.open_to = [0.0 for _ in units]  # how many gates of each layer may be zero now
+        self.by_id = {id(r): i for i, r in enumerate(self.r)}
         self.order = sorted(range(len(units)), key=lambda i: (-int(units[i].macs.sum()), i))
         self.turns = max(1, min(len(units), plan.steps // 2))
-        selecting = SELECTING * plan.steps / self.turns
-        self.smooth = min(SMOOTH, max(0.0, 1 - 4 / selecting))
+        self.selecting = SELECTING * plan.steps / self.turns
+        self.smooth = min(SMOOTH, max(0.0, 1 - 4 / self.selecting))
         self.travel = [
             sum(plan.rate(step) for step in range(*self._steps(turn)) if self.at(step)[1]) for turn in range(self.turns)
         ]  # of gates, in each turn
@@ -72,7 +79,19 @@ class SparseSelection(Pressure):
         self.attached = True
 
     def _act(self, x: Tensor, r: Tensor) -> Tensor:
-        return x * binary(r, self.by_id[id(r)]).to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+        return x * binary(r, self.held(self.by_id[id(r)])).to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+
+    def held(self, layer: int) -> int:
+        """How many of a layer's gates are 1 in any case."""
+        return max(self.least[layer], len(self.r[layer]) - int(self.open_to[layer]))
+
+    def _allow(self, layers: Sequence[int]) -> None:
+        """More gates of these layers may close while the loss is below what ends the push, fewer while it is above."""
+        for i in layers:
+            count = len(self.r[i])
+            each = 2 * self.cost[i] * count / self.selecting
+            over = self.running > (1 + self.kappa) * self.reference
+            self.open_to[i] = min(max(0.0, self.open_to[i] + (-each if over else each)), count - self.least[i])
 
     def at(self, step: int) -> tuple[int, bool]:
         """Which turn that step is of, and whether gates learn in it."""
@@ -94,7 +113,7 @@ class SparseSelection(Pressure):
 
     def widths(self) -> list[int]:
         """How many channels the gates leave in each layer."""
-        each = [binary(r.detach(), least).sum() for r, least in zip(self.r, self.least)]
+        each = [binary(r.detach(), self.held(i)).sum() for i, r in enumerate(self.r)]
         return torch.stack(each).long().tolist()  # one wait for the device
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
@@ -109,9 +128,18 @@ class SparseSelection(Pressure):
         if selecting:
             self.strength = cost_aware(self.weight, self.running, self.reference, self.kappa)
             widths = self.widths()
-            pushed = [self.r[i].mean() for i in self.open(turn) if widths[i] > self.least[i]]
-            loss = loss + self.strength * sum(pushed)
+            if self.left(widths) > 1 - self.plan.sparsity:
+                self._allow(self.open(turn))
+                pushed = [self.cost[i] * self.r[i].mean() for i in self.open(turn) if widths[i] > self.least[i]]
+                loss = loss + self.strength * sum(pushed)
         return loss, logits
+
+    def left(self, widths: Sequence[int]) -> float:
+        """With these widths, the share of the MACs, or of the channels, that the target counts."""
+        if not self.settings.by_macs:
+            return sum(widths) / sum(u.count for u in self.units)
+        cost = self.units[0].widths
+        return cost.macs({u.path: width for u, width in zip(self.units, widths)}) / cost.dense
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
@@ -126,7 +154,7 @@ class SparseSelection(Pressure):
             parameter.grad = None
 
     def pace(self, layer: int, turn: int) -> float:
-        """Factor of the learning rate of a layer's gates."""
+        """Factor of the learning rate of a layer's gates; the layer's cost is in what they are pushed with."""
         alone = len(self.r[layer]) / max(self.weight * self.travel[turn], 1e-12)
         return max(RATE / self.plan.peak, alone)
 
@@ -142,7 +170,7 @@ class SparseSelection(Pressure):
             return size
         index = [u.path for u in self.units].index(unit.path)
         r = self.r[index].detach()
-        return (binary(r, self.least[index]) + r).double() + 1e-6 * size / size.max().clamp(min=1e-30)
+        return (binary(r, self.held(index)) + r).double() + 1e-6 * size / size.max().clamp(min=1e-30)
 
     def fold(self, model: nn.Module) -> None:
         """Without the gates; what they hide comes back unless it is cut."""
@@ -151,11 +179,12 @@ class SparseSelection(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        return {"own": torch.tensor([self.turn, self.running, self.reference], dtype=torch.double)}
+        own = torch.tensor([self.turn, self.running, self.reference], dtype=torch.double)
+        return {"own": own, "open": torch.tensor(self.open_to, dtype=torch.double)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         turn, self.running, self.reference = state["own"].tolist()[-3:]
-        self.turn = int(turn)
+        self.turn, self.open_to = int(turn), state["open"].tolist()
 
     def report(self, model: nn.Module) -> str:
         left, total = sum(self.widths()), sum(u.count for u in self.units)
@@ -175,6 +204,6 @@ def c2s2(settings: Settings, *, sparsity_weight: float = 0.01, kappa: float = 0.
         settings.channels(),
         selection.score,
         settings.pooled,
-        schedules.press_then_prune,
+        schedules.press_trained,
         pressure=selection,
     )

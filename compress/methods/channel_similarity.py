@@ -7,7 +7,7 @@ Differs: filled in are the metric (the expected squared difference of two normal
     linkage, one height for all layers to cut the trees at, the representative (largest |γ| · norm of what reads it) and
     its inheritance. The paper claims to need no data; here correlations are measured on images unless told otherwise.
     Behind depthwise filters, which differ, representatives inherit nothing. Layers without a batch norm of their own
-    stay whole.
+    stay whole. The regression by which readers are scaled is that of normalised maps, before the ReLU that readers see.
 """
 
 from collections.abc import Callable, Sequence

@@ -7,8 +7,9 @@ Differs: means over clusters are sums over segments, where the authors multiply 
     a set of channels, so residual sums, concatenations, depthwise filters and gates share them by construction. Short
     runs get their own strength: ε such that differences shrink by exp(-15) also where a tenth of it acts; the authors'
     3e-3 (CIFAR) is what 600 epochs come out at. Momentum is Nesterov's only with --nesterov (theirs is). How equal the
-    clusters are is reported before trimming. All parameters have the same rate and decay; the authors' biases learn
-    twice as fast, and theirs and the batch norms' do not decay.
+    clusters are is reported before trimming. k-means begins from one draw of centres (scikit-learn's default, which the
+    authors leave it at, was the best of ten then), and from the run's seed (theirs has none). All parameters have the
+    same rate and decay; the authors' biases learn twice as fast, and theirs and the batch norms' do not decay.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,8 @@ Differs: filled in, only the abstract having been read: how long a row's blocks 
     B_i = 2^round(log2(1 / d_i) + o) weights, between 1 and --set longest, where d_i is the row's density after
     magnitude pruning of its layer by the same share and o the smallest offset that meets it; rows with equal offsets
     go by index. Rows are weights (O, I · kh · kw); a shorter block at the end keeps one too. So a layer loses the share
-    asked for, and less than a row more. One shot, then fine-tuning with the masks as they are.
+    asked for, and less than a row more. One shot, then fine-tuning with the masks as they are. No kernel here uses the
+    regularity of its blocks: it makes a network smaller, not faster.
 """
 
 import math

@@ -7,7 +7,8 @@ Differs: narrow sub-networks are the full one with channels zeroed behind their 
     grid, not multiples of 8. α's rate is the weights' schedule times a constant. The searched network is the one in
     which the channels with the least chance to survive are gone, as many as the MACs target asks; the authors draw
     widths until they fit within 1 %. MACs are counted in thousandths of the target, so that the loss acts alike on
-    small and large networks. Defects of the released code are not copied.
+    small and large networks. --flops_target is a share of the network that is searched, the wide one where it is wider
+    than the plain one. Defects of the released code are not copied.
 """
 
 from collections.abc import Sequence
@@ -27,17 +28,20 @@ from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
-LOWEST, HIGHEST, STEP = 0.1, 1.0, 0.1  # widths, as shares of a layer
+LOWEST, STEP = 0.1, 0.1  # of widths, as shares of a layer of the plain network
 THOUSAND = 1000.0  # the target, in the units of the MACs loss
 
 
 class Chain:
-    """One layer's grid of widths: `least` + `each` · k for k = 0 … `groups`, and a chance to go on from each."""
+    """One layer's grid of widths: `least` + `each` · k for k = 0 … `groups`, and a chance to go on from each.
 
-    def __init__(self, width: int):
+    ``highest``: the width of the layer, in those of the plain network.
+    """
+
+    def __init__(self, width: int, highest: float = 1.0):
         self.width = width
-        self.each = int(STEP * width / HIGHEST)
-        self.groups = int((HIGHEST - LOWEST) / STEP + 1e-4) if self.each else 0
+        self.each = int(STEP * width / highest + 1e-9)
+        self.groups = int((highest - LOWEST) / STEP + 1e-4) if self.each else 0
         self.least = width - self.each * self.groups
 
     def survival(self, alpha: Tensor) -> Tensor:
@@ -83,14 +87,14 @@ class _Frozen(nn.Module):
 
 
 class MarkovGates(Pressure):
-    def __init__(self, arch_lr: float, eta: float):
-        self.arch_lr, self.eta = arch_lr, eta
+    def __init__(self, arch_lr: float, eta: float, highest: float = 1.0):
+        self.arch_lr, self.eta, self.highest = arch_lr, eta, highest
         self.grafts = Grafts("survival", self._act)
         self.mode: str | dict[int, int] = "full"  # or "soft", or id of α -> width
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan = units, plan
-        self.chains = [Chain(u.count) for u in units]
+        self.chains = [Chain(u.count, self.highest) for u in units]
         sizes = iter(self.chains)
         self.alphas = self.grafts.attach(
             model, graph, [u.channels for u in units], lambda _: torch.zeros(next(sizes).groups), depthwise=True
@@ -165,16 +169,24 @@ class MarkovGates(Pressure):
         return f"expected MACs {float(self.expected_macs().detach()) / THOUSAND:.3f} of the target"
 
 
-def dmcp(settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1) -> Recipe:
-    """Half of the epochs search widths, half train the network they give from scratch. eta: weight of the MACs loss."""
+def dmcp(
+    settings: Settings, *, arch_lr: float = 0.5, eta: float = 0.1, search_rate: float = 0.0, width: float = 1.0
+) -> Recipe:
+    """Half of the epochs search widths, half train the network they give from scratch.
+
+    eta: weight of the MACs loss; search_rate: highest learning rate of the search, 0 for the run's own; width: of the
+    network given, in those of the plain one: 1.5 with --arch mobilenet_v2_x1_5, whose widths are then 0.1 to 1.5.
+    """
+    if not width >= 1:
+        raise BadInput(f"width is {width:g}: expected 1, or how many times as wide the network is")
     if not settings.by_macs:
         raise BadInput("dmcp searches for a number of MACs: give --flops_target")
-    gates = MarkovGates(arch_lr, eta)
+    gates = MarkovGates(arch_lr, eta, width)
     return Recipe(
         settings.channels(residual=True),
         gates.score,
         partial(scopes.greedy_macs, **settings.floors),
-        schedules.press_then_prune,
+        partial(schedules.press_then_prune, rate=search_rate),
         pressure=gates,
         remove=removal.renew(settings.seed),  # only the widths are inherited
     )

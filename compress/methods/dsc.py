@@ -1,10 +1,10 @@
-"""Direct sparsity control: between steps of training only the largest are kept, fewer by an annealing schedule.
+"""Direct-sparsity-control-style: between steps of training only the largest are kept, fewer by an annealing schedule.
 
 Paper: Guo et al., "Network Pruning via Annealing and Direct Sparsity Control", IJCNN 2021, arXiv 2002.04301
 Code:  none; the schedule is that of the last author's feature selection code
 Differs: filled in, the paper's text not having been read: the key of channels is |γ|, all layers are one pool, μ is 10,
     and the schedule's N is the first half of the epochs, in 20 rounds. Ties go by index, so that exactly as many are
-    left as asked for. Weights and channels that went are masked until the rounds are over, then zeroed or cut.
+    left as asked for. Weights that went are masked until the rounds are over, then zeroed; channels are cut at once.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Annealing(Pressure):
             self.kept = [torch.ones(u.count, dtype=torch.bool, device=u.sizes.device) for u in units]
             self.shadows.attach(model, self.index)
         else:
-            self.channels.attach(model, graph, units)
+            self.channels.attach(model, graph, units, plan.cut)
             self.kept = self.channels.kept
         self.attached = True
 
@@ -66,7 +66,7 @@ class Annealing(Pressure):
         """What is to be gone after round e; of things that are counted, a whole number of them."""
         if not self.counted:
             return 1 - left(e, 1.0, 1 - self.plan.sparsity, self.rounds, self.mu)
-        whole = sum(u.count for u in self.units)
+        whole = sum(u.count + u.gone for u in self.units)
         target = whole - int(whole * self.plan.sparsity + 1e-9)
         return (whole - int(left(e, whole, target, self.rounds, self.mu) + 1e-9)) / whole
 
@@ -74,7 +74,12 @@ class Annealing(Pressure):
         e = step * self.rounds // self.plan.steps
         if e > self.round:
             self.round = e
-            self._keep(self.scope([self.score(u) for u in self.units], self.units, self.share(e)))
+            keep = self.scope([self.score(u) for u in self.units], self.units, self.share(e))
+            if self.weights:
+                self._keep(keep)
+            else:
+                self.units = self.channels.drop(self.units, keep)
+                self.kept = self.channels.kept
         return task(model, x, y)
 
     def score(self, unit: Units) -> Tensor:
@@ -96,7 +101,7 @@ class Annealing(Pressure):
         self._keep([state[str(i)].to(kept.device) for i, kept in enumerate(self.kept)])
 
     def report(self, model: nn.Module) -> str:
-        total = sum(u.count for u in self.units)
+        total = sum(u.count + u.gone for u in self.units)
         return f"round {self.round} of {self.rounds}, {sum(int(k.sum()) for k in self.kept)} of {total} are kept"
 
     def recipe(self, granularity: Granularity) -> Recipe:

@@ -7,8 +7,9 @@ Differs: the interval is such that ten removals (their default on CIFAR-10) fill
     an equal share of the channels or MACs asked for; the authors give numbers of epochs and channels. Scores are taken
     on a part of the training images, and class accuracies on the same; classes that are not among them do not count.
     Inputs below zero, which the authors' networks have none of, count by the sign of their products with weights.
-    Removed channels are masked as if cut (the authors' masked layers still emit batch norm's β) and cut at the end; no
-    layer is left out, nor are hidden neurons of the classifier pruned apart.
+    Removed channels are cut at once, so that training gets cheaper, or masked as if cut in a user's own loop (the
+    authors' masked layers still emit batch norm's β); no layer is left out, nor are hidden neurons of the classifier
+    pruned apart.
 """
 
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ class Gradual(Pressure):
         self.units, self.plan, self.done = units, plan, 0  # events that are over
         last = max(1, int(self.until * plan.steps / plan.each + TINY))
         self.events = events(last, -(-last // self.number))  # no more than asked for
-        self.masks.attach(model, graph, units)
+        self.masks.attach(model, graph, units, plan.cut)
         self.scores = [torch.zeros(u.count, dtype=torch.double, device=u.sizes.device) for u in units]
         self.attached = True
 
@@ -97,7 +98,10 @@ class Gradual(Pressure):
             self.scores = scored(model, self.units, self.plan.sample, self.images)
             share = self.plan.sparsity * self.done / len(self.events)
             keep = self.scope([self.score(u) for u in self.units], self.units, share)
-            self.masks.keep(distributed.from_first(keep))
+            keep = distributed.from_first(keep)
+            if self.plan.cut:
+                self.scores = [score[kept.to(score.device)] for score, kept in zip(self.scores, keep)]
+            self.units = self.masks.drop(self.units, keep)
 
     def score(self, unit: ChannelUnits) -> Tensor:
         index = [u.path for u in self.units].index(unit.path)
@@ -118,7 +122,7 @@ class Gradual(Pressure):
         self.masks.keep([state[f"kept.{i}"].to(kept.device) for i, kept in enumerate(self.masks.kept)])
 
     def report(self, model: nn.Module) -> str:
-        left, total = sum(int(k.sum()) for k in self.masks.kept), sum(u.count for u in self.units)
+        left, total = sum(int(k.sum()) for k in self.masks.kept), sum(u.count + u.gone for u in self.units)
         return f"{self.done} of {len(self.events)} removals, {left} of {total} channels left"
 
 

@@ -11,6 +11,7 @@ Differs: tick by tick the target comes nearer by an equal share of the MACs (or 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -151,10 +152,19 @@ def _gate_paths(model: nn.Module, unit: ChannelUnits) -> list[str]:
     return [p for p in paths if isinstance(model.get_submodule(p.rpartition(".")[0]), GatedBatchNorm2d)]
 
 
-def gate_decorator(settings: Settings, *, reg_weight: float = 1e-3, rounds: int = 15, ticks: int = 10) -> Recipe:
+def gate_decorator(
+    settings: Settings,
+    *,
+    reg_weight: float = 1e-3,
+    rounds: int = 15,
+    ticks: int = 10,
+    share: float = 0.5,
+    rate: float = 0.0,
+) -> Recipe:
     """Cuts, over all layers, channels whose gates' gradients say that they matter least, a few at a time.
 
-    reg_weight: of Σ |φ|, in tocks; rounds: tocks in the phase; ticks: after each.
+    reg_weight: of Σ |φ|, in tocks; rounds: tocks in the phase; ticks: after each; share: of the epochs, with gates;
+    rate: the highest learning rate in them, 0 for the run's own schedule.
     """
     gates = Gates(
         settings.pooled,
@@ -166,6 +176,6 @@ def gate_decorator(settings: Settings, *, reg_weight: float = 1e-3, rounds: int 
         settings.channels(scaled=True),
         gates.score,
         gates.scope,
-        schedules.press_then_prune,
+        partial(schedules.press_trained, share=share, rate=rate),
         pressure=gates,
     )

@@ -11,6 +11,8 @@ Differs: the same share of every layer, or the share of MACs asked for, where th
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,10 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan, Pressure
 from kerf.compress.units.channels import ChannelUnits
+from kerf.compress.units.weights import Units, Weight, WeightUnits
+from kerf.errors import BadInput
 
+UNITS = "channel", "weight"
 PICKED = 1e-2  # τ', the penalty at which greg2 chooses
 LIMIT = 1.0  # τ, at which it stops growing
 RATIO = 1000.0  # mean |kept| / mean |pruned| at which it stops too
@@ -43,8 +48,9 @@ class Growing(Pressure):
         self.settings, self.pick, self.prune, self.recover = settings, pick, prune, recover
         self.asked = interval
 
-    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
+    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Units], plan: Plan) -> None:
         self.units, self.sparsity = units, plan.sparsity
+        self.structured = isinstance(units[0], ChannelUnits)
         self.parameters = dict(model.named_parameters())
         self.interval = max(1, min(self.asked, plan.steps // 100))
         picking = PICKED / self.pick if self.pick else 0.0
@@ -63,9 +69,9 @@ class Growing(Pressure):
             goes.copy_(~kept)
         self.picked = True
 
-    def widths(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+    def widths(self, scores: Sequence[Tensor], units: Sequence[Any], ratio: float) -> list[Tensor]:
         floors = self.settings.floors
-        if self.settings.by_macs:
+        if self.settings.by_macs and isinstance(units[0], ChannelUnits):
             return scopes.uniform_macs(scores, units, ratio, **floors)
         shares = [going(u.count, ratio) / u.count for u in units]
         return [scopes.local([s], [u], share, **floors)[0] for s, u, share in zip(scores, units, shares)]
@@ -82,7 +88,8 @@ class Growing(Pressure):
             self.level += self.prune * self.speed
             ratio = min(self._ratios(), default=0.0)
             self.ratio = 0.9 * self.ratio + 0.1 * ratio if self.ratio else ratio
-            self.finished = self.level > LIMIT * (1 + 1e-9) or self.ratio >= RATIO
+            # of single weights the limit alone ends it, as there
+            self.finished = self.level > LIMIT * (1 + 1e-9) or (self.structured and self.ratio >= RATIO)
         self._spread()
 
     def _ratios(self) -> list[float]:
@@ -91,13 +98,17 @@ class Growing(Pressure):
         return [float(s[~g].mean() / s[g].mean().clamp(min=1e-30)) for s, g in scores]
 
     def _spread(self) -> None:
-        """λ of every filter, from that of the channels it makes; layers that lose nothing have none."""
+        """λ of every filter, from that of the channels it makes, or of every weight; none where nothing is lost."""
         self.strength: dict[str, Tensor] = {}
         kept = self.recover if self.pick else 0.0
         for unit, goes in zip(self.units, self.goes):
             if self.picked and not bool(goes.any()):
                 continue
             each = torch.where(goes | torch.tensor(not self.picked, device=goes.device), self.level, kept)
+            if isinstance(unit, WeightUnits):
+                self.strength[unit.path] = unit.mask(each).to(self.parameters[unit.path])
+                continue
+            assert isinstance(unit, ChannelUnits)
             for path in unit.channels.makers:
                 weight = self.parameters[path]
                 own = self.strength.setdefault(path, weight.new_zeros(len(weight)))
@@ -111,9 +122,10 @@ class Growing(Pressure):
         for path, strength in self.strength.items():
             weight = self.parameters[path]
             if weight.grad is not None:
-                weight.grad.addcmul_(weight, strength.view(-1, *[1] * (weight.ndim - 1)))
+                each = strength if strength.ndim == weight.ndim else strength.view(-1, *[1] * (weight.ndim - 1))
+                weight.grad.addcmul_(weight, each)
 
-    def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+    def select(self, scores: Sequence[Tensor], units: Sequence[Units], ratio: float) -> list[Tensor]:
         if not self.picked:  # a phase of fewer steps than picking takes
             self._choose()
         return [~goes for goes in self.goes]
@@ -134,30 +146,49 @@ class Growing(Pressure):
         return f"penalty {self.level:.1e}{apart}"
 
 
-def greg1(settings: Settings, *, prune: float = 1e-4, interval: int = 10) -> Recipe:
+def greg1(
+    settings: Settings,
+    *,
+    prune: float = 1e-4,
+    interval: int = 10,
+    share: float = 0.5,
+    rate: float = 0.0,
+    unit: str = "channel",
+) -> Recipe:
     """A growing L2 penalty on the channels with the smallest mean |w| before they are cut; then fine-tuning.
 
-    prune: growth of λ, every `interval` steps.
+    prune: growth of λ, every `interval` steps; share: of the epochs, under the penalty; rate: their learning rate,
+    0 for the run's own; unit: channel, or weight for single ones, which become zero.
     """
-    return _recipe(settings, Growing(settings, None, prune, 0.0, interval))
+    return _recipe(settings, Growing(settings, None, prune, 0.0, interval), share, rate, unit)
 
 
 def greg2(
-    settings: Settings, *, pick: float = 1e-5, prune: float = 1e-4, recover: float = -1e-4, interval: int = 10
+    settings: Settings,
+    *,
+    pick: float = 1e-5,
+    prune: float = 1e-4,
+    recover: float = -1e-4,
+    interval: int = 10,
+    share: float = 0.5,
+    rate: float = 0.0,
+    unit: str = "channel",
 ) -> Recipe:
     """A growing L2 penalty on all channels tells them apart by curvature; it grows on with the smallest; then as greg1.
 
     pick, prune: growth of λ before and after channels are chosen; recover: λ of those that stay.
     """
-    return _recipe(settings, Growing(settings, pick, prune, recover, interval))
+    return _recipe(settings, Growing(settings, pick, prune, recover, interval), share, rate, unit)
 
 
-def _recipe(settings: Settings, growing: Growing) -> Recipe:
+def _recipe(settings: Settings, growing: Growing, share: float, rate: float, unit: str) -> Recipe:
+    if unit not in UNITS:
+        raise BadInput(f"unit is {unit!r}: expected one of {', '.join(UNITS)}")
     return Recipe(
-        settings.channels(),
+        settings.channels() if unit == "channel" else Weight(settings.full),
         criteria.l1,
         growing.select,
-        schedules.press_then_prune,
+        partial(schedules.press_trained, share=share, rate=rate),
         pressure=growing,
         reach=growing.widths,
     )

@@ -5,10 +5,12 @@ Paper: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIP
 Code:  github.com/huggingface/block_movement_pruning, github.com/huggingface/nn_pruning
 Differs: convolutions in place of transformers, so there are no heads or feed-forward pairs: weights, and 1×N blocks in
     place of 32×32. Warm-up is a share of the phase; the learning rate follows the run's own schedule. Weights learn by
-    SGD, scores by Adam as there (written out below). At the end exactly the share asked for goes: of every layer with
-    hard movement, of all layers together with soft and block movement, whose threshold and penalty say nothing about
-    it. Floors of the threshold hold in training; at the end a layer keeps at least one unit. Hard movement
-    removes floor(count · (1 − v)) of a layer, theirs keeps int(v · count). L0 and 2:4 are left out.
+    SGD, scores by Adam as there (written out below). Exactly the share asked for goes: of every layer with hard
+    movement, of all layers together with soft and block movement. Their one threshold for all scores is, at every step,
+    the one that leaves the share v(t), where the authors raise it to 0.1 whatever that leaves; a layer keeps at least
+    one unit. The penalty λ grows with what has gone; its default is a hundredth of theirs in soft movement, for layers
+    that have so many fewer weights. Hard movement removes floor(count · (1 − v)) of a layer, theirs keeps int(v ·
+    count). L0 and 2:4 are left out.
 """
 
 from collections.abc import Sequence
@@ -25,8 +27,8 @@ from kerf.compress.training.masking import Shadows
 from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.weights import Granularity, OneByN, Weight, WeightUnits
 
-LEAST = 0.005  # share of every layer that a threshold leaves
 BETAS = 0.9, 0.999  # of Adam
+HIDDEN = 1e9  # more than any score: what a mask hides goes before all that it leaves
 
 
 def cubic(t: int, steps: int, warm: float, final: float, start: float, end: float) -> float:
@@ -38,6 +40,15 @@ def cubic(t: int, steps: int, warm: float, final: float, start: float, end: floa
     return end + (start - end) * (1 - (t - warm) / (steps - (final + 1) * warm)) ** 3
 
 
+def largest(scores: Tensor, count: int) -> Tensor:
+    """bool (n,), True at the `count` ≥ 1 largest; of equal ones, the later stay, as in scopes."""
+    threshold = scores.kthvalue(len(scores) - count + 1).values
+    keep = scores > threshold
+    equal = (scores == threshold).nonzero().flatten()
+    keep[equal[len(equal) - (count - int(keep.sum())) :]] = True
+    return keep
+
+
 def straight(weight: Tensor, score: Tensor, keep: Tensor, unit: WeightUnits) -> Tensor:
     """W' = M ∘ W. Backward, M is the identity of the scores: ∂L/∂S = Σ over the unit of ∂L/∂W' ∘ W."""
     through = unit.mask(score)
@@ -45,17 +56,15 @@ def straight(weight: Tensor, score: Tensor, keep: Tensor, unit: WeightUnits) -> 
 
 
 class Movement(Pressure):
-    """Scores S, from zero, one per unit; the network computes with M(S) ∘ W.
+    """Scores S, from zero, one per unit; the network computes with M(S) ∘ W. M keeps the share v(t) with the largest S.
 
-    Without a threshold M keeps the share v(t) of each layer with the largest S. With one it keeps σ(S) > τ(t), and
-    λ(t) times the mean of σ(S) is added to the loss.
+    That share is of each layer, or of all together where they are ``pooled``: then M is S > τ(t), with one threshold
+    for all. λ(t) times the mean over layers of the mean of σ(S) is added to the loss.
     """
 
-    def __init__(
-        self, scope: Scope, rate: float, warm: float, final: float, threshold: float | None = None, penalty: float = 0.0
-    ):
-        self.scope, self.rate, self.warm, self.final = scope, rate, warm, final
-        self.threshold, self.penalty = threshold, penalty
+    def __init__(self, pooled: bool, rate: float, warm: float, final: float, penalty: float = 0.0):
+        self.pooled, self.rate, self.warm, self.final, self.penalty = pooled, rate, warm, final, penalty
+        self.scope: Scope = scopes.overall if pooled else scopes.local
         self.shadows = Shadows(self._value)
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[WeightUnits], plan: Plan) -> None:
@@ -77,26 +86,30 @@ class Movement(Pressure):
         names = [f"movement.{i}" for i in range(len(self.s))]
         return [ParameterGroup(names, self.rate / self.plan.peak, momentum=0.0, nesterov=False, weight_decay=0.0)]
 
-    def _at(self, step: int, start: float, end: float) -> float:
-        return cubic(step, self.plan.steps, self.warm * self.plan.steps, self.final, start, end)
+    def gone(self, step: int) -> float:
+        """1 − v(t): the share that is hidden at that step, which ends at what is to be removed."""
+        return cubic(step, self.plan.steps, self.warm * self.plan.steps, self.final, 0.0, self.plan.sparsity)
 
     @torch.no_grad()
     def _choose(self, step: int) -> None:
-        gone = 1 - self._at(step, 1.0, 1 - self.plan.sparsity)
-        for s, keep in zip(self.s, self.keep):
-            if self.threshold is None:
-                keep.fill_(False)
-                left = len(s) - int(len(s) * gone + 1e-9)
-            else:
-                keep.copy_(s.sigmoid() > self._at(step, 0.0, self.threshold))
-                left = int(LEAST * len(s)) + 1
-            keep[s.topk(min(left, len(s))).indices] = True
+        gone = self.gone(step)
+        if not self.pooled:
+            for s, keep in zip(self.s, self.keep):
+                keep.copy_(largest(s.detach(), max(1, len(s) - int(len(s) * gone + 1e-9))))
+            return
+        sizes = [len(s) for s in self.s]
+        joined = torch.cat([s.detach() for s in self.s])
+        for first, s in zip(torch.tensor([0, *sizes]).cumsum(0).tolist(), self.s):
+            joined[first + len(s) - 1 - int(s.detach().flip(0).argmax())] = torch.inf  # a layer's best stays
+        keep = largest(joined, max(len(sizes), len(joined) - int(len(joined) * gone + 1e-9)))
+        for own, part in zip(self.keep, keep.split(sizes)):
+            own.copy_(part)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, task: Task, step: int) -> tuple[Tensor, Tensor]:
         self._choose(step)
         loss, logits = task(model, x, y)
-        if self.threshold:
-            weight = self.penalty * self._at(step, 0.0, self.threshold) / self.threshold
+        if self.penalty and (gone := self.gone(step)):
+            weight = self.penalty * gone / self.plan.sparsity
             loss = loss + weight * torch.stack([s.sigmoid().mean() for s in self.s]).mean()
         return loss, logits
 
@@ -111,8 +124,11 @@ class Movement(Pressure):
                 s.grad.copy_(mean / (1 - BETAS[0] ** (step + 1)) / least)
 
     def score(self, unit: WeightUnits) -> Tensor:
-        """S; before there are any, mean |w|."""
-        return self.s[self.index[unit.path]].detach() if self.attached else criteria.l1(unit)
+        """S, and far below it what the masks of the last step hide; before there are any, mean |w|."""
+        if not self.attached:
+            return criteria.l1(unit)
+        i = self.index[unit.path]
+        return self.s[i].detach().double() - HIDDEN * ~self.keep[i]
 
     def fold(self, model: nn.Module) -> None:
         """Without the masks; what they hide is zeroed behind it."""
@@ -141,25 +157,20 @@ def movement(settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.1)
 
     score_rate: highest learning rate of scores; warm: share of the steps before the first weight goes.
     """
-    return _recipe(Weight(settings.full), Movement(scopes.local, score_rate, warm, 2.0))
+    return _recipe(Weight(settings.full), Movement(False, score_rate, warm, 2.0))
 
 
-def soft_movement(
-    settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.1, threshold: float = 0.1, penalty: float = 400.0
-) -> Recipe:
-    """Removes weights of all layers whose learned scores are smallest, those below a rising threshold while training.
+def soft_movement(settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.1, penalty: float = 4.0) -> Recipe:
+    """Removes weights of all layers whose learned scores are below a threshold that rises until enough have gone.
 
-    threshold: τ at the end; penalty: λ at the end, of mean σ(S).
+    penalty: λ at the end, of mean σ(S); otherwise as movement.
     """
-    return _recipe(Weight(settings.full), Movement(scopes.overall, score_rate, warm, 2.0, threshold, penalty))
+    return _recipe(Weight(settings.full), Movement(True, score_rate, warm, 2.0, penalty))
 
 
-def block_movement(
-    settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.05, threshold: float = 0.1, penalty: float = 1.0
-) -> Recipe:
+def block_movement(settings: Settings, *, score_rate: float = 1e-2, warm: float = 0.05, penalty: float = 1.0) -> Recipe:
     """Removes 1×N blocks of all layers whose learned scores are smallest; otherwise as soft_movement."""
-    blocks = OneByN(settings.n, settings.full)
-    return _recipe(blocks, Movement(scopes.overall, score_rate, warm, 4.0, threshold, penalty))
+    return _recipe(OneByN(settings.n, settings.full), Movement(True, score_rate, warm, 4.0, penalty))
 
 
 def _recipe(granularity: Granularity, movement: Movement) -> Recipe:

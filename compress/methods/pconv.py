@@ -1,18 +1,18 @@
-"""PCONV: every 3×3 kernel is held to one of a few patterns of four entries, and whole kernels go beside.
+"""PCONV-style: every 3×3 kernel is held to one of a few patterns of four entries, and whole kernels go beside.
 
 Paper: Ma et al., "PCONV: The Missing but Desirable Sparsity in DNN Weight Pruning for Real-time Execution on Mobile
     Devices", AAAI 2020, arXiv 1909.05073; Niu et al., "PatDNN: Achieving Real-Time DNN Execution on Mobile Devices with
     Pattern-based Weight Pruning", ASPLOS 2020, arXiv 2001.00138 (patterns mined from the network, --set mined=8)
 Code:  none of the authors'; the rounds and both ρ are those of public re-implementations
-Differs: the share asked for is a share of each layer's weights, and exactly met: first kernels lose what lies outside
-    their patterns, those that lose least first (all of them from 5/9 on), then kernels go whole; layers that are not
-    3×3 lose whole kernels alone. The rounds fill the phase, in place of five epochs each, but are no shorter than what
-    momentum remembers; SGD takes Adam's place. Both ρ are multiplied so that a weight that nothing holds ends near a
-    hundredth of itself; they come out at 1e-4 where the phase is long enough. Kernels go by their L2 norm in the layer
-    (the public codes), or with --set balance=filter equally many of every filter (the paper). That the four patterns
-    are the centre and three edges was read second-hand. Phones' code generation is not here: fkw.py stores
-    the result in the paper's order, but kernels that skip 1×N blocks compute the zeros inside a kept kernel, so
-    patterns make a network smaller, not faster.
+Differs: neither paper was read in full. The share asked for is a share of each layer's weights, and exactly met: first
+    kernels lose what lies outside their patterns, those that lose least first (all of them from 5/9 on), then kernels
+    go whole; layers that are not 3×3 lose whole kernels alone. The rounds fill the phase, in place of five epochs each,
+    but are no shorter than what momentum remembers; SGD takes Adam's place. Both ρ are multiplied so that a weight that
+    nothing holds ends near a hundredth of itself; they come out at 1e-4 where the phase is long enough. Kernels go by
+    their L2 norm in the layer (the public codes), or with --set balance=filter equally many of every filter (the
+    paper). That the four patterns are the centre and three edges was read second-hand. Phones' code generation is not
+    here: fkw.py stores the result in the paper's order, but kernels that skip 1×N blocks compute the zeros inside a
+    kept kernel, so patterns make a network smaller, not faster.
 """
 
 import math
@@ -232,7 +232,7 @@ def pconv(
         Patterns(library, settings.full),
         score,
         partial(patterned, balanced=balance == "filter"),
-        schedules.press_then_prune,
+        schedules.press_trained,
         pressure=admm,
         observe=admm.observe,
     )

@@ -3,15 +3,17 @@
 Paper: Singh et al., "Play and Prune: Adaptive Filter Pruning for Deep Model Compression", IJCAI 2019, arXiv 1905.04446
     (the abstract and a summary were read)
 Code:  none known
-Differs: filled in are all constants and the controller's form, threshold and penalty as slack times first values. There
-    pruning ends where the tolerance does; here a target is asked for: rounds stop at it, and what the tolerance has
-    not given by the end of the phase goes all at once, the smallest mean |w| of all layers first. The first threshold
-    is the largest that takes no more than a tenth of the tolerance. A threshold that would break the tolerance takes
-    only what keeps it. Accuracy is that on the validation part. Norms are summed over all layers that make a channel,
-    and filters are masked, behind batch norm too, until they are cut.
+Differs: filled in are all constants and the controller's form, threshold and penalty as slack times first values. It is
+    the tolerance that ends it, as there: what it has given by the end of the phase is cut, and no more. The share asked
+    for is the most that goes; rounds stop at it. A round is an epoch, or a fifth of the phase where that is shorter.
+    The first threshold is the largest that takes no more than a tenth of the tolerance. A threshold that would break
+    the tolerance takes only what keeps it. Accuracy is that on the validation part. Norms are summed over all layers
+    that make a channel, and filters are masked, behind batch norm too, until they are cut.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
 
 HARMLESS = 0.1  # share of the tolerance that the first threshold may take
+ROUNDS = 5  # at least, in a phase
 
 
 def controller(
@@ -74,6 +77,7 @@ class Game(Pressure):
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan = units, plan
+        self.every = max(1, min(plan.each * self.epochs, plan.steps // ROUNDS))  # steps of a round
         self.parameters = dict(model.named_parameters())
         self.masks.attach(model, graph, units)
         self.baseline = self.first = self.threshold = -1.0  # E, W₀ and W, once they are known
@@ -113,7 +117,7 @@ class Game(Pressure):
                 weight.grad.add_(weight.sign() * strength.view(-1, *[1] * (weight.ndim - 1)))
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        if (step + 1) % (self.plan.each * self.epochs) == 0:
+        if (step + 1) % self.every == 0:
             self._close(model)
 
     @torch.no_grad()
@@ -122,11 +126,9 @@ class Game(Pressure):
         order = self._order(self._norms())
         alive = [k.clone() for k in self.masks.kept]
 
+        @functools.cache  # the count that is found is tried once more in the end
         def without(count: int) -> float:
-            kept = [k.clone() for k in alive]
-            for _, layer, i in order[:count]:
-                kept[layer][i] = False
-            self.masks.keep(kept)
+            self.masks.keep(self._without(alive, order, count))
             return self.plan.accuracy(model)
 
         now = without(0) if self.first < 0 else 0.0
@@ -141,10 +143,19 @@ class Game(Pressure):
             below = sum(n < self.threshold for n, _, _ in order)
             count = most(below, lambda k: without(k) >= self.baseline - self.tolerance)
         self.accuracy = without(count)
+        self.masks.keep(self._without(alive, order, count))
         _, self.threshold, self.penalty = controller(
             self.accuracy, self.baseline, self.tolerance, self.first, self.first_penalty, 1 / self.tolerance
         )
         self._open()
+
+    @staticmethod
+    def _without(alive: Sequence[Tensor], order: Sequence[tuple[float, int, int]], count: int) -> list[Tensor]:
+        """What stays when the first `count` of `order` go."""
+        kept = [k.clone() for k in alive]
+        for _, layer, i in order[:count]:
+            kept[layer][i] = False
+        return kept
 
     def _order(self, norm: Sequence[Tensor]) -> list[tuple[float, int, int]]:
         """(‖f‖₁, layer, filter) of the candidates that the target and its floors let go, the smallest first."""
@@ -155,13 +166,9 @@ class Game(Pressure):
             (float(norm[layer][i]), layer, i) for layer, g in enumerate(goes) for i in g.nonzero().flatten().tolist()
         )
 
-    def score(self, unit: ChannelUnits) -> Tensor:
-        """Mean |w|; what has gone comes first."""
-        score = criteria.l1(unit)
-        if not self.attached:
-            return score
-        index = [u.path for u in self.units].index(unit.path)
-        return score.masked_fill(~self.masks.kept[index], -torch.inf)
+    def select(self, scores: Sequence[Tensor], units: Sequence[ChannelUnits], ratio: float) -> list[Tensor]:
+        """What the game has left; `ratio` bounded its rounds. Without one, as many as asked for go."""
+        return list(self.masks.kept) if self.attached else self.scope(scores, units, ratio)
 
     def fold(self, model: nn.Module) -> None:
         """Without the masks; what they hide is cut behind it."""
@@ -191,14 +198,16 @@ def play_and_prune(
 ) -> Recipe:
     """Removes, round by round, filters with small L1 that a penalty has shrunk, as accuracy allows; then fine-tunes.
 
+    The target is the most that goes; the tolerance may end it before.
     tolerance: ε, of an accuracy between 0 and 1; share: of a layer's filters that are candidates; penalty: λ when all
     of the tolerance is left; epochs: in a round.
     """
     game = Game(settings.pooled, tolerance, share, penalty, epochs)
     return Recipe(
         settings.channels(),
-        game.score,
-        game.scope,
-        schedules.press_trained,
+        criteria.l1,
+        game.select,
+        partial(schedules.press_trained, guarded=True),
         pressure=game,
+        reach=settings.pooled,
     )

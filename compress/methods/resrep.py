@@ -6,15 +6,18 @@ Code:  github.com/DingXiaoH/ResRep
 Differs: with --residual one compactor serves every branch of a residual sum; the authors' converter folds the first
     layer's compactor into branches that never had it in training, which changes the function. Masks are built anew each
     time (theirs keep an old mask where none is made), and layers at their floor do not use up the channels of a choice
-    (theirs do, and masking can stop short of the target). Short runs get their own pace: masks are chosen within a
-    fifth of the steps, as in the authors' ResNet-50 log; until then λ is such that it could move a row by 1.5, after
-    that 1e-4; on masked rows, where nothing opposes it, it is such that a row can shrink from 1 to 0 five times over in
-    the rest; momentum acts over no more than a twentieth of the steps; compactors learn at 0.01 where the rest learns
-    faster. Long runs come out at the authors' 200 steps, 1e-4 and 0.99. The channels that are masked at the end are
-    cut, so the target is met exactly; how far their rows were from zero is reported. γ and β stay, as an ordinary
-    convolution and a batch norm with its true statistics, so that training can go on. Constants behind depthwise
-    filters go into the next layer by their true value (the authors take |β|). All parameters have the same rate and
-    decay; the authors' biases learn twice as fast, and theirs and the batch norms' do not decay.
+    (theirs do, and masking can stop short of the target). The first mask comes after 5 % of the steps (--set start=
+    0.0104 and 0.0278 are the authors' five epochs of 480 on CIFAR-10 and of 180 on ImageNet). Short runs get their own
+    pace: masks are chosen within a fifth of the steps, as in the authors' ResNet-50 log; until then λ is such that it
+    could move a row by 1.5, after that 1e-4; on masked rows, where nothing opposes it, it is such that a row can shrink
+    from 1 to 0 five times over in the rest; momentum acts over no more than a twentieth of the steps; compactors learn
+    at 0.01 where the rest learns faster. Long runs come out at the authors' 200 steps, 1e-4 and 0.99, but for ResNet-50
+    on ImageNet, whose 3,200 channels would then take a little more than that fifth: its masks come somewhat more often
+    (--set mask_interval=200 is theirs). The channels that are masked at the end are cut, so the target is met exactly;
+    how far their rows were from zero is reported. γ and β stay, as an ordinary convolution and a batch norm with its
+    true statistics, so that training can go on. Constants behind depthwise filters go into the next layer by their true
+    value (the authors take |β|). All parameters have the same rate and decay; the authors' biases learn twice as fast,
+    and theirs and the batch norms' do not decay.
 """
 
 from collections.abc import Sequence

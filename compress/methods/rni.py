@@ -4,7 +4,9 @@ Paper: Suteu and Guo, "Receding Neuron Importances for Structured Pruning", 2022
 Code:  the authors' repository of the same name
 Differs: weights that are given start with σ(w) = γ, clipped to [0.02, 0.98], and lose β: the outputs change, and the
     training under the penalty has to make up for it (the authors always train from scratch, with w from N(0, 1)).
-    Exactly as many channels go as were asked for. At the end γ = σ(w), β = 0: plain batch norms.
+    Exactly as many channels go as were asked for. At the end γ = σ(w), β = 0: plain batch norms. Momentum is Nesterov's
+    and weight decay 1e-4 only where flags, or --recipe published, say so; both are theirs. b is 3, as in their README;
+    their results on ResNet-56 have b = 0, those on VGG-16 a penalty of 1e-3.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,9 @@
 Paper: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv 1708.06519
 Code:  github.com/Eric-mingjie/network-slimming
 Differs: exactly as many channels go as were asked for (the authors' threshold takes one more), and every layer keeps
-    --min_width. Before activation (DenseNet) a channel is cut for all its readers or none; the authors select per
-    reader.
+    --min_width. γ starts where the network has it: at 1 from scratch, where the authors' starts at 0.5 (`train` of the
+    notebook's functions does, compress/compat/rni.py). Before activation (DenseNet) a channel is cut for all its
+    readers or none; the authors select per reader.
 """
 
 from torch import Tensor, nn

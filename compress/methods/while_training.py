@@ -4,10 +4,9 @@ Paper: Roy et al., "Pruning Filters while Training for Efficiently Optimizing De
     arXiv 2003.02800 (the abstract alone was read)
 Code:  none known
 Differs: filled in are the cadence (from a twentieth of the epochs on, over half of them, a few filters more at the end
-    of each) and the same share of every layer, rounded down. Removed filters are held at zero, with the batch norms
-    and depthwise filters behind them, and cut at the end: the losses are those of cutting them at once, training is
-    not shorter. Their momentum dies out instead of being cleared, and moves nothing. Mean activations are those of the
-    batch that is being trained on.
+    of each) and the same share of every layer, rounded down. Removed filters are cut at once, so that training gets
+    cheaper; in a user's own loop they are held at zero, with the batch norms and depthwise filters behind them, and cut
+    at the end: the losses are the same. Mean activations are those of the batch that was trained on last.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,17 +53,21 @@ class Ramp(Pressure):
 
     @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        share = self.share(step // self.plan.each)
-        if (step + 1) % self.plan.each == 0 and share > self.share(step // self.plan.each - 1):
-            scores = self.criterion(self, model)
-            self.masks = self.choose(scores, self.units, share * self.plan.sparsity)
-            self._hold()
         if self.held:
             gradients = {path: p.grad for path, p in self.held.items() if p.grad is not None}
             torch._foreach_mul_(list(gradients.values()), [self.alive[path] for path in gradients])
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int) -> None:
+        share = self.share(step // self.plan.each)
+        if (step + 1) % self.plan.each == 0 and share > self.share(step // self.plan.each - 1):
+            keep = self.choose(self.criterion(self, model), self.units, share * self.plan.sparsity)
+            if self.plan.cut:
+                self.lots = {u.path: self.lots[u.path][kept] for u, kept in zip(self.units, keep)}
+                self.graph, self.units = self.plan.cut(self.units, keep)
+                keep = [torch.ones(u.count, dtype=torch.bool) for u in self.units]
+            self.masks = keep
+            self._hold()
         if self.held:
             torch._foreach_mul_(list(self.held.values()), list(self.alive.values()))
 
@@ -85,14 +88,17 @@ class Ramp(Pressure):
         return self.scope(left, units, ratio)
 
     def state(self) -> dict[str, Tensor]:
-        return {u.path: mask for u, mask in zip(self.units, self.masks)}
+        lots = {f"lot.{path}": lots for path, lots in self.lots.items()}
+        return {u.path: mask for u, mask in zip(self.units, self.masks)} | lots
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        self.lots = {path: state[f"lot.{path}"].cpu() for path in self.lots}
         self.masks = [state[u.path].bool().cpu() for u in self.units]
         self._hold()
 
     def report(self, model: nn.Module) -> str:
-        return f"held at zero: {sum(int((~m).sum()) for m in self.masks)} of {sum(len(m) for m in self.masks)} channels"
+        total = sum(u.count + u.gone for u in self.units)
+        return f"gone: {total - sum(int(m.sum()) for m in self.masks)} of {total} channels"
 
 
 def _activations(ramp: Ramp, model: nn.Module) -> list[Tensor]:  # on the batch that is being trained on

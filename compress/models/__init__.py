@@ -57,6 +57,8 @@ MODELS: dict[str, Architecture] = {
         tv.mobilenet_v2, _mobilenet_at_small_resolution, tv.MobileNet_V2_Weights.IMAGENET1K_V1
     ),
     "mobilenet_v2_x0_5": Architecture(partial(tv.mobilenet_v2, width_mult=0.5), _mobilenet_at_small_resolution, None),
+    # in which DMCP searches for MobileNet-V2's widths
+    "mobilenet_v2_x1_5": Architecture(partial(tv.mobilenet_v2, width_mult=1.5), _mobilenet_at_small_resolution, None),
     "mobilenet_v3_small": Architecture(
         tv.mobilenet_v3_small, _mobilenet_at_small_resolution, tv.MobileNet_V3_Small_Weights.IMAGENET1K_V1
     ),

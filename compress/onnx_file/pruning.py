@@ -94,11 +94,11 @@ def prune_onnx(
         raise BadInput(f"{given}: expected a share above 0 and below 1, at least 1, and 0 or more")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
     with explained(path):
-        return _pruned(path, to, asked, sparsity, n, full, shapes or {}, threads)
+        return _pruned(path, to, asked, sparsity, n, full, row_multiple, shapes or {}, threads)
 
 
 def _pruned(
-    path: Path, to: Path, asked: Calibration, sparsity: float, n: int, full: bool,
+    path: Path, to: Path, asked: Calibration, sparsity: float, n: int, full: bool, row_multiple: int,
     shapes: Mapping[str, Sequence[int]], threads: int,
 ) -> PrunedFile:  # fmt: skip
     graph = plain(path)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -40,9 +41,15 @@ class Course:
     masks: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # parameter path -> bool, True = keep
     kept: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # set -> (width,) indices of what is left
     sparsity: float = 0.0  # that was asked for so far
+    part: float = 0.0  # of the layers, that it was asked of
     measured: dict[str, Metrics] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     snapshots: list[Snapshot] = dataclasses.field(default_factory=list)
+
+    def keep(self, chosen: Mapping[str, Tensor]) -> None:
+        """Set -> bool, which of the channels that it still had are left now."""
+        for name, kept in chosen.items():
+            self.kept[name] = self.kept.get(name, torch.arange(len(kept)))[kept]
 
 
 Count = Annotated[int, Meta(ge=0, lt=2**31)]

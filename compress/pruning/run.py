@@ -6,7 +6,7 @@ saved and exported is a plain module with zeros in it. Channels leave it altoget
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from kerf.compress.data.sets import Data
-from kerf.compress.network import surgery
+from kerf.compress.network import narrowing, surgery
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning import scopes
 from kerf.compress.pruning.recipe import Recipe, prune
-from kerf.compress.pruning.removal import Masks
+from kerf.compress.pruning.removal import Masks, by_set
 from kerf.compress.pruning.resume import Course, Saved, Snapshot
 from kerf.compress.pruning.schedules import Budget, Phase
 from kerf.compress.training import distributed
 from kerf.compress.training.pressure import NOTHING, AtRest
 from kerf.compress.training.progress import Reporter
 from kerf.compress.training.quantise import Grids
-from kerf.compress.training.train import Metrics, Optim, State, evaluate, fit, plan_of, recalibrate, sample_of
+from kerf.compress.training.train import (
+    Metrics,
+    Optim,
+    State,
+    evaluate,
+    fit,
+    parts_of,
+    plan_of,
+    recalibrate,
+    sample_of,
+)
 from kerf.errors import BadInput
 from kerf.failures import one_line, printable
 
@@ -119,7 +130,7 @@ class _Run:
                 f"{self.file} is at epoch {saved.epoch} of phase {saved.phase}, which this run does not have"
             )
         course.snapshots = saved.snapshots(model, dense)
-        course.sparsity = self.phases[saved.phase].sparsity
+        course.sparsity, course.part = self.phases[saved.phase].sparsity, self.phases[saved.phase].part
         course.kept = {name: index.long() for name, index in saved.part("kept").items()}
         course.graph = surgery.narrow(model, dense, course.kept) if course.kept else dense
         if saved.attached:
@@ -138,8 +149,8 @@ class _Run:
     def _take(self, index: int, phase: Phase, saved: Saved) -> None:
         """One phase: removal if it is due, training, what is measured and kept."""
         model, course = self.model, self.course
-        if phase.sparsity > course.sparsity:
-            self._remove(phase.sparsity)
+        if (phase.sparsity, phase.part) > (course.sparsity, course.part) and phase.sparsity:
+            self._remove(phase.sparsity, phase.part)
         if phase.epochs:
             state = State(history=course.history)
             if saved.tensors and index == saved.phase:
@@ -147,6 +158,8 @@ class _Run:
             elif phase.pressure and not self.recipe.pressure.attached:
                 self._attach(phase)
                 self.recipe.pressure.begin(model)
+            if phase.guarded and not state.epoch:
+                state.consider(model.state_dict(), evaluate(model, parts_of(self.data)[1], self.device))
             self._train(index, phase, state)
         if phase.epochs or "final" not in course.measured:
             course.measured["final"] = evaluate(model, self.data.test, self.device)
@@ -164,17 +177,30 @@ class _Run:
     def _attach(self, phase: Phase) -> None:
         units = self.recipe.granularity.split(self.model, self.course.graph, self.example)
         plan = plan_of(self.data, self._optim_of(phase), self.budget.sparsity, self.device)
+        plan = dataclasses.replace(plan, cut=self._cut)
         self.recipe.pressure.attach(self.model, self.course.graph, units, plan)
         self.model.to(self.device).to(memory_format=torch.channels_last)
 
-    def _remove(self, sparsity: float) -> None:
-        """Prunes up to `sparsity` of what the run began with."""
+    def _cut(self, units: Sequence[Any], keep: Sequence[Tensor]) -> tuple[DependencyGraph, Sequence[Any]]:
+        """Between two steps of a phase: of several processes all cut what rank 0 chooses."""
+        course, chosen = self.course, by_set(units, distributed.from_first(list(keep)))
+        if not all(bool(kept.all()) for kept in chosen.values()):
+            assert self.state.sgd is not None  # it is training that calls this
+            course.graph = narrowing.cut(self.model, course.graph, chosen, self.state.sgd)
+            course.keep(chosen)
+            units = self.recipe.granularity.split(self.model, course.graph, self.example)
+        return course.graph, units
+
+    def _remove(self, sparsity: float, part: float) -> None:
+        """Prunes that part of the layers up to `sparsity` of what the run began with."""
         course, model = self.course, self.model
         again = dataclasses.replace(self.recipe, rearrange=self.recipe.rearrange and not course.masks)
+        if part < 1:
+            again = dataclasses.replace(again, scope=scopes.of_first(again.scope, part))
         outcome = prune(model, again, course.graph, self.example, sparsity, sample_of(self.data, self.device))
-        course.graph, course.masks, course.sparsity = outcome.graph, outcome.masks, sparsity
-        for name, kept in outcome.kept.items():
-            course.kept[name] = course.kept.get(name, torch.arange(len(kept)))[kept]
+        course.graph, course.masks = outcome.graph, outcome.masks
+        course.sparsity, course.part = sparsity, part
+        course.keep(outcome.kept)
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.recalibration and self.data.train:
             recalibrate(model, self.data.train, self.recalibration, self.device)
@@ -185,7 +211,7 @@ class _Run:
         )
 
     def _train(self, index: int, phase: Phase, state: State) -> None:
-        model, course, pressure = self.model, self.course, self.recipe.pressure
+        model, course, pressure, self.state = self.model, self.course, self.recipe.pressure, state
         at_rest = AtRest(pressure) if pressure.attached else NOTHING
         course.history = fit(
             model,

@@ -1,6 +1,8 @@
 """Phase generators: how long to train at which sparsity. No model."""
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kerf.compress.training.learning_rate import LearningRate
@@ -43,7 +45,15 @@ class Phase:
     pressure: bool = False
     rate: LearningRate | None = None  # in place of the run's own
     snapshot: bool = False  # the network that it ends with is kept, to teach; not while a pressure is attached
+    part: float = 1.0  # of the layers, from the first on, that are pruned to it
+    guarded: bool = False  # the network it begins with stays where no epoch is better on the validation part
     lessons: Lessons | None = None  # of all snapshots so far, in place of those of the dense network
+
+
+def dense_epochs(phases: Iterable[Phase]) -> int:
+    """For how many epochs a network is trained before any of it is pruned, and before a pressure acts on it."""
+    before = itertools.takewhile(lambda phase: not (phase.pressure or phase.sparsity), phases)
+    return sum(phase.epochs for phase in before)
 
 
 def one_shot(budget: Budget) -> Iterator[Phase]:
@@ -55,21 +65,44 @@ def one_shot(budget: Budget) -> Iterator[Phase]:
         yield Phase(name, epochs, budget.sparsity * step / budget.steps)
 
 
-def press_then_prune(budget: Budget) -> Iterator[Phase]:
-    """Training under pressure, from scratch or for the first half of the epochs; pruning; fine-tuning without it."""
+def layer_by_layer(budget: Budget, turns: int) -> Iterator[Phase]:
+    """From the first layer to the last, in equal turns, with an equal share of the epochs behind each."""
+    yield Phase("dense", budget.dense_epochs, 0.0)
+    for turn in range(1, turns + 1):
+        epochs = budget.epochs * turn // turns - budget.epochs * (turn - 1) // turns
+        yield Phase(f"fine-tune, turn {turn} of {turns}", epochs, budget.sparsity, part=turn / turns)
+
+
+def press_then_prune(budget: Budget, rate: float = 0.0) -> Iterator[Phase]:
+    """Training under pressure, from scratch or for the first half of the epochs; pruning; fine-tuning without it.
+
+    For methods whose papers train the network under the pressure from its first step; `press_trained` is for those that
+    are defined on a trained one. `rate`: the highest learning rate under pressure, along a cosine, in place of
+    the run's.
+    """
+    own = LearningRate(rate, warmup=0, policy="cos_step") if rate else None
     first = budget.dense_epochs or budget.epochs // 2
     if not budget.dense_epochs:
         yield Phase("dense", 0, 0.0)
-    yield Phase("sparse training", first, 0.0, pressure=True)
+    yield Phase("sparse training", first, 0.0, pressure=True, rate=own)
     yield Phase("fine-tune", budget.epochs - (0 if budget.dense_epochs else first), budget.sparsity)
 
 
-def press_trained(budget: Budget, most: int | None = None) -> Iterator[Phase]:
-    """A trained network under pressure, for half of the epochs or the `most` given; pruning; fine-tuning without it."""
-    first = min(budget.epochs, -(-budget.epochs // 2) if most is None else most)
+def press_trained(
+    budget: Budget, most: int | None = None, guarded: bool = False, share: float = 0.5, rate: float = 0.0
+) -> Iterator[Phase]:
+    """A trained network under pressure, for that share of the epochs or the `most` given; pruning; fine-tuning.
+
+    Where that is `guarded`, it leaves a network no worse than it found it. `rate`: a fixed learning rate under
+    pressure, in place of the run's own.
+    """
+    if not 0 < share <= 1 or rate < 0:
+        raise BadInput(f"share {share:g} of the epochs, rate {rate:g}: expected above 0 to 1, and 0 or more")
+    first = min(budget.epochs, math.ceil(budget.epochs * share - 1e-9) if most is None else most)
+    own = LearningRate(rate, warmup=0, policy="fixed") if rate else None
     yield Phase("dense", budget.dense_epochs, 0.0)
-    yield Phase("under pressure", first, 0.0, pressure=True)
-    yield Phase("fine-tune", budget.epochs - first, budget.sparsity)
+    yield Phase("under pressure", first, 0.0, pressure=True, rate=own)
+    yield Phase("fine-tune", budget.epochs - first, budget.sparsity, guarded=guarded)
 
 
 def prune_then_press(budget: Budget) -> Iterator[Phase]:

@@ -77,6 +77,17 @@ def allotted(shares: Mapping[str, float], ratio: float, within: Scope = local) -
     return scope
 
 
+def of_first(scope: Scope, part: float) -> Scope:
+    """That share of the layers as `scope` has it for all of them, from the first on; the others stay whole."""
+
+    def opened(scores: Sequence[Tensor], units: Sequence[Any], ratio: float) -> list[Tensor]:
+        count = math.ceil(part * len(units) - 1e-9)
+        chosen = scope(scores, units, ratio)
+        return [keep if i < count else torch.ones_like(keep) for i, keep in enumerate(chosen)]
+
+    return opened
+
+
 def _rounded(width: int, multiple: int, all_of: int) -> int:
     return min(-(-width // multiple) * multiple, all_of)
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kerf import gate
+from kerf.compress.models import authors
 from kerf.compress.training import pickled
 from kerf.compress.training.state_dict import Say, weights_in
 from kerf.errors import BadInput
@@ -90,7 +91,7 @@ def _state(path: Path, file: safe_open) -> dict[str, Any]:
 
 
 def read_weights(path: Path, say: Say = lambda _: None) -> dict[str, Tensor]:
-    """A state dict from .safetensors, .pth or .pt, with wrappers, prefixes and masks resolved.
+    """A state dict from .safetensors, .pth, .pt or .hdf5, with wrappers, prefixes, masks and authors' names resolved.
 
     `say` hears in a line what was chosen where a file holds several. Raises FileNotFoundError, or ValueError for a file
     that cannot be read as a state dict, or has NaN or infinity in it.
@@ -99,9 +100,14 @@ def read_weights(path: Path, say: Say = lambda _: None) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}: expected a .safetensors, .pth or .pt file")
     refuse_special(path, "a .safetensors, .pth or .pt file")
-    found = load(path)[0] if path.suffix == ".safetensors" else pickled.read(path)
+    found: object
+    if path.suffix in authors.HDF5:
+        found = authors.read_hdf5(path)
+    else:
+        found = load(path)[0] if path.suffix == ".safetensors" else pickled.read(path)
     try:
         weights = weights_in(found, lambda line: say(f"{path} {line}"))
+        weights = authors.renamed(weights, lambda line: say(f"{path}: {line}"))
     except ValueError as error:
         raise BadInput(f"{path} {pickled.printable(error)}") from None
     return {name: _as_floats(path, name, weight) for name, weight in weights.items()}

@@ -12,7 +12,8 @@ E epochs, W warm-up epochs, L steps an epoch:
 
 and for e < W all are multiplied by (1 + step + e L) / (W L). Differs: W is 5 there whatever the flag
 says; `cos_step` is ours, the cosine followed step by step down to zero, for runs of few epochs, and `one_cycle` is
-Smith and Topin's (arXiv 1708.07120), with the numbers of KESI (github.com/lehduong/kesi).
+Smith and Topin's (arXiv 1708.07120), with the numbers of KESI (github.com/lehduong/kesi). `triangle` is the gate
+decorator's: from lr0/10 up to lr0 in half of all steps, and down again (github.com/youzhonghui/gate-decorator-pruning).
 """
 
 import math
@@ -68,6 +69,10 @@ def one_cycle(lr: LearningRate, epoch: int, done: float) -> float:
     return END + (1 - END) * 0.5 * (1 + math.cos(math.pi * (progress - RISE) / (1 - RISE)))
 
 
+def triangle(lr: LearningRate, epoch: int, done: float) -> float:
+    return START + (1 - START) * (1 - abs(2 * (epoch + done) / lr.epochs - 1))
+
+
 def stepped(lr: LearningRate, epoch: int, _: float) -> float:
     if lr.milestones:
         return lr.gamma ** sum(epoch >= milestone for milestone in lr.milestones)
@@ -86,6 +91,7 @@ POLICIES: dict[str, Callable[[LearningRate, int, float], float]] = {
     "cos": cosine,
     "cos_step": cosine_by_step,
     "one_cycle": one_cycle,
+    "triangle": triangle,
     "step": stepped,
     "exp": exponential,
     "fixed": fixed,

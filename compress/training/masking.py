@@ -17,19 +17,25 @@ from kerf.compress.units.channels import ChannelUnits
 class ChannelMasks:
     """Zeroes channels behind the layers that make them, and again behind every depthwise layer and batch norm.
 
-    A batch norm would turn zeros into β; with the mask behind it, masked and cut networks have the same outputs.
+    A batch norm would turn zeros into β; with the mask behind it, masked and cut networks have the same outputs. In a
+    loop that can, channels are cut at once, so that there is nothing to mask and the steps that follow cost less.
     """
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
 
-    def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits]) -> None:
-        """Everything is kept at first."""
+    def attach(
+        self,
+        model: nn.Module,
+        graph: DependencyGraph,
+        units: Sequence[ChannelUnits],
+        cut: Callable[..., tuple[DependencyGraph, Sequence[ChannelUnits]]] | None = None,
+    ) -> None:
+        """Everything is kept at first. ``cut`` is the plan's, of a method that has its channels cut on the way."""
+        self.cut = cut
         device = next(model.parameters()).device
-        self.kept = [torch.ones(u.count, dtype=torch.bool, device=device) for u in units]  # True = keep
-        self.factors: dict[str, Tensor] = {}  # module -> (C,) of its outputs
-        self.entries: list[list[tuple[str, Tensor]]] = []  # of each unit: module, (width, copies)
-        for unit in units:
+        self._begin(units, device)
+        for unit in units if cut is None else ():
             self.entries.append([])
             for place in masked_at(model, graph, unit):
                 module = place[0].rpartition(".")[0]
@@ -37,6 +43,20 @@ class ChannelMasks:
                 self.entries[-1].append((module, unit.channels.positions(place).to(device)))
         for path in self.factors:
             self.handles.append(model.get_submodule(path).register_forward_hook(self._hook(path)))
+
+    def _begin(self, units: Sequence[ChannelUnits], device: torch.device) -> None:
+        self.kept = [torch.ones(u.count, dtype=torch.bool, device=device) for u in units]  # True = keep
+        self.factors: dict[str, Tensor] = {}  # module -> (C,) of its outputs
+        self.entries: list[list[tuple[str, Tensor]]] = []  # of each unit: module, (width, copies)
+
+    def drop(self, units: Sequence[ChannelUnits], keep: Sequence[Tensor]) -> Sequence[ChannelUnits]:
+        """Masks what ``keep`` leaves out, or cuts it; the units from now on."""
+        if self.cut is None:
+            self.keep(keep)
+            return units
+        _, left = self.cut(units, keep)
+        self._begin(left, self.kept[0].device)
+        return left
 
     def _hook(self, path: str) -> Callable[..., Tensor]:
         def hook(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
@@ -46,8 +66,9 @@ class ChannelMasks:
 
     def keep(self, kept: Sequence[Tensor]) -> None:
         """bool (count,) for each unit."""
-        for mask, new, entries in zip(self.kept, kept, self.entries, strict=True):
+        for mask, new in zip(self.kept, kept, strict=True):
             mask.copy_(new)
+        for mask, entries in zip(self.kept, self.entries):
             for path, positions in entries:
                 self.factors[path][positions] = mask[:, None].to(self.factors[path]).expand(positions.shape)
 

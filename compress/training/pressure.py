@@ -33,6 +33,8 @@ class Plan:
     each: int = 1  # steps of an epoch
     sample: Sample = unseen  # the training images, whole on every process
     accuracy: Callable[[nn.Module], float] = unmeasured  # top-1 on the validation part, 0 to 1
+    # of a loop that can cut channels between steps: units, which stay -> graph and units of the network that is left
+    cut: Callable[[Sequence[Any], Sequence[Tensor]], tuple[DependencyGraph, Sequence[Any]]] | None = None
 
     @property
     def peak(self) -> float:

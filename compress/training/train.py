@@ -61,13 +61,21 @@ class State:
     best: dict[str, Tensor] = field(default_factory=dict)  # state dict of the best epoch, by validation
     best_score: tuple[float, float] | None = None  # (top-1, -loss)
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics.jsonl per epoch
+    sgd: torch.optim.SGD | None = None  # while `fit` trains
 
     def add(self, row: dict[str, Any], weights: Mapping[str, Tensor] | None) -> None:
         """An epoch more. Its weights are kept where they are given and the best so far."""
         self.epoch = row["epoch"] + 1
         self.history.append(row)
-        score = (row["val_top1"], -row["val_loss"])
-        if weights is not None and (self.best_score is None or score > self.best_score):
+        if weights is not None:
+            self._consider(weights, (row["val_top1"], -row["val_loss"]))
+
+    def consider(self, weights: Mapping[str, Tensor], val: Metrics) -> None:
+        """Weights from before the first epoch, which are kept if they are the best so far."""
+        self._consider(weights, (val.top1, -val.loss))
+
+    def _consider(self, weights: Mapping[str, Tensor], score: tuple[float, float]) -> None:
+        if self.best_score is None or score > self.best_score:
             self.best_score = score
             self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
@@ -197,7 +205,7 @@ def fit(
     device, reporter, state = torch.device(device), reporter or Reporter(), state or State()
     model.to(device).to(memory_format=torch.channels_last)
     named = dict(model.named_parameters())
-    sgd = _sgd(named, optim, pressure, model)
+    sgd = state.sgd = _sgd(named, optim, pressure, model)
     task = make_task(optim, device, teachers)
     for name, buffer in state.momentum.items():
         sgd.state[named[name]]["momentum_buffer"] = torch.empty_like(named[name]).copy_(buffer)
@@ -207,6 +215,7 @@ def fit(
             reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(images))
             row: dict[str, Any] = {"phase": title, "epoch": epoch}
             row |= _train_epoch(model, images, sgd, optim, epoch, device, seed, task, pressure, after_step, reporter)
+            named = dict(model.named_parameters())  # of which some are new where channels were cut
             state.momentum = {n: b for n, p in named.items() if (b := sgd.state[p].get("momentum_buffer")) is not None}
             distributed.agree(model.state_dict(), f"after epoch {epoch + 1}", list(state.momentum.values()))
             val = evaluate(model, held_out, device)
@@ -287,7 +296,7 @@ def _train_epoch(
     torch.manual_seed(seed * 1_000_003 + epoch)  # dropout; the batches have streams of their own
     model.train()
     began, images, rate = time.monotonic(), 0, 0.0
-    batch, parameters = images_of(batches), list(model.parameters())
+    batch = images_of(batches)
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, hits
     # to read a number from a GPU, or from another process, is to wait for it
     interval = 1 if device.type == "cpu" and distributed.alone() else 20  # steps
@@ -302,7 +311,7 @@ def _train_epoch(
             sgd.zero_grad(set_to_none=True)
             # a mean over this part's images; weighted by their share, what all processes have adds up to the batch's
             (loss if distributed.alone() else loss * (len(y) / batch)).backward()
-            distributed.sum_gradients(parameters)
+            distributed.sum_gradients(model.parameters())
             pressure.edit_gradients(model, done)
             sgd.step()
             pressure.after_step(model, done)

@@ -59,7 +59,7 @@ class Channel:
         makers = len(channels.makers)
         if any(fnmatch(channels.name, pattern) for pattern in self.skip):
             return False
-        if channels.fixed or channels.width == 1 or not (makers == 1 or (self.residual and makers > 1)):
+        if channels.fixed or channels.whole == 1 or not (makers == 1 or (self.residual and makers > 1)):
             return False
         return not self.scaled or bool(_norms(model, graph, channels))
 

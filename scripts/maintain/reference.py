@@ -18,7 +18,9 @@ from kerf.kernels.backends import CPU
 READING = """
 Scope: within what units compete for their place. Needs: beyond the weights, and what it costs beside fine-tuning; own
 training adds something to every step. When: of one course of training; mid-training methods train under a pressure
-first and fine-tune afterwards. Status: style means that parts were filled in, as its Differs says.
+first and fine-tune afterwards. Brings: what a deployed network gains; zeros that lie scattered, single weights and
+patterns within kernels, make files smaller and nothing faster here. Status: style means that parts were filled in, as
+its Differs says.
 
 Parts can be put together without a name: `--criterion --granularity --schedule --scope`, see `imagenet.py --help`.
 """
@@ -28,7 +30,7 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 def text() -> str:
     lines = ["# Reference", "", "Written by `python scripts/maintain/reference.py` from the tables; edit those.", ""]
     lines += ["## Methods", "", "`python imagenet.py --method NAME --set NUMBER=VALUE …`", ""]
-    columns = ("name", "removes", "scope", "when", "needs", "status", "paper")
+    columns = ("name", "removes", "scope", "when", "needs", "brings", "status", "paper")
     lines += [f"| {' | '.join(columns)} |", "|" + "-|" * len(columns)]
     lines += [f"| {' | '.join(getattr(row, column) for column in columns)} |" for row in method_table.rows()]
     for part in READING.split("\n\n"):

@@ -105,7 +105,7 @@ WRONG = {
     "absent.json: no such file; expected flag names": ["--config=absent.json"],
     'config.json: lr is "fast", expected a number': ["--config={given}/config.json"],
     "unrecognized arguments: --rearange": ["--rearange"],
-    "no folder /nonexistent": ["--data_set=cifar10", "--data_path=/nonexistent"],
+    "no folder /nonexistent": ["--data_set=imagenet", "--data_path=/nonexistent"],
     "needs --data_path": ["--data_set=cifar100"],
     "alexnet": ["--arch=alexnet"],
     "--use_dali": ["--use_dali"],

@@ -31,6 +31,11 @@ def bits_of(action: float, least: int = LEAST, most: int = MOST) -> int:
     return min(max(round((most - least + 1) * action + least - 0.5), least), most)
 
 
+def action_of(bits: int, least: int = LEAST, most: int = MOST) -> float:
+    """In the middle of the actions that mean so many bits."""
+    return (bits - least + 0.5) / (most - least + 1)
+
+
 def fitted(bits: Sequence[int], sizes: Sequence[int], budget: float) -> list[int]:
     """One bit less, layer by layer from the last to the first and again, until Σ size · bits ≤ budget."""
     bits = list(bits)
@@ -62,8 +67,9 @@ class BitWalk:
     def allowed(self, actions: Sequence[float], action: float) -> float:
         return action
 
-    def reward(self, actions: Sequence[float]) -> float:
-        return self.tried(self.bits(actions))
+    def reward(self, actions: Sequence[float]) -> tuple[float, list[float]]:
+        bits = self.bits(actions)
+        return self.tried(bits), [action_of(b) for b in bits]
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ class Walk(Protocol):
     def allowed(self, actions: Sequence[float], action: float) -> float:
         """What is done in place of `action`, after these actions."""
 
-    def reward(self, actions: Sequence[float]) -> float:
-        """Of all actions together."""
+    def reward(self, actions: Sequence[float]) -> tuple[float, list[float]]:
+        """Of all actions together, and the actions that were carried out: what was asked for, brought to a budget."""
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,20 @@ class Agent:
 def search(walk: Walk, numbers: Numbers, seed: int) -> tuple[list[float], float]:
     """Actions of the episode with the highest reward (of equal ones, the first), and that reward.
 
-    The first episode treats all layers alike: a search, however short, finds nothing worse.
+    The first episode treats all layers alike: a search, however short, finds nothing worse. It is the actions that were
+    carried out that are remembered, with the states that they lead through: the reward is theirs.
     """
     agent = Agent(len(walk.state([])), numbers.replay * walk.layers, seed)
     best: tuple[list[float], float] | None = None
     for episode in range(numbers.episodes):
-        states, actions = [], list[float]()
+        actions = list[float]()
         for _ in range(walk.layers):
-            states.append(walk.state(actions))
-            drawn = agent.act(states[-1], numbers.sigma(episode))
+            drawn = agent.act(walk.state(actions), numbers.sigma(episode))
             actions.append(walk.allowed(actions, drawn) if episode else walk.even)
-        reward = walk.reward(actions)
+        reward, actions = walk.reward(actions)
         if best is None or reward > best[1]:
             best = actions, reward
-        agent.remember(states, actions, reward)
+        agent.remember([walk.state(actions[:i]) for i in range(walk.layers)], actions, reward)
         if episode >= numbers.warmup:
             for _ in actions:
                 agent.learn()

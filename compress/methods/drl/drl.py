@@ -6,8 +6,10 @@ Code:  none known; agents and their numbers are those of github.com/mit-han-lab/
     1802.03494) and github.com/mit-han-lab/haq (Wang et al., "HAQ", CVPR 2019, arXiv 1811.08886)
 Differs: filled in is everything that the abstracts do not say, with the constants of AMC and HAQ. An action is the
     share of a set of channels that leave together, described by the first layer that reads it, where AMC takes the
-    inputs of single layers. Whatever an episode asks for, all its widths are then scaled until the target is met
-    exactly, and that network is the one that is rewarded. Widths are multiples of --round_to, AMC's of 8. The warm-up
+    inputs of single layers. An episode whose widths are above the target, or with --set reward=accuracy any, has them
+    all scaled until it is met exactly; others stay as they are, so that MACs differ from one to the next and the reward
+    has something to weigh. The network that is rewarded is what is left, and its widths are what the agent remembers
+    to have done. Widths are multiples of --round_to, AMC's of 8. The warm-up
     is an eighth of the episodes, a thirtieth with bits; the first one treats all layers alike. What reads channels that
     go is fitted by least squares on all pixels of some images. Information dropout, by which the paper prunes elements
     or kernels of what is left, is left out. Weights lie on uniform grids of 2 to 8 bits, symmetric, with a
@@ -72,8 +74,9 @@ class WidthWalk:
         cost: Callable[[Mapping[str, float]], float],
         budget: float,
         multiple: int,
-        reward: Callable[[list[int]], float],
+        reward: Callable[[list[int]], tuple[float, list[int]]],
     ):
+        """``reward`` of widths, and the widths that they became."""
         self.layers, self.units, self.cost, self.multiple, self.tried = len(units), units, cost, multiple, reward
         self.fixed, self.whole = constant(readers), {u.path: u.count for u in units}
         self.full = cost(self.whole)
@@ -94,8 +97,9 @@ class WidthWalk:
         other, most = (self.cost(least | {unit.path: width}) for width in (0, unit.count))
         return wall(action, self.budget, other, most - other)
 
-    def reward(self, actions: Sequence[float]) -> float:
-        return self.tried(list(self.widths(actions).values()))
+    def reward(self, actions: Sequence[float]) -> tuple[float, list[float]]:
+        reward, widths = self.tried(list(self.widths(actions).values()))
+        return reward, [width / u.count for width, u in zip(widths, self.units)]
 
 
 class Widths:
@@ -105,6 +109,7 @@ class Widths:
         if reward not in REWARDS:
             raise BadInput(f"reward is {reward!r}: expected one of {', '.join(REWARDS)}")
         self.settings, self.scope, self.images, self.rewarded = settings, settings.pooled, images, REWARDS[reward]
+        self.exact = reward == "accuracy"  # which falls with every channel: all of the budget is used
         self.numbers = ddpg.Numbers(episodes, episodes // 8, decay=0.95, replay=100)
         self.model: nn.Module | None = None
 
@@ -121,26 +126,32 @@ class Widths:
         model = self.model
         assert model is not None  # observe has seen it
         ranks = [s.cpu().argsort(descending=True, stable=True).argsort() + 1.0 for s in scores]
-
-        def chosen(widths: Sequence[int]) -> list[Tensor]:
-            """The widths in these proportions that meet the target: rank / width is 1 where a layer's choice ends."""
-            return self.scope([-rank / width for rank, width in zip(ranks, widths)], units, ratio)
-
-        def tried(widths: Sequence[int]) -> float:
-            keep = chosen(widths)
-            macs = units[0].widths.macs({u.path: int(k.sum()) for u, k in zip(units, keep)})
-            narrow = copy.deepcopy(model)
-            self._narrow(narrow, self.graph, removal.by_set(units, keep))
-            return self.rewarded(accuracy(narrow, self.validation), macs)
-
         readers = [model.get_submodule(_readers(u)[0].rpartition(".")[0]) for u in units]
         cost = units[0].widths.macs if self.settings.by_macs else lambda widths: sum(widths.values())
         # the share is of the network as it was traced, which earlier steps may have made narrower
         traced = units[0].widths.uncut().dense if self.settings.by_macs else sum(u.count + u.gone for u in units)
-        walk = WidthWalk(readers, units, cost, (1 - ratio) * traced, self.settings.round_to, tried)
+        budget = (1 - ratio) * traced
+        found: list[tuple[float, list[Tensor]]] = []
+
+        def chosen(widths: Sequence[int]) -> list[Tensor]:
+            """These widths, or those in their proportions that meet the target: rank / width is 1 where one ends."""
+            named = {u.path: max(width, self.settings.min_width) for u, width in zip(units, widths)}
+            if not self.exact and cost(named) <= budget:
+                return [rank <= width for rank, width in zip(ranks, named.values())]
+            return self.scope([-rank / width for rank, width in zip(ranks, widths)], units, ratio)
+
+        def tried(widths: Sequence[int]) -> tuple[float, list[int]]:
+            keep = chosen(widths)
+            macs = units[0].widths.macs({u.path: int(k.sum()) for u, k in zip(units, keep)})
+            narrow = copy.deepcopy(model)
+            self._narrow(narrow, self.graph, removal.by_set(units, keep))
+            found.append((self.rewarded(accuracy(narrow, self.validation), macs), keep))
+            return found[-1][0], [int(k.sum()) for k in keep]
+
+        walk = WidthWalk(readers, units, cost, budget, self.settings.round_to, tried)
         with evaluated(model), torch.no_grad():
-            actions, self.best = ddpg.search(walk, self.numbers, self.settings.seed)
-        return chosen(list(walk.widths(actions).values()))
+            _, self.best = ddpg.search(walk, self.numbers, self.settings.seed)
+        return next(keep for reward, keep in found if reward == self.best)
 
     def _narrow(self, model: nn.Module, graph: DependencyGraph, keep: Mapping[str, Tensor]) -> DependencyGraph:
         least_squares.refit(model, graph, keep, self.sigma)
@@ -182,7 +193,8 @@ def drl(
 
     episodes, bit_episodes: networks that are tried; images: validation images that reward one, kept in memory; tuned:
     training images that a quantised one is first trained on; size: of the weights of what is left, as a share of their
-    f32 size; 1 leaves them f32; reward of pruning: macs, −(1 − accuracy) ln MACs, or accuracy.
+    f32 size; 1 leaves them f32; reward of pruning: macs, −(1 − accuracy) ln MACs, which may go below the target, or
+    accuracy, which meets it exactly.
     """
     if (few := min(episodes, bit_episodes, images, tuned)) < 1:
         raise BadInput(f"{few} episodes or images: expected at least 1 of each")

@@ -42,6 +42,11 @@ def test_words_are_those_of_the_recipes():
     assert (hrank.scope, hrank.needs, hrank.status) == ("each layer", "640 images", "faithful")
     assert (darb.removes, darb.scope, darb.status) == ("weights", "its own rule", "style")
     assert (row("pconv").removes, row("pconv").scope) == ("kernels' entries", "each layer")
+    assert {name: row(name).brings for name in ("pconv", "darb", "weight", "one_by_n", "l1", "dense")} == {
+        "pconv": "size", "darb": "size", "weight": "size", "one_by_n": "size, speed", "l1": "size, speed",
+        "dense": "nothing",
+    }  # fmt: skip
+    assert {row(name).status for name in ("dsc1", "dsc2", "pconv")} == {"style"}
     assert row("snapshots").paper == "Le et al., arXiv 2006.11487"
     assert row("slimming").when == "mid-training"
     assert row("soft_movement").scope == "all layers"

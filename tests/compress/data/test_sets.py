@@ -126,7 +126,7 @@ def test_what_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(ValueError, match="needs --data_path"):
         open_data("cifar10", Options())
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        open_data("cifar10", Options(tmp_path / "nowhere"))
+        open_data("imagenet", Options(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="no images in"):
         open_data("imagenet", Options(tmp_path))
     write_folder(tmp_path, "val")

@@ -10,6 +10,7 @@ from torch import nn
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.bwcp import WhitenedBatchNorm2d, covariance, drawn, inverse_root, margin, whiten
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.schedules import Budget
 from kerf.compress.units.channels import Foldable
 from tests.helpers.archs import archs
 from tests.helpers.attaching import BY_MACS, attached, plan, traced
@@ -226,6 +227,35 @@ def test_bf16_activations_are_whitened_in_f32():
     assert y.dtype == torch.bfloat16
     assert norm.whitening.dtype == torch.float32
     assert F.relu(y).isfinite().all()
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "mobilenet_v2"])
+def test_likely_cuts_exactly_what_evaluation_masks(arch):
+    """Whatever was asked for, and the function of the trained network stays."""
+    model, graph, units, chosen, *_ = attached("bwcp", arch, likely=1)
+    pressure = chosen.pressure
+    disturb(pressure)
+    pressure.observe(model, graph, units, lambda: iter(()))
+    scores = [pressure.score(u) for u in units]
+    keeps = [chosen.scope(scores, units, asked) for asked in (0.1, 0.9)]
+    assert all(torch.equal(a, b) for a, b in zip(*keeps))
+    for score, keep in zip(scores, keeps[0]):
+        wanted = score.exp() > 0.5
+        wanted[score.argmax()] = True
+        assert torch.equal(keep, wanted)
+    assert sum(int((~k).sum()) for k in keeps[0]) > 0
+    if arch == "resnet20":  # sums have a mask on every branch: no branch knows the product
+        units, keep = zip(*((u, k) for u, k in zip(units, keeps[0]) if len(u.channels.makers) == 1))
+        masks = pressure.masks(model, graph, units, keep)
+        inner = {maker: norm.hard() for maker, norm in pressure.norms.items() if maker in {u.path for u in units}}
+        assert all(torch.equal(masks[maker], mask) for maker, mask in inner.items())
+
+
+def test_likely_fine_tunes_nothing():
+    *_, trained, cut = METHODS["bwcp"](BY_MACS, likely=1).schedule(Budget(0.5, 10, 8))
+    assert (trained.pressure, trained.epochs, cut.epochs) == (True, 18, 0)
+    with pytest.raises(ValueError, match="likely is 2: expected 1"):
+        METHODS["bwcp"](BY_MACS, likely=2)
 
 
 def test_bad_numbers_are_one_line():

@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,32 @@ def fits(criterion, granularity, schedule, scope) -> bool:
     if criterion == "rank" and scope == "global":
         return False
     return schedule != "annealed" or criterion in ("l1", "l2", "bn_scale")
+
+
+SIZES = {"l1": np.abs, "l2": np.square}  # by numpy, of weights as they lie in the network
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("granularity", ["weight", "filter", "1xN"])
+@pytest.mark.parametrize("criterion", SIZES)
+def test_the_smallest_units_go(network, criterion, granularity, scope):
+    model, graph = copy.deepcopy(network[0]), network[1]
+    recipe = composed(SETTINGS, criterion=criterion, granularity=granularity, scope=scope)
+    before = {path: p.detach().numpy().copy() for path, p in model.named_parameters()}
+    masks = prune(model, recipe, graph, EXAMPLE, 0.5, lambda: iter(DATA)).masks
+    kept, gone = [], []
+    for path, mask in masks.items():
+        values, zero = SIZES[criterion](before[path]), ~mask.numpy()
+        axes = {"weight": (), "filter": (1, 2, 3), "1xN": (1, 3, 4)}[granularity]
+        if granularity == "1xN":
+            values, zero = (a.reshape(len(a) // 4, 4, *a.shape[1:]) for a in (values, zero))
+        size, out = values.mean(axis=axes).ravel(), zero.all(axis=axes).ravel()
+        assert scope == "global" or size[out].max() <= size[~out].min()
+        if (~out).sum() > 1:  # the last of a layer stays whatever it is
+            kept.append(size[~out].min())
+        gone.append(size[out].max() if out.any() else 0.0)
+    if scope == "global":
+        assert max(gone) <= min(kept) * (1 + 1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ import torch
 
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.dmcp import Chain, MarkovGates, macs_loss
+from kerf.compress.models import create
 from kerf.compress.network import surgery
+from kerf.compress.pruning.schedules import Budget
 from tests.helpers.attaching import BY_MACS, plan, traced
 from tests.helpers.random_networks import difference
 
@@ -37,6 +39,23 @@ def test_dmcp_numbers():
     small = Chain(10)
     assert (small.each, small.groups, small.least) == (1, 9, 1)
     assert float(small.expected(torch.zeros(9))) == pytest.approx(1.998046875)
+
+
+def test_wider_networks_than_the_plain_one_are_searched():
+    """Widths of 0.1 to 1.5 of a layer of 64 channels, in 14 steps: the card's rule, C being the wide layer's 96."""
+    chain = Chain(96, 1.5)
+    assert (chain.each, chain.groups, chain.least) == (6, 14, 12)
+    assert float(chain.expected(torch.full((14,), 50.0))) == 96
+    plain, wide = (create(arch, 10, 32) for arch in ("mobilenet_v2", "mobilenet_v2_x1_5"))
+    assert len(wide.features[4].conv[2].weight) == 1.5 * len(plain.features[4].conv[2].weight)
+    assert METHODS["dmcp"](BY_MACS, width=1.5).pressure.highest == 1.5
+    with pytest.raises(ValueError, match=r"width is 0\.5: expected 1"):
+        METHODS["dmcp"](BY_MACS, width=0.5)
+
+
+def test_the_search_has_a_rate_of_its_own():
+    _, search, retraining = METHODS["dmcp"](BY_MACS, search_rate=0.5).schedule(Budget(0.5, 0, 8))
+    assert (search.rate.base, search.rate.policy, retraining.rate) == (0.5, "cos_step", None)
 
 
 def test_dmcp_macs_loss():

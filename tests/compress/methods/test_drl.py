@@ -8,6 +8,7 @@ import torch
 from kerf.compress.measures import least_squares
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.drl import ddpg
+from kerf.compress.methods.drl.bit_widths import action_of, bits_of
 from kerf.compress.methods.drl.drl import REWARDS, WidthWalk, accuracy, kept_width, wall
 from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import recipe, removal
@@ -63,7 +64,7 @@ class Target:
 
     def reward(self, actions):
         self.rewards.append(-sum((a - w) ** 2 for a, w in zip(actions, self.wanted)))
-        return self.rewards[-1]
+        return self.rewards[-1], actions
 
 
 def test_the_agent_learns_and_repeats_itself():
@@ -142,7 +143,7 @@ def test_the_network_that_was_rewarded_is_the_one_that_is_left(arch, settings):
     removed = chosen.remove(model, graph, units, keep, lambda: x)
     with evaluated(model), torch.no_grad():
         assert difference(masked(x), model(x)) < 1e-6
-        assert REWARDS["macs"](accuracy(model, list(sample.validation())), macs) == pytest.approx(best, abs=1e-9)
+        assert REWARDS["accuracy"](accuracy(model, list(sample.validation())), macs) == pytest.approx(best, abs=1e-9)
     assert "best reward of 4 episodes" in removed.note
 
 
@@ -157,12 +158,64 @@ def test_a_search_of_one_episode_scales_all_layers_alike():
     assert float((found[0] - found[1]).abs().max()) <= 1 / 16  # a channel of the narrowest layer
 
 
+def test_what_is_remembered_is_what_was_carried_out():
+    """A walk that halves whatever is asked for: the agent has to know that, and through which states it led."""
+
+    class Halving(Target):
+        def state(self, actions):
+            return torch.tensor([len(actions), sum(actions), 0.0])
+
+        def reward(self, actions):
+            done = [action / 2 for action in actions]
+            return super().reward(done)[0], done
+
+    kept: list[tuple] = []
+
+    class Watched(ddpg.Agent):
+        def remember(self, states, actions, reward):
+            kept.append((states, actions, reward))
+            super().remember(states, actions, reward)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ddpg, "Agent", Watched)
+        walk = Halving()
+        best, reward = ddpg.search(walk, ddpg.Numbers(5, 4, 0.95, 10), seed=0)
+    assert kept[0][1] == [0.3] * 3
+    for states, actions, got in kept:
+        assert max(actions) <= 0.5
+        assert got == -sum((a - w) ** 2 for a, w in zip(actions, walk.wanted))
+        assert [float(s[1]) for s in states] == pytest.approx([0, actions[0], actions[0] + actions[1]])
+    assert (best, reward) in [(actions, got) for _, actions, got in kept]
+
+
+def test_macs_can_vary_below_the_target_where_the_reward_weighs_them():
+    model, graph, x = traced("resnet20")
+    seen: dict[str, list[float]] = {}
+    for reward in ("macs", "accuracy"):
+        chosen = METHODS["drl"](BY_MACS, images=8, episodes=6, reward=reward)
+        units = chosen.granularity.split(model, graph, x[:1])
+        scores = recipe.scores(model, chosen, graph, units, shown())
+        search, found = chosen.criterion.__self__, []
+        search.rewarded = lambda accuracy, macs, found=found: found.append(macs) or -float(macs)  # the fewer the better
+        keep = chosen.scope(scores, units, 0.4)
+        macs = units[0].widths.macs({u.path: int(k.sum()) for u, k in zip(units, keep)})
+        assert macs == min(found)
+        seen[reward] = [value / units[0].widths.dense for value in found]
+    assert max(seen["macs"]) <= 0.6
+    assert min(seen["macs"]) < 0.5
+    assert min(seen["accuracy"]) > 0.55
+
+
+def test_bits_that_were_carried_out_are_actions_again():
+    assert [bits_of(action_of(b)) for b in range(2, 9)] == [*range(2, 9)]
+
+
 def test_walls_leave_room_for_later_layers():
     model, graph, x = traced("resnet20")
     units = METHODS["drl"](BY_MACS).granularity.split(model, graph, x[:1])
     readers = [model.get_submodule(u.readers()[0][0].removesuffix(".weight")) for u in units]
     cost = units[0].widths.macs
-    walk = WidthWalk(readers, units, cost, 0.5 * cost({}), 1, lambda _: 0.0)
+    walk = WidthWalk(readers, units, cost, 0.5 * cost({}), 1, lambda widths: (0.0, widths))
     actions = []
     for _ in units:
         told = walk.state(actions)

@@ -1,5 +1,7 @@
 """Feature relevance scores: an example worked by hand."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,6 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.frs import class_weights, events, scored
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe
-from kerf.compress.pruning.scopes import overall
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from kerf.compress.units.channels import Channel
@@ -29,17 +30,6 @@ def test_how_often_channels_go():
     assert len(events(150, 21)) == 7
     assert events(4, 2) == [1, 3]
     assert events(5, 2) == [1, 3]
-
-
-class Count:
-    def __init__(self, count: int):
-        self.count, self.path, self.gone = count, "layer", 0
-
-
-def test_layers_are_compared_by_their_norms():
-    scores = [torch.tensor([0.6, 0.8]), torch.tensor([0.230769, 0.307692, 0.923077])]  # (3, 4) and (0.3, 0.4, 1.2)
-    keep = overall(scores, [Count(2), Count(3)], 2 / 5)
-    assert [k.tolist() for k in keep] == [[True, True], [False, False, True]]
 
 
 def small():
@@ -65,6 +55,23 @@ def test_scores_are_means_over_classes_that_are_there():
     wanted = (class_weights(accuracy)[:, None] * by_class).mean(0).abs()
     assert torch.allclose(scores[0], wanted / wanted.norm(), atol=1e-7)
     assert [s.norm().item() for s in scores] == pytest.approx([1, 1], abs=1e-6)
+
+
+def test_layers_are_compared_by_their_norms(monkeypatch):
+    """A layer whose relevances are all a hundred times larger is no more important for that."""
+    model, units = small()
+    found = {"0.weight": [3.0, 4.0, 0.0, 0.0, 0.0, 0.0], "3.weight": [0.3, 0.4, 1.2, 0.0]}
+    x, y = torch.zeros(1, 3, 9, 9, dtype=torch.double), torch.tensor([1])
+    for factor in (1.0, 100.0):
+        told = {p: torch.tensor([r]).double() * (factor if p == "3.weight" else 1.0) for p, r in found.items()}
+        logits = torch.eye(3, dtype=torch.double)[y]
+        # by its module: in the package the name is the method's
+        monkeypatch.setattr(sys.modules[scored.__module__], "relevances", lambda *_, told=told, z=logits: (z, told))
+        scores = scored(model, units, lambda: iter([(x, y)]), 1)
+        assert scores[0].tolist() == pytest.approx([0.6, 0.8, 0, 0, 0, 0], abs=1e-6)
+        assert scores[1].tolist() == pytest.approx([0.230769, 0.307692, 0.923077, 0], abs=1e-6)
+        keep = METHODS["frs"](Settings()).pressure.scope(scores, units, 0.6)
+        assert [k.nonzero().flatten().tolist() for k in keep] == [[0, 1], [1, 2]]
 
 
 def run_through(each: int, epochs: int, sparsity: float = 0.5, settings: Settings = BY_MACS, **own):

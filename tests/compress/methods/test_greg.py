@@ -121,3 +121,41 @@ def test_layers_that_lose_nothing_feel_nothing():
     pressure._choose()
     pressure._spread()
     assert set(pressure.strength) == {u.channels.makers[0] for u, g in zip(units, pressure.goes) if g.any()}
+
+
+@pytest.mark.parametrize("name", ["greg1", "greg2"])
+def test_single_weights_feel_penalties_of_their_own(name):
+    torch.manual_seed(0)
+    model, graph, x = traced("resnet20")
+    chosen = METHODS[name](BY_MACS, unit="weight")
+    units = chosen.granularity.split(model, graph, x[:1])
+    pressure = chosen.pressure
+    pressure.attach(model, graph, units, plan(0.3, 100))
+    for _ in range(80):
+        pressure.grow()
+    assert pressure.picked
+    path, goes = units[0].path, pressure.goes[0]
+    weight = model.get_parameter(path)
+    assert int(goes.sum()) == going(goes.numel(), 0.3)
+    assert float(weight.abs().flatten()[goes].max()) <= float(weight.abs().flatten()[~goes].min())
+    weight.grad = torch.zeros_like(weight)
+    pressure.edit_gradients(model, 1)
+    kept = -1e-4 if name == "greg2" else 0.0
+    wanted = torch.where(goes.view(weight.shape), pressure.level, kept) * weight.detach()
+    assert torch.allclose(weight.grad, wanted)
+    keep = chosen.scope([chosen.criterion(u) for u in units], units, 0.3)
+    assert all(torch.equal(k, ~g) for k, g in zip(keep, pressure.goes))
+
+
+def test_of_single_weights_the_limit_alone_ends_it():
+    model, graph, x = traced("resnet20")
+    chosen = METHODS["greg1"](BY_MACS, unit="weight")
+    units = chosen.granularity.split(model, graph, x[:1])
+    chosen.pressure.attach(model, graph, units, plan(0.5, AUTHORS))
+    with torch.no_grad():
+        for unit, goes in zip(units, chosen.pressure.goes):
+            model.get_parameter(unit.path).mul_(unit.mask(~goes))
+    chosen.pressure.grow()
+    assert not chosen.pressure.finished
+    with pytest.raises(ValueError, match="unit is 'kernel': expected one of channel, weight"):
+        METHODS["greg1"](BY_MACS, unit="kernel")

@@ -85,3 +85,51 @@ def test_it_keeps_another_weight_than_magnitude_does():
     graph = DependencyGraph.trace(model, example)
     prune(model, METHODS["lookahead"](Settings(full=True)), graph, example, 0.5)
     assert model[2].weight.tolist() == [[1.0, -1.0], [0.0, 0.0]]
+
+
+def test_forward_sees_what_the_layers_before_have_lost():
+    """By hand: W1 loses 0 and 3.25, so that its rows' norms are 4 and 9, and W2's second column is worth 9."""
+    one, two, three = [[1.0, 2.0], [3.0, 0.0]], [[1.0, -1.0], [1.5, 0.5]], [[2.0, 1.0]]
+    model, example = chain(one, two, three), torch.zeros(1, 2, dtype=torch.double)
+    graph = DependencyGraph.trace(model, example)
+    units = Weight(full=True).split(model, graph, example)
+    before = [p.detach().clone() for p in model.parameters()]
+    ahead = Lookahead(False)
+    ahead.observe(model, graph, units, lambda: iter(()))
+    keep = ahead.forward([], units, 0.5)
+    assert keep[0].tolist() == [False, True, True, False]
+    # rows of W1 are now (0, 2) and (3, 0): 4 and 9; W2 scores 1·4·4, 1·9·4, 2.25·4·1, 0.25·9·1
+    assert keep[1].tolist() == [True, True, False, False]
+    assert ahead.factors["2.weight"][1].tolist() == [4.0, 9.0]
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    assert METHODS["lookahead"](Settings(), order="forward").scope.__name__ == "forward"
+
+
+def test_rows_count_by_how_often_their_channels_are_active():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1)).double()
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([9.0, -9.0, 0.0, 0.0, 0.0]))  # always, never
+        model[2].weight[3:] *= 0.01
+    x = torch.rand(6, 3, 4, 4, dtype=torch.double)
+    graph = DependencyGraph.trace(model, x[:1])
+    units = Weight().split(model, graph, x[:1])
+    found = {}
+    for shown in (0, 6):
+        ahead = Lookahead(False, shown)
+        with torch.no_grad():
+            ahead.observe(model, graph, units, lambda: iter([(x, torch.zeros(6))]))
+            found[shown] = {u.path: ahead.score(u).view(u.shape) for u in units}
+    with torch.no_grad():
+        rates = [model[: i + 1](x).ne(0).double().mean((0, 2, 3)) for i in (1, 3)]
+    assert rates[1].tolist()[:2] == [1, 0]
+    # of a layer: its own rows' rate, and that of the rows before it; the last one's rows are read by none
+    wanted = found[0]["2.weight"] * rates[1][:, None, None, None] * rates[0][None, :, None, None]
+    assert torch.allclose(found[6]["2.weight"], wanted)
+    assert torch.allclose(found[6]["4.weight"], found[0]["4.weight"] * rates[1][None, :, None, None])
+
+
+@pytest.mark.parametrize("own", [{"order": "odd"}, {"activation": 1, "shown": 0}])
+def test_numbers_that_make_no_sense_are_refused(own):
+    with pytest.raises(ValueError, match="expected"):
+        METHODS["lookahead"](Settings(), **own)

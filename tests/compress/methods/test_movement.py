@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kerf.compress.methods import METHODS
-from kerf.compress.methods.movement import cubic, straight
+from kerf.compress.methods.movement import cubic, largest, straight
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN, Weight
@@ -70,19 +70,103 @@ def test_the_largest_scores_stay():
     assert pressure.keep[0].tolist() == [True, False, False, True]
 
 
-def test_soft_movement_begins_with_everything_and_half_a_penalty():
+def nothing(*_):
+    return torch.zeros(()), torch.zeros(())
+
+
+def test_the_penalty_grows_with_what_has_gone():
     model, graph, unit = one_layer(20, 20)
-    pressure = attached("soft_movement", model, graph, unit)
-    nothing = lambda *_: (torch.zeros(()), torch.zeros(()))  # noqa: E731
+    pressure = attached("soft_movement", model, graph, unit, penalty=400.0)
     assert float(pressure.loss(model, None, None, nothing, 0)[0]) == 0  # λ(0) = 0
     assert pressure.keep[0].all()
+    assert float(pressure.loss(model, None, None, nothing, 45)[0]) == pytest.approx(0.875 * 400 * 0.5)
     assert float(pressure.loss(model, None, None, nothing, 100)[0]) == pytest.approx(400 * 0.5)
-    assert pressure.keep[0].all()  # σ(0) > 0.1
-    assert pressure._at(45, 0.0, 0.1) * 400 / 0.1 == pytest.approx(0.875 * 400)
+    assert int(pressure.keep[0].sum()) == 200
+
+
+def test_of_equal_ones_the_later_stay():
+    scores = torch.tensor([1.0, 0.0, 0.0, 2.0, 0.0])
+    found = [largest(scores, count).nonzero().flatten().tolist() for count in (1, 2, 3, 4, 5)]
+    assert found == [[3], [0, 3], [0, 3, 4], [0, 2, 3, 4], [0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.9])
+@pytest.mark.parametrize("name", ["movement", "soft_movement", "block_movement"])
+def test_the_masks_of_the_last_step_are_the_cut(name, sparsity):
+    """Otherwise the network that is left was never trained: not for a single step."""
+    model, graph, x = traced("resnet20")
+    chosen = METHODS[name](Settings(n=4))
+    units = chosen.granularity.split(model, graph, x[:1])
+    pressure = chosen.pressure
+    pressure.attach(model, graph, units, plan(sparsity, 20))
+    random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        pressure.s[0].copy_(-5 - torch.rand(400))
-    pressure._choose(45)
-    assert int(pressure.keep[0].sum()) == int(0.005 * 400) + 1
+        for step in range(20):
+            pressure._choose(step)
+            for i, s in enumerate(pressure.s):  # as a step moves them, behind the choice
+                s.add_(torch.randn(len(s), generator=random) + i)
+    masks = [keep.clone() for keep in pressure.keep]
+    cut = chosen.scope([chosen.criterion(u) for u in units], units, sparsity)
+    assert all(torch.equal(mask, keep) for mask, keep in zip(masks, cut))
+    counts = torch.tensor([[int((~m).sum()), len(m)] for m in masks])
+    assert abs(float(counts[:, 0].sum() / counts[:, 1].sum()) - sparsity) < 0.01
+    shares = [float(m.float().mean()) for m in masks]
+    if name == "movement":
+        assert max(shares) - min(shares) < 0.02
+    else:  # one threshold for all: later layers have larger scores
+        assert shares[0] < 0.05
+        assert shares[-1] > shares[0]
+
+
+@pytest.mark.parametrize("name", ["soft_movement", "block_movement"])
+def test_other_targets_are_other_trainings(name):
+    def trained(sparsity: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        model, graph, unit = one_layer(8, 8, OneByN(2) if "block" in name else None)
+        pressure = attached(name, model, graph, unit, 40, sparsity)
+        train(model, pressure, torch.randn(8, 8, 1, 1), 40)
+        return model[1].weight.detach()
+
+    assert not torch.equal(trained(0.3), trained(0.6))
+
+
+def train(model, pressure, wanted, steps: int) -> None:
+    """Towards a layer that computes with `wanted`, from images that its input is random in."""
+    own = [p for group in pressure.parameter_groups(model) for p in group.names]
+    named = dict(model.named_parameters())
+    groups = [{"params": [named[n] for n in own], "lr": 0.01}, {"params": [model[1].weight], "lr": 0.05}]
+    sgd, layer = torch.optim.SGD(groups), model[1]
+
+    def task(_, x, y):
+        return (layer(x) - y).square().mean(), y
+
+    for step in range(steps):
+        x = torch.randn(32, 8, 2, 2)
+        sgd.zero_grad()
+        pressure.loss(model, x, torch.nn.functional.conv2d(x, wanted, layer.bias), task, step)[0].backward()
+        pressure.edit_gradients(model, step)
+        sgd.step()
+
+
+def test_blocks_that_matter_are_found_and_random_ones_are_not():
+    """A trained layer is a sparse one and noise: training moves the noise to zero, and so scores tell blocks apart."""
+    torch.manual_seed(0)
+    model, graph, unit = one_layer(8, 8, OneByN(2))
+    true = torch.rand(unit.count) < 0.5
+    wanted = torch.sign(torch.randn(8, 8, 1, 1)) * unit.mask(true)
+    with torch.no_grad():
+        model[1].weight.copy_(wanted + 0.4 * torch.randn(8, 8, 1, 1))
+    sparsity = float(1 - true.float().mean())
+    chosen = METHODS["block_movement"](Settings(n=2))
+    chosen.pressure.attach(model, graph, (unit,), plan(sparsity, 150))
+    train(model, chosen.pressure, wanted, 150)
+
+    def hits(recipe) -> float:
+        (keep,) = recipe.scope([recipe.criterion(unit)], (unit,), sparsity)
+        return float((keep == true).float().mean())
+
+    assert hits(chosen) > 0.95
+    assert hits(METHODS["random_block"](Settings(n=2))) < 0.8
 
 
 def test_scores_follow_adam():

@@ -80,6 +80,8 @@ def test_the_last_network_comes_nearer_to_the_answers_of_all():
     outcome = run(model, chosen, data, Budget(0.5, 0, 6), 0, graph=graph)
     assert [row["phase"] for row in outcome.history] == ["cycle 1 of 2"] * 2 + ["cycle 2 of 2"] * 2 + ["distil"] * 2
     assert sum(len(k) for k in outcome.kept.values()) == 168
+    # two rounds of a share of 1 − √½ of every layer, each from the smallest filters of what is left
+    assert {len(k) for k in outcome.kept.values()} == {8, 16, 32}
     assert outcome.history[-1]["loss"] < outcome.history[-2]["loss"]
 
 

@@ -4,7 +4,6 @@ import torch
 from kerf.compress.measures import feature_maps
 from kerf.compress.methods import METHODS
 from kerf.compress.pruning import removal
-from kerf.compress.pruning.scopes import local
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.pressure import Plan
 from tests.helpers.attaching import plan, traced
@@ -40,15 +39,25 @@ def test_they_go_at_the_ends_of_epochs_between_the_first_and_the_last():
     assert list(stepped(recipe.pressure, model, x, 16)) == [0, 0, 0, 0, 0, 8, 8, 16, 16, 24, 24, 32, 32, 32, 32, 32]
 
 
-def test_the_smallest_go():
-    assert local([torch.tensor([3.0, 1.0, 2.0, 4.0])], [Count(4)], 0.5)[0].tolist() == [True, False, False, True]
+@pytest.mark.parametrize("by", ["l1", "activation"])
+def test_the_smallest_of_every_layer_go(by):
+    """Their filters, or what they are on the batch that was trained on last, both before the cut."""
+    model, graph, units, x, recipe = ramp(by=by, start=0.0, over=1.0, steps=2)
+    recipe.pressure.loss(model, x, torch.arange(2), lambda m, x, y: (m(x).sum(), None), 0)
+    before = [u.rows().abs().sum(1) for u in units]
+    if by == "activation":
+        found = feature_maps.mean(model, graph, units, lambda: iter([(x, torch.arange(2))]), 2, feature_maps.level)
+        before = [found[u.path] for u in units]
+    recipe.pressure.edit_gradients(model, 0)
+    recipe.pressure.after_step(model, 0)
+    for mask, size in zip(recipe.pressure.masks, before):
+        assert int((~mask).sum()) == len(mask) // 4
+        assert float(size[~mask].max()) <= float(size[mask].min())  # dead ones are equal
+
+
+def test_a_maps_level_is_its_mean():
     maps = torch.tensor([[[1.0, 0], [0, 1]], [[2, 2], [2, 2]]])
     assert feature_maps.level(maps[None]).tolist() == [[0.5, 2.0]]
-
-
-class Count:
-    def __init__(self, count: int):
-        self.count, self.path, self.gone = count, "layer", 0
 
 
 @pytest.mark.parametrize("by", sweep(("l1", "activation", "random"), quick=("activation",)))
