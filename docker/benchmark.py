@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from kerf import console, files
+import numpy as np
+import onnx
+
+from kerf import console, files, temporary
 from kerf.deploy.frontend import clean
 from kerf.deploy.frontend.zero_blocks import zero_blocks
 from kerf.deploy.runtime import bundle
 from kerf.errors import BadInput
 from kerf.tune.cli import INTERRUPTED, summary
 from kerf.tune.pipeline import carry_out
-from kerf.tune.request import Request
+from kerf.tune.request import Request, bundle_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +42,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--as_is", action="store_true", help="race --onnx_path with the zeros it has, prune nothing")
     p.add_argument("--N", type=int, default=4, help="output kernels of a block (4)")
     p.add_argument("--sparsity", type=float, default=0.5, help="share of every layer's blocks that is zero (0.5)")
+    p.add_argument("--int8", action="store_true", help="on 8-bit integers, raced against dense engines on these, too")
+    p.add_argument("--calibration", type=Path, metavar="DIR|FILE", help="samples for --int8; --arch takes random ones")
     p.add_argument("--trials", type=int, default=0, help="configurations to measure; 0, the default, takes seconds")
     p.add_argument("--tune_minutes", type=float, help="stop tuning then; use with --trials 1000")
     p.add_argument("--threads", type=int, default=1)
@@ -62,11 +67,20 @@ def run(args: argparse.Namespace, command: str) -> None:
     source = args.onnx_path or known(args.arch, args.networks)
     model = clean.read(source, batch=args.batch)
     name = source.stem if args.as_is else f"{source.stem}-1x{args.N}-{args.sparsity:g}"
-    network, built = source if args.as_is else args.out / f"{name}.onnx", args.out / f"{name}.kerf"
+    network = source if args.as_is else args.out / f"{name}.onnx"
+    built = bundle_of(args.out / f"{name}.onnx", args.int8)
+    with samples(args, model) as calibration:
+        compiled(args, command, model, source, network, built, calibration)
+
+
+def compiled(
+    args: argparse.Namespace, command: str, model: onnx.ModelProto, source: Path, network: Path, built: Path,
+    calibration: Path | None,
+) -> None:  # fmt: skip
     request = Request(
         network, built, (args.N,), args.sparsity, threads=args.threads, batch=args.batch, trials=args.trials,
         minutes=args.tune_minutes, against=tuple(name for name in args.against.split(",") if name),
-        seconds=args.seconds, records=args.out / "records.jsonl",
+        seconds=args.seconds, records=args.out / "records.jsonl", int8=args.int8, calibration=calibration,
     )  # fmt: skip
     if not args.as_is:
         zero_blocks(model, args.N, args.sparsity, source)
@@ -76,6 +90,20 @@ def run(args: argparse.Namespace, command: str) -> None:
         print(summary(carry_out(request, command, print)))
     for page in ("report.json", "report.html"):
         files.write(args.out / page, (built / page).read_bytes())
+
+
+@contextmanager
+def samples(args: argparse.Namespace, model: onnx.ModelProto) -> Iterator[Path | None]:
+    """What integers are calibrated with: as asked; where weights are random, random numbers are as good as images."""
+    if args.calibration or args.onnx_path or not args.int8:
+        yield args.calibration
+        return
+    rng = np.random.default_rng(0)
+    with temporary.folder("benchmark") as folder:
+        shapes = {x.name: [d.dim_value or 1 for d in x.type.tensor_type.shape.dim] for x in model.graph.input}
+        arrays = {name: rng.standard_normal((4, *shape[1:])).astype(np.float32) for name, shape in shapes.items()}
+        np.savez(folder / "random.npz", allow_pickle=False, **arrays)
+        yield folder / "random.npz"
 
 
 def known(arch: str, folder: Path) -> Path:

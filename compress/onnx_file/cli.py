@@ -24,6 +24,7 @@ def build_parser(program: str) -> console.Parser:
         "--row_multiple", type=int, default=0, metavar="M",
         help="all block rows of a layer keep equally many blocks, a multiple of M; 0: the dearest, wherever they are",
     )  # fmt: skip
+    parser.add_argument("--int8", action="store_true", help="quantise what is left, with the same samples")
     parser.add_argument("--out", type=Path, help="the file to write; by default <name>.pruned.onnx beside the other")
     parser.add_argument(
         "--shape", action="append", default=[], metavar="NAME=SIZES", help="sizes of an input that the file leaves open"
@@ -46,7 +47,7 @@ def work(args: argparse.Namespace) -> None:
         out = args.out or args.file.with_suffix(".pruned.onnx")
         made = prune_onnx(
             args.file, out, asked, sparsity=args.sparsity, n=args.N, full=args.full, row_multiple=args.row_multiple,
-            shapes=shapes_of(args.shape), threads=args.threads,
+            int8=args.int8, shapes=shapes_of(args.shape), threads=args.threads,
         )  # fmt: skip
         print(made)
     if args.json:

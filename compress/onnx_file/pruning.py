@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from torch import Tensor
 
-from kerf import files
+from kerf import files, temporary
 from kerf.compress.onnx_file.program import DEVICE, Sessions
 from kerf.compress.second_order.compensation import cheapest, compensate
 from kerf.compress.second_order.layer import Layer
@@ -21,7 +21,7 @@ from kerf.compress.second_order.refit import Fit
 from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.frontend.zero_blocks import LINEAR, prunable
 from kerf.deploy.quantise.calibration import Calibration
-from kerf.deploy.quantise.quantise import plain, sized
+from kerf.deploy.quantise.quantise import plain, quantise, sized
 from kerf.deploy.quantise.samples import Feed, Samples, read
 from kerf.errors import BadInput
 
@@ -74,6 +74,7 @@ def prune_onnx(
     n: int = 4,
     full: bool = False,
     row_multiple: int = 0,
+    int8: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
 ) -> PrunedFile:
@@ -82,8 +83,8 @@ def prune_onnx(
     calibration: a folder of images, an .npz of arrays by input name (.npy for an only input), or a Calibration, which
     also says how images become numbers; one sample of five is held back and compared on. full: Gemm and MatMul too, but
     for the classifier. row_multiple: if not 0, all block rows of a layer keep equally many blocks, a multiple of
-    it (or all), so that fewer than asked for may go. shapes: sizes of inputs that the file leaves open. threads: of
-    ONNX Runtime, 0: all.
+    it (or all), so that fewer than asked for may go. int8: quantise the pruned network, too, with the same samples, as
+    kerf.quantise does. shapes: sizes of inputs that the file leaves open. threads: of ONNX Runtime, 0: all.
 
     Batch norms are folded; convolutions may get a bias. Raises FileNotFoundError, ImportError where images need Pillow,
     and BadInput for a file without such layers and for samples that do not fit; then nothing is written.
@@ -94,12 +95,12 @@ def prune_onnx(
         raise BadInput(f"{given}: expected a share above 0 and below 1, at least 1, and 0 or more")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
     with explained(path):
-        return _pruned(path, to, asked, sparsity, n, full, row_multiple, shapes or {}, threads)
+        return _pruned(path, to, asked, sparsity, n, full, row_multiple, int8, shapes or {}, threads)
 
 
 def _pruned(
     path: Path, to: Path, asked: Calibration, sparsity: float, n: int, full: bool, row_multiple: int,
-    shapes: Mapping[str, Sequence[int]], threads: int,
+    int8: bool, shapes: Mapping[str, Sequence[int]], threads: int,
 ) -> PrunedFile:  # fmt: skip
     graph = plain(path)
     inputs = sized(path, graph, shapes)
@@ -119,10 +120,16 @@ def _pruned(
         return cheapest(layer, fit, n, sparsity, DAMPING, row_multiple) if layer.name in blocks else None
 
     made = compensate(program, list(_batches(used, BATCH if batched else 1)), len(used), keep, DAMPING)
-    pruned = graph.model()
+    pruned = _quantised(graph.model(), asked, shapes) if int8 else graph.model()
     error, same = _compared(original, pruned, held)
     files.write(to, pruned.SerializeToString())
     return PrunedFile(to, n, sparsity, made.lost, len(used), len(held), error, same, made.note)
+
+
+def _quantised(pruned: onnx.ModelProto, asked: Calibration, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    with temporary.folder("prune") as folder:
+        files.write(folder / "pruned.onnx", pruned.SerializeToString())
+        return onnx.load(quantise(folder / "pruned.onnx", folder / "quantised.onnx", asked, shapes=shapes).path)
 
 
 def _parted(samples: Samples) -> tuple[list[Feed], list[Feed]]:

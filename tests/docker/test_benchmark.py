@@ -46,6 +46,16 @@ def test_a_network_of_the_image_becomes_sparse_is_raced_and_reported(folder, cap
     assert {p.name for p in out.iterdir()} == {"report.html", "report.json", "tiny-1x4-0.5.onnx", "tiny-1x4-0.5.kerf"}
 
 
+def test_a_network_of_the_image_on_integers(folder, capsys):
+    assert benchmark.main(words(folder, "--arch=tiny", "--int8")) == 0
+    assert "ONNX Runtime int8" in capsys.readouterr().out
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert "int8" in {row["numbers"] for row in report["layers"]}
+    assert (folder / "out" / "tiny-1x4-0.5.int8.kerf").is_dir()
+    assert benchmark.main(words(folder, f"--onnx_path={folder / 'networks' / 'tiny.onnx'}", "--int8")) == 2
+    assert "give --calibration DIR" in capsys.readouterr().err
+
+
 def test_your_own_network_can_be_raced_as_it_is(folder):
     own = mobile(folder / "own.onnx", zero_blocks=0.5)
     before = own.read_bytes()

@@ -113,6 +113,22 @@ def test_block_rows_keep_equally_many_where_asked(network, samples, tmp_path):
     assert widths == {(8, 4), (24, 8)}  # of 8 inputs 3 stay, of 24 8: raised to multiples of 4
 
 
+def test_int8_quantises_what_is_left_and_keeps_its_zero_blocks(network, samples, tmp_path):
+    plain, made = (
+        kerf.prune_onnx(network, tmp_path / f"{int8}.onnx", samples, n=4, sparsity=0.5, int8=int8, threads=1)
+        for int8 in (False, True)
+    )
+    model = onnx.load(made.path)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
+    weights = [numpy_helper.to_array(t) for t in model.graph.initializer]
+    weights = [w for w in weights if w.dtype == np.int8 and w.ndim == 4 and w.shape[1] > 3]
+    assert len(weights) == len(made.errors)
+    for w in weights:
+        assert (w.reshape(len(w) // 4, 4, -1, *w.shape[2:]) == 0).all((1, 3, 4)).mean() >= 0.5
+    assert made.errors == plain.errors
+    assert plain.relative_error < made.relative_error < plain.relative_error + 0.1
+
+
 def test_the_command_prints_each_layer_and_what_compiles_the_file(network, samples, tmp_path, capsys):
     flags = ["prune", str(network), "--calibration", str(samples), "--out", str(tmp_path / "p.onnx"), "--threads", "1"]
     assert cli.main(flags) == 0
