@@ -131,6 +131,7 @@ def _limit(folder: Path) -> None:
     temporary = folder / ".tmp"
     temporary.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    faulthandler.disable()  # an outcome is what is asked for, not where it came from
     faulthandler.dump_traceback_later(0.9 * SECONDS, file=sys.stderr)  # where it hangs
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY

@@ -198,7 +198,7 @@ def test_a_larger_size_keeps_all_bits():
         assert alike.bits([alike.even] * 2) == [bits] * 2
     alike = BitWalk([nn.Linear(4, 5), nn.Linear(4, 5)], 3.5 / 32, lambda bits: 0.0)
     assert alike.bits([alike.even] * 2) == [4, 3]
-    assert walk.reward([1.0, 0.5]) == 13
+    assert walk.reward([1.0, 0.5]) == (13, [bit_widths.action_of(8), bit_widths.action_of(5)])  # what was executed
     told = walk.state([1.0])
     assert told.shape == (10,)
     assert float(told[7]) == pytest.approx(108 / 128 * 0.75)

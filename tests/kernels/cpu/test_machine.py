@@ -19,7 +19,7 @@ ARM = "llvm -mtriple=aarch64-linux-gnu -mcpu="
         ("x86-64-v4", (16, 8), 32, set(), "avx512"),
         ("alderlake", (8,), 16, {"avx_vnni"}, "avx2"),
         ("cascadelake", (16, 8), 32, {"avx512_vnni"}, "avx512"),
-        ("sapphirerapids", (16, 8), 32, {"avx512_vnni", "avx_vnni"}, "avx512"),
+        ("sapphirerapids", (16, 8), 32, {"avx512_vnni", "avx512_vbmi", "avx_vnni"}, "avx512"),
         (f"{ARM}generic", (4,), 32, set(), "neon"),
         (f"{ARM}neoverse-n1", (4,), 32, {"dotprod"}, "neon"),
         ("rpi4", (4,), 32, set(), "neon"),
