@@ -24,19 +24,19 @@ from tests.helpers.sweeps import sweep
 
 
 class Small(nn.Module):
-    def __init__(self):
+    def __init__(self, width: int = 8):
         super().__init__()
-        self.one, self.two, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)
-        self.first, self.second = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.one, self.two, self.head = nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3), nn.Conv2d(width, 4, 3)
+        self.first, self.second = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(self.one(x)).relu()
         return self.head(self.second(self.two(x)).relu()).mean((2, 3))
 
 
-def small() -> tuple[nn.Module, DependencyGraph, torch.Tensor, torch.Tensor]:
+def small(width: int = 8) -> tuple[nn.Module, DependencyGraph, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    model, x, y = Small().double(), images(16, 3, 9, 9), torch.arange(16) % 4
+    model, x, y = Small(width).double(), images(16, 3, 9, 9), torch.arange(16) % 4
     return model, DependencyGraph.trace(model.eval(), x[:1]), x, y
 
 
@@ -156,9 +156,9 @@ def test_slimming_cuts_what_the_penalty_has_made_zero_without_loss():
         assert difference(before, model(x)) < 1e-9
 
 
-def searched(step: int, steps: int = 100):
+def searched(step: int, steps: int = 100, width: int = 8):
     """DMCP's pressure on the small network, and the gradients of one loss."""
-    model, graph, x, y = small()
+    model, graph, x, y = small(width)
     chosen = METHODS["dmcp"](BY_MACS)
     units = chosen.granularity.split(model, graph, x[:1])
     pressure = chosen.pressure
@@ -185,7 +185,7 @@ def test_dmcp_trains_four_widths_at_once():
 
 
 def test_dmcps_chances_learn_in_the_second_half_alone():
-    model, pressure, x, y = searched(0)
+    model, pressure, x, y = searched(0, width=20)  # under 10 channels there is nothing to choose from
     pressure.loss(model, x, y, task, 49)[0].backward()
     assert all(alpha.grad is None for alpha in pressure.alphas)
     pressure.loss(model, x, y, task, 50)[0].backward()
@@ -193,12 +193,12 @@ def test_dmcps_chances_learn_in_the_second_half_alone():
 
 
 def test_dmcps_search_moves_no_weight():
-    model, pressure, x, y = searched(0)
+    model, pressure, x, y = searched(0, width=20)
     model.zero_grad(set_to_none=True)
     pressure._search(model, x, y, task).backward()
     own = {id(alpha) for alpha in pressure.alphas}
     assert all(p.grad is None for p in model.parameters() if id(p) not in own)
-    assert all(alpha.grad is not None for alpha in pressure.alphas)
+    assert all(alpha.grad.ne(0).any() for alpha in pressure.alphas)
 
 
 def test_dmcp_draws_from_its_chains_more_and_more_often(monkeypatch):
