@@ -22,7 +22,7 @@ import onnx
 from kerf import files, temporary
 from kerf.deploy.frontend import clean, qdq
 from kerf.deploy.frontend.network import Network
-from kerf.deploy.measure import bench
+from kerf.deploy.measure import bench, openvino_trial
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.samples import listed
 from kerf.deploy.measure.verify import dense_error, relative_error
@@ -122,12 +122,21 @@ class Starting:
         return dequantised(clean.read(network.path, self.shapes, self.batch))
 
     def _rivals(self, path: Path, kind: str, reference: bench.Engine, allowed: float) -> list[Rival]:
-        made = {f"{name}{kind}": partial(make, path, self.threads) for name, make in self.engines.items()}
+        made = {
+            f"{name}{kind}": partial(_made, make, path, self.threads, bool(kind)) for name, make in self.engines.items()
+        }
         found = [Rival(name, make, reference, allowed) for name, make in made.items()]
         if reference.name != "kerf" and "openvino" in self.engines and multiplies_bf16():
             make = partial(bench.openvino_engine, path, self.threads, precision="bf16")
             found.append(Rival("openvino bf16", make, reference, BF16_DIFFERS))
         return found
+
+
+def _made(make: MakeEngine, path: Path, threads: int, integers: bool) -> bench.Engine:
+    """The engine; what would end this process ends another one first."""
+    if integers and make is bench.openvino_engine:
+        openvino_trial.survived(path, threads)
+    return make(path, threads)
 
 
 def multiplies_bf16() -> bool:

@@ -120,9 +120,9 @@ class Allowance:
     def of(self, output: str, truth: Any) -> float:
         """Of numbers twice the error of ONNX Runtime's own network, optimised the other way.
 
-        Of quantised networks what the truth differs by from the same network without Q/DQ nodes between its layers,
-        since a value between two steps may go to either, and at least one step of the output; where a dense engine runs
-        parts of it, at least twice the error of ONNX Runtime as it comes, too.
+        Of quantised networks twice what the truth differs by from the same network without Q/DQ nodes between its
+        layers, since a value between two steps may go to either, and so may the truth's, and at least one step of the
+        output; where a dense engine runs parts of it, at least twice the error of ONNX Runtime as it comes, too.
         """
         found = [0.0]
         for other, factor in self._others:
@@ -137,7 +137,7 @@ class Allowance:
         """Outputs of other computations, and how many times their error is allowed."""
         if self._quantised is None:
             return [(self._run(reference_session(str(self._path), optimised=False)), 2.0)]
-        found = [(self._run(reference_session(self._quantised.floats, optimised=False)), 1.0)]
+        found = [(self._run(reference_session(self._quantised.floats, optimised=False)), 2.0)]
         return [*found, (self._run(reference_session(str(self._path))), 2.0)] if self._dense else found
 
     def _run(self, session: onnxruntime.InferenceSession) -> dict[str, Any]:
