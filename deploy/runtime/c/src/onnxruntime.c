@@ -57,7 +57,11 @@ static kerf_status refused(const engine *of, Status *status, kerf_status code, c
 }
 
 static void *library(const char *path) {
-  static const char *const NAMES[] = {"libonnxruntime.so.1", "libonnxruntime.so", "libonnxruntime.dylib"};
+#ifdef __APPLE__
+  static const char *const NAMES[] = {"libonnxruntime.dylib"};
+#else
+  static const char *const NAMES[] = {"libonnxruntime.so.1", "libonnxruntime.so"};
+#endif
   if (path) return dlopen(path, RTLD_NOW | RTLD_LOCAL);
   for (size_t i = 0; i < LENGTH(NAMES); i++) {
     void *found = dlopen(NAMES[i], RTLD_NOW | RTLD_LOCAL);
