@@ -254,7 +254,7 @@ def _record(line: str, r: Random) -> str:
     try:
         fields = json.loads(line)
         fields.pop("crc32")
-    except (ValueError, AttributeError, KeyError):
+    except (ValueError, AttributeError, KeyError, RecursionError):  # spoiled before
         return line
     fields = mutate.spoiled_json(fields, r)
     if isinstance(fields, dict) and r.random() < 0.3 and isinstance(fields.get("problem"), str):
