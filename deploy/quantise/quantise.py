@@ -11,6 +11,7 @@ of biases: Nagel et al., ICCV 2019, arXiv 1906.04721, section 4.2, with means th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def quantise(
     nothing is written.
     """
     path, to = Path(path), Path(to)
-    if to.resolve() == path.resolve():
+    if os.path.realpath(to) == os.path.realpath(path):  # of links in a circle, too
         raise BadInput(f"{to}: the f32 file itself, which would be lost; give another name for the quantised one")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration))
     with explained(path):

@@ -211,3 +211,9 @@ def test_the_command_says_what_it_wrote(network, samples, capsys):
     path = network.with_suffix(".int8.onnx")
     assert capsys.readouterr().out == f"{path}: 8 layers on 8-bit integers, ranges of 3 calibration samples by mse\n"
     assert path.is_file()
+
+
+def test_links_in_a_circle_are_one_line(tmp_path, capsys):
+    (tmp_path / "m.onnx").symlink_to(tmp_path / "m.onnx")
+    assert cli.main(["quantise", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path)]) == 2
+    assert "cannot be opened" in capsys.readouterr().err
