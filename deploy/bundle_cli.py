@@ -18,10 +18,7 @@ def main(argv: list[str] | None = None, program: str = "kerf bundle") -> int:
 
 def work(argv: list[str], program: str) -> None:
     args = build_parser(program).parse_args(argv)
-    with console.speaking(args.quiet, args.json):
-        found = COMMANDS[args.command](args)
-    if args.json:
-        console.answer(found)
+    console.carry_out(lambda: COMMANDS[args.command](args), args.quiet, args.json)
 
 
 def build_parser(program: str) -> Parser:

@@ -25,10 +25,8 @@ def main(argv: list[str] | None = None, program: str = "kerf-deploy") -> int:
 
 def work(argv: list[str] | None, program: str) -> None:
     args = build_parser(program).parse_args(argv)
-    with console.speaking(args.quiet and args.command != "inspect", args.json):  # a table is what was asked for
-        found = COMMANDS[args.command](args)
-    if args.json:
-        console.answer(found)
+    quiet = args.quiet and args.command != "inspect"  # a table is what was asked for
+    console.carry_out(lambda: COMMANDS[args.command](args), quiet, args.json)
 
 
 def build_parser(program: str) -> Parser:

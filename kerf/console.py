@@ -53,6 +53,14 @@ def answer(found: dict[str, Any]) -> None:
     print(json.dumps(found, indent=2, allow_nan=False))
 
 
+def carry_out(command: Callable[[], dict[str, Any]], quiet: bool, as_json: bool) -> None:
+    """A command whose answer is an object: what it prints about its work goes where ``speaking`` says."""
+    with speaking(quiet, as_json):
+        found = command()
+    if as_json:
+        answer(found)
+
+
 def guarded(program: str, work: Callable[[], object], interrupted: str = "interrupted") -> int:
     """The exit code of a command: 0, or with one line on stderr 2 for what a person can mend, 130 for Ctrl-C, 70 for an
     error that nobody foresaw.

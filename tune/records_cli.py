@@ -191,7 +191,5 @@ def run(words: list[str], program: str) -> None:
     p.add_argument("--records", type=Path, default=RECORDS, help=f"the record file, {RECORDS} by default")
     console.add_flags(p)
     args = p.parse_args(rest)
-    with console.speaking(args.quiet and name != "show", args.json):  # a table is what was asked for
-        found = COMMANDS[name](args)
-    if args.json:
-        console.answer(found)
+    quiet = args.quiet and name != "show"  # a table is what was asked for
+    console.carry_out(lambda: COMMANDS[name](args), quiet, args.json)

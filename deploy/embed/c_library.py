@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kerf
+from kerf import files
 from kerf.deploy.embed.toolchain import SOURCES, Toolchain, sources, toolchain
 from kerf.errors import BadInput
 
@@ -36,20 +37,8 @@ def export(folder: str | Path, compiler: str = "") -> Exported:
     folder, tools = Path(folder), toolchain(compiler)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "include/kerf.h").is_file():
         raise BadInput(f"{folder}: exists and holds something else than libkerf; give another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = temporary / "new", temporary / "old"
-    try:
+    with files.replacing_folder(folder) as new:
         _fill(new, tools)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except BaseException:
-            old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     library = folder / "lib" / f"{NAME}{tools.suffix}"
     return Exported(folder, library, " ".join(tools.compiler), library.stat().st_size)
 

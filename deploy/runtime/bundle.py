@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from kerf import gate
+from kerf import files, gate
 from kerf.deploy.runtime import program_file, signature
 from kerf.deploy.runtime.manifest import FORMAT, READ, Contents, Manifest, upgraded
 from kerf.deploy.runtime.manifest_check import EXPECTED, check
@@ -46,21 +44,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises BundleError, before anything is done, when ``folder`` holds something that is no bundle.
     """
     refuse_foreign(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = temporary / "new", temporary / "old"
-    new.mkdir()
-    try:
+    with files.replacing_folder(folder) as new:
         yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except BaseException:
-            old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -5,7 +5,6 @@ Hardware:  any; seconds.
 Expected:  docs/api.md; nothing changes in it unless a door has.
 """
 
-import argparse
 import dataclasses
 import inspect
 import re
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kerf
-from kerf import files
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 HEAD = """\
@@ -113,15 +111,7 @@ def bases(value: type) -> str:
     return ", ".join(base.__name__ for base in value.__bases__)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    files.write(FILE, text())
-    print(FILE)
-    return 0
-
-
 if __name__ == "__main__":
-    from kerf import console
+    import _page
 
-    raise SystemExit(console.ended("api", main))
+    raise SystemExit(_page.written("api", __doc__, FILE, text))

@@ -5,10 +5,8 @@ Hardware:  any.
 Expected:  docs/recipes.md, unchanged unless the table changed.
 """
 
-import argparse
 from pathlib import Path
 
-from kerf import files
 from kerf.compress.methods import published
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
@@ -27,13 +25,7 @@ def text() -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row.values())} |" for row in rows)]) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    files.write(FILE, text())
-    print(FILE)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    import _page
+
+    raise SystemExit(_page.written("recipes", __doc__, FILE, text))

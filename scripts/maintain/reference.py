@@ -5,11 +5,9 @@ Hardware:  any.
 Expected:  docs/reference.md, unchanged unless a table or the head of a file in it changed.
 """
 
-import argparse
 import inspect
 from pathlib import Path
 
-from kerf import files
 from kerf.compress.command import method_table
 from kerf.compress.methods import METHODS
 from kerf.kernels import cuda
@@ -55,15 +53,7 @@ def text() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    files.write(FILE, text())
-    print(FILE)
-    return 0
-
-
 if __name__ == "__main__":
-    from kerf import console
+    import _page
 
-    raise SystemExit(console.ended("reference", main))
+    raise SystemExit(_page.written("reference", __doc__, FILE, text))

@@ -217,3 +217,15 @@ def special(path: Path, what: str) -> None:
         path.write_bytes(b"")
     else:
         path.symlink_to({"zero": "/dev/zero", "full": "/dev/full", "dangling": "nowhere", "loop": path.name}[what])
+
+
+def damaged(path: Path, r: Random, gone: float, broken: float) -> bool:
+    """What befalls any file: by a chance below ``gone`` it is no file any more, below ``broken`` its bytes are spoiled.
+    Else it is left to a kind's own faults, and the answer is False.
+    """
+    chance = r.random()
+    if chance < gone:
+        special(path, r.choice(SPECIAL))
+    elif chance < broken:
+        path.write_bytes(spoiled(path.read_bytes(), r))
+    return chance < broken

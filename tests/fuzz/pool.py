@@ -101,6 +101,15 @@ def outcomes(cases: Iterable[Case], workers: int) -> Iterator[Outcome]:
         time.sleep(0.002)
 
 
+def command(*words: str) -> Callable[[], int]:
+    def work() -> int:
+        from kerf import cli
+
+        return cli.main(list(words))
+
+    return work
+
+
 def _start(case: Case) -> int:
     sys.stdout.flush()
     pid = os.fork()
