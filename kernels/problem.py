@@ -122,6 +122,11 @@ class Problem:
     def depthwise(self) -> bool:
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels
 
+    def holds_blocks(self, n: int) -> bool:
+        """Whether 1xn blocks are defined: an output reads several channels, and no block straddles two groups."""
+        per_group = self.out_channels // self.groups
+        return self.groups == 1 or (self.groups < self.in_channels and per_group % n == 0)
+
     @property
     def macs(self) -> int:
         """Multiply-accumulates on stored weights (padding counted as work, as everywhere in the field)."""

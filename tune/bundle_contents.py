@@ -59,7 +59,7 @@ def layers(
         # not the best record of the problem: the untuned network may have won, and runs another configuration
         timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
         own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
-        kept = kept_blocks(layer.weight, p.n or least) if p.groups == 1 else None
+        kept = kept_blocks(layer.weight, p.n or least) if p.holds_blocks(p.n or least) else None
         rows.append(
             {
                 "name": name,

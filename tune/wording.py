@@ -40,8 +40,8 @@ def layers(network: Network, request: Request) -> str:
         f"zero blocks of {' or '.join(map(str, request.n))} rows"
     )
     if not sparse:
-        weights = [layer.weight for layer in network.layers.values() if layer.problem.groups == 1]
-        share = max((1 - float(kept_blocks(w, n).mean()) for n in request.n for w in weights), default=0)
+        found = [(v, n) for v in network.layers.values() for n in request.n if v.problem.holds_blocks(n)]
+        share = max((1 - float(kept_blocks(v.weight, n).mean()) for v, n in found), default=0)
         text += f"\n  nothing goes sparse: the sparsest layer has {share:.0%} zero blocks; see --bsr and --sparsity"
     return "\n  ".join((text, *refusals.in_floats(network.layers)))
 

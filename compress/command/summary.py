@@ -88,7 +88,8 @@ def summarise(job: Job, result: Result) -> Summary:
     Zeros on the grid of a quantised weight cost what its other integers do.
     """
     args, model, dense, pruned, final = job.args, job.model, result.dense, result.pruned, result.final
-    layers, lowest = prunable(model, job.graph, args.full), min(args.heights)
+    lowest = min(args.heights)
+    layers = prunable(model, job.graph, args.full, lowest)
     zeros = {path: model.get_parameter(path) != 0 for path in layers if not result.grids}
     spent = cost.count(model, job.example, zeros)
     summary: Summary = {

@@ -106,12 +106,14 @@ def _pruned(
     inputs = sized(path, graph, shapes)
     samples = read(asked, inputs)
     original = graph.model()
-    blocks = {tensor.name for tensor, _ in prunable(original.graph, ("Conv", *LINEAR) if full else ("Conv",))}
+    blocks = {tensor.name for tensor, _ in prunable(original.graph, n, ("Conv", *LINEAR) if full else ("Conv",))}
     program = Sessions(graph, threads)
-    blocks &= {layer.name for layer in program.layers if layer.groups == 1}
+    blocks &= {layer.name for layer in program.layers}
     if not blocks:
         more = "" if full else "; full=True (--full) takes Gemm and MatMul, too"
-        raise BadInput(f"{path}: no layer to prune (ungrouped, constant f32 weight, read once, behind the first){more}")
+        raise BadInput(
+            f"{path}: no layer to prune (not depthwise, constant f32 weight, read once, behind the first){more}"
+        )
     used, held = _parted(samples)
     declared = [graph.described(value.name).shape for value in inputs]
     batched = all(shape and shape[0] is None for shape in declared)

@@ -41,7 +41,7 @@ def costs(
             gram, _ = fit.damped(damping)
             matters = importance(layer, fit).to(gram).clamp(min=0).sqrt()
             weight = layer.weight.to(gram) * matters[:, None]
-            found[layer.name] = prices(eliminate(weight, gram[0], height, taps))
+            found[layer.name] = _prices(weight, gram, height, taps)
 
     walk(program, batches, visit)
     return found
@@ -90,7 +90,7 @@ def cheapest(layer: Layer, fit: Fit, n: int, share: float, damping: float, multi
     """
     weight = fit.solve(layer.weight, damping)
     gram, _ = fit.damped(damping)
-    price = prices(eliminate(weight, gram[0], n, layer.taps))
+    price = _prices(weight, gram, n, layer.taps)
     price[-1] *= n / (len(weight) - n * (len(price) - 1))
     if multiple:
         keep = evenly(price, share, multiple)
@@ -98,6 +98,12 @@ def cheapest(layer: Layer, fit: Fit, n: int, share: float, damping: float, multi
         keep = torch.ones_like(price, dtype=torch.bool)
         keep.view(-1)[price.flatten().argsort()[: int(price.numel() * share + 1e-9)]] = False
     return keep.repeat_interleave(n, 0)[: len(weight)].repeat_interleave(layer.taps, 1)
+
+
+def _prices(weight: Tensor, gram: Tensor, n: int, taps: int) -> Tensor:
+    """(R, I / groups), `prices` of all block rows: weight (O, d), gram (groups, d, d), n a divisor of a group."""
+    parts = zip(weight.chunk(len(gram)), gram)
+    return torch.cat([prices(eliminate(own, seen, n, taps)) for own, seen in parts])
 
 
 def check(layer: Layer, fit: Fit) -> None:

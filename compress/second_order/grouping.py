@@ -37,16 +37,22 @@ def saliencies(
         check(layer, fit)
         if layer.name in taps:
             gram, _ = fit.damped(damping)
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram[0]))
-            corner = inverse.view(-1, taps[layer.name], inverse.shape[0] // taps[layer.name], taps[layer.name])
-            corner = corner.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (I, t, t)
-            own = layer.weight.to(inverse).view(len(layer.weight), -1, taps[layer.name]).transpose(0, 1)  # (I, O, t)
-            lost = torch.linalg.solve(corner, own.mT)  # (I, t, O)
-            matters = importance(layer, fit).to(lost).clamp(min=0)
-            found[layer.name] = ((own.mT * lost).sum(1).T * matters[:, None]).float().cpu()
+            own = layer.weight.to(gram).chunk(len(gram))
+            lost = torch.cat([_lost(w, g, taps[layer.name]) for w, g in zip(own, gram)])
+            found[layer.name] = (lost * importance(layer, fit).to(lost).clamp(min=0)[:, None]).float().cpu()
 
     walk(program, batches, visit)
     return found
+
+
+def _lost(weight: Tensor, gram: Tensor, taps: int) -> Tensor:
+    """(O, I) by how much E‖y − ŷ‖² grows where one input of one filter goes: weight (O, d), gram (d, d)."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    corner = (
+        inverse.view(-1, taps, inverse.shape[0] // taps, taps).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    )  # (I, t, t)
+    own = weight.view(len(weight), -1, taps).transpose(0, 1)  # (I, O, t)
+    return (own.mT * torch.linalg.solve(corner, own.mT)).sum(1).T
 
 
 def grouped(

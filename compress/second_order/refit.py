@@ -47,15 +47,8 @@ class Fit:
         right = self.cross + ridge * weight.double().view_as(self.cross)
         if keep is None:
             return torch.cholesky_solve(right.mT, torch.linalg.cholesky(gram)).mT.flatten(0, 1)
-        gram, right = gram[0], right[0]
-        found = torch.zeros_like(right)
-        supports, owner = keep.unique(dim=0, return_inverse=True)
-        for i, support in enumerate(supports):
-            s, rows = support.nonzero().flatten(), (owner == i).nonzero().flatten()
-            if len(s):
-                factor = torch.linalg.cholesky(gram[s][:, s])
-                found[rows[:, None], s] = torch.cholesky_solve(right[rows][:, s].T, factor).T
-        return found
+        found = [_supported(*given) for given in zip(gram, right, keep.view(right.shape))]
+        return torch.cat(found)
 
     def chosen(self, weight: Tensor, damping: float, keep: Tensor | None = None) -> float:
         """Of ``damping`` and larger ones that with which parts of the images are answered best that were not fitted.
@@ -64,7 +57,7 @@ class Fit:
         """
         if len(self.folds) < 2:
             return damping
-        some = None if keep is None else _of_some(keep)
+        some = None if keep is None or len(self.gram) > 1 else _of_some(keep)
         whole = sum(self.folds[1:], start=self.folds[0])
         errors = torch.zeros(len(STRONGER), dtype=torch.float64)
         for fold in self.folds:
@@ -138,6 +131,18 @@ class Moments:
             self.samples,
             folds,
         )
+
+
+def _supported(gram: Tensor, right: Tensor, keep: Tensor) -> Tensor:
+    """(o, d) W with (W G)_S = R_S for each filter's support S: gram (d, d), right (o, d), keep bool (o, d)."""
+    found = torch.zeros_like(right)
+    supports, owner = keep.unique(dim=0, return_inverse=True)
+    for i, support in enumerate(supports):
+        s, rows = support.nonzero().flatten(), (owner == i).nonzero().flatten()
+        if len(s):
+            factor = torch.linalg.cholesky(gram[s][:, s])
+            found[rows[:, None], s] = torch.cholesky_solve(right[rows][:, s].T, factor).T
+    return found
 
 
 def _of_some(keep: Tensor) -> Tensor:

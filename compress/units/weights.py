@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,8 @@ from kerf.compress.network.blocks import CONVOLUTIONS, blocks
 from kerf.compress.network.cost import positions
 from kerf.compress.network.graph import DependencyGraph
 from kerf.errors import BadInput
+
+NO_HEIGHTS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class OneByN:
         def cut(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
             return _blocks(path, weight, positions, self.heights.get(path, self.n))
 
-        return _split(model, graph, example, self.full, cut)
+        return _split(model, graph, example, self.full, cut, self.n, self.heights)
 
 
 @dataclass(frozen=True)
@@ -120,31 +123,39 @@ def nearest(kernels: Tensor, library: Tensor) -> Tensor:
     return kept.sort(dim=1, descending=True, stable=True).indices[:, 0]  # argmax may take any of equal ones
 
 
-def prunable(model: nn.Module, graph: DependencyGraph, full: bool) -> list[str]:
+def prunable(
+    model: nn.Module, graph: DependencyGraph, full: bool, n: int = 1, heights: Mapping[str, int] = NO_HEIGHTS
+) -> list[str]:
     """Paths of the weights that are pruned, in the model's order.
 
-    All convolutions that mix channels, but for those that read the network input: depthwise and grouped ones stay
-    dense. With ``full`` linear layers too. A layer that is called under two names counts once.
+    All convolutions that mix channels, but for those that read the network input: depthwise ones stay dense, and
+    grouped ones that units of ``n`` kernels (of ``heights`` by path) would straddle. With ``full`` linear layers too. A
+    layer that is called under two names counts once.
     """
 
-    def mixes_channels(module: nn.Module) -> bool:
+    def mixes_channels(path: str, module: nn.Module) -> bool:
         if module._parameters.get("weight") is None:  # computed, as by weight_norm: the layer stays dense
             return False
         if isinstance(module, CONVOLUTIONS):
-            return module.groups == 1
+            filters = module.out_channels // module.groups
+            return module.groups == 1 or (module.groups < module.in_channels and filters % heights.get(path, n) == 0)
         return full and isinstance(module, nn.Linear)
 
-    paths = [f"{name}.weight" for name, module in model.named_modules() if mixes_channels(module)]
-    return [path for path in paths if path not in graph.stems]
+    found = {f"{name}.weight": module for name, module in model.named_modules()}
+    return [path for path, module in found.items() if mixes_channels(path, module) and path not in graph.stems]
 
 
 def _split(
-    model: nn.Module, graph: DependencyGraph, example: Any, full: bool, cut: Callable[..., WeightUnits]
+    model: nn.Module,
+    graph: DependencyGraph,
+    example: Any,
+    full: bool,
+    cut: Callable[..., WeightUnits],
+    n: int = 1,
+    heights: Mapping[str, int] = NO_HEIGHTS,
 ) -> tuple[WeightUnits, ...]:
-    used = positions(model, example)
-    return tuple(
-        cut(path, model.get_parameter(path), used[path]) for path in prunable(model, graph, full) if path in used
-    )
+    used, paths = positions(model, example), prunable(model, graph, full, n, heights)
+    return tuple(cut(path, model.get_parameter(path), used[path]) for path in paths if path in used)
 
 
 def _blocks(path: str, weight: nn.Parameter, positions: int, n: int) -> WeightUnits:

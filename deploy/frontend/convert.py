@@ -33,7 +33,7 @@ def convert(
     shapes: Mapping[str, Sequence[int]] | None = None,
     integers: bool = True,
 ) -> Network:
-    """Read, fold, fuse, and mark as 1xN every ungrouped layer of which a share ``sparsity`` of the blocks is zero.
+    """Read, fold, fuse, and mark as 1xN each layer, not depthwise, of which a share ``sparsity`` of blocks is zero.
 
     ``precision``: of layers of floats; ``integers``: whether quantised layers are ones of integers, else of floats.
 
@@ -82,10 +82,8 @@ def blocked(layer: Layer, ns: Sequence[int], sparsity: float) -> Layer:
     N is the first of ``ns`` that loses no more than NEARLY of the zero blocks that another finds: random blocks of
     4 rows make some of 8, too, and kernels of 8 would compute most of what the 4 leave out.
     """
-    if layer.problem.groups > 1:
-        return layer
     fitting = []  # (share of zero blocks, N, blocks kept)
-    for n in ns:
+    for n in filter(layer.problem.holds_blocks, ns):
         kept = kept_blocks(layer.weight, n)
         zero = int(kept.size - kept.sum())
         if zero and zero + 1 >= sparsity * kept.size:

@@ -20,24 +20,29 @@ def zero_blocks(
     """In place, in a cleaned model: the floor(blocks · share) 1xn blocks of least mean |w| of each layer become zero.
 
     ``layers``: names of ONNX operators, "Conv" and those of LINEAR. Of convolutions those are pruned that
-    kerf.compress.units.weights.prunable names, which mix all channels and do not read the network's input; of linear
+    kerf.compress.units.weights.prunable names, which mix channels and do not read the network's input; of linear
     layers those behind a first one whose result is no output of the network, as a classifier's is. Raises ValueError,
     which names ``source``, when there is none, and for an operator without blocks.
     """
     if unknown := set(layers) - {"Conv", *LINEAR}:
         raise BadInput(f"{source}: no blocks in {', '.join(sorted(unknown))}; expected Conv, {' or '.join(LINEAR)}")
-    weights = prunable(model.graph, layers)
+    weights = prunable(model.graph, n, layers)
     if not weights:
         what = "convolution" if set(layers) == {"Conv"} else "layer"
-        raise BadInput(f"{source}: no {what} to prune (ungrouped, constant weight, behind the first layer)")
+        raise BadInput(f"{source}: no {what} to prune (not depthwise, constant weight, behind the first layer)")
     for tensor, transposed in weights:
         weight = numpy_helper.to_array(tensor)
         pruned = without_least(weight.T, n, share).T if transposed else without_least(weight, n, share)
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(pruned), tensor.name))
 
 
-def prunable(graph: onnx.GraphProto, layers: Collection[str] = ("Conv",)) -> list[tuple[onnx.TensorProto, bool]]:
-    """The weights, where they are stored, each once, and whether they are stored as (I, O)."""
+def prunable(
+    graph: onnx.GraphProto, n: int, layers: Collection[str] = ("Conv",)
+) -> list[tuple[onnx.TensorProto, bool]]:
+    """The weights, where they are stored, each once, and whether they are stored as (I, O).
+
+    Of grouped convolutions those whose groups 1xn blocks fill.
+    """
     stored = {t.name: t for t in graph.initializer}
     raw = {i.name for i in graph.input} - set(stored)  # tensors that are the input, perhaps scaled
     found: dict[str, tuple[onnx.TensorProto, bool]] = {}
@@ -49,7 +54,8 @@ def prunable(graph: onnx.GraphProto, layers: Collection[str] = ("Conv",)) -> lis
             continue
         given, weight = attributes(node), stored[node.input[1]]
         if node.op_type == "Conv":
-            if given.get("group", 1) == 1:
+            groups, (outputs, inputs) = given.get("group", 1), weight.dims[:2]
+            if groups == 1 or (inputs > 1 and outputs // groups % n == 0):
                 found[node.input[1]] = weight, False
         elif len(weight.dims) == 2 and node.output[0] not in ends:
             found[node.input[1]] = weight, not given.get("transB", 0)

@@ -83,7 +83,7 @@ def inspect(
     layers = []
     for s, density in zip(found, measured):
         gain = expected_gain(density.block, n)
-        sparse = density.op in ("conv", "dense") and gain > 1 and density.zero_blocks
+        sparse = s.holds_blocks(n) and gain > 1 and density.zero_blocks
         layers.append(
             InspectedLayer(
                 name=density.name,

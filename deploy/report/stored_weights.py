@@ -36,6 +36,11 @@ class Stored(NamedTuple):
     weight: np.ndarray
     macs: int | None = None  # multiply-accumulates of one image; None in a checkpoint
     numbers: str = "f32"  # that kerf computes it with
+    groups: int = 1
+
+    def holds_blocks(self, n: int) -> bool:
+        """Whether a kernel can skip its zero 1xn blocks."""
+        return self.op in ("conv", "dense") or (self.op == "grouped" and len(self.weight) // self.groups % n == 0)
 
 
 class Holding(NamedTuple):
@@ -106,4 +111,6 @@ def of(layer: Layer) -> Stored:
     if problem.groups > 1:
         op = "depthwise" if weight.shape[1] == 1 else "grouped"
     macs = problem.macs // problem.batch
-    return Stored(layer.name, op, weight[:, :, 0, 0] if op == "dense" else weight, macs, problem.numbers)
+    return Stored(
+        layer.name, op, weight[:, :, 0, 0] if op == "dense" else weight, macs, problem.numbers, problem.groups
+    )

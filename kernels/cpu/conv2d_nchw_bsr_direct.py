@@ -39,7 +39,7 @@ class Blocks:
         """``unroll``: blocks that a turn of the loop over them takes."""
         self.unroll = unroll
         self.p, self.n, self.rows = p, p.n, p.out_channels // p.n
-        self.panels, self.channel = -(-p.in_channels // c["panel"]), channel
+        self.panels, self.channel = -(-(p.in_channels // p.groups) // c["panel"]), channel
         self.parts, self.step = c.get("parts", 1), c["rows"]
         self.ahead = -(-AHEAD // (p.taps * p.n))
 
@@ -87,8 +87,8 @@ def refuses(p: Problem, target: Target) -> str | None:
         return reason
     if not p.n:
         return "weights are dense"
-    if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+    if not p.holds_blocks(p.n):
+        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
     return None
 
 
@@ -100,15 +100,22 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
 
 
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
-    """Arrays in the order of the function's parameters: blocks by panel of input channels, then by block row."""
+    """Arrays in the order of the function's parameters: blocks by panel of input channels, then by block row.
+
+    Of a grouped convolution panels divide the channels of a group, and indices count from its first; those of the
+    function count from the image's.
+    """
     if w.nnzb == 0:
         data, indices = np.zeros((1, *w.block), np.float32), np.zeros(1, np.int32)
     else:
         data, indices = w.data, w.indices
-    panels, rows = -(-p.in_channels // c["panel"]), len(w.indptr) - 1
-    group = w.indices // c["panel"] * rows + np.repeat(np.arange(rows), np.diff(w.indptr))
-    order = np.argsort(group, kind="stable") if w.nnzb else [0]
-    counts = np.bincount(group, minlength=panels * rows)
+    per_group, rows = p.in_channels // p.groups, len(w.indptr) - 1
+    row = np.repeat(np.arange(rows), np.diff(w.indptr))
+    turn = w.indices // c["panel"] * rows + row
+    order = np.argsort(turn, kind="stable") if w.nnzb else [0]
+    counts = np.bincount(turn, minlength=-(-per_group // c["panel"]) * rows)
+    if w.nnzb:
+        indices = indices + (row * p.n // (p.out_channels // p.groups) * per_group).astype(np.int32)
     arrays = {
         "data": np.concatenate(
             [

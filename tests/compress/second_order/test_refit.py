@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from kerf.compress.network.graph import DependencyGraph
-from kerf.compress.second_order.compensation import compensate
+from kerf.compress.second_order.compensation import cheapest, compensate
 from kerf.compress.second_order.layer import Layer, Window
 from kerf.compress.second_order.refit import Fit, Moments
 from kerf.compress.second_order.traced import BATCH, Traced, batched
@@ -57,6 +59,24 @@ def test_refit_is_the_least_squares_optimum_with_its_bias():
         torch.testing.assert_close(torch.cat([weight[o, s], constant[o : o + 1]]), expected, rtol=1e-6, atol=1e-8)
         assert float(found.error(weight)[o]) == pytest.approx(float((given @ expected - t[:, o]).square().mean()))
     assert not bool(weight[~keep].any())
+
+
+def test_each_group_is_fitted_by_itself():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 400, 5, generator=generator, dtype=torch.double)
+    t = torch.randn(2, 400, 4, generator=generator, dtype=torch.double)
+    parts = [fit(own, aim) for own, aim in zip(x, t)]
+    names = ("gram", "cross", "mean", "target", "variance")
+    whole = Fit(*(torch.cat([getattr(part, name) for part in parts]) for name in names), 400)
+    weight = torch.randn(8, 5, generator=generator)
+    keep = torch.rand(8, 5, generator=generator) > 0.4
+    alone = [p.solve(w, 0.01, k) for p, w, k in zip(parts, weight.chunk(2), keep.chunk(2))]
+    torch.testing.assert_close(whole.solve(weight, 0.01, keep), torch.cat(alone))
+    layer = Layer("grouped", "x", "y", weight, None, groups=2)
+    half = [replace(layer, weight=w, groups=1) for w in weight.chunk(2)]
+    apart = [cheapest(own, part, 2, 0.5, 0.01, multiple=1) for own, part in zip(half, parts)]
+    assert torch.equal(cheapest(layer, whole, 2, 0.5, 0.01, multiple=1), torch.cat(apart))
+    assert int(cheapest(layer, whole, 2, 0.5, 0.01).sum()) == 20  # of all blocks of the layer, at any place
 
 
 def test_damping_holds_weights_that_nothing_is_known_of():

@@ -39,8 +39,14 @@ def split(granularity, model: nn.Module) -> dict[str, Units]:
 @pytest.mark.parametrize("granularity", [OneByN, Weight, Filter])
 def test_which_layers(granularity):
     choose = (lambda **k: OneByN(4, **k)) if granularity is OneByN else granularity
-    assert list(split(choose(), Net())) == ["conv.weight", "point.weight"]
-    assert list(split(choose(full=True), Net())) == ["conv.weight", "point.weight", "linear.weight"]
+    assert list(split(choose(), Net())) == ["conv.weight", "point.weight", "grouped.weight"]
+    assert list(split(choose(full=True), Net())) == ["conv.weight", "point.weight", "grouped.weight", "linear.weight"]
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])  # two groups of four filters
+def test_blocks_of_grouped_convolutions_lie_within_a_group(n):
+    assert ("grouped.weight" in split(OneByN(n), Net())) is (n < 8)
+    assert ("grouped.weight" in split(OneByN(8, heights={"grouped.weight": n}), Net())) is (n < 8)
 
 
 @pytest.mark.parametrize(("arch", "layers"), [("mobilenet_v1", 13), ("mobilenet_v2", 34), ("mobilenet_v3_small", 40)])

@@ -59,6 +59,17 @@ def test_of_several_heights_a_layer_takes_the_largest_that_its_zeros_fill(tmp_pa
         convert(path, (4, 0))
 
 
+@pytest.mark.parametrize(("n", "sparse"), [(2, True), (4, True), (8, False)])  # two groups of four filters
+def test_blocks_of_grouped_convolutions_lie_within_a_group(tmp_path, n, sparse):
+    b = Builder()
+    b.conv("input", "a", 8, 3)
+    b.conv("a", "grouped", 8, 4, 3, zero_blocks=0.5, n=n, group=2)
+    b.conv("grouped", "deep", 8, 1, 3, zero_blocks=0.5, n=1, group=8)
+    path = b.save(tmp_path / "m.onnx", "deep", out_shape=(1, 8, 32, 32))
+    layers = convert(path, n).layers
+    assert [layers[name].problem.n for name in ("grouped", "deep")] == [n if sparse else 0, 0]
+
+
 def test_zeros_out_of_blocks_do_not_count(tmp_path):
     b = Builder()
     b.conv("input", "layer", 32, 3)
