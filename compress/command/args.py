@@ -77,7 +77,7 @@ class Args:
         metavar="IMAGES",
         ranges=(least(1),),
     )
-    full: bool = flag(HOW, "prune the classifier too", default=False)
+    full: bool = flag(HOW, "prune linear layers too: a transformer's, the classifier", default=False)
     set: tuple[str, ...] = flag(
         HOW, "numbers of the method's own; kerf-prune methods METHOD lists them", default=(), metavar="NAME=VALUE"
     )

@@ -23,6 +23,8 @@ from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.weights import OneByN
 from kerf.errors import BadInput, Unsupported
 
+WORTH_SAYING = 0.1  # share of the MACs
+
 
 @dataclass(frozen=True)
 class Work:
@@ -57,6 +59,7 @@ class Pruned:
         self.macs = self.macs_dense = found.macs
         self.parameters = self.parameters_dense = found.params
         self.step = 0  # of a method that is attached
+        self._linear = 0.0  # share of the MACs that linear layers have, where they are left out
         self._work: Work | None = work
         self._asked = False  # for the loss of the step that comes
         self.holders = 0  # optimisers that are held
@@ -91,6 +94,8 @@ class Pruned:
             self.widths = {n: (len(kept), int(kept.sum())) for n, kept in removed.kept.items() if not kept.all()}
             left = cost.count(self.model, work.example, self.masks)
         self.macs, self.parameters = left.macs, left.params
+        if getattr(work.recipe.granularity, "full", True) is False:
+            self._linear = _in_linear(self.model, left) / max(1, left.macs_dense)
         if isinstance(units := work.recipe.granularity, OneByN):
             for path in self.masks:
                 share = 1 - cost.block_density(self.model, [path], units.heights.get(path, units.n))
@@ -195,7 +200,15 @@ class Pruned:
         if self.zero_blocks:
             least, most = min(self.zero_blocks.values()), max(self.zero_blocks.values())
             parts.append(f"zero blocks {least:.0%}" + (f" to {most:.0%}" if f"{most:.0%}" != f"{least:.0%}" else ""))
+        if self._linear >= WORTH_SAYING:
+            parts.append(f"linear layers, {self._linear:.0%} of all MACs, stay dense (full=True prunes them)")
         return f"Pruned({of}: {', '.join(parts)})"
+
+
+def _in_linear(model: nn.Module, found: cost.Cost) -> int:
+    """Dense multiply-accumulates of linear layers."""
+    paths = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return sum(found.layers[path].macs_dense for path in paths if path in found.layers)
 
 
 class Held:

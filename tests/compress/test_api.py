@@ -377,3 +377,12 @@ def test_an_optimiser_of_parameters_that_left_is_refused(net):
     with pytest.raises(kerf.BadInput, match="was made before channels were cut"):
         pruned.hold(optimizer)
     pruned.hold(sgd(net)).remove()
+
+
+def test_what_linear_layers_would_have_brought_is_said():
+    x = torch.randn(1, 3, 8, 8)
+    made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(288, 64), nn.Linear(64, 10))
+    linear, convolutions = 288 * 64 + 64 * 10, 36 * (8 * 27 + 8 * 8)
+    said = f"linear layers, {linear / (linear + convolutions):.0%} of all MACs, stay dense (full=True prunes them)"
+    assert said in repr(kerf.prune(copy.deepcopy(made), "one_by_n", example=x, n=4, sparsity=0.5))
+    assert "linear layers" not in repr(kerf.prune(made, "one_by_n", example=x, n=4, sparsity=0.5, full=True))
