@@ -26,6 +26,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import Shadows
 from kerf.compress.training.pressure import Moments, ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.weights import Granularity, OneByN, Weight, WeightUnits
+from kerf.errors import BadInput
 
 HIDDEN = 1e9  # more than any score: what a mask hides goes before all that it leaves
 
@@ -165,6 +166,11 @@ def block_movement(settings: Settings, *, score_rate: float = 1e-2, warm: float 
 
 
 def _recipe(granularity: Granularity, movement: Movement) -> Recipe:
+    if not 0 <= movement.warm * (1 + movement.final) < 1:  # else the first weight would go with the last, or behind all
+        most = 1 / (1 + movement.final)
+        raise BadInput(f"warm is {movement.warm:g}: expected a share of the steps from 0 to below {most:.2f}")
+    if movement.rate <= 0 or movement.penalty < 0:
+        raise BadInput(f"score_rate {movement.rate:g}, penalty {movement.penalty:g}: expected above 0, and 0 or more")
     return Recipe(
         granularity,
         movement.score,

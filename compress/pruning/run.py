@@ -174,7 +174,7 @@ class _Run:
         course.measured.setdefault("pruned", course.measured["dense"])
 
     def _goes_on_without(self, index: int) -> bool:
-        """Whether this phase is followed by one that neither removes anything, which releases a pressure, nor has one."""
+        """Whether the next phase neither has a pressure nor removes anything, which would release this one's."""
         following = self.phases[index + 1 :][:1]
         reached = self.course.sparsity, self.course.part
         return any(not p.pressure and not ((p.sparsity, p.part) > reached and p.sparsity) for p in following)

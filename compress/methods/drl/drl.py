@@ -189,7 +189,7 @@ def _read(model: nn.Module, unit: ChannelUnits) -> Tensor:
 
 
 def stages(budget: Budget, noisy: bool, quantises: bool) -> Iterator[Phase]:
-    """Pruning of channels; half of the fine-tuning with noise, half without; the last quarter of the epochs on grids."""
+    """Channels go; half of the fine-tuning is with noise, half without; the last quarter of the epochs on grids."""
     last = -(-budget.epochs // 4) if quantises else 0
     rest = budget.epochs - last
     noise = -(-rest // 2) if noisy else 0

@@ -1,7 +1,7 @@
 """Information dropout of weights: noise that learns how loud it may be; what is drowned by it is dropped.
 
-Source: Achille and Soatto, "Information Dropout", TPAMI 2018, arXiv 1611.01353, section 4, for activations: noise ε with
-ln ε ~ N(0, α²), a log-uniform prior, whose divergence is −ln α up to a constant
+Source: Achille and Soatto, "Information Dropout", TPAMI 2018, arXiv 1611.01353, section 4, for activations: noise ε
+with ln ε ~ N(0, α²), a log-uniform prior, whose divergence is −ln α up to a constant
 (github.com/ucla-vision/information-dropout). Of weights, and pruned by their signal-to-noise ratio, as in Molchanov et
 al., "Variational Dropout Sparsifies Deep Neural Networks", ICML 2017, arXiv 1701.05369.
 """

@@ -176,5 +176,5 @@ def test_phases_share_the_epochs():
 def test_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="variational is 'odd': expected one of weights, kernels, none"):
         METHODS["drl"](BY_MACS, variational="odd")
-    with pytest.raises(ValueError, match="penalty 0, noise_rate 0.01: expected above 0"):
+    with pytest.raises(ValueError, match=r"penalty 0, noise_rate 0\.01: expected above 0"):
         METHODS["drl"](BY_MACS, penalty=0)
