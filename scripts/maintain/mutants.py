@@ -2,7 +2,8 @@
 
 Launch:    python scripts/maintain/mutants.py --each 5 --out runs/mutants.jsonl [--only csgd dmcp] [--minutes 2]
 Hardware:  any CPU; some minutes to see which test runs which statement, then a few seconds of a core for a mutant.
-           Run it again to go on; finished mutants stay.
+           Run it again to go on; finished mutants stay,
+           and survivors are tried again where tests were added.
 Expected:  a line per mutant (file, line, change, killed or not, by which test), and the share that is killed.
 
 A mutant is one changed operator, comparison, constant, condition or call that is left out, drawn with a seed.
@@ -27,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import CodeType, FunctionType
+from typing import Any
 
 import pytest
 
@@ -93,7 +95,8 @@ def drawn(path: Path, count: int, seed: int) -> Iterator[tuple[str, int, ast.Mod
         kept = dict(node.__dict__)  # not copies: other mutants are nodes within
         change(node, kind)
         after = ast.unparse(node).splitlines()[0]
-        name = f"{path.stem}:{getattr(node, 'lineno', 0)} {kind}: {before[:60]} -> {after[:60]}"
+        at_line = f"{getattr(node, 'lineno', 0)}:{getattr(node, 'col_offset', 0)}"
+        name = f"{path.stem}:{at_line} {kind}: {before[:60]} -> {after[:60]}"
         mutant = copy.deepcopy(tree)
         node.__dict__.update(kept)
         yield name, lines[key[0]], mutant
@@ -126,6 +129,10 @@ def exchange(path: Path, tree: ast.Module) -> None:
             old = thing.__code__
             if (code := new.get((old.co_name, old.co_firstlineno))) and code.co_freevars == old.co_freevars:
                 thing.__code__ = code
+
+
+# test -> seconds of the processor, (stem, line) of the statements that it runs
+Runs = dict[str, tuple[float, list[tuple[str, int]]]]
 
 
 class Same:
@@ -170,7 +177,7 @@ class Statements(Same):
         if report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
 
-    def rows(self) -> dict[str, tuple[float, list[tuple[str, int]]]]:
+    def rows(self) -> Runs:
         lines = {
             name: found | self.prepared.get(name.partition("::")[0], set()) for name, (_, found) in self.tests.items()
         }
@@ -190,21 +197,38 @@ def ran(arguments: Sequence[str], plugin: object) -> int:
         return int(pytest.main([*OPTIONS, *arguments], plugins=[plugin]))
 
 
-def which_run(files: Sequence[Path], out: Path) -> None:
-    """Runs all tests on watched files and writes {test: (seconds, [(stem, line), …])}."""
-    if os.fork():
-        if os.wait()[1]:
-            raise SystemExit("the tests could not be watched")
-        return
-    for path in files:
-        exchange(path, watched(path))
-    plugin = Statements(getattr(builtins, SEEN))
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        pytest.main(["-q", *OPTIONS[2:], *TESTS], plugins=[plugin])
-    partial = out.with_suffix(".part")
-    partial.write_text(json.dumps(plugin.rows()))
-    partial.replace(out)
-    os._exit(0)
+def watch(tests: Path, files: Sequence[Path], out: Path) -> Runs:
+    """Runs a file of tests, in a process of its own, on watched files: test -> (seconds, [(stem, line), …])."""
+    if not os.fork():
+        for path in files:
+            exchange(path, watched(path))
+        plugin = Statements(getattr(builtins, SEEN))
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            pytest.main(["-q", *OPTIONS[2:], str(tests)], plugins=[plugin])
+        out.write_text(json.dumps(plugin.rows()))
+        os._exit(0)
+    if os.wait()[1]:
+        raise SystemExit(f"{tests} could not be watched")
+    found = json.loads(out.read_text())
+    out.unlink()
+    return found
+
+
+def which_run(root: Path, files: Sequence[Path], told: Path) -> Runs:
+    """Of all tests, from the file of an earlier run where neither they nor what they run has changed since."""
+    known = json.loads(told.read_text()) if told.is_file() else {}
+    changed = {path.stem: path.stat().st_mtime for path in files}
+    for tests in sorted(p for folder in TESTS for p in (root / folder).glob("test_*.py")):
+        name = str(tests.relative_to(root))
+        old = known.get(name, {"at": 0.0, "tests": {}})
+        newest = max([tests.stat().st_mtime, *(changed.get(s, 0) for _, ls in old["tests"].values() for s, _ in ls)])
+        if newest > old["at"]:
+            at = time.time()
+            known[name] = {"at": at, "tests": watch(tests, files, told.with_suffix(".part"))}
+            print(f"watched   {name}", flush=True)
+            told.with_suffix(".part").write_text(json.dumps(known))
+            told.with_suffix(".part").replace(told)
+    return {test: run for file in known.values() for test, run in file["tests"].items()}
 
 
 def killed(path: Path, tree: ast.Module, tests: Sequence[str], seconds: float) -> str | None:
@@ -230,14 +254,20 @@ def killed(path: Path, tree: ast.Module, tests: Sequence[str], seconds: float) -
     return answer or ("time" if status else None)
 
 
-def chosen(runs: dict[str, tuple[float, list[list[object]]]], stem: str, line: int) -> tuple[list[str], float]:
+def chosen(runs: Runs, stem: str, line: int) -> tuple[list[str], float]:
     """The tests that run a statement, quickest first, within BUDGET; and their seconds."""
-    found = sorted((seconds, name) for name, (seconds, lines) in runs.items() if [stem, line] in lines)
+    found = sorted((seconds, name) for name, (seconds, lines) in runs.items() if (stem, line) in set(map(tuple, lines)))
     total, names = 0.0, list[str]()
     for seconds, name in found:
         if total + seconds <= BUDGET or not names:
             total, names = total + seconds, [*names, name]
     return names, total
+
+
+def last_of(out: Path) -> dict[str, dict[str, Any]]:
+    """Mutant -> its last row: survivors are tried again once there are other tests of theirs."""
+    lines = out.read_text().splitlines() if out.is_file() else []
+    return {row["mutant"]: row for row in map(json.loads, lines)}
 
 
 def files_of(root: Path) -> list[Path]:
@@ -258,7 +288,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/mutants.jsonl"), help="beside it: which test runs what")
     a = parser.parse_args()
     ends, out, root = time.monotonic() + 60 * a.minutes, a.out.resolve(), a.root.resolve()
-    done = {json.loads(line)["mutant"] for line in out.read_text().splitlines()} if out.is_file() else set()
+    done = last_of(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     os.chdir(root)
     import torch
@@ -269,19 +299,18 @@ def main() -> int:
     for path in files:
         importlib.import_module("kerf." + ".".join(path.relative_to(root).with_suffix("").parts))
     ran(["--collect-only", *TESTS], None)  # imports the tests
-    if not (told := out.with_suffix(".tests.json")).is_file():
-        which_run(files, told)
-    runs = json.loads(told.read_text())
+    runs = which_run(root, files, out.with_suffix(".tests.json"))
     for path in files:
         for name, line, tree in drawn(path, a.each, a.seed) if path.stem in a.only or not a.only else ():
-            if name in done or time.monotonic() > ends:
-                continue
             tests, seconds = chosen(runs, path.stem, line)
+            before = done.get(name, {"killed": False, "by": None, "tests": -1})
+            if before["killed"] or before["tests"] == len(tests) or time.monotonic() > ends:
+                continue
             by = killed(path, tree, tests, seconds)
             with out.open("a") as file:
                 file.write(json.dumps({"mutant": name, "killed": by is not None, "by": by, "tests": len(tests)}) + "\n")
             print(f"{'killed' if by else 'SURVIVES'}  {name}  {by or len(tests)}", flush=True)
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows = last_of(out).values()
     print(f"{sum(r['killed'] for r in rows)} of {len(rows)} mutants killed")
     return 0
 

@@ -9,6 +9,7 @@ from torch import nn
 from kerf.compress.data.sets import Options, open_data
 from kerf.compress.methods import METHODS
 from kerf.compress.methods.drl import information_dropout
+from kerf.compress.methods.drl.bit_widths import BitWidths, Numbers
 from kerf.compress.methods.drl.information_dropout import InformationDropout, divergence, snr
 from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
@@ -159,6 +160,19 @@ def test_a_run_drops_what_is_drowned_and_fine_tunes_without_it(monkeypatch):
     assert {row["phase"] for row in history} == {"fine-tune"}
     assert not masks
     assert all((without.get_parameter(f"layer1.{i}.conv2.weight") != 0).all() for i in range(3))
+
+
+def test_networks_that_bits_are_tried_on_keep_what_was_dropped():
+    data = open_data("synthetic", Options(train_batch=8, subset=32))
+    model = create("resnet20", data.num_classes, data.image_size).train()
+    weight = model.get_parameter("layer1.0.conv1.weight")
+    with torch.no_grad():
+        weight[::2] = 0
+    before = weight.detach().clone()
+    bits = BitWidths(Numbers(episodes=1, images=8, tuned=16, size=0.1, seed=0))
+    bits._train(model, lambda: data.train.epoch(0, 0))
+    assert not weight[::2].any()
+    assert bool((weight[1::2] != before[1::2]).any())
 
 
 def test_phases_share_the_epochs():
