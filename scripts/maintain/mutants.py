@@ -33,8 +33,8 @@ from typing import Any
 import pytest
 
 CORE = ("criteria", "recipe", "removal", "run", "schedules", "scopes")  # of compress/pruning
-TESTS = ("tests/compress/methods", "tests/compress/pruning")
-BUDGET = 20.0  # seconds of tests for a mutant
+TESTS = ("methods", "pruning", "units", "training/test_quantise.py", "training/test_masking.py")  # of tests/compress
+BUDGET = 8.0  # seconds of tests for a mutant
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=0")  # its alarm would count waiting; ours does not
 SEEN = "_seen_by_mutants"  # among the builtins, where functions of any file find it
 SWAPS: dict[type, type] = {
@@ -194,7 +194,12 @@ class Failures(Same):
 
 def ran(arguments: Sequence[str], plugin: object) -> int:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        return int(pytest.main([*OPTIONS, *arguments], plugins=[plugin]))
+        return int(pytest.main([*OPTIONS, *arguments], plugins=[plugin] if plugin else []))
+
+
+def tests_of(root: Path) -> list[Path]:
+    places = [root / "tests/compress" / place for place in TESTS]
+    return sorted(p for place in places for p in (place.glob("test_*.py") if place.is_dir() else [place]))
 
 
 def watch(tests: Path, files: Sequence[Path], out: Path) -> Runs:
@@ -218,7 +223,7 @@ def which_run(root: Path, files: Sequence[Path], told: Path) -> Runs:
     """Of all tests, from the file of an earlier run where neither they nor what they run has changed since."""
     known = json.loads(told.read_text()) if told.is_file() else {}
     changed = {path.stem: path.stat().st_mtime for path in files}
-    for tests in sorted(p for folder in TESTS for p in (root / folder).glob("test_*.py")):
+    for tests in tests_of(root):
         name = str(tests.relative_to(root))
         old = known.get(name, {"at": 0.0, "tests": {}})
         newest = max([tests.stat().st_mtime, *(changed.get(s, 0) for _, ls in old["tests"].values() for s, _ in ls)])
@@ -298,7 +303,7 @@ def main() -> int:
     files = files_of(root)
     for path in files:
         importlib.import_module("kerf." + ".".join(path.relative_to(root).with_suffix("").parts))
-    ran(["--collect-only", *TESTS], None)  # imports the tests
+    ran(["--collect-only", *map(str, tests_of(root))], None)  # imports the tests
     runs = which_run(root, files, out.with_suffix(".tests.json"))
     for path in files:
         for name, line, tree in drawn(path, a.each, a.seed) if path.stem in a.only or not a.only else ():

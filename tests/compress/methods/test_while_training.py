@@ -111,3 +111,8 @@ def test_however_late_something_goes_while_there_is_training_left_to_see_it():
     for own in ({"start": 1.0}, {"start": -0.1}, {"over": 0.0}, {"over": 1.5}):
         with pytest.raises(ValueError, match="expected 0 to below 1, and above 0 to 1, of the epochs"):
             METHODS["while_training"](Settings(), **own)
+
+
+def test_all_is_gone_by_the_end_where_the_ramp_would_be_longer_than_what_is_left():
+    model, _, _, x, recipe = ramp(steps=8, start=0.75, over=0.5)  # two epochs are left for a ramp of four
+    assert list(stepped(recipe.pressure, model, x, 8)) == [0, 0, 0, 0, 0, 0, 16, 32]
