@@ -7,9 +7,10 @@ Hardware:  any CPU; some minutes to see which test runs which statement, then a 
 Expected:  a line per mutant (file, line, change, killed or not, by which test), and the share that is killed.
 
 A mutant is one changed operator, comparison, constant, condition or call that is left out, drawn with a seed.
-It is killed where one of the tests that run its statement fails, or takes more than three times as long as with what
-is there. The quickest come first, and no more than BUDGET seconds of them, so that a survivor may be one that slower
-tests would kill. Each runs in a process forked behind all imports, in which the function's code is exchanged.
+It is killed where one of the tests of its file (`tests_of`) that run its statement fails, or takes more than three
+times as long as with what is there. The quickest come first, and no more than BUDGET seconds of them, so that a
+survivor may be one that slower tests would kill. Each runs in a process forked behind all imports, in which the
+function's code is exchanged.
 """
 
 import argparse
@@ -33,7 +34,8 @@ from typing import Any
 import pytest
 
 CORE = ("criteria", "recipe", "removal", "run", "schedules", "scopes")  # of compress/pruning
-TESTS = ("methods", "pruning", "units", "training/test_quantise.py", "training/test_masking.py")  # of tests/compress
+OF_CORE = ("pruning/test_*.py", "units/test_*.py", "training/test_masking.py")  # of tests/compress, for the core
+OF_ALL = ("methods/test_cores.py", "methods/test_reports.py")  # for any method
 BUDGET = 8.0  # seconds of tests for a mutant
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=0")  # its alarm would count waiting; ours does not
 SEEN = "_seen_by_mutants"  # among the builtins, where functions of any file find it
@@ -197,9 +199,22 @@ def ran(arguments: Sequence[str], plugin: object) -> int:
         return int(pytest.main([*OPTIONS, *arguments], plugins=[plugin] if plugin else []))
 
 
-def tests_of(root: Path) -> list[Path]:
-    places = [root / "tests/compress" / place for place in TESTS]
-    return sorted(p for place in places for p in (place.glob("test_*.py") if place.is_dir() else [place]))
+def tests_of(root: Path, files: Sequence[Path]) -> list[Path]:
+    """Those that import from one of the files or are named as one, those of the core, those over many methods.
+
+    The sweeps over the whole table of methods are not among them: they take longer than all others together.
+    """
+    folder, found = root / "tests/compress", set[Path]()
+    for path in files:
+        if path.stem in CORE:
+            found.update(p for pattern in OF_CORE for p in folder.glob(pattern))
+            continue
+        found.update(p for name in OF_ALL if (p := folder / name).is_file())
+        told = f"{path.parent.name}.{path.stem} import", f"{path.parent.name} import {path.stem}\n"
+        for tests in folder.rglob("test_*.py"):
+            if tests.stem == f"test_{path.stem}" or any(t in tests.read_text() for t in told):
+                found.add(tests)
+    return sorted(found)
 
 
 def watch(tests: Path, files: Sequence[Path], out: Path) -> Runs:
@@ -223,7 +238,7 @@ def which_run(root: Path, files: Sequence[Path], told: Path) -> Runs:
     """Of all tests, from the file of an earlier run where neither they nor what they run has changed since."""
     known = json.loads(told.read_text()) if told.is_file() else {}
     changed = {path.stem: path.stat().st_mtime for path in files}
-    for tests in tests_of(root):
+    for tests in tests_of(root, files):
         name = str(tests.relative_to(root))
         old = known.get(name, {"at": 0.0, "tests": {}})
         newest = max([tests.stat().st_mtime, *(changed.get(s, 0) for _, ls in old["tests"].values() for s, _ in ls)])
@@ -303,10 +318,12 @@ def main() -> int:
     files = files_of(root)
     for path in files:
         importlib.import_module("kerf." + ".".join(path.relative_to(root).with_suffix("").parts))
-    ran(["--collect-only", *map(str, tests_of(root))], None)  # imports the tests
+    if a.only:
+        files = [path for path in files if path.stem in a.only]
+    ran(["--collect-only", *map(str, tests_of(root, files))], None)  # imports the tests
     runs = which_run(root, files, out.with_suffix(".tests.json"))
     for path in files:
-        for name, line, tree in drawn(path, a.each, a.seed) if path.stem in a.only or not a.only else ():
+        for name, line, tree in drawn(path, a.each, a.seed):
             tests, seconds = chosen(runs, path.stem, line)
             before = done.get(name, {"killed": False, "by": None, "tests": -1})
             if before["killed"] or before["tests"] == len(tests) or time.monotonic() > ends:
