@@ -36,6 +36,7 @@ import pytest
 CORE = ("criteria", "recipe", "removal", "run", "schedules", "scopes")  # of compress/pruning
 OF_CORE = ("pruning/test_*.py", "units/test_*.py", "training/test_masking.py")  # of tests/compress, for the core
 OF_ALL = ("methods/test_cores.py", "methods/test_reports.py")  # for any method
+QUICK = "not ends_with_ and not useless_channels"  # pytest's -k: without trainings that are longer than BUDGET
 BUDGET = 8.0  # seconds of tests for a mutant
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=0")  # its alarm would count waiting; ours does not
 SEEN = "_seen_by_mutants"  # among the builtins, where functions of any file find it
@@ -224,7 +225,7 @@ def watch(tests: Path, files: Sequence[Path], out: Path) -> Runs:
             exchange(path, watched(path))
         plugin = Statements(getattr(builtins, SEEN))
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            pytest.main(["-q", *OPTIONS[2:], str(tests)], plugins=[plugin])
+            pytest.main(["-q", *OPTIONS[2:], "-k", QUICK, str(tests)], plugins=[plugin])
         out.write_text(json.dumps(plugin.rows()))
         os._exit(0)
     if os.wait()[1]:

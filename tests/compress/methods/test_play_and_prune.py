@@ -177,7 +177,7 @@ def test_short_phases_have_five_rounds():
     assert chosen.pressure.every == 20
 
 
-def test_the_last_round_ends_with_the_phase():
+def test_the_last_round_is_over_when_the_phase_is():
     """What is trained, and penalised, behind the last look at the accuracy could break the tolerance unseen."""
     seen: list[int] = []
     now = -1
