@@ -20,6 +20,7 @@ import copy
 import gc
 import importlib
 import io
+import itertools
 import json
 import os
 import random
@@ -323,16 +324,17 @@ def main() -> int:
         files = [path for path in files if path.stem in a.only]
     ran(["--collect-only", *map(str, tests_of(root, files))], None)  # imports the tests
     runs = which_run(root, files, out.with_suffix(".tests.json"))
-    for path in files:
-        for name, line, tree in drawn(path, a.each, a.seed):
-            tests, seconds = chosen(runs, path.stem, line)
-            before = done.get(name, {"killed": False, "by": None, "tests": -1})
-            if before["killed"] or before["tests"] == len(tests) or time.monotonic() > ends:
-                continue
-            by = killed(path, tree, tests, seconds)
-            with out.open("a") as file:
-                file.write(json.dumps({"mutant": name, "killed": by is not None, "by": by, "tests": len(tests)}) + "\n")
-            print(f"{'killed' if by else 'SURVIVES'}  {name}  {by or len(tests)}", flush=True)
+    # one of each file before the second of any: what is cut short is a sample of all, too
+    of_files = [[(path, *mutant) for mutant in drawn(path, a.each, a.seed)] for path in files]
+    for path, name, line, tree in (m for row in itertools.zip_longest(*of_files) for m in row if m):
+        tests, seconds = chosen(runs, path.stem, line)
+        before = done.get(name, {"killed": False, "by": None, "tests": -1})
+        if before["killed"] or before["tests"] == len(tests) or time.monotonic() > ends:
+            continue
+        by = killed(path, tree, tests, seconds)
+        with out.open("a") as file:
+            file.write(json.dumps({"mutant": name, "killed": by is not None, "by": by, "tests": len(tests)}) + "\n")
+        print(f"{'killed' if by else 'SURVIVES'}  {name}  {by or len(tests)}", flush=True)
     rows = last_of(out).values()
     print(f"{sum(r['killed'] for r in rows)} of {len(rows)} mutants killed")
     return 0
