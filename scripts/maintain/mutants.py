@@ -20,7 +20,6 @@ import copy
 import gc
 import importlib
 import io
-import itertools
 import json
 import os
 import random
@@ -236,11 +235,11 @@ def watch(tests: Path, files: Sequence[Path], out: Path) -> Runs:
     return found
 
 
-def which_run(root: Path, files: Sequence[Path], told: Path) -> Runs:
-    """Of all tests, from the file of an earlier run where neither they nor what they run has changed since."""
+def which_run(wanted: Sequence[Path], root: Path, files: Sequence[Path], told: Path) -> Runs:
+    """Of these tests, from the file of an earlier run where neither they nor what they run has changed since."""
     known = json.loads(told.read_text()) if told.is_file() else {}
     changed = {path.stem: path.stat().st_mtime for path in files}
-    for tests in tests_of(root, files):
+    for tests in wanted:
         name = str(tests.relative_to(root))
         old = known.get(name, {"at": 0.0, "tests": {}})
         newest = max([tests.stat().st_mtime, *(changed.get(s, 0) for _, ls in old["tests"].values() for s, _ in ls)])
@@ -250,7 +249,8 @@ def which_run(root: Path, files: Sequence[Path], told: Path) -> Runs:
             print(f"watched   {name}", flush=True)
             told.with_suffix(".part").write_text(json.dumps(known))
             told.with_suffix(".part").replace(told)
-    return {test: run for file in known.values() for test, run in file["tests"].items()}
+    found = (known[str(tests.relative_to(root))]["tests"] for tests in wanted)
+    return {test: run for own in found for test, run in own.items()}
 
 
 def killed(path: Path, tree: ast.Module, tests: Sequence[str], seconds: float) -> str | None:
@@ -320,21 +320,19 @@ def main() -> int:
     files = files_of(root)
     for path in files:
         importlib.import_module("kerf." + ".".join(path.relative_to(root).with_suffix("").parts))
-    if a.only:
-        files = [path for path in files if path.stem in a.only]
-    ran(["--collect-only", *map(str, tests_of(root, files))], None)  # imports the tests
-    runs = which_run(root, files, out.with_suffix(".tests.json"))
-    # one of each file before the second of any: what is cut short is a sample of all, too
-    of_files = [[(path, *mutant) for mutant in drawn(path, a.each, a.seed)] for path in files]
-    for path, name, line, tree in (m for row in itertools.zip_longest(*of_files) for m in row if m):
-        tests, seconds = chosen(runs, path.stem, line)
-        before = done.get(name, {"killed": False, "by": None, "tests": -1})
-        if before["killed"] or before["tests"] == len(tests) or time.monotonic() > ends:
-            continue
-        by = killed(path, tree, tests, seconds)
-        with out.open("a") as file:
-            file.write(json.dumps({"mutant": name, "killed": by is not None, "by": by, "tests": len(tests)}) + "\n")
-        print(f"{'killed' if by else 'SURVIVES'}  {name}  {by or len(tests)}", flush=True)
+    wanted = [path for path in files if path.stem in a.only] or files
+    ran(["--collect-only", *map(str, tests_of(root, wanted))], None)  # imports the tests
+    for path in wanted:
+        runs = which_run(tests_of(root, [path]), root, files, out.with_suffix(".tests.json"))
+        for name, line, tree in drawn(path, a.each, a.seed):
+            tests, seconds = chosen(runs, path.stem, line)
+            before = done.get(name, {"killed": False, "by": None, "tests": -1})
+            if before["killed"] or before["tests"] == len(tests) or time.monotonic() > ends:
+                continue
+            by = killed(path, tree, tests, seconds)
+            with out.open("a") as file:
+                file.write(json.dumps({"mutant": name, "killed": by is not None, "by": by, "tests": len(tests)}) + "\n")
+            print(f"{'killed' if by else 'SURVIVES'}  {name}  {by or len(tests)}", flush=True)
     rows = last_of(out).values()
     print(f"{sum(r['killed'] for r in rows)} of {len(rows)} mutants killed")
     return 0
