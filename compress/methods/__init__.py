@@ -44,6 +44,7 @@ from kerf.compress.methods.weight import weight
 from kerf.compress.methods.while_training import while_training
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.settings import Settings
+from kerf.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Method:
     faithful: bool = True  # to what was published, or in its style: parts are filled in, as its Differs says
 
     def __call__(self, settings: Settings, **numbers: Any) -> Recipe:
+        if (images := numbers.get("images", 1)) < 1:  # a criterion that has seen nothing would rank by chance
+            raise BadInput(f"images is {images}: expected at least 1")
         return self.make(settings, **numbers)
 
     @property

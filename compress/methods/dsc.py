@@ -35,8 +35,8 @@ class Annealing(Pressure):
     """What has gone scores −∞, and so never comes back."""
 
     def __init__(self, key: Criterion, scope: Scope, rounds: int, mu: float, *, counted: bool, weights: bool):
-        if rounds < 1 or mu < 0:
-            raise BadInput(f"{rounds} rounds, mu {mu:g}: expected at least 1, and 0 or more")
+        if rounds < 2 or mu < 0:  # in a single one nothing goes before the cut, behind which no round trains
+            raise BadInput(f"{rounds} rounds, mu {mu:g}: expected at least 2, and 0 or more")
         self.key, self.scope, self.rounds, self.mu = key, scope, rounds, mu
         self.counted, self.weights = counted, weights
         self.channels, self.shadows = ChannelMasks(), Shadows(self._masked)

@@ -27,6 +27,7 @@ from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks
 from kerf.compress.training.pressure import Plan, Pressure, Task
 from kerf.compress.units.channels import ChannelUnits, by_channel
+from kerf.errors import BadInput
 
 LOWEST = 0.1  # learning rate of ticks, and at both ends of a tock, as a share of the highest
 LAST = 0.1  # the best tenth of a layer goes last
@@ -166,12 +167,9 @@ def gate_decorator(
     reg_weight: of Σ |φ|, in tocks; rounds: tocks in the phase; ticks: after each; share: of the epochs, with gates;
     rate: the highest learning rate in them, 0 for the run's own schedule.
     """
-    gates = Gates(
-        settings.pooled,
-        reg_weight,
-        rounds,
-        ticks,
-    )
+    if min(rounds, ticks) < 1:
+        raise BadInput(f"{rounds} rounds, {ticks} ticks: expected at least 1 of each")
+    gates = Gates(settings.pooled, reg_weight, rounds, ticks)
     return Recipe(
         settings.channels(scaled=True),
         gates.score,

@@ -3,10 +3,11 @@
 Paper: Wang et al., "Neural Pruning via Growing Regularization", ICLR 2021, arXiv 2012.09243
 Code:  github.com/MingSun-Tse/Regularization-Pruning
 Differs: the same share of every layer, or the share of MACs asked for, where the authors set rates by stage. Short runs
-    get their own pace: both steps of growth are multiplied so that the limit is reached in four fifths of the phase,
-    the authors' time to stabilise is the rest; they come out at 1e-5 and 1e-4 where the phase is long enough. The
-    interval is 10 steps (theirs on CIFAR; 5 on ImageNet), or a hundredth of the phase if that is less. A layer grown
-    to the limit and one whose pruned weights are a thousandth of the kept ones stop at the same time here.
+    get their own pace: both steps of growth are multiplied so that the limit is reached in ten elevenths of the phase
+    and the rest stabilises, as the authors' 110,000 steps on CIFAR do; they come out at 1e-5 and 1e-4 where the phase
+    is long enough. The interval is 10 steps (theirs on CIFAR; 5 on ImageNet), or a hundredth of the phase if that is
+    less. A layer grown to the limit and one whose pruned weights are a thousandth of the kept ones stop at the same
+    time here.
 """
 
 import math
@@ -30,7 +31,7 @@ UNITS = "channel", "weight"
 PICKED = 1e-2  # τ', the penalty at which greg2 chooses
 LIMIT = 1.0  # τ, at which it stops growing
 RATIO = 1000.0  # mean |kept| / mean |pruned| at which it stops too
-GROWING = 0.8  # share of the phase; the rest stabilises
+GROWING = 10 / 11  # share of the phase; the rest stabilises
 
 
 def going(count: int, ratio: float) -> int:
@@ -184,6 +185,10 @@ def greg2(
 def _recipe(settings: Settings, growing: Growing, share: float, rate: float, unit: str) -> Recipe:
     if unit not in UNITS:
         raise BadInput(f"unit is {unit!r}: expected one of {', '.join(UNITS)}")
+    growths = [growing.prune] if growing.pick is None else [growing.prune, growing.pick]
+    if min(growths) <= 0 or growing.asked < 1:  # a λ that does not grow leaves all to the cut
+        told = ", ".join(f"{growth:g}" for growth in growths)
+        raise BadInput(f"λ grows by {told} every {growing.asked} steps: expected above 0, and at least 1")
     return Recipe(
         settings.channels() if unit == "channel" else Weight(settings.full),
         criteria.l1,

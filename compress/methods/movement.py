@@ -5,7 +5,7 @@ Paper: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIP
 Code:  github.com/huggingface/block_movement_pruning, github.com/huggingface/nn_pruning
 Differs: convolutions in place of transformers, so there are no heads or feed-forward pairs: weights, and 1×N blocks in
     place of 32×32. Warm-up is a share of the phase; the learning rate follows the run's own schedule. Weights learn by
-    SGD, scores by Adam as there (written out below). Exactly the share asked for goes: of every layer with hard
+    SGD, scores by Adam as there. Exactly the share asked for goes: of every layer with hard
     movement, of all layers together with soft and block movement. Their one threshold for all scores is, at every step,
     the one that leaves the share v(t), where the authors raise it to 0.1 whatever that leaves; a layer keeps at least
     one unit. The penalty λ grows with what has gone; its default is a hundredth of theirs in soft movement, for layers
@@ -24,10 +24,10 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.scopes import Scope
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import Shadows
-from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure, Task
+from kerf.compress.training.pressure import Moments, ParameterGroup, Plan, Pressure, Task
 from kerf.compress.units.weights import Granularity, OneByN, Weight, WeightUnits
+from kerf.errors import BadInput
 
-BETAS = 0.9, 0.999  # of Adam
 HIDDEN = 1e9  # more than any score: what a mask hides goes before all that it leaves
 
 
@@ -73,7 +73,7 @@ class Movement(Pressure):
         device = next(model.parameters()).device
         self.keep = [torch.ones(u.count, dtype=torch.bool, device=device) for u in units]
         self.s = nn.ParameterList(torch.zeros(u.count, device=device) for u in units)
-        self.moments = [[torch.zeros(u.count, device=device) for _ in BETAS] for u in units]
+        self.moments = Moments(dict(self.s.named_parameters()))
         model.add_module("movement", self.s)
         self.shadows.attach(model, self.index)
         self.attached = True
@@ -113,15 +113,9 @@ class Movement(Pressure):
             loss = loss + weight * torch.stack([s.sigmoid().mean() for s in self.s]).mean()
         return loss, logits
 
-    @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
-        """Adam's directions for the scores, which the optimiser then follows at their own rate."""
-        for s, (mean, square) in zip(self.s, self.moments):
-            if s.grad is not None:
-                mean.lerp_(s.grad, 1 - BETAS[0])
-                square.lerp_(s.grad.square(), 1 - BETAS[1])
-                least = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
-                s.grad.copy_(mean / (1 - BETAS[0] ** (step + 1)) / least)
+        for name, s in self.s.named_parameters():
+            self.moments.direct(name, s, step)
 
     def score(self, unit: WeightUnits) -> Tensor:
         """S, and far below it what the masks of the last step hide; before there are any, mean |w|."""
@@ -138,14 +132,12 @@ class Movement(Pressure):
         self.attached = False
 
     def state(self) -> dict[str, Tensor]:
-        moments = {f"moment.{i}.{k}": m for i, both in enumerate(self.moments) for k, m in enumerate(both)}
-        return moments | {f"keep.{i}": k for i, k in enumerate(self.keep)}
+        return self.moments.state() | {f"keep.{i}": k for i, k in enumerate(self.keep)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        for i, (keep, both) in enumerate(zip(self.keep, self.moments)):
+        self.moments.restore(state)
+        for i, keep in enumerate(self.keep):
             keep.copy_(state[f"keep.{i}"])
-            for k, moment in enumerate(both):
-                moment.copy_(state[f"moment.{i}.{k}"])
 
     def report(self, model: nn.Module) -> str:
         left, total = sum(int(k.sum()) for k in self.keep), sum(u.count for u in self.units)
@@ -174,6 +166,11 @@ def block_movement(settings: Settings, *, score_rate: float = 1e-2, warm: float 
 
 
 def _recipe(granularity: Granularity, movement: Movement) -> Recipe:
+    if not 0 <= movement.warm * (1 + movement.final) < 1:  # else the first weight would go with the last, or behind all
+        most = 1 / (1 + movement.final)
+        raise BadInput(f"warm is {movement.warm:g}: expected a share of the steps from 0 to below {most:.2f}")
+    if movement.rate <= 0 or movement.penalty < 0:
+        raise BadInput(f"score_rate {movement.rate:g}, penalty {movement.penalty:g}: expected above 0, and 0 or more")
     return Recipe(
         granularity,
         movement.score,

@@ -5,10 +5,11 @@ Paper: Singh et al., "Play and Prune: Adaptive Filter Pruning for Deep Model Com
 Code:  none known
 Differs: filled in are all constants and the controller's form, threshold and penalty as slack times first values. It is
     the tolerance that ends it, as there: what it has given by the end of the phase is cut, and no more. The share asked
-    for is the most that goes; rounds stop at it. A round is an epoch, or a fifth of the phase where that is shorter.
-    The first threshold is the largest that takes no more than a tenth of the tolerance. A threshold that would break
-    the tolerance takes only what keeps it. Accuracy is that on the validation part. Norms are summed over all layers
-    that make a channel, and filters are masked, behind batch norm too, until they are cut.
+    for is the most that goes; rounds stop at it. A round is an epoch, or a fifth of the phase where that is shorter;
+    the last one has the steps, too, that make no whole round. The first threshold is the largest that takes no more
+    than a tenth of the tolerance. A threshold that would break the tolerance takes only what keeps it. Accuracy is that
+    on the validation part. Norms are summed over all layers that make a channel, and filters are masked, behind batch
+    norm too, until they are cut.
 """
 
 import functools
@@ -78,6 +79,7 @@ class Game(Pressure):
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.plan = units, plan
         self.every = max(1, min(plan.each * self.epochs, plan.steps // ROUNDS))  # steps of a round
+        self.rounds = max(1, plan.steps // self.every)
         self.parameters = dict(model.named_parameters())
         self.masks.attach(model, graph, units)
         self.baseline = self.first = self.threshold = -1.0  # E, W₀ and W, once they are known
@@ -117,7 +119,9 @@ class Game(Pressure):
                 weight.grad.add_(weight.sign() * strength.view(-1, *[1] * (weight.ndim - 1)))
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        if (step + 1) % self.every == 0:
+        # the last round ends with the phase: nothing is trained, or penalised, behind the last look at the accuracy
+        at_end = step + 1 == self.plan.steps
+        if at_end or ((step + 1) % self.every == 0 and (step + 1) // self.every < self.rounds):
             self._close(model)
 
     @torch.no_grad()

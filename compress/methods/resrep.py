@@ -58,6 +58,8 @@ class Compactors(Pressure):
         granularity: int,
         start: float,
     ):
+        if not 0 <= start < 1 or granularity < 1:  # beyond, no mask would be chosen, and the cut would lose much
+            raise BadInput(f"start {start:g}, granularity {granularity}: expected 0 to below 1, and at least 1")
         self.settings, self.lasso, self.start = settings, lasso, start
         self.asked = momentum, interval, granularity
         self.dropped = 0  # channels of the last choice, before widths were rounded

@@ -12,7 +12,6 @@ Differs: every round removes the same share of what is left of every layer, such
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
@@ -21,12 +20,9 @@ from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.schedules import Budget, Lessons, Phase
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.learning_rate import LearningRate
-from kerf.compress.training.pressure import ParameterGroup, Plan, Pressure
+from kerf.compress.training.pressure import Moments, ParameterGroup, Plan, Pressure
 from kerf.compress.units.channels import ChannelUnits
 from kerf.errors import BadInput
-
-BETAS = 0.9, 0.999  # of Adam
-TINY = 1e-8
 
 
 def cycles(budget: Budget, rounds: int, peak: float, rate: float, temperature: float) -> Iterator[Phase]:
@@ -47,29 +43,21 @@ class Adam(Pressure):
     """∂L/∂w ← m̂ / (√v̂ + 1e-8), which the optimiser follows without momentum or weight decay."""
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
-        self.moments = {name: p.new_zeros(2, *p.shape) for name, p in model.named_parameters()}
+        self.moments = Moments(dict(model.named_parameters()))
         self.attached = True
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
-        return [ParameterGroup(list(self.moments), momentum=0.0, nesterov=False, weight_decay=0.0)]
+        return [ParameterGroup(list(self.moments.of), momentum=0.0, nesterov=False, weight_decay=0.0)]
 
-    @torch.no_grad()
     def edit_gradients(self, model: nn.Module, step: int) -> None:
         for name, parameter in model.named_parameters():
-            if parameter.grad is None:
-                continue
-            mean, square = self.moments[name]
-            mean.lerp_(parameter.grad, 1 - BETAS[0])
-            square.lerp_(parameter.grad.square(), 1 - BETAS[1])
-            size = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(TINY)
-            parameter.grad.copy_(mean / (1 - BETAS[0] ** (step + 1)) / size)
+            self.moments.direct(name, parameter, step)
 
     def state(self) -> dict[str, Tensor]:
-        return {f"moments.{name}": m for name, m in self.moments.items()}
+        return self.moments.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        for name, moments in self.moments.items():
-            moments.copy_(state[f"moments.{name}"])
+        self.moments.restore(state)
 
 
 def snapshots(

@@ -30,13 +30,15 @@ class Ramp(Pressure):
     def __init__(self, by: str, start: float, over: float, scope: Callable[..., list[Tensor]], seed: int):
         if by not in CRITERIA:
             raise BadInput(f"by is {by!r}: expected one of {', '.join(CRITERIA)}")
+        if not (0 <= start < 1 and 0 < over <= 1):
+            raise BadInput(f"start {start:g}, over {over:g}: expected 0 to below 1, and above 0 to 1, of the epochs")
         self.criterion, self.start, self.over, self.scope, self.seed = CRITERIA[by], start, over, scope, seed
 
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[ChannelUnits], plan: Plan) -> None:
         self.units, self.graph, self.plan = units, graph, plan
         self.parameters = dict(model.named_parameters())
         epochs = plan.steps // plan.each
-        self.first = round(self.start * epochs)
+        self.first = min(round(self.start * epochs), epochs - 1)  # an epoch at whose end something goes
         self.span = max(1, min(round(self.over * epochs), epochs - self.first))
         self.masks = [torch.ones(u.count, dtype=torch.bool) for u in units]
         random = torch.Generator().manual_seed(self.seed)

@@ -164,10 +164,20 @@ class _Run:
         if phase.epochs or "final" not in course.measured:
             course.measured["final"] = evaluate(model, self.data.test, self.device)
             self.reporter.say(f"{phase.name}: test top-1 {course.measured['final'].top1:.2f} %")
+        if phase.pressure and self._goes_on_without(index):
+            self.recipe.pressure.fold(model)
+            course.masks |= self.recipe.pressure.zeros()
+            course.measured["final"] = evaluate(model, self.data.test, self.device)
         if phase.snapshot:
             course.snapshots.append(Snapshot.of(model, course.kept))
         course.measured.setdefault("dense", course.measured["final"])
         course.measured.setdefault("pruned", course.measured["dense"])
+
+    def _goes_on_without(self, index: int) -> bool:
+        """Whether the next phase neither has a pressure nor removes anything, which would release this one's."""
+        following = self.phases[index + 1 :][:1]
+        reached = self.course.sparsity, self.course.part
+        return any(not p.pressure and not ((p.sparsity, p.part) > reached and p.sparsity) for p in following)
 
     def _optim_of(self, phase: Phase) -> Optim:
         own = dataclasses.replace(self.optim, lr=(phase.rate or self.optim.lr).over(phase.epochs))
@@ -177,7 +187,7 @@ class _Run:
     def _attach(self, phase: Phase) -> None:
         units = self.recipe.granularity.split(self.model, self.course.graph, self.example)
         plan = plan_of(self.data, self._optim_of(phase), self.budget.sparsity, self.device)
-        plan = dataclasses.replace(plan, cut=self._cut)
+        plan = dataclasses.replace(plan, cut=self._cut, phase=phase.name)
         self.recipe.pressure.attach(self.model, self.course.graph, units, plan)
         self.model.to(self.device).to(memory_format=torch.channels_last)
 

@@ -105,14 +105,6 @@ def press_trained(
     yield Phase("fine-tune", budget.epochs - first, budget.sparsity, guarded=guarded)
 
 
-def prune_then_press(budget: Budget) -> Iterator[Phase]:
-    """Pruning and fine-tuning; then the last quarter of the epochs under pressure."""
-    last = -(-budget.epochs // 4)
-    yield Phase("dense", budget.dense_epochs, 0.0)
-    yield Phase("fine-tune", budget.epochs - last, budget.sparsity)
-    yield Phase("quantised", last, budget.sparsity, pressure=True)
-
-
 def prune_while_training(budget: Budget) -> Iterator[Phase]:
     """All epochs under a pressure that ends with the units dead or equal, so that nothing is left to repair."""
     yield Phase("dense", budget.dense_epochs, 0.0)

@@ -1,9 +1,10 @@
 """Pressure: what a method adds to training, from a penalty to parameters of its own. Knows no method and no loop."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
@@ -11,6 +12,7 @@ from kerf.compress.training.quantise import Grids
 from kerf.compress.training.sample import Sample
 from kerf.errors import BadInput
 
+BETAS = 0.9, 0.999  # of Adam
 Task = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
 
 
@@ -31,6 +33,7 @@ class Plan:
     sparsity: float  # what is to be removed in the end, in the recipe's own measure
     momentum: float = 0.9  # of the optimiser
     each: int = 1  # steps of an epoch
+    phase: str = ""  # its name, of a loop that has phases
     sample: Sample = unseen  # the training images, whole on every process
     accuracy: Callable[[nn.Module], float] = unmeasured  # top-1 on the validation part, 0 to 1
     # of a loop that can cut channels between steps: units, which stay -> graph and units of the network that is left
@@ -101,6 +104,10 @@ class Pressure:
         """Takes everything out again; the outputs stay as they were, and the modules are plain ones."""
         self.attached = False
 
+    def zeros(self) -> dict[str, Tensor]:
+        """Masks of weights by their paths, False where fold has made them zero and they stay so."""
+        return {}
+
     @property
     def grids(self) -> Grids:
         """Of layers that stay quantised after fold: what they compute on; their weights already lie there."""
@@ -115,6 +122,34 @@ class Pressure:
     def report(self, model: nn.Module) -> str:
         """One line on how far the pressure has got, for the log."""
         return ""
+
+
+class Moments:
+    """Adam's directions in place of gradients, for parameters that SGD then moves at a rate of their own.
+
+    Source: Kingma and Ba, ICLR 2015, arXiv 1412.6980, algorithm 1. Their group has no momentum and no weight decay.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]):
+        self.of = {name: p.detach().new_zeros(2, *p.shape) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def direct(self, name: str, parameter: Tensor, step: int) -> None:
+        """∂L/∂w ← m̂ / (√v̂ + 1e-8), at that step from 0; nothing where there is no gradient."""
+        if parameter.grad is None:
+            return
+        mean, square = self.of[name]
+        mean.lerp_(parameter.grad, 1 - BETAS[0])
+        square.lerp_(parameter.grad.square(), 1 - BETAS[1])
+        size = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+        parameter.grad.copy_(mean / (1 - BETAS[0] ** (step + 1)) / size)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"moments.{name}": m for name, m in self.of.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, moments in self.of.items():
+            moments.copy_(state[f"moments.{name}"])
 
 
 class AtRest(Pressure):

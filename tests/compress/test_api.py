@@ -158,7 +158,7 @@ def test_what_no_loop_can_follow_names_the_command_that_can(net, name):
 
 
 def test_an_agent_without_bits_prunes_at_once(net):
-    few = {"episodes": 3, "images": 16, "size": 1.0}
+    few = {"episodes": 3, "images": 16, "size": 1.0, "variational": "none"}
     assert kerf.prune(net, "drl", example=X, data=batches(), macs=0.6, options=few).macs <= 0.6 * 560_000
 
 

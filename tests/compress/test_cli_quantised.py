@@ -22,7 +22,7 @@ def test_a_quantised_network_is_saved_evaluated_exported_shown_and_trained_on(tm
     summary, weights = read(first / "summary.json"), first / "checkpoint" / "best.safetensors"
     assert 0.5 < summary["macs"] / summary["macs_dense"] <= 0.6
     assert 2 <= summary["mean_bits"] <= 0.15 * 32
-    assert [row["phase"] for row in rows(first)] == ["dense", "fine-tune", "quantised"]
+    assert [row["phase"] for row in rows(first)] == ["dense", "information dropout", "quantised"]
     tensors, state = checkpoint.load(weights)
     assert set(summary["bits"]) == set(state["quantised"])
     for path, (bits, _, _) in state["quantised"].items():
@@ -55,7 +55,7 @@ def test_pruning_alone_is_exported_as_f32(tmp_path):
     flags = [flag for flag in METHOD if not flag.startswith("size=")]
     assert cli.main([*BRIEF, *flags, "size=1", "--export_onnx", f"--job_dir={tmp_path}"]) == 0
     assert "bits" not in read(tmp_path / "summary.json")
-    assert [row["phase"] for row in rows(tmp_path)] == ["dense", "fine-tune", "fine-tune"]
+    assert [row["phase"] for row in rows(tmp_path)] == ["dense", "information dropout", "fine-tune"]
     assert b"QuantizeLinear" not in (tmp_path / "model.onnx").read_bytes()
 
 

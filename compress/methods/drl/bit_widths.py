@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kerf.compress.methods.drl import ddpg
 from kerf.compress.methods.drl.layer_features import constant, state
+from kerf.compress.network import surgery
 from kerf.compress.network.surgery import tensor_at
 from kerf.compress.training import distributed, quantise
 from kerf.compress.training.fake_quantised import CALIBRATED, FakeQuantised, grids_of, rows
@@ -113,9 +114,13 @@ class BitWidths(FakeQuantised):
     @torch.enable_grad()
     def _train(self, model: nn.Module, sample: Sample) -> None:
         sgd = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
+        left = {
+            path: p.detach() != 0 for path, p in model.named_parameters() if p.ndim > 1
+        }  # what was dropped stays so
         model.train()
         for x, y in first(sample, self.numbers.tuned):
             if len(x) > 1:  # batch norm over a single one is not defined
                 sgd.zero_grad()
                 F.cross_entropy(model(x), y).backward()
                 sgd.step()
+                surgery.zero(model, left)

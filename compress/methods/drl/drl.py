@@ -1,4 +1,4 @@
-"""DRL-style: an agent picks how many channels every layer keeps, then another how many bits its weights get.
+"""DRL-style: an agent picks how many channels every layer keeps, noise which weights; another how many bits they get.
 
 Paper: Zhan et al., "Deep Model Compression via Two-Stage Deep Reinforcement Learning", 2019, arXiv 1912.02254
     (the abstracts alone were read)
@@ -11,15 +11,19 @@ Differs: filled in is everything that the abstracts do not say, with the constan
     has something to weigh. The network that is rewarded is what is left, and its widths are what the agent remembers
     to have done. Widths are multiples of --round_to, AMC's of 8. The warm-up
     is an eighth of the episodes, a thirtieth with bits; the first one treats all layers alike. What reads channels that
-    go is fitted by least squares on all pixels of some images. Information dropout, by which the paper prunes elements
-    or kernels of what is left, is left out. Weights lie on uniform grids of 2 to 8 bits, symmetric, with a
+    go is fitted by least squares on all pixels of some images. Information dropout prunes single weights of what is
+    left, as the second version of the paper does, or with --set variational=kernels whole kernels, as the first one:
+    for the first half of the fine-tuning, with the bound's own weight of the divergence, and by a signal-to-noise ratio
+    below 1, none of which the abstracts say. How many go is the noise's choice, beside the target, and it is the
+    channels alone that the agent is rewarded for. Weights lie on uniform grids of 2 to 8 bits, symmetric, with a
     scale per output channel, where HAQ shares 2 ^ bits centroids: that is what Q/DQ can say. So do the inputs of
     layers, with 8 bits each. The last quarter of the epochs trains on these grids.
 """
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +31,25 @@ from torch import Tensor, nn
 from kerf.compress.measures import least_squares
 from kerf.compress.methods.drl import ddpg
 from kerf.compress.methods.drl.bit_widths import WHOLE, BitWidths, Numbers
+from kerf.compress.methods.drl.information_dropout import InformationDropout
 from kerf.compress.methods.drl.layer_features import constant, state
+from kerf.compress.methods.drl.stages import Stages
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import removal, schedules
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.removal import Images, Removal
+from kerf.compress.pruning.schedules import Budget, Phase
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.training.pressure import NOTHING
+from kerf.compress.training.pressure import NOTHING, Pressure
 from kerf.compress.training.quantise import LEAST
 from kerf.compress.training.sample import Sample, accuracy, first, held_out
 from kerf.compress.units.channels import ChannelUnits, by_channel
 from kerf.errors import BadInput
 
+NOISE, BITS = "information dropout", "quantised"  # phases
+VARIATIONAL = ("weights", "kernels", "none")
 LOWEST = 0.2  # share of a layer's channels that an action keeps
 FITTED = 256  # training images on which inputs are made up for
 
@@ -179,6 +188,19 @@ def _read(model: nn.Module, unit: ChannelUnits) -> Tensor:
     return torch.stack([by_channel(c.abs().sum(1), unit.channels, place).sum(1) for c, place in columns]).sum(0)
 
 
+def stages(budget: Budget, noisy: bool, quantises: bool) -> Iterator[Phase]:
+    """Channels go; half of the fine-tuning is with noise, half without; the last quarter of the epochs on grids."""
+    last = -(-budget.epochs // 4) if quantises else 0
+    rest = budget.epochs - last
+    noise = -(-rest // 2) if noisy else 0
+    yield Phase("dense", budget.dense_epochs, 0.0)
+    if noisy:
+        yield Phase(NOISE, noise, budget.sparsity, pressure=True)
+    yield Phase("fine-tune", rest - noise, budget.sparsity)
+    if quantises:
+        yield Phase(BITS, last, budget.sparsity, pressure=True)
+
+
 def drl(
     settings: Settings,
     *,
@@ -188,26 +210,41 @@ def drl(
     tuned: int = 20_000,
     size: float = 0.1,
     reward: str = "macs",
+    variational: str = "weights",
+    penalty: float = 1.0,
+    noise_rate: float = 1e-2,
 ) -> Recipe:
-    """Searches the width of every layer by reinforcement learning, fine-tunes, then does the same with bits of weights.
+    """Searches the width of every layer by reinforcement learning, drops weights that noise drowns while it fine-tunes,
+    then searches bits of weights.
 
     episodes, bit_episodes: networks that are tried; images: validation images that reward one, kept in memory; tuned:
     training images that a quantised one is first trained on; size: of the weights of what is left, as a share of their
     f32 size; 1 leaves them f32; reward of pruning: macs, −(1 − accuracy) ln MACs, which may go below the target, or
-    accuracy, which meets it exactly.
+    accuracy, which meets it exactly; variational: what information dropout drops, weights, kernels or none; penalty: of
+    the noise's divergence, in units of the variational bound; noise_rate: highest learning rate of its loudness.
     """
+    if variational not in VARIATIONAL:
+        raise BadInput(f"variational is {variational!r}: expected one of {', '.join(VARIATIONAL)}")
+    if min(penalty, noise_rate) <= 0:
+        raise BadInput(
+            f"penalty {penalty:g}, noise_rate {noise_rate:g}: expected above 0; variational=none has no noise"
+        )
     if (few := min(episodes, bit_episodes, images, tuned)) < 1:
         raise BadInput(f"{few} episodes or images: expected at least 1 of each")
     if not LEAST / WHOLE <= size <= 1:
         raise BadInput(f"size is {size}: expected a share from {LEAST / WHOLE} ({LEAST} bits a weight) to 1")
     search, quantises = Widths(settings, episodes, images, reward), size < 1
-    bits = BitWidths(Numbers(bit_episodes, images, tuned, size, settings.seed))
+    acting: dict[str, Pressure] = {}
+    if noisy := variational != "none":
+        acting[NOISE] = InformationDropout(variational == "kernels", settings.full, penalty, noise_rate)
+    if quantises:
+        acting[BITS] = BitWidths(Numbers(bit_episodes, images, tuned, size, settings.seed))
     return Recipe(
         settings.channels(),
         search.score,
         search.select,
-        schedules.prune_then_press if quantises else schedules.one_shot,
-        pressure=bits if quantises else NOTHING,
+        partial(stages, noisy=noisy, quantises=quantises) if acting else schedules.one_shot,
+        pressure=Stages(acting) if acting else NOTHING,
         remove=search.remove,
         reach=settings.pooled,
         observe=search.observe,

@@ -7,6 +7,8 @@ from kerf.compress.command.planning import own_numbers, plan
 from kerf.compress.methods import METHODS, published
 from kerf.compress.methods.published import EPOCHS, TABLE
 from kerf.compress.training.learning_rate import LearningRate
+from kerf.compress.training.pressure import Plan
+from tests.helpers.attaching import traced
 
 CIFAR = ["--data_set=cifar10", "--data_path=DIR"]
 GIVEN = ["--pretrained_model=FILE", "--recipe=published"]
@@ -79,6 +81,28 @@ def test_every_recipe_is_one_that_its_method_takes(method, data, networks, recip
     assert any("as published" in note for note in notes)
     assert not recipe.differs or any(recipe.differs in note for note in notes)
     assert {name for name in EPOCHS if name in recipe.flags} >= {"warmup_length"}
+
+
+@pytest.mark.parametrize(("method", "data", "epochs", "steps"), [
+    ("greg1", "cifar10", 314, 45_000 // 128),
+    ("greg2", "cifar10", 342, 45_000 // 128),
+    ("greg1", "imagenet", 19, 1_271_167 // 256),
+    ("greg2", "imagenet", 20, 1_271_167 // 256),
+    ("gate_decorator", "cifar10", 300, 45_000 // 128),
+])  # fmt: skip
+def test_published_pressures_last_as_long_as_published_and_grow_at_their_own_pace(method, data, epochs, steps):
+    """A share of the epochs is not rounded up to one more; λ grows by the authors' numbers, not by more."""
+    flags = [f"--data_set={data}", "--data_path=DIR", f"--method={method}", "--arch=resnet56", *GIVEN]
+    args, _ = parse([*flags, "--flops_target=0.5"])
+    chosen, budget = plan(args, method, args.pretrained_model)
+    (phase,) = [p for p in chosen.schedule(budget) if p.pressure]
+    assert phase.epochs == epochs
+    if method != "gate_decorator":
+        model, graph, x = traced("resnet20")
+        units = chosen.granularity.split(model, graph, x[:1])
+        chosen.pressure.attach(model, graph, units, Plan(epochs * steps, lambda _: 1e-3, 0.5, each=steps))
+        assert chosen.pressure.speed == 1.0
+        assert chosen.pressure.interval == {"cifar10": 10, "imagenet": 5}[data]
 
 
 def test_the_table_in_words():

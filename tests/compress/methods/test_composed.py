@@ -190,3 +190,23 @@ def test_a_small_run_by_flags(tmp_path):
     summary = read(tmp_path / "summary.json")
     assert summary["method"] == "composed"
     assert summary["block_density"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_annealed_one_goes_as_fast_as_dsc():
+    """Its schedule is that method's, whose numbers can be set there alone."""
+    annealing = composed(Settings(), criterion="l1", granularity="weight", schedule="annealed").pressure
+    assert {"rounds": annealing.rounds, "mu": annealing.mu} == {k: METHODS["dsc1"].numbers[k] for k in ("rounds", "mu")}
+    own = METHODS["dsc1"](Settings()).pressure
+    assert (own.rounds, own.mu) == (annealing.rounds, annealing.mu)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "scope", "by_macs", "counted"),
+    [
+        ("weight", "global", True, True), ("weight", "local", False, False), ("channel", "global", True, False),
+        ("channel", "global", False, True), ("channel", "local", False, False),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_kept_where_units_are_counted(granularity, scope, by_macs, counted):
+    parts = {"criterion": "l1", "granularity": granularity, "scope": scope, "schedule": "annealed"}
+    assert composed(Settings(by_macs=by_macs), **parts).pressure.counted is counted

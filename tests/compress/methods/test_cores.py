@@ -252,3 +252,16 @@ def test_copies_are_compared_in_what_they_compute():
     chosen = METHODS["l1"](BY_MACS)
     units = chosen.granularity.split(model, graph, x[:1])
     assert removed(copy.deepcopy(model), graph, units, METHODS["l1"](BY_MACS), x, 0.5) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["snapshots", "movement", "soft_movement", "c2s2"])
+def test_what_follows_its_own_directions_has_no_momentum_and_no_decay(name):
+    """Adam's directions, and gates' slopes, are followed as they are; momentum would remember other layers' turns."""
+    model, graph, x = traced("resnet20")
+    chosen = METHODS[name](Settings())
+    chosen.pressure.attach(model, graph, chosen.granularity.split(model, graph, x[:1]), plan())
+    (group,) = chosen.pressure.parameter_groups(model)
+    assert (group.momentum, group.nesterov, group.weight_decay) == (0.0, False, 0.0)
+    named = dict(model.named_parameters())
+    own = [n for n in named if n.partition(".")[0] in ("movement", "selection")] or list(named)
+    assert list(group.names) == own

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from kerf.compress.methods import METHODS
 from kerf.compress.methods.csgd import CLUSTERINGS, _Segments
+from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.settings import Settings
 from tests.helpers.archs import archs
-from tests.helpers.attaching import attached
+from tests.helpers.attaching import attached, plan, traced
 from tests.helpers.random_networks import difference
 
 
@@ -55,3 +58,28 @@ def test_trimming_equal_clusters_keeps_the_function(arch):
         keep = chosen.scope([u.sizes.float() for u in units], units, 0.5)
         chosen.remove(model, graph, units, keep, lambda: x)
         assert difference(before, model(x)) < 1e-9
+
+
+def test_what_nothing_carries_is_not_apart():
+    """Without batch norms and biases there are kernels alone."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.Conv2d(8, 4, 3, bias=False))
+    x = torch.zeros(1, 3, 8, 8)
+    graph = DependencyGraph.trace(model.eval(), x)
+    chosen = METHODS["csgd"](Settings())
+    chosen.pressure.attach(model, graph, chosen.granularity.split(model, graph, x), plan())
+    apart = chosen.pressure.deviation(model)
+    assert apart["kernels"] > 0
+    assert (apart["vectors"], apart["statistics"]) == (0.0, 0.0)
+
+
+def test_the_strength_of_short_runs():
+    """Differences shrink by exp(-15) where a tenth of ε acts, ten times as far with momentum 0.9; at most 1/τ."""
+    model, graph, x = traced("resnet20")
+    for steps, wanted in ((100_000, 15 / (0.1 / 0.1 * 0.01 * 100_000)), (10, 1 / 0.01)):
+        chosen = METHODS["csgd"](Settings())
+        chosen.pressure.attach(model, graph, chosen.granularity.split(model, graph, x[:1]), plan(0.5, steps))
+        assert chosen.pressure.strength == pytest.approx(wanted)
+    assert METHODS["csgd"](Settings(), strength=0.003).pressure.asked == 0.003
+    with pytest.raises(ValueError, match="clusters is 'odd'"):
+        METHODS["csgd"](Settings(), clusters="odd")

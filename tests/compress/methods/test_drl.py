@@ -10,10 +10,12 @@ from kerf.compress.methods import METHODS
 from kerf.compress.methods.drl import ddpg
 from kerf.compress.methods.drl.bit_widths import action_of, bits_of
 from kerf.compress.methods.drl.drl import REWARDS, WidthWalk, accuracy, kept_width, wall
+from kerf.compress.methods.drl.layer_features import constant, state
 from kerf.compress.network.watching import evaluated
 from kerf.compress.pruning import recipe, removal
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training.masking import ChannelMasks
+from kerf.compress.training.pressure import Plan
 from kerf.compress.training.sample import Shown
 from tests.helpers.attaching import BY_MACS, FEW, traced
 from tests.helpers.random_networks import difference
@@ -232,3 +234,43 @@ def test_wrong_numbers_are_refused():
         METHODS["drl"](BY_MACS, reward="odd")
     with pytest.raises(ValueError, match="0 episodes or images: expected at least 1"):
         METHODS["drl"](BY_MACS, episodes=0)
+
+
+def test_what_an_agent_is_told_of_layers():
+    """Index, kind, inputs, outputs, stride, kernel, weights: from least to most, as numbers between 0 and 1."""
+    layers = [
+        torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 16, 1),
+        torch.nn.Linear(32, 4),
+    ]  # fmt: skip
+    plain = torch.tensor([
+        [0, 0, 3, 8, 2, 5, 600], [1, 1, 8, 8, 1, 3, 72], [2, 0, 8, 16, 1, 1, 128], [3, 2, 32, 4, 1, 1, 128],
+    ]).float()  # fmt: skip
+    least, most = plain.amin(0), plain.amax(0)
+    assert torch.allclose(constant(layers), (plain - least) / (most - least))
+    assert not constant(layers[:1]).any()  # nothing to compare with
+    told = state(constant(layers)[1], 0.25, 0.5, [0.3, 0.7])
+    assert told[7:].tolist() == pytest.approx([0.25, 0.5, 0.7])
+    assert float(state(constant(layers)[0], 0.0, 1.0, [])[9]) == 1.0  # before the first, all is kept
+
+
+def test_searches_have_the_authors_numbers(monkeypatch):
+    """AMC: an eighth of the episodes is random, σ falls by 0.95; HAQ: a thirtieth, 0.99, and 128 steps per layer."""
+    chosen = METHODS["drl"](BY_MACS)
+    assert chosen.criterion.__self__.numbers == ddpg.Numbers(800, 100, 0.95, 100)
+    bits = chosen.pressure.by_phase["quantised"]
+    seen: list[ddpg.Numbers] = []
+
+    def search(walk, numbers, seed):
+        seen.append(numbers)
+        return [walk.even] * walk.layers, 0.0
+
+    monkeypatch.setattr(ddpg, "search", search)
+    model, graph, x = traced("resnet20")
+    model = model.float()
+    batches = [(x.float(), torch.tensor([0, 1]))]
+    bits.attach(model, graph, (), Plan(10, lambda _: 0.1, 0.5, sample=lambda: iter(batches)))
+    bits.begin(model)
+    assert seen == [ddpg.Numbers(600, 20, 0.99, 128)]
+    assert {grid.bits for grid in bits.grids.values()} <= {3, 4}  # a tenth of 32
+    size = sum(model.get_parameter(f"{p}.weight").numel() * g.bits for p, g in bits.grids.items())
+    assert size <= 0.1 * 32 * sum(model.get_parameter(f"{p}.weight").numel() for p in bits.grids)

@@ -144,3 +144,9 @@ def test_a_tick_removes_exactly_what_is_due_and_the_best_tenth_goes_last():
     pressure.loss(nn.Identity(), None, None, lambda *_: (torch.zeros(()), None), due)
     assert all(not bool((k & ~b).any()) for k, b in zip(pressure.masks.kept, before))  # none comes back
     assert total - sum(int(k.sum()) for k in pressure.masks.kept) == int(0.4 * total + 1e-9)
+
+
+@pytest.mark.parametrize("own", [{"rounds": 0}, {"ticks": 0}])
+def test_rounds_without_ticks_are_refused(own):
+    with pytest.raises(ValueError, match="expected at least 1 of each"):
+        METHODS["gate_decorator"](Settings(), **own)

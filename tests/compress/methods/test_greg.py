@@ -159,3 +159,13 @@ def test_of_single_weights_the_limit_alone_ends_it():
     assert not chosen.pressure.finished
     with pytest.raises(ValueError, match="unit is 'kernel': expected one of channel, weight"):
         METHODS["greg1"](BY_MACS, unit="kernel")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("greg1", {"prune": 0.0}), ("greg2", {"pick": 0.0}), ("greg2", {"prune": -1e-4}), ("greg1", {"interval": 0})],
+)
+def test_a_penalty_that_does_not_grow_is_refused(name, own):
+    """greg2 with pick = 0 would be greg1 under its name."""
+    with pytest.raises(ValueError, match="expected above 0, and at least 1"):
+        METHODS[name](Settings(), **own)

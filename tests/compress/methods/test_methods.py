@@ -132,3 +132,10 @@ def test_fine_tuning_leaves_the_zeros_alone(network, name):
     assert bool(outcome.masks) == (name != "dense")
     assert not torch.equal(after["linear.weight"], before["linear.weight"])
     assert len(outcome.history) == 1
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "images" in method.numbers])
+def test_criteria_that_would_see_nothing_are_refused(name):
+    """prunenet would call all channels equal, and cut the first ones."""
+    with pytest.raises(ValueError, match="images is 0: expected at least 1"):
+        METHODS[name](Settings(by_macs=True), images=0)

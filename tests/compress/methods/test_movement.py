@@ -191,3 +191,19 @@ def test_blocks_of_short_last_rows_take_part():
     chosen.pressure.attach(model.float(), graph, units, plan())
     model(x.float()).sum().backward()
     assert all(bool(s.grad.ne(0).any()) for s in chosen.pressure.s)
+
+
+@pytest.mark.parametrize(("name", "most"), [("movement", 1 / 3), ("soft_movement", 1 / 3), ("block_movement", 0.2)])
+def test_a_warm_up_that_leaves_no_steps_to_prune_in_is_refused(name, most):
+    """With warm = 1 nothing is hidden before the cut: whatever the target, the dense network is what is trained."""
+    for warm in (most, 1.0, -0.1):
+        with pytest.raises(ValueError, match=f"warm is {warm:g}: expected a share of the steps"):
+            METHODS[name](Settings(), warm=warm)
+    pressure = METHODS[name](Settings(), warm=most - 0.01).pressure
+    pressure.plan = plan(0.5, 100)
+    gone = [pressure.gone(step) for step in range(100)]
+    assert gone[0] == 0
+    assert gone[-1] == 0.5
+    assert gone == sorted(gone)
+    with pytest.raises(ValueError, match="score_rate 0, penalty"):
+        METHODS[name](Settings(), score_rate=0.0)

@@ -177,6 +177,22 @@ def test_short_phases_have_five_rounds():
     assert chosen.pressure.every == 20
 
 
+def test_the_last_round_is_over_when_the_phase_is():
+    """What is trained, and penalised, behind the last look at the accuracy could break the tolerance unseen."""
+    seen: list[int] = []
+    now = -1
+    model, _, _, _, chosen = game(lambda _: seen.append(now) or 0.9, epochs=2, plan_epochs=3, each=9)
+    pressure = chosen.pressure
+    assert (pressure.every, pressure.rounds) == (5, 5)  # 27 steps
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for now in range(27):
+        pressure.loss(model, None, None, lambda *_: (torch.zeros(()), None), now)
+        pressure.edit_gradients(model, now)
+        pressure.after_step(model, now)
+    assert sorted(set(seen)) == [0, 4, 9, 14, 19, 26]
+
+
 def test_a_run_ends_within_its_tolerance():
     """Validation accuracy at the end is that of the start, less the tolerance at most; and something is gone."""
     data = open_data("digits", Options(train_batch=32))

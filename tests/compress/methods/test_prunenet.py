@@ -122,3 +122,9 @@ def test_the_smallest_shares_go_and_the_best_tenth_of_a_layer_last():
     assert [int(s.isinf().sum()) for s in scores] == [max(1, u.count // 10) for u in units]
     found = shares(contributions(model, units, lambda: model(x))[1])
     assert all(torch.allclose(s[s.isfinite()], f.double()[s.isfinite()]) for s, f in zip(scores, found))
+
+
+def test_shares_do_not_depend_on_the_size_of_what_is_shared():
+    small = torch.tensor([1.0, 3.0], dtype=torch.double) * 1e-12
+    assert shares([small])[0].tolist() == pytest.approx([0.25, 0.75])
+    assert shares([torch.zeros(2)])[0].tolist() == [0, 0]

@@ -145,3 +145,9 @@ def test_masks_grow_step_by_step_then_hold_the_target():
     assert growth[-1] == 0
     widths = {u.path: int(m.sum()) for u, m in zip(units, pressure.masks)}
     assert 0.49 < units[0].widths.macs(widths) / units[0].widths.dense <= 0.5
+
+
+@pytest.mark.parametrize("own", [{"start": 1.0}, {"start": -0.1}, {"granularity": 0}])
+def test_a_run_in_which_no_mask_would_be_chosen_is_refused(own):
+    with pytest.raises(ValueError, match="expected 0 to below 1, and at least 1"):
+        METHODS["resrep"](BY_MACS, **own)

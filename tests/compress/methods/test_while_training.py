@@ -102,3 +102,17 @@ def test_lots_follow_from_the_seed():
     with pytest.raises(ValueError, match="by is 'odd': expected one of l1, activation, random"):
         METHODS["while_training"](Settings(), by="odd")
     assert plan().each == 1
+
+
+def test_however_late_something_goes_while_there_is_training_left_to_see_it():
+    """Otherwise all of it would go in the cut, and the training be that of the dense network."""
+    model, _, _, x, recipe = ramp(steps=6, start=0.95, over=0.5)
+    assert list(stepped(recipe.pressure, model, x, 6)) == [0, 0, 0, 0, 0, 32]
+    for own in ({"start": 1.0}, {"start": -0.1}, {"over": 0.0}, {"over": 1.5}):
+        with pytest.raises(ValueError, match="expected 0 to below 1, and above 0 to 1, of the epochs"):
+            METHODS["while_training"](Settings(), **own)
+
+
+def test_all_is_gone_by_the_end_where_the_ramp_would_be_longer_than_what_is_left():
+    model, _, _, x, recipe = ramp(steps=8, start=0.75, over=0.5)  # two epochs are left for a ramp of four
+    assert list(stepped(recipe.pressure, model, x, 8)) == [0, 0, 0, 0, 0, 0, 16, 32]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kerf.compress.methods import METHODS
+from kerf.compress.models import create
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import criteria, recipe, removal
 from kerf.compress.pruning.recipe import Recipe
@@ -97,3 +98,46 @@ def test_channels_as_a_user_and_a_method_want_them():
     assert replace(Recipe(Channel(), criteria.l1)).cuts
     assert Recipe(OneByN(4), criteria.l1).zeroes_at_once
     assert not METHODS["dsc1"](Settings()).zeroes_at_once
+
+
+def test_what_code_counts_is_named_eight_layers_and_how_many_more(monkeypatch):
+    torch.manual_seed(0)
+    layers = [part for _ in range(10) for part in (nn.Conv2d(4, 4, 1), nn.ReLU())]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), *layers, nn.Conv2d(4, 2, 1)).eval()
+    graph = DependencyGraph.trace(model, EXAMPLE)
+    units = Channel().split(model, graph, EXAMPLE)
+    assert len(units) == 11
+    tried: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        recipe, "_fails", lambda _, graph, __, keep: tried.append(keep) or (None if graph.note else "odd")
+    )
+    with pytest.raises(
+        ValueError, match=r"counts the channels of 0, 2, 4, 6, 8, 10, 12, 14 and 3 more, which keep all"
+    ):
+        recipe.check(model, Recipe(Channel(), criteria.l1), graph, EXAMPLE, 0.5)
+    alone = tried[1:12]  # one set after the other, without its first channel
+    assert [list(keep) for keep in alone] == [[u.path] for u in units]
+    assert all(keep[u.path].tolist() == [False, True, True, True] for keep, u in zip(alone, units))
+
+
+def test_linear_layers_are_spoken_of_where_they_would_be_there():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    graph = DependencyGraph.trace(model, EXAMPLE)
+    with pytest.raises(
+        ValueError, match=r"Sequential has nothing that this method prunes.*; full=True \(--full\) adds"
+    ):
+        recipe.check(model, Recipe(OneByN(4), criteria.l1), graph, EXAMPLE, 0.5)
+    assert recipe.check(model, Recipe(OneByN(4, full=True), criteria.l1), graph, EXAMPLE, 0.5) is graph
+
+
+def test_a_target_that_sums_of_layers_would_reach_says_so():
+    torch.manual_seed(0)
+    model = create("resnet20", 10, 32).eval()
+    example = torch.zeros(1, 3, 32, 32)
+    graph = DependencyGraph.trace(model, example)
+    narrow = Settings(by_macs=True)
+    with pytest.raises(ValueError, match=r"cannot be reached.*; residual=True \(--residual\), which prunes sums"):
+        recipe.check(model, METHODS["l1"](narrow), graph, example, 0.98)
+    with pytest.raises(ValueError, match=r"cannot be reached[^;]*$"):
+        recipe.check(model, METHODS["l1"](narrow), graph, example, 0.99999)
+    assert recipe.check(model, METHODS["l1"](replace(narrow, residual=True)), graph, example, 0.98) is graph

@@ -209,9 +209,9 @@ def test_a_larger_size_keeps_all_bits():
 
 def test_pruning_alone_and_wrong_sizes():
     few = {k: v for k, v in FEW["drl"].items() if k != "size"}
-    alone = METHODS["drl"](BY_MACS, size=1.0, **few)
+    alone = METHODS["drl"](BY_MACS, size=1.0, variational="none", **few)
     assert not any(phase.pressure for phase in alone.schedule(Budget(0.5, 2, 8)))
-    both = METHODS["drl"](BY_MACS, **few)
+    both = METHODS["drl"](BY_MACS, variational="none", **few)
     assert [(p.epochs, p.pressure) for p in both.schedule(Budget(0.5, 2, 8))] == [(2, False), (6, False), (2, True)]
     assert [(p.epochs, p.pressure) for p in both.schedule(Budget(0.5, 2, 1))] == [(2, False), (0, False), (1, True)]
     for size in (0.05, 1.5, 0.0):
