@@ -98,6 +98,7 @@ def plain(path: Path) -> Graph:
     if qdq.is_quantised(model):
         raise BadInput(f"{path} is quantised already; compile it as it is, or quantise the f32 file it was made of")
     graph = Graph(model)
+    memory.refuse(path, graph)  # before nodes go that nothing reads: ONNX Runtime runs them, too
     if graph.opset < OPSET:
         raise BadInput(
             f"{path} is of opset {graph.opset}, in which weights have one scale; export it with {OPSET} or more"
