@@ -51,8 +51,8 @@ class Built:
     code: bytes = b""
 
     def runnable(self) -> tvm.runtime.Module:
-        """A copy that may run in this process. What has run cannot be exported well: TVM then notes an empty memory scope
-        for each of its constants, and warns of each ("Scope Loaded:") whenever the library is loaded.
+        """A copy that may run in this process. What has run cannot be exported well: TVM then notes an empty memory
+        scope for each of its constants, and warns of each ("Scope Loaded:") whenever the library is loaded.
         """
         module = self.executable.jit()
         if module is not self.executable.mod:  # it was linked, and is a copy already

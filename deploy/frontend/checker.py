@@ -14,8 +14,8 @@ UNNAMED = "an entry without a name"
 def check(model: onnx.ModelProto, path: Path | None = None) -> None:
     """Raises onnx.checker.ValidationError. ``path``: where the model lies, as a large one would be serialised for it.
 
-    Inputs and outputs of unknown rank are lent a shape meanwhile, tensors without a type one, and what has no name, which
-    no node can read, one that is not there.
+    Inputs and outputs of unknown rank are lent a shape meanwhile, tensors without a type one, and what has no name,
+    which no node can read, one that is not there.
     """
     nameless = [v for v in (*model.graph.input, *model.graph.value_info) if not v.name]
     for value in nameless:

@@ -42,8 +42,8 @@ def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: i
 def read_graph(
     path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None, runs: bool = False
 ) -> Graph:
-    """As ``read``, to be edited; without a copy of the weights. ``runs``: the file will be run here, so that BadInput is
-    raised for a node that there is no memory for, also where nothing reads it: ONNX Runtime runs that, too.
+    """As ``read``, to be edited; without a copy of the weights. ``runs``: the file will be run here, so that BadInput
+    is raised for a node that there is no memory for, also where nothing reads it: ONNX Runtime runs that, too.
     """
     model = load(path)
     with soundness.explained(path):
