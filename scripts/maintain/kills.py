@@ -6,9 +6,9 @@ Hardware:  2 cores; some seconds a kill.
 Expected:  JSON with lost, different, orphans 0 and nothing left in the temporary folder: a tuner keeps every record,
            a bundle is whole or not there, and a training run ends with the losses of one that nobody killed.
 
-Moments are drawn over what a run does, not over the clock: by its processor time, and in a search by the records that it
-has written, so that on a busy machine it is not killed at its start each time. Runs are forked from a process that has
-imported everything, and cost no imports.
+Moments are drawn over what a run does, not over the clock: by its processor time, and in a search by the records that
+it has written, so that on a busy machine it is not killed at its start each time. Runs are forked from a process that
+has imported everything, and cost no imports.
 """
 
 from __future__ import annotations
