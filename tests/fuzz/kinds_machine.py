@@ -97,8 +97,9 @@ def full_disk(seeds: Path, folder: Path, r: Random) -> Case:
 
 
 def _below(folder: Path) -> list[str]:
-    """Files; of the case's own not the outputs of its process."""
-    return [str(p) for p in folder.rglob("*") if p.is_file() and p.name not in (".stdout", ".stderr")]
+    """Files, but for those where a case's own words go, and a book of records without any."""
+    found = [p for p in folder.rglob("*") if p.is_file() and p.name not in (".stdout", ".stderr")]
+    return [str(p) for p in found if p.suffix != ".jsonl" or p.stat().st_size]
 
 
 def terminals(seeds: Path, folder: Path, r: Random) -> Case:
