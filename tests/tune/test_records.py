@@ -54,7 +54,7 @@ def test_a_changed_line_is_no_record(tmp_path):
 
 
 def test_a_disk_that_becomes_full_takes_all_records_or_none(tmp_path):
-    """A limit on the size of files stands for it: it, too, lets the system write a part, and say so in a number alone."""
+    """A limit on the size of files stands for it: there, too, the system writes a part, and says so by a number."""
     path = tmp_path / "records.jsonl"
     RecordBook(path).add(record({"a": 1}))
     before, most = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
