@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from tests.fuzz.pool import HALF, Case, command
 
@@ -124,6 +125,9 @@ def terminals(seeds: Path, folder: Path, r: Random) -> Case:
 
 
 def _redirect(where: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        REPLACED.append(stream)  # which would close its descriptor when it goes
     if where == "closed pipe":
         read, write = os.pipe()
         os.close(read)
@@ -138,6 +142,9 @@ def _redirect(where: str) -> None:
     sys.stdout = open(1, "w", encoding=encoding, errors="strict", closefd=False)  # noqa: SIM115
     if where == "err ascii":
         sys.stderr = open(2, "w", encoding="ascii", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+
+
+REPLACED: list[TextIO] = []
 
 
 def names(seeds: Path, folder: Path, r: Random) -> Case:
