@@ -13,6 +13,7 @@ Below them are kerf.compress (pruning, torch), kerf.kernels (TVM), kerf.deploy (
 What goes wrong and a person can mend is a KerfError.
 """
 
+import os
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,10 @@ _DOORS = {
     "load": "kerf.deploy.runtime.session",
     "quantise": "kerf.deploy.quantise.quantise",
 }
+
+# ONNX Runtime from 1.29 on tells its maker of every network that it loads, and leaves files for that where temporary
+# ones lie: not by kerf, unless whoever starts it says otherwise. It reads this once, when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _above = Path(__file__).resolve().parent.parent
 if (_above / "imagenet.py").is_file():  # a checkout: there the packages lie beside this folder, not in it

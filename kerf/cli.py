@@ -33,6 +33,10 @@ USAGE = "usage: kerf COMMAND [FLAG ...]\n\n{}\n\nkerf COMMAND --help says more o
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 with one line on stderr for what a person can mend, 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return console.ended("kerf", lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(USAGE.format("\n".join(f"  {name:{width}}  {what}" for name, (_, _, what) in COMMANDS.items())))
@@ -40,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"kerf {kerf.__version__}")
         return 0
-    code: list[int] = []
-    failed = console.guarded("kerf", lambda: code.append(command(*words)))
-    return failed or code[0]
+    return command(*words)
 
 
 def command(name: str, *rest: str) -> int:

@@ -83,12 +83,13 @@ def ended(program: str, main: Callable[[], int | None]) -> int:
 def failed(error: BaseException, program: str = "", interrupted: str = "interrupted") -> int:
     """Says in one line on stderr what ended the command; its exit code. ``program``: what the line begins with.
 
-    Raises the SystemExit of --help again, but not rich's for a closed pipe.
+    Raises the SystemExit of --help again, but not rich's for a closed pipe, nor where what it said cannot be written.
     """
     if isinstance(error, SystemExit):
-        if not isinstance(error.__context__, BrokenPipeError):
+        reason = error.__context__ if isinstance(error.__context__, BrokenPipeError) else _unwritable(sys.stdout)
+        if reason is None:
             raise error
-        error = error.__context__
+        error = reason
     if (unwritable := _unwritable(sys.stdout)) is not None:
         _forget_stdout()
         if isinstance(error, OSError) and error.filename is None and error.errno == unwritable.errno != errno.EPIPE:

@@ -27,7 +27,9 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 _NO_SPACE = re.compile(
-    r"no space left on device|disk quota exceeded|errno 28\b|os error 28\b|\bIO failure on output", re.I
+    r"no space left on device|disk quota exceeded|errno 28\b|os error 28\b|\bIO failure on output"
+    r"|\d+ requested and \d+ written",  # numpy's
+    re.I,
 )
 
 

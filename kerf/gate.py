@@ -34,6 +34,15 @@ _KINDS = {
 }
 
 
+def refuse_name(path: Path) -> None:
+    """Raises BadInput for a name whose bytes are no UTF-8: ONNX Runtime and TVM are given names as text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        said = f"{printable(path)}: its name is not UTF-8, which ONNX Runtime and TVM need; rename it"
+        raise BadInput(said) from None
+
+
 def refuse_special(path: Path, expected: str, most: int | None = None) -> None:
     """Raises FileNotFoundError, or BadInput for what is no file, or has more than ``most`` bytes, before it is opened:
     who opens a pipe waits for another program, and a device has no end.

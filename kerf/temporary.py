@@ -6,6 +6,7 @@ A folder's owner holds a lock on a file in it, which the system lets go when the
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -28,6 +29,22 @@ def folder(purpose: str) -> Iterator[Path]:
             yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def others(purpose: str, needed: int) -> Iterator[None]:
+    """Within, other libraries' temporary files lie in such a folder, too. Raises OSError where it has no room for so
+    many bytes: what C++ writes to a disk that is full is cut short, and nobody is told.
+    """
+    before = tempfile.tempdir
+    with folder(purpose) as path:
+        if shutil.disk_usage(path).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        tempfile.tempdir = str(path)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def sweep() -> list[Path]:

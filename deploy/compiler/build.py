@@ -50,6 +50,21 @@ class Built:
     source: str = ""  # what runs on a device besides the CPU, and its machine code
     code: bytes = b""
 
+    def runnable(self) -> tvm.runtime.Module:
+        """A copy that may run in this process. What has run cannot be exported well: TVM then notes an empty memory
+        scope for each of its constants, and warns of each ("Scope Loaded:") whenever the library is loaded.
+        """
+        module = self.executable.jit()
+        if module is not self.executable.mod:  # it was linked, and is a copy already
+            return module
+        with temporary.folder("run") as folder:
+            file = str(folder / "executable")
+            module.write_to_file(file)
+            copy = tvm.get_global_func("relax.ExecutableLoadFromFile")(file)
+        for imported in module.imports:
+            copy.import_module(imported)
+        return copy
+
     def export(self, path: Path) -> None:
         """Write the shared library; a foreign target is linked with the cross compiler of its triple.
 

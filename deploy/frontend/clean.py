@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from kerf.deploy.frontend import sizes, soundness
+from kerf.deploy.frontend import memory, sizes, soundness
 from kerf.deploy.frontend.loading import load
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes.drop_identities import drop_identities, drop_unread
@@ -39,8 +39,12 @@ def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: i
     return read_graph(path, shapes, batch).model()
 
 
-def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> Graph:
-    """As ``read``, to be edited; without a copy of the weights."""
+def read_graph(
+    path: Path, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None, runs: bool = False
+) -> Graph:
+    """As ``read``, to be edited; without a copy of the weights. ``runs``: the file will be run here, so that BadInput
+    is raised for a node that there is no memory for, also where nothing reads it: ONNX Runtime runs that, too.
+    """
     model = load(path)
     with soundness.explained(path):
         sizes.fix(path, model, shapes or {}, batch)
@@ -50,6 +54,8 @@ def read_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None, ba
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
         soundness.refuse_unsound(path, graph)
+        if runs:
+            memory.refuse(path, graph)
         if widen_half(graph):
             model.metadata_props.add(key=WIDENED, value="float16 computed in float32")
         while sum(changed(graph) for changed in PASSES):  # all of them, each round

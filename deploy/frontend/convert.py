@@ -47,7 +47,7 @@ def convert(
         raise BadInput(f"--bsr {given}: a block has at least one row; give the N of the pruning, e.g. 4")
     if not 0 <= sparsity <= 1:
         raise BadInput(f"--sparsity {sparsity}: a share of zero blocks lies between 0 and 1")
-    graph = clean.read_graph(path, shapes, batch)
+    graph = clean.read_graph(path, shapes, batch, runs=True)
     weights_bytes = sum(a.nbytes for a in graph.constants.values())
     layers = layers_of(path, graph, integers)
     floats = {k: v for k, v in layers.items() if not v.problem.x.quantised}

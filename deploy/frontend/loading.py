@@ -21,13 +21,14 @@ from kerf.deploy.frontend.onnx_graph import reads, subgraphs
 from kerf.deploy.frontend.opsets import modern, standard_quantisers
 from kerf.errors import BadInput
 from kerf.failures import printable
-from kerf.gate import refuse_special
+from kerf.gate import refuse_name, refuse_special
 
 MOST = 2**31 - 1  # bytes of a message that protobuf writes
 
 
 def load(path: Path) -> onnx.ModelProto:
     """Raises FileNotFoundError, or BadInput for what is no valid model or keeps its data outside the file's folder."""
+    refuse_name(path)
     refuse_special(path, "an .onnx model", MOST)
     try:
         model = onnx.load(str(path), load_external_data=False)

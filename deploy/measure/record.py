@@ -6,6 +6,7 @@ killed while writing leaves at most one torn line, which every reader skips with
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -170,7 +171,7 @@ class RecordBook:
             warnings.warn(f"{self.path}: {bad} lines are no records (torn or changed), skipped", stacklevel=3)
 
     def add(self, *records: Record) -> None:
-        """Append, all or nothing but for the last line's end."""
+        """Append, all or nothing. Raises OSError, also where a disk that becomes full takes a part only."""
         if self.path is None:
             for record in records:
                 self._keep(record)
@@ -182,7 +183,10 @@ class RecordBook:
             if size:
                 file.seek(size - 1)
                 text = text if file.read(1) == b"\n" else "\n" + text  # a torn line before stays alone
-            os.write(file.fileno(), text.encode())
+            content = text.encode()
+            if os.write(file.fileno(), content) < len(content):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self.refresh()
 
     def of(self, problem: str, target: str, versions: dict[str, str]) -> list[Record]:

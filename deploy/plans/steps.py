@@ -96,5 +96,5 @@ def session(network: Network, built: Built | None, threads: int) -> Session:
     """The compiled network in this process, without a bundle."""
     made = steps(network, built)
     contents = {"inputs": ends(network.inputs), "outputs": ends(network.outputs), "plans": made.entries}
-    libraries = {LIBRARY: built.executable.jit()} if built else {}
+    libraries = {LIBRARY: built.runnable()} if built else {}
     return Session(contents, libraries, [a for _, a in made.weights], made.models, threads)

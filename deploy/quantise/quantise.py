@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from kerf import files
+from kerf import files, temporary
 from kerf.deploy.frontend import memory, qdq, sizes
 from kerf.deploy.frontend.clean import PASSES
 from kerf.deploy.frontend.loading import load
@@ -37,6 +37,7 @@ from kerf.deploy.quantise.samples import read
 from kerf.errors import BadInput
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WRITTEN = 3  # times a model's size: what ONNX Runtime's quantiser writes to infer shapes, and some room
 BETWEEN = (
     *("Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool"),
     *("Resize", "Pad", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split"),
@@ -98,6 +99,7 @@ def plain(path: Path) -> Graph:
     if qdq.is_quantised(model):
         raise BadInput(f"{path} is quantised already; compile it as it is, or quantise the f32 file it was made of")
     graph = Graph(model)
+    memory.refuse(path, graph)  # before nodes go that nothing reads: ONNX Runtime runs them, too
     if graph.opset < OPSET:
         raise BadInput(
             f"{path} is of opset {graph.opset}, in which weights have one scale; export it with {OPSET} or more"
@@ -149,7 +151,7 @@ def _written(model: onnx.ModelProto, found: Mapping[str, ranges.Range], kinds: S
     from onnxruntime.quantization.calibrate import TensorsData
 
     known = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in found.items()}
-    with _silent():
+    with _silent(), temporary.others("quantise", WRITTEN * model.ByteSize()):
         quantizer = QDQQuantizer(
             model,
             True,  # per channel

@@ -49,7 +49,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raises BundleError unless ``folder`` is absent, empty or a bundle."""
+    """Raises BundleError unless ``folder`` is absent, empty or a bundle, BadInput where its name is no text."""
+    gate.refuse_name(folder)
     if not folder.exists():
         return
     try:
@@ -112,6 +113,7 @@ def read_manifest(folder: Path, trusted_key: str | Path | bytes | None = None) -
     Raises FileNotFoundError or BundleError.
     """
     path = folder / "manifest.json"
+    gate.refuse_name(folder)
     if not path.exists():
         raise FileNotFoundError(f"{folder}: no bundle (no manifest.json); build one with model_tune.py")
     try:

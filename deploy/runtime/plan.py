@@ -38,7 +38,7 @@ class Plan:
     ):
         """``values``: type and shape of all tensors that pieces exchange, results and inputs included; without a shape
         where sizes are known only when the network runs. ``library``: the module of kerf's functions (of
-        Built.executable, its jit()); ``weights``: tensors of TVM's, aligned; ``models``: those of dense engines, by the
+        Built.runnable()); ``weights``: tensors of TVM's, aligned; ``models``: those of dense engines, by the
         step's "file".
         """
         self.threads, self._results, self._values = threads, list(results), values

@@ -31,9 +31,13 @@ def make_keys(private: Path) -> Path:
             raise BadInput(f"{path}: exists; give another name")
     key = _ed25519().Ed25519PrivateKey.generate()
     handle = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
-    return files.write(public, key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
+        return files.write(public, key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
+    except BaseException:
+        private.unlink()  # a part of it, or a key without its other half
+        raise
 
 
 def sign(folder: Path, private: Path) -> Path:

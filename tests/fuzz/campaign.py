@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz import kinds, pool, seeds
+from tests.fuzz import kinds, kinds_machine, pool, seeds
 
 
 def main() -> int:
@@ -39,6 +39,9 @@ def main() -> int:
         folder = a.seeds.absolute() if a.seeds else root / "seeds"
         prepared(folder, a.quick)
         pool.warm()
+        if kinds.full_disk in kinds.KINDS and not kinds_machine.may_mount():
+            print("no file system may be mounted here: full disks are not tried")
+            del kinds.KINDS[kinds.full_disk]
         found, began = [], time.monotonic()
         shutil.rmtree(a.keep, ignore_errors=True)
         for outcome in pool.outcomes(cases(a, folder, root), a.workers):

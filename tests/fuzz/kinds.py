@@ -11,35 +11,48 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.fuzz import mutate
+import onnx
+
+from tests.fuzz import mutate, mutate_onnx
+from tests.fuzz.kinds_machine import full_disk, names, terminals
 from tests.fuzz.kinds_onnx import inspected, pruned, quantised, tuned
 from tests.fuzz.kinds_training import checkpoint, cifar, config, evaluated, images, pickled, resumed
 from tests.fuzz.pool import Case, command
 
 Random = random.Random
+BUNDLES = ("mobile", "mobile", "pieces")
 
 
-def _bundle(seeds: Path, folder: Path) -> Path:
+def _bundle(seeds: Path, folder: Path, name: str = "mobile") -> Path:
+    """``name``: of its network; x.npy or x.npz beside it is what it takes."""
     made = folder / "b.kerf"
     made.mkdir()
-    for file in (seeds / "mobile.kerf").iterdir():
+    for file in (seeds / f"{name}.kerf").iterdir():
         if file.name == "library.so":
             os.link(file, made / file.name)
         else:
             shutil.copy(file, made / file.name)
-    os.link(seeds / "x.npy", folder / "x.npy")
+    given = {"mobile": "x.npy", "pieces": "pieces.npz"}[name]
+    os.link(seeds / given, folder / f"x{Path(given).suffix}")
     return made
 
 
 def _used(seeds: Path, folder: Path, r: Random, kind: str, allowed: tuple[int, ...]) -> Case:
-    words = r.choice([["run", "b.kerf", "x.npy", "y.npy"]] * 3 + [["inspect", "b.kerf"]])
-    return Case(kind, "", command(*words), folder, allowed, absent=("y.npy",))
+    given = next(folder.glob("x.np?")).name
+    made = f"y{Path(given).suffix}"
+    words = r.choice([["run", "b.kerf", given, made]] * 3 + [["inspect", "b.kerf"]])
+    return Case(kind, "", command(*words), folder, allowed, absent=(made,))
+
+
+def _parts(made: Path) -> list[str]:
+    """Models of a dense engine's pieces."""
+    return sorted(path.name for path in made.glob("*.onnx"))
 
 
 def bundle_found(seeds: Path, folder: Path, r: Random) -> Case:
     """A file changed after it was built: always refused."""
-    made = _bundle(seeds, folder)
-    name = r.choice(["manifest.json", "manifest.json", "library.so", "weights.npz", "records.jsonl"])
+    made = _bundle(seeds, folder, r.choice(BUNDLES))
+    name = r.choice(["manifest.json", "manifest.json", "library.so", "weights.npz", "records.jsonl", *_parts(made)])
     path, what = made / name, r.random()
     before = path.read_bytes()
     path.unlink()
@@ -68,7 +81,7 @@ def bundle_hashed(seeds: Path, folder: Path, r: Random) -> Case:
     """Changed by somebody who makes the hashes anew: refused, or it works. What is code is not touched: the library and
     the numbers in weights, among which are indices that it trusts.
     """
-    made = _bundle(seeds, folder)
+    made = _bundle(seeds, folder, r.choice(BUNDLES))
     path = made / "manifest.json"
     manifest = json.loads(path.read_text())
     what = r.random()
@@ -77,6 +90,9 @@ def bundle_hashed(seeds: Path, folder: Path, r: Random) -> Case:
     elif what < 0.9:
         content = mutate.npz((made / "weights.npz").read_bytes(), r, values=False)
         (made / "weights.npz").write_bytes(content)
+    elif parts := _parts(made):
+        part = made / r.choice(parts)
+        part.write_bytes(mutate_onnx.spoiled(onnx.load(part), r).SerializeToString())
     else:
         (made / "records.jsonl").write_bytes(mutate.spoiled((made / "records.jsonl").read_bytes(), r))
     if isinstance(manifest, dict):
@@ -182,14 +198,14 @@ def compared(seeds: Path, folder: Path, r: Random) -> Case:
 
 # Kind -> its share of a campaign. What trains or compiles takes seconds an input, the others a tenth of one.
 KINDS: dict[Callable[[Path, Path, Random], Case], float] = {
-    inspected: 30, tuned: 1.5, quantised: 3, pruned: 3, bundle_found: 6, bundle_hashed: 9, records: 10,
-    tuned_with_records: 0.3, array: 7, checkpoint: 10, evaluated: 0.7, pickled: 4, config: 6, resumed: 0.7, cifar: 4,
-    images: 3, compared: 4,
+    inspected: 25, tuned: 2, quantised: 3, pruned: 3, bundle_found: 6, bundle_hashed: 9, records: 10,
+    tuned_with_records: 0.8, array: 6, checkpoint: 8, evaluated: 1.2, pickled: 4, config: 6, resumed: 1.2, cifar: 4,
+    images: 3, compared: 4, full_disk: 4, terminals: 4, names: 4,
 }  # fmt: skip
 
 
 # Those that take a moment, of files that are there without training.
-QUICK = (inspected, quantised, bundle_found, bundle_hashed, records, array, cifar, images)
+QUICK = (inspected, quantised, bundle_found, bundle_hashed, records, array, cifar, images, terminals)
 
 
 def draw(seeds: Path, folder: Path, seed: int, only: str = "", quick: bool = False) -> Case:

@@ -14,6 +14,7 @@ from tests.fuzz.pool import ACCEPTED, REFUSED, Case, command
 from tests.fuzz.seeds import NETWORKS
 
 Random = random.Random
+SMALL = ("mobile", "tiny", "pieces", "integers")  # beside the random ones
 
 
 def compared_with_onnxruntime(path: str, *words: str) -> Callable[[], int]:
@@ -83,7 +84,7 @@ def _runs(path: str) -> bool:
 
 def _model(seeds: Path, r: Random, name: str = "") -> onnx.ModelProto:
     return onnx.load(
-        str(seeds / (name or r.choice(["mobile", "tiny", *(f"random{i}" for i in range(NETWORKS))]))) + ".onnx"
+        str(seeds / (name or r.choice([*SMALL, *SMALL, *(f"random{i}" for i in range(NETWORKS))]))) + ".onnx"
     )
 
 
@@ -108,14 +109,16 @@ def inspected(seeds: Path, folder: Path, r: Random) -> Case:
 
 
 def tuned(seeds: Path, folder: Path, r: Random) -> Case:
-    path = _onnx_file(seeds, folder, r, r.choice(["tiny", "tiny", "random1", "random2", "random5"]))
+    path = _onnx_file(
+        seeds, folder, r, r.choice(["tiny", "tiny", "random1", "random2", "random5", "pieces", "integers"])
+    )
     flags = ["--trials=0", "--seconds=0.02", "--against=onnxruntime", "--quiet", "--out=out.kerf"]
-    flags += r.choice([[], ["--engine=kerf"]])
+    flags += r.choice([[], ["--engine=kerf"], ["--engine=kerf"], ["--format=ort"]])
     return Case("onnx: tune", "", command("tune", f"--onnx_path={path.name}", *flags), folder, absent=("out.kerf",))
 
 
 def quantised(seeds: Path, folder: Path, r: Random) -> Case:
-    path = _onnx_file(seeds, folder, r, "tiny")
+    path = _onnx_file(seeds, folder, r, r.choice(["tiny", "tiny", "integers"]))
     words = ["quantise", path.name, f"--calibration={_calibration(seeds, folder, r)}", "--out=q.onnx"]
     return Case("onnx: quantise", "", command(*words), folder, absent=("q.onnx",))
 

@@ -25,6 +25,7 @@ CPU_SECONDS = 30
 
 
 REFUSED, ACCEPTED = "(but ONNX Runtime runs it)", "(but ONNX Runtime does not load it)"  # of a child that asked it
+HALF = "(but something is left beside it)"  # of one that looked
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _wrong(o: Outcome) -> str:
         return "noise"
     if REFUSED in o.out or ACCEPTED in o.out:
         return "valid refused" if REFUSED in o.out else "invalid accepted"
-    if o.code and any((o.case.folder / name).exists() for name in o.case.absent):
+    if HALF in o.out or (o.code and any((o.case.folder / name).exists() for name in o.case.absent)):
         return "half-written"
     if o.code not in o.case.allowed:
         return "accepted" if o.code == 0 else "refused"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from tests.helpers import random_onnx
 from tests.helpers.image_files import write_folder
@@ -14,6 +15,7 @@ from tests.helpers.onnx_networks import Builder, mobile
 
 TRAINING = ["--data_set=synthetic", "--arch=resnet20", "--subset=16", "--train_batch_size=8", "--device=cpu"]
 NETWORKS = 12
+PIECES = (1, 3, 12, 12)  # of each input of that network
 
 
 def make(root: Path, tuned: bool = True) -> None:
@@ -30,6 +32,14 @@ def make(root: Path, tuned: bool = True) -> None:
     compiled = ["--seconds=0.05", "--against=onnxruntime", "--engine=kerf", "--quiet"]
     records = [f"--trials={8 if tuned else 2}", f"--records={root / 'records.jsonl'}"]
     done = cli.main(["tune", f"--onnx_path={root / 'mobile.onnx'}", *records, *compiled])
+    assert done == 0
+    pieces(root / "pieces.onnx")
+    random = np.random.default_rng(0)
+    np.savez(root / "pieces.npz", **{name: random.standard_normal(PIECES).astype(np.float32) for name in ("x", "z")})
+    done = cli.main(["tune", f"--onnx_path={root / 'pieces.onnx'}", "--trials=0", *compiled])
+    assert done == 0
+    done = cli.main(["quantise", str(root / "tiny.onnx"), f"--calibration={root / 'tiny.npz'}",
+                     f"--out={root / 'integers.onnx'}", "--quiet"])  # fmt: skip
     assert done == 0
     _cifar(root / "cifar")
     (root / "images").mkdir()
@@ -59,6 +69,20 @@ def tiny(path: Path) -> Path:
     w = b.constant("w", b.rng.standard_normal((4, 8)))
     x = b.node("Gemm", [x, w, b.constant("b", np.zeros(4))], "last", transB=1)
     return b.save(path, x, shape=(1, 3, 8, 8), out_shape=(1, 4))
+
+
+def pieces(path: Path) -> Path:
+    """Two inputs, two outputs, and between kerf's layers nodes that ONNX Runtime runs: a bundle of several pieces."""
+    b = Builder()
+    first = b.node("Relu", [b.conv("x", "first", 8, 3, 3)], "relu")
+    other = b.node("Neg", [b.conv("z", "beside", 8, 3)], "negative")
+    joined = b.node("Add", [first, other], "joined")
+    last = b.conv(b.node("Sin", [joined], "sine"), "last", 8, 8, zero_blocks=0.5)
+    made = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (last, joined)}
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, PIECES) for name in ("x", "z")]
+    graph = helper.make_graph(b.nodes, "pieces", given, list(made.values()), b.constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    return path
 
 
 def _cifar(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Three hundred spoiled inputs, each in a process of its own: done, or one line. make fuzz has the thousands."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import kinds, mutate, mutate_onnx, pool, seeds
+from tests.fuzz import kinds, kinds_machine, mutate, mutate_onnx, pool, seeds
 
 ROOT = Path(__file__).parents[2]
 INPUTS = 300
@@ -44,6 +45,23 @@ def test_an_input_is_made_of_its_number_alone(tmp_path):
     assert made[0]
 
 
+def test_a_small_file_system_is_full_for_its_process_alone(tmp_path):
+    if not kinds_machine.may_mount():
+        pytest.skip("no file system may be mounted here")
+    (tmp_path / "small").mkdir()
+
+    def work():
+        kinds_machine.small_file_system(tmp_path / "small", 8192, 10, True)
+        with contextlib.suppress(OSError):
+            (tmp_path / "small" / "large").write_bytes(bytes(10**6))
+            return 1
+        return 0
+
+    (outcome,) = pool.outcomes([pool.Case("kind", "0", work, tmp_path)], 1)
+    assert outcome.code == 0
+    assert not list((tmp_path / "small").iterdir())
+
+
 def _with_calibration(folder):
     import numpy as np
 
@@ -64,6 +82,7 @@ def _with_calibration(folder):
         (lambda: bytearray(1 << 40) and 0, "traceback"),
         (lambda: _says(pool.REFUSED, 2), "not one line"),
         (lambda: Path("y.npy").write_text("half") and _says("kerf run: error: no", 2), "half-written"),
+        (lambda: print(pool.HALF) or _says("kerf run: error: no", 2), "half-written"),
         (lambda: 3, "exit code"),
     ],
 )

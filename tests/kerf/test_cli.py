@@ -1,5 +1,6 @@
 """The command kerf: which word does what, and how it fails."""
 
+import os
 import subprocess
 import sys
 
@@ -59,3 +60,16 @@ def test_without_torch_the_training_stage_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install 'kerf[train]'" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
+def test_help_that_cannot_be_written_is_one_line(words):
+    """Else Python says so when it leaves, with an exception that it ignores, and exit code 120."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kerf", *words], stdout=full, stderr=subprocess.PIPE, env=env, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "the output cannot be written (No space left on device)" in done.stderr

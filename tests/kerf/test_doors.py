@@ -1,5 +1,6 @@
 """What `import kerf` gives, and what it does not load."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,24 @@ def test_importing_loads_no_stage():
 
 def test_the_deployment_side_needs_no_torch():
     python("import sys; sys.modules['torch'] = None; import kerf; kerf.load, kerf.inspect, kerf.compile, kerf.Bundle")
+
+
+def test_onnx_runtime_leaves_nothing_and_tells_nobody(tmp_path):
+    """Its telemetry, on by default from 1.29, leaves a file in TMPDIR, and sends what it is given to run."""
+    code = """
+import os, sys, tempfile
+tempfile.tempdir = os.environ["TMPDIR"] = sys.argv[1]
+import kerf.deploy.measure.verify as verify
+from tests.helpers.onnx_networks import mobile
+from pathlib import Path
+verify.reference_session(str(mobile(Path(sys.argv[2]) / "m.onnx")))
+print(os.listdir(sys.argv[1]))
+"""
+    (tmp_path / "tmp").mkdir()
+    words = [sys.executable, "-c", code, str(tmp_path / "tmp"), str(tmp_path)]
+    env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.quick

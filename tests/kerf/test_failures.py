@@ -46,6 +46,7 @@ def raising(error):
         ),
         (OSError(errno.ENOSPC, "No space left on device", "/nowhere/x"), 2, "p: error: no space left on the device"),
         (RuntimeError(LINKER), 2, "p: error: no space left on the device"),
+        (OSError("307200 requested and 4096 written"), 2, "p: error: no space left on the device"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 2, "p: error: whoever reads the output closed it"),
         (KeyboardInterrupt(), 130, "p: interrupted\n"),
         (ValueError("cannot reshape"), 70, "p: internal error: ValueError: cannot reshape; traceback saved in "),

@@ -126,3 +126,11 @@ def test_whatever_numpy_writes_is_read(array, tmp_path):
     both = gate.read_arrays(tmp_path / "x.npz")
     np.testing.assert_array_equal(both["a"], array)
     assert both["b"].shape == (1_000_000,)
+
+
+@pytest.mark.parametrize("name", ["\udcff.onnx", "a\udcfe b"])
+def test_a_name_that_is_no_text_is_one_line(name, tmp_path):
+    with pytest.raises(BadInput, match="its name is not UTF-8") as error:
+        gate.refuse_name(tmp_path / name)
+    assert str(error.value).isprintable()
+    gate.refuse_name(tmp_path / "é😀.onnx")

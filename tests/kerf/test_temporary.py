@@ -96,3 +96,15 @@ def test_what_ends_a_compiler_comes_back_as_an_error(how, said):
 def test_what_it_writes_stays(tmp_path):
     children.attempt(lambda: (tmp_path / "x").write_text("1"), "nothing")
     assert (tmp_path / "x").read_text() == "1"
+
+
+def test_temporary_files_of_other_libraries_lie_in_a_folder_that_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary.others("test", 1):
+        (inside,) = tmp_path.iterdir()
+        assert tempfile.gettempdir() == str(inside)
+        assert (inside / temporary.LOCK).exists()
+    assert tempfile.gettempdir() == str(tmp_path)
+    with pytest.raises(OSError, match="No space left"), temporary.others("test", 1 << 60):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +51,22 @@ def test_a_changed_line_is_no_record(tmp_path):
     path.write_text(path.read_text().replace('"a": 1', '"a": 9'))
     with pytest.warns(UserWarning, match="1 lines"):
         assert [r.config for r in RecordBook(path).records] == [{"a": 2}]
+
+
+def test_a_disk_that_becomes_full_takes_all_records_or_none(tmp_path):
+    """A limit on the size of files stands for it: there, too, the system writes a part, and says so by a number."""
+    path = tmp_path / "records.jsonl"
+    RecordBook(path).add(record({"a": 1}))
+    before, most = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 30, most[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            RecordBook(path).add(record({"a": 2}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert path.read_bytes() == before
+    RecordBook(path).add(record({"a": 2}))
+    assert [r.config for r in RecordBook(path).records] == [{"a": 1}, {"a": 2}]
 
 
 def write_many(path, name, count):

@@ -107,7 +107,19 @@ def untyped(model):
     model.graph.value_info.append(onnx.ValueInfoProto(name="expand"))
 
 
-@pytest.mark.parametrize("change", [shuffled, untyped, lambda m: setattr(m, "ir_version", 0)])
+def nameless(where):
+    def change(model):
+        value = helper.make_tensor_value_info("", F, [1, 2])
+        getattr(model.graph, where).append(value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [shuffled, untyped, lambda m: setattr(m, "ir_version", 0), nameless("value_info"), nameless("input")],
+    ids=["shuffled", "untyped", "old", "nameless value", "nameless input"],
+)
 def test_what_onnx_runtime_runs_is_read_though_the_checker_minds(tmp_path, change):
     plain = convert(mobile(tmp_path / "plain.onnx"))
     assert set(convert(changed(tmp_path, change)).layers) == set(plain.layers)
@@ -128,6 +140,16 @@ def test_a_bomb_is_not_folded_and_refused_with_its_size(tmp_path, op):
     assert "bomb" not in graph.constants
     with pytest.raises(BadInput, match=rf"{op} 'bomb.node' needs [48],000.0 GB .* this process may have"):
         memory.refuse(path, graph)
+
+
+@pytest.mark.parametrize("op", ["Range", "ConstantOfShape"])
+def test_a_bomb_that_nothing_reads_is_refused_before_onnx_runtime_runs_it(tmp_path, op):
+    constants = {"many": np.int64(10**12), "zero": np.int64(0), "one": np.int64(1), "w": W, "sides": np.array([10**12])}
+    nodes = [node(op, {"Range": "zero many one", "ConstantOfShape": "sides"}[op], "bomb"), node("Conv", "x w", "y")]
+    path = file(tmp_path / "m.onnx", nodes, constants, shape=(1, 3, 16, 16))
+    with pytest.raises(BadInput, match=rf"{op} 'bomb.node' needs [48],000.0 GB"):
+        convert(path)
+    assert clean.read_graph(path).outputs  # what is not run may be looked at
 
 
 def test_a_file_that_ends_the_process_of_shape_inference_is_refused(tmp_path):

@@ -27,7 +27,7 @@ from kerf.errors import Mismatch
 from kerf.kernels.backends import CPU
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates
-from tests.helpers.onnx_networks import mobile
+from tests.helpers.onnx_networks import Builder, mobile
 
 TARGET = targets.parse("native", 1)
 
@@ -94,6 +94,21 @@ def test_pairs_compute_the_same_network(tmp_path, monkeypatch, threads):
     assert "conv2d_nchw_bsr_direct_depthwise" in names
     session = steps.session(network, built, threads)
     verify(session.run, network.path, network.inputs)
+
+
+def test_what_was_timed_here_is_loaded_in_silence(tmp_path):
+    """TVM notes a memory scope for each constant of what has run, and warns of each when it is loaded from a file."""
+    b = Builder()
+    x = b.node("Sigmoid", [b.conv("input", "first", 8, 3, 3)], "gate")
+    x = b.node("Add", [x, b.constant("rows", np.arange(32).reshape(1, 1, 32, 1))], "sum")
+    network = convert(b.save(tmp_path / "m.onnx", x, out_shape=(1, 8, 32, 32)))
+    built = build(network, TARGET, RecordBook())
+    steps.session(network, built, 1)
+    built.export(tmp_path / "library.so")
+    code = "import sys; from kerf.deploy.runtime import session; import tvm_ffi; session.load_runtime(); "
+    code += "tvm_ffi.load_module(sys.argv[1])"
+    words = [sys.executable, "-c", code, str(tmp_path / "library.so")]
+    assert subprocess.run(words, check=True, capture_output=True, text=True).stderr == ""
 
 
 def test_from_stem_to_pool_nothing_is_moved(small):

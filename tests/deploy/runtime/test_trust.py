@@ -4,6 +4,7 @@ that several threads share, with arrays of any layout.
 
 import hashlib
 import json
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -180,3 +181,15 @@ def test_odd_numbers_are_what_onnx_runtime_makes_of_them(made, value):
     x[0, :, 5:8, 5:8] = value
     (truth,) = onnxruntime.InferenceSession(str(made[0])).run(None, {"input": x})
     np.testing.assert_allclose(kerf.load(made[1]).run(x), truth, rtol=1e-4, atol=1e-5)
+
+
+def test_of_keys_there_are_both_or_none(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))  # as a disk that becomes full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            signature.make_keys(tmp_path / "own.key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+    assert signature.make_keys(tmp_path / "own.key").exists()

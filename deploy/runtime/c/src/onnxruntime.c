@@ -1,6 +1,7 @@
 /* Pieces that ONNX Runtime runs, by its C API, loaded when a bundle has such pieces. Its header is in no registry package:
  * the few entries used are called by their places in its table, to which later versions only append. */
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
@@ -8,7 +9,7 @@
 #define VERSION 1 /* of the API: all entries used are of its first */
 
 enum {
-  GET_MESSAGE = 2, CREATE_ENV = 3, CREATE_SESSION = 7, RUN = 9, CREATE_OPTIONS = 10, SET_INTRA_THREADS = 24,
+  GET_MESSAGE = 2, CREATE_ENV = 3, DISABLE_TELEMETRY = 6, CREATE_SESSION = 7, RUN = 9, CREATE_OPTIONS = 10, SET_INTRA_THREADS = 24,
   SET_INTER_THREADS = 25, CREATE_TENSOR_WITH_DATA = 49, GET_TENSOR_DATA = 51, GET_ELEMENT_TYPE = 60, GET_RANK = 61,
   GET_SIZES = 62, GET_TYPE_AND_SHAPE = 65, CREATE_CPU_MEMORY = 69, RELEASE_ENV = 92, RELEASE_STATUS = 93,
   RELEASE_MEMORY = 94, RELEASE_SESSION = 95, RELEASE_VALUE = 96, RELEASE_TYPE_AND_SHAPE = 99, RELEASE_OPTIONS = 100
@@ -87,6 +88,10 @@ kerf_status open_engine(const char *path, int threads, bool alone, engine **foun
   made->table = get()->api(VERSION);
   if (!made->table) return failed(KERF_NO_ENGINE, "ONNX Runtime %s has no API of version %d", get()->version(), VERSION);
   kerf_status status = refused(made, CALL(made, CREATE_ENV, int, const char *, void **)(3, "kerf", &made->env), KERF_NO_ENGINE, "env");
+  /* which networks run here is told to nobody; the environment is not changed for that, since other threads read it */
+  const char *tells = getenv("ORT_DISABLE_TELEMETRY");
+  if (!status && !(tells && !strcmp(tells, "0")))
+    status = refused(made, CALL(made, DISABLE_TELEMETRY, const void *)(made->env), KERF_NO_ENGINE, "telemetry");
   if (!status) status = refused(made, CALL(made, CREATE_OPTIONS, void **)(&made->options), KERF_NO_ENGINE, "options");
   if (!status) status = refused(made, CALL(made, SET_INTRA_THREADS, void *, int)(made->options, threads), KERF_NO_ENGINE, "threads");
   if (!status) status = refused(made, CALL(made, SET_INTER_THREADS, void *, int)(made->options, 1), KERF_NO_ENGINE, "threads");
