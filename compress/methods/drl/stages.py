@@ -16,13 +16,10 @@ class Stages(Pressure):
     def __init__(self, by_phase: Mapping[str, Pressure]):
         self.by_phase, self.now = by_phase, NOTHING
 
-    @property
-    def attached(self) -> bool:  # type: ignore[override]
-        return self.now.attached
-
     def attach(self, model: nn.Module, graph: DependencyGraph, units: Sequence[Any], plan: Plan) -> None:
         self.now = self.by_phase[plan.phase or next(iter(self.by_phase))]
         self.now.attach(model, graph, units, plan)
+        self.attached = True
 
     def begin(self, model: nn.Module) -> None:
         self.now.begin(model)
@@ -37,7 +34,9 @@ class Stages(Pressure):
         self.now.edit_gradients(model, step)
 
     def fold(self, model: nn.Module) -> None:
-        self.now.fold(model)
+        if self.attached:
+            self.now.fold(model)
+        self.attached = False
 
     def zeros(self) -> dict[str, Tensor]:
         return self.now.zeros()
