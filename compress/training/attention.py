@@ -1,8 +1,9 @@
 """Attention transfer: a network learns where another one looks, from maps that need not have the same channels.
 
 Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928, equation 2, with
-sums of squares over channels as maps. Orders of channels do not matter, nor how many are left: rearranged and cut networks
-learn by it as well. Differs: the distance is squared, as in the authors' program, and a mean over maps, not a sum.
+sums of squares over channels as maps. Orders of channels do not matter, nor how many are left: rearranged and cut
+networks learn by it as well. Differs: the distance is squared, as in the authors' program, and a mean over maps, not a
+sum.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ OWN = """
 # This project's recipes
 
 From compress/methods/own_recipes.py, for any data set and a trained network (`--pretrained_model`): `--recipe short` or
-`long`. Flags that are given besides win; where `--method` is, the row's `--method`, `--rearrange` and `--N` are left out.
+`long`. Flags that are given besides win; where `--method` is, `--rearrange` and `--N` of the row are left out, too.
 """
 HEAD = """\
 # Recipes as published

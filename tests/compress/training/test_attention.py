@@ -56,7 +56,7 @@ def test_the_order_of_channels_does_not_matter():
 
 
 def test_features_are_learned_without_labels_or_answers():
-    """The weight of all else being nothing, maps come nearer to the teacher's: to look without learning would not do."""
+    """By that term alone, maps come nearer to the teacher's: to look without learning would not do."""
     teacher, model = small().eval(), small()
     with torch.no_grad():
         for p in model.parameters():
