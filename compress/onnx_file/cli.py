@@ -52,8 +52,9 @@ def work(args: argparse.Namespace) -> None:
         )
         out = args.out or args.file.with_suffix(".pruned.onnx")
         made = prune_onnx(
-            args.file, out, asked, sparsity=args.sparsity, speedup_target=args.speedup_target, n=args.N, full=args.full, row_multiple=args.row_multiple,
-            int8=args.int8, shapes=shapes_of(args.shape), threads=args.threads,
+            args.file, out, asked, sparsity=args.sparsity, speedup_target=args.speedup_target, n=args.N,
+            full=args.full, row_multiple=args.row_multiple, int8=args.int8, shapes=shapes_of(args.shape),
+            threads=args.threads, say=print,
         )  # fmt: skip
         print(made)
     if args.json:

@@ -5,7 +5,7 @@ the network as it has become (kerf.compress.second_order).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,7 @@ def prune_onnx(
     int8: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> PrunedFile:
     """Writes the network at ``path`` to ``to``, with the share ``sparsity`` of the 1×n blocks of each layer zero.
 
@@ -103,7 +104,8 @@ def prune_onnx(
     also says how images become numbers; one sample of five is held back and compared on. full: Gemm and MatMul too, but
     for the classifier. row_multiple: if not 0, all block rows of a layer keep equally many blocks, a multiple of
     it (or all), so that fewer than asked for may go. int8: quantise the pruned network, too, with the same samples, as
-    kerf.quantise does; not with a speedup_target, whose times are those of f32. shapes: sizes of inputs that the file leaves open. threads: of ONNX Runtime, 0: all.
+    kerf.quantise does; not with a speedup_target, whose times are those of f32. shapes: sizes of inputs that the file
+    leaves open. threads: of ONNX Runtime, 0: all. say: gets lines on the times that are tried.
 
     Batch norms are folded; convolutions may get a bias. Raises FileNotFoundError, ImportError where images need Pillow,
     and BadInput for a file without such layers and for samples that do not fit; then nothing is written.
@@ -122,12 +124,13 @@ def prune_onnx(
             raise BadInput("speedup_target is a time of f32 kernels: leave int8 out, or give sparsity")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
     with explained(path):
-        return _pruned(path, to, asked, share, speedup_target, n, full, row_multiple, int8, shapes or {}, threads)
+        return _pruned(path, to, asked, share, speedup_target, n, full, row_multiple, int8, shapes or {}, threads, say)
 
 
 def _pruned(
     path: Path, to: Path, asked: Calibration, sparsity: float, speedup: float | None, n: int, full: bool,
     row_multiple: int, int8: bool, shapes: Mapping[str, Sequence[int]], threads: int,
+    say: Callable[[str], None] | None,
 ) -> PrunedFile:  # fmt: skip
     graph = plain(path)
     inputs = sized(path, graph, shapes)
@@ -145,13 +148,13 @@ def _pruned(
     used, held = _parted(samples)
     declared = [graph.described(value.name).shape for value in inputs]
     batched = all(shape and shape[0] is None for shape in declared)
-
     batches = list(_batches(used, BATCH if batched else 1))
     made_of = dict.fromkeys(blocks, sparsity)
     allotted = None
     if speedup is not None:
         harm = prices(program, batches, blocks, n, DAMPING)
-        allotted = by_speed(Weights(path, graph, blocks, n, shapes), harm, speedup, threads or 1)
+        networks = Weights(path, graph, blocks, n, shapes)
+        allotted = by_speed(networks, harm, speedup, threads or 1, say or (lambda _: None))
         made_of, sparsity = {name: share for name, share in allotted.shares.items() if share}, allotted.removed
 
     def keep(layer: Layer, fit: Fit) -> Tensor | None:

@@ -5,7 +5,7 @@ are comparable without labels. Source of the use: Frantar and Alistarh, "SPDY", 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +86,9 @@ def prices(
     return PriceCurves({name: rise(price, GRID) for name, price in found.items()})
 
 
-def by_speed(networks: Weights, harm: PriceCurves, speedup: float, threads: int) -> Allocation:
+def by_speed(
+    networks: Weights, harm: PriceCurves, speedup: float, threads: int, say: Callable[[str], None]
+) -> Allocation:
     """Shares with which the built file is `speedup` times as fast as the fastest dense engine, on this machine.
 
     Raises BadInput, with what is reachable, where that is not met within 5 %.
@@ -94,7 +96,7 @@ def by_speed(networks: Weights, harm: PriceCurves, speedup: float, threads: int)
     from kerf.tune.network_timer import Clock  # TVM takes seconds to load
 
     clock = Clock((networks.n,), threads=threads)
-    return allocation.by_time(networks, {networks.n: harm}, clock, target_ms=None, speedup=speedup, say=print)
+    return allocation.by_time(networks, {networks.n: harm}, clock, target_ms=None, speedup=speedup, say=say)
 
 
 def least_sparse() -> float:

@@ -8,7 +8,6 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph

@@ -171,7 +171,6 @@ class Clock:
     """A machine on which time is the share of weights that are there, and layers alone promise a third too much."""
 
     shares = (0.5, 0.9)
-    whole: dict[str, int] = {}
 
     def __init__(self, n, threads):
         Clock.asked = n, threads
