@@ -223,3 +223,65 @@ def test_sums_of_parts_make_the_fit_of_all():
     torch.testing.assert_close(rest.gram, direct.gram)
     torch.testing.assert_close(rest.variance, direct.variance)
     assert rest.samples == direct.samples == 600
+
+
+class Summed(nn.Module):
+    """A residual sum behind a batch norm, as ResNets have it; the shortcut comes from a layer that is pruned."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 6, 1, bias=False)
+        self.body = nn.Conv2d(6, 6, 3, padding=1, bias=not norm)
+        self.norm = nn.BatchNorm2d(6) if norm else nn.Identity()
+
+    def forward(self, x):
+        y = self.first(x)
+        return self.norm(self.body(torch.relu(y))) + y
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_layer_makes_up_for_what_the_other_term_of_its_sum_has_lost(norm):
+    torch.manual_seed(0)
+    model, x = Summed(norm).eval(), torch.randn(64, 4, 5, 5)
+    if norm:
+        with torch.no_grad():
+            model.norm.weight.uniform_(0.5, 2)
+            model.norm.running_var.uniform_(0.5, 2)
+    program = Traced(model, DependencyGraph.trace(model, x[:1]), x)
+    seen: list[Fit] = []
+
+    def visit(layer: Layer, found: Fit) -> None:
+        if layer.name == "first.weight":
+            kept = layer.weight.clone()
+            kept[::2] = 0
+            program.write(layer, kept, torch.zeros(len(kept)))
+        seen.append(found)
+
+    dense = {name: value.clone() for name, value in model.state_dict().items()}
+    walk(program, [x], visit)
+    with torch.no_grad():
+        now = model.first(x)
+        lost = nn.functional.conv2d(x, dense["first.weight"]) - now
+        gain = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt() if norm else torch.ones(6)
+        before = model.body(torch.relu(now + lost))
+        wanted = (before + lost / gain[:, None, None]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(seen[1].target.flatten(), wanted.double().mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[1].variance.flatten(), wanted.double().var(1, correction=0), rtol=1e-3, atol=1e-5)
+
+
+def test_a_layer_makes_up_for_nothing_through_a_channel_that_its_batch_norm_closes():
+    torch.manual_seed(0)
+    model, x = Summed(True).eval(), torch.randn(8, 4, 5, 5)
+    with torch.no_grad():
+        model.norm.weight[0] = 1e-9
+    program = Traced(model, DependencyGraph.trace(model, x[:1]), x)
+    targets = []
+
+    def visit(layer: Layer, found: Fit) -> None:
+        if layer.name == "first.weight":
+            program.write(layer, torch.zeros_like(layer.weight), torch.zeros(6))
+        targets.append(found.target.flatten())
+
+    walk(program, [x], visit)
+    assert bool(targets[1].isfinite().all())
+    assert float(targets[1].abs().max()) < 1e3
