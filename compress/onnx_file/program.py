@@ -46,19 +46,7 @@ class Sessions:
         found: Values = {"": (stop, None)}
         for name, array in before.items():
             found[name] = array, array if alike else now.get(name)
-        if layer and (other := self._other_term(layer.makes)) in found:
-            dense, pruned = found[other]
-            answer = found[layer.makes][0]
-            if dense is not pruned and dense.shape == answer.shape:
-                found[layer.makes] = answer + (dense - pruned), None
         return found
-
-    def _other_term(self, name: str) -> str:
-        """Of a sum that is all that reads this value; "" where there is none."""
-        reader = self.graph.sole_consumer(name)
-        if reader is None or reader.op_type != "Add" or reader.domain not in STANDARD:
-            return ""
-        return next((n for n in reader.input if n != name), "")
 
     def _computed(self, side: int, first: int, end: int, stop: int, known: Values) -> dict[str, np.ndarray]:
         """After nodes first … end - 1, in one of the networks: what nodes from `stop` on read, or make."""

@@ -19,10 +19,8 @@ LAYERS = (
 )
 
 
-SUMS = (aten.add.Tensor, aten.add_.Tensor)
-
 BATCH = 64
-CLOSED = 0.01  # of the mean |scale| of a batch norm: channels with less
+LEAST = 0.01
 
 
 def batched(images: Tensor) -> list[Tensor]:
@@ -70,8 +68,9 @@ class Traced:
                     values.pop(source.name, None)
         if layer:
             answer = self._side(self.nodes[stop], values, 0)
-            missing = self._missing(self.nodes[stop], values)
-            values[layer.makes] = answer if missing is None else answer + missing, None
+            if (sum_ := self._summed(self.nodes[stop], values)) is not None:
+                answer = answer + sum_
+            values[layer.makes] = answer, None
         values[""] = stop, None
         return values
 
@@ -103,30 +102,30 @@ class Traced:
             return self.constants[node.name]
         return values[node.name][side]
 
-    def _missing(self, node: torch.fx.Node, values: Values) -> Tensor | None:
-        """What a layer has to answer besides, so that the sum that it goes into is right: by how much the other term
-        has become smaller than in the dense network, in units of the layer's answer if a batch norm lies between.
-
-        None where there is no such sum, or its other term is not known yet or as it was.
-        """
-        user, scale = _reader(node), None
-        if user is not None and user.target == aten.batch_norm.default and user.args[0] is node:
-            gamma, variance = (None if n is None else self._value(n, values, 0) for n in (user.args[1], user.args[4]))
-            scale = (1.0 if gamma is None else gamma) / (variance + user.args[7]).sqrt()
-            node, user = user, _reader(user)
-        if user is None or user.target not in SUMS or user.kwargs:
+    def _summed(self, node: torch.fx.Node, values: Values) -> Tensor | None:
+        scale: Tensor | None = None
+        last = node
+        user = next(iter(last.users)) if len(last.users) == 1 else None
+        if user is not None and user.target == aten.batch_norm.default and user.args[0] is last:
+            gamma, _, _, var = (self.dense[self.paths[a.name]] if a is not None else None for a in user.args[1:5])
+            eps = user.args[7]
+            scale = (1.0 if gamma is None else gamma) / (var + eps).sqrt()
+            last = user
+            user = next(iter(last.users)) if len(last.users) == 1 else None
+        if user is None or user.target not in (aten.add.Tensor, aten.add_.Tensor) or user.kwargs:
             return None
-        others = [n for n in user.args if n is not node]
+        others = [a for a in user.args if a is not last]
         if len(others) != 1 or not isinstance(others[0], torch.fx.Node) or others[0].name not in values:
             return None
         dense, now = values[others[0].name]
-        if dense is now or not isinstance(dense, Tensor) or dense.shape != node.meta["val"].shape:
+        if dense is now:
             return None
-        if scale is None:
-            return dense - now
-        # through a channel that the batch norm all but closes, a layer cannot make up for anything
-        opened = torch.where(scale.abs() < CLOSED * scale.abs().mean(), torch.inf, scale)
-        return (dense - now) / opened.view(-1, *[1] * (dense.ndim - 2))
+        apart = dense - now
+        if scale is not None:
+            floor = LEAST * scale.abs().mean()
+            scale = torch.where(scale.abs() < floor, torch.inf, scale)
+            apart = apart / scale.view(-1, *[1] * (apart.ndim - 2))
+        return apart
 
     def _layer(self, node: torch.fx.Node) -> Layer | None:
         """Where the node is one that can be fitted: its weight is a parameter that nothing else reads."""
@@ -168,11 +167,6 @@ class Traced:
             path = f"{norm}.running_mean"
             _at(self.model, path).copy_(self.dense[path] - constant.to(self.dense[path]))
             self.changed.add(path)
-
-
-def _reader(node: torch.fx.Node) -> torch.fx.Node | None:
-    """The only node that reads this one."""
-    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _at(model: nn.Module, path: str) -> Tensor:

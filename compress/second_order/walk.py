@@ -32,8 +32,7 @@ class Program(Protocol):
         """What is known before anything is computed."""
 
     def run(self, values: Values, layer: Layer | None) -> Values:
-        """Goes on from where `values` are until what `layer` reads is known, and, first of what it makes, what
-        it should answer: what it does in the dense network, and what the other term of a sum behind it has lost.
+        """Goes on from where `values` are until what `layer` reads is known, and what it makes in the dense network.
 
         None for a layer: to the end. Values that nothing reads any more are left out.
         """

@@ -12,10 +12,7 @@ from torch import nn
 
 import kerf
 from kerf import cli
-from kerf.compress.onnx_file.program import Sessions
-from kerf.compress.second_order.walk import walk
 from kerf.deploy.frontend.zero_blocks import zero_blocks
-from kerf.deploy.quantise.quantise import plain
 from kerf.errors import BadInput
 from tests.helpers.onnx_files import file, node
 
@@ -227,30 +224,3 @@ def test_shares_by_layer_meet_a_time_and_what_costs_least_goes(network, samples,
 def test_a_time_is_asked_for_alone(network, samples, tmp_path, more, words):
     with pytest.raises(BadInput, match=words):
         kerf.prune_onnx(network, tmp_path / "p.onnx", samples, **{"speedup_target": 2.0, **more})
-
-
-def test_a_layer_makes_up_for_what_the_other_term_of_its_sum_has_lost(tmp_path):
-    """Without it, the second layer's target would be its own answer, and the sum would keep the first one's error."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((4, 4, 1, 1)).astype(np.float32) for _ in range(2))
-    nodes = [
-        node("Conv", "x a", "h"), node("Relu", "h", "r"), node("Conv", "r b", "s"), node("Add", "s h", "y"),
-    ]  # fmt: skip
-    path = file(tmp_path / "sum.onnx", nodes, {"a": a, "b": b}, shape=("n", 4, 5, 5))
-    program = Sessions(plain(path), 1)
-    x = rng.standard_normal((16, 4, 5, 5)).astype(np.float32)
-    targets = []
-
-    def visit(layer, fit):
-        if layer.name == "a":
-            kept = layer.weight.clone()
-            kept[0] = 0
-            program.write(layer, kept, torch.zeros(4))
-        targets.append(fit.target.flatten())
-
-    walk(program, [{"x": x}], visit)
-    h = np.einsum("oi,nihw->nohw", a[:, :, 0, 0], x)
-    s = np.einsum("oi,nihw->nohw", b[:, :, 0, 0], np.maximum(h, 0))
-    lost = np.zeros_like(h)
-    lost[:, 0] = h[:, 0]
-    np.testing.assert_allclose(targets[1], (s + lost).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
