@@ -20,7 +20,6 @@ LAYERS = (
 
 
 BATCH = 64
-LEAST = 0.01
 
 
 def batched(images: Tensor) -> list[Tensor]:
@@ -67,10 +66,7 @@ class Traced:
                 if self.last[source.name] <= i:
                     values.pop(source.name, None)
         if layer:
-            answer = self._side(self.nodes[stop], values, 0)
-            if (sum_ := self._summed(self.nodes[stop], values)) is not None:
-                answer = answer + sum_
-            values[layer.makes] = answer, None
+            values[layer.makes] = self._side(self.nodes[stop], values, 0), None
         values[""] = stop, None
         return values
 
@@ -101,31 +97,6 @@ class Traced:
         if node.name in self.constants:
             return self.constants[node.name]
         return values[node.name][side]
-
-    def _summed(self, node: torch.fx.Node, values: Values) -> Tensor | None:
-        scale: Tensor | None = None
-        last = node
-        user = next(iter(last.users)) if len(last.users) == 1 else None
-        if user is not None and user.target == aten.batch_norm.default and user.args[0] is last:
-            gamma, _, _, var = (self.dense[self.paths[a.name]] if a is not None else None for a in user.args[1:5])
-            eps = user.args[7]
-            scale = (1.0 if gamma is None else gamma) / (var + eps).sqrt()
-            last = user
-            user = next(iter(last.users)) if len(last.users) == 1 else None
-        if user is None or user.target not in (aten.add.Tensor, aten.add_.Tensor) or user.kwargs:
-            return None
-        others = [a for a in user.args if a is not last]
-        if len(others) != 1 or not isinstance(others[0], torch.fx.Node) or others[0].name not in values:
-            return None
-        dense, now = values[others[0].name]
-        if dense is now:
-            return None
-        apart = dense - now
-        if scale is not None:
-            floor = LEAST * scale.abs().mean()
-            scale = torch.where(scale.abs() < floor, torch.inf, scale)
-            apart = apart / scale.view(-1, *[1] * (apart.ndim - 2))
-        return apart
 
     def _layer(self, node: torch.fx.Node) -> Layer | None:
         """Where the node is one that can be fitted: its weight is a parameter that nothing else reads."""
