@@ -56,7 +56,9 @@ def test_keeping_everything_keeps_the_function(network, name, rearrange):
 
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.9])
-@pytest.mark.parametrize("name", [name for name in PRUNING if name not in ("darb", "pconv")])  # tests of their own
+@pytest.mark.parametrize(
+    "name", [name for name in PRUNING if name not in ("darb", "pconv", "subp")]
+)  # tests of their own
 def test_each_layer_loses_what_was_asked_give_or_take_a_unit(network, name, sparsity):
     model, masks = pruned(network, name, sparsity)
     parameters = dict(model.named_parameters())
