@@ -68,7 +68,7 @@ def test_features_are_learned_without_labels_or_answers():
     extra = []
     for _ in range(30):
         loss = task(model, x, y)[0] - plain(model, x, y)[0]
-        extra.append(float(loss))
+        extra.append(float(loss.detach()))
         sgd.zero_grad()
         loss.backward()
         sgd.step()
