@@ -226,8 +226,7 @@ def fit(
     distributed.agree(model.state_dict(), "before training")
     average = _average(model, optim, state) if optim.ema and pressure is NOTHING else None
     shown = average.module if average else model  # what is evaluated, and kept
-    after = [after_step] if after_step else []
-    after += [partial(average.update_parameters, model)] if average else []
+    after = [follow for follow in (after_step, average and partial(average.update_parameters, model)) if follow]
     try:
         for epoch in range(state.epoch, optim.lr.epochs):
             reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(images))
@@ -242,15 +241,20 @@ def fit(
             state.add(row, shown.state_dict() if keep_best else None)
             if on_epoch:
                 on_epoch(state)
-            reporter.finish(
-                f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  val top-1 {val.top1:.2f} %  "
-                f"lr {row['lr']:.5f}  {row['images_per_second']:.0f} images/s"
-            )
+            reporter.finish(_told(row))
     finally:
         reporter.stop()
     if last := state.best or state.average:
         model.load_state_dict(last)
     return state
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """An epoch in a line."""
+    return (
+        f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  val top-1 {row['val_top1']:.2f} %  "
+        f"lr {row['lr']:.5f}  {row['images_per_second']:.0f} images/s"
+    )
 
 
 def _average(model: nn.Module, optim: Optim, state: State) -> AveragedModel:
