@@ -32,7 +32,7 @@ ORDER = {
         *("runtime", "measure", "compiler", "plans", "embed", "report", "from_torch", ""),
     ],
     "compress": [
-        *("data", "models", "network", "units", "training", "measures", "second_order", "onnx_file", "pruning"),
+        *("data", "models", "network", "units", "training", "measures", "second_order", "pruning", "onnx_file"),
         *("methods/drl", "methods", "compat", "command", ""),
     ],
 }
@@ -65,7 +65,8 @@ EXCEPTIONS = {(file, "torch") for file in ("kerf/zoo.py", "deploy/export.py", "d
 EXCEPTIONS |= {(f"deploy/from_torch/{file}.py", "torch") for file in ("plain_weights", "signature", "traced")}
 EXCEPTIONS |= {("compress/command/deployment.py", "deploy"), ("compress/command/deployment.py", "tune")}
 # the room that prunes .onnx files reads them as the deploying side does
-EXCEPTIONS |= {(f"compress/onnx_file/{file}.py", "deploy") for file in ("program", "pruning", "cli")}
+EXCEPTIONS |= {(f"compress/onnx_file/{file}.py", "deploy") for file in ("program", "pruning", "timed", "cli")}
+EXCEPTIONS |= {("compress/onnx_file/timed.py", "tune")}
 MOST_FILES = 15  # of a folder of the packages, methods/ apart
 
 

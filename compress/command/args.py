@@ -14,6 +14,7 @@ from kerf.compress.command.flags import POSITIVE, Flag, Range, as_json, as_text,
 from kerf.compress.data.photographs import BAD_IMAGES
 from kerf.compress.data.sets import DATA_SETS
 from kerf.compress.methods.composed import DEFAULT_PARTS, PARTS
+from kerf.compress.methods.own_recipes import OWN
 from kerf.compress.training.learning_rate import POLICIES
 from kerf.compress.training.train import PRECISIONS
 from kerf.errors import BadInput
@@ -104,11 +105,12 @@ class Args:
     )
     quantise_ranges: str = flag(HOW, "how ranges of int8 are taken", default=RANGE, choices=RANGES)
     recipe: str = flag(
-        HOW, "whose epochs, rates, batch and decay: the flags' defaults, or those of the method's authors",
-        default="own", choices=("own", "published"),
+        HOW, "epochs, rates, batch and decay: the flags' defaults, those of the method's authors, or what keeps most "
+        "accuracy here in few epochs",
+        default="own", choices=("own", "published", *OWN),
     )  # fmt: skip
     epochs_scale: float = flag(
-        HOW, "with --recipe published: its epochs times X", default=1.0, metavar="X", ranges=(POSITIVE,)
+        HOW, "with another --recipe than own: its epochs times X", default=1.0, metavar="X", ranges=(POSITIVE,)
     )
     conv_type: str | None = flag(HOW, f"the method by 1xN's name: {', '.join(CONV_TYPES)}")
     criterion: str | None = part("criterion")
@@ -147,6 +149,14 @@ class Args:
     distill: float = flag(
         TRAINING, "weight of the dense network's answers in the loss", default=0.0, metavar="A",
         ranges=(least(0), most(1)),
+    )  # fmt: skip
+    distill_features: float = flag(
+        TRAINING, "weight of where the dense network looks (attention maps) in the loss", default=0.0, metavar="B",
+        ranges=(least(0),),
+    )  # fmt: skip
+    ema: float = flag(
+        TRAINING, "average weights over steps, keep D of the average at each, and evaluate and keep that", default=0.0,
+        metavar="D", ranges=(least(0), below(1)),
     )  # fmt: skip
     precision: str = flag(
         TRAINING, "arithmetic; auto: bf16 where the hardware has it", default="auto", choices=PRECISIONS

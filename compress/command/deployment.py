@@ -83,9 +83,10 @@ def allocated_by_time(job: Job, measured: Mapping[int, allocation.Harm], reporte
     from kerf.tune.network_timer import Clock
 
     args = job.args
+    networks = allocation.Modules(job.model, job.recipe, job.graph, job.example, export)
     return allocation.by_time(
-        job.model, job.recipe, job.graph, job.example, measured, Clock(args.heights, args.target, args.threads),
-        export, target_ms=args.latency_target_ms, speedup=args.speedup_target, say=reporter.say,
+        networks, measured, Clock(args.heights, args.target, args.threads), target_ms=args.latency_target_ms,
+        speedup=args.speedup_target, say=reporter.say,
     )  # fmt: skip
 
 

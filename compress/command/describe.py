@@ -9,8 +9,8 @@ from torch import nn
 
 from kerf.compress.models import create
 from kerf.compress.network import cost
+from kerf.compress.pruning.loading import load_grids, load_network
 from kerf.compress.training import checkpoint
-from kerf.compress.training.loading import load_grids, load_network
 from kerf.compress.training.quantise import Grids, mean_bits
 from kerf.console import one_line
 from kerf.errors import BadInput

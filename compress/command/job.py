@@ -17,11 +17,11 @@ from kerf.compress.models import MODELS, create
 from kerf.compress.network import cost
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe
+from kerf.compress.pruning.loading import load_grids, load_network
 from kerf.compress.pruning.recipe import Recipe
 from kerf.compress.pruning.schedules import Budget
 from kerf.compress.training import checkpoint, distributed
 from kerf.compress.training.board import writer
-from kerf.compress.training.loading import load_grids, load_network
 from kerf.compress.training.quantise import Grids
 from kerf.errors import BadInput
 

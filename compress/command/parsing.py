@@ -14,7 +14,9 @@ from kerf.compress.command.config import IGNORED, read_config
 from kerf.compress.command.flags import as_text
 from kerf.compress.command.folder import config_of, last
 from kerf.compress.data.sets import EMBEDDED
-from kerf.compress.methods.published import published
+from kerf.compress.methods.composed import PARTS
+from kerf.compress.methods.own_recipes import OWN, own_flags
+from kerf.compress.methods.published import flags_in_words, published
 from kerf.console import Parser
 from kerf.errors import BadInput
 
@@ -99,7 +101,7 @@ def resolved(given: Mapping[str, Any]) -> tuple[Args, list[str]]:
         notes.append("no --data_path: using the embedded digits (scikit-learn, 1,797 images)")
     elif data_set in EMBEDDED and "data_path" in given:
         notes.append(f"--data_path is not needed for {data_set} and not read")
-    own, said = published_values({"data_set": data_set, **given})
+    own, said = recipe_values({"data_set": data_set, **given})
     notes += said
     by_data = {row.name: row.by_data.get(data_set, row.default) for row in FLAGS.values() if row.by_data}
     job_dir = Path("experiments") / datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -115,26 +117,41 @@ def decays(values: Mapping[str, Any]) -> tuple[int, ...]:
     return () if every or values.get("lr_policy") != "step" else (100, 150)
 
 
-def published_values(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Values of flags by --recipe published, those that are given apart, and lines to tell the user.
+def recipe_values(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Values of flags by --recipe, those that are given apart, and lines to tell the user.
 
     Raises BadInput where no recipe is known, and for one that begins with trained weights where there are none.
     """
-    scale = given.get("epochs_scale", 1.0)
-    if given.get("recipe", "own") != "published":
+    scale, name = given.get("epochs_scale", 1.0), given.get("recipe", "own")
+    if name == "own":
         if scale != 1:
-            raise BadInput("--epochs_scale shortens a recipe: give --recipe published, or --num_epochs itself")
+            raise BadInput(
+                "--epochs_scale shortens a recipe: give --recipe published, short or long, or --num_epochs itself"
+            )
         return {}, []
     method, arch = method_named(given), given.get("arch", FLAGS["arch"].default)
-    recipe = published(method, given["data_set"], arch)
-    if recipe.trained and not (given.get("pretrained_model") or given.get("pruned_model")):
-        raise BadInput(f"--recipe published: {method} begins with a trained network; give it as --pretrained_model")
-    own = recipe.scaled(scale)
+    if name in OWN:
+        own, trained, of = own_flags(name, scale, names_method(given)), OWN[name].trained, f"{name} recipe"
+    else:
+        recipe = published(method, given["data_set"], arch)
+        own, trained, of = recipe.scaled(scale), recipe.trained, method
+    if trained and not (given.get("pretrained_model") or given.get("pruned_model")):
+        raise BadInput(f"--recipe {name}: {of} begins with a trained network; give it as --pretrained_model")
     typed = {text.partition("=")[0] for text in given.get("set", ())}
     own["set"] = (*(text for text in own["set"] if text.partition("=")[0] not in typed), *given.get("set", ()))
-    notes = [f"recipe as published for {method} on {given['data_set']}" + (f", epochs times {scale:g}" * (scale != 1))]
-    notes += [f"it differs: {recipe.differs}"] if recipe.differs else []
-    return {name: value for name, value in own.items() if name == "set" or name not in given}, notes
+    longer = f", epochs times {scale:g}" * (scale != 1)
+    if name in OWN:
+        words = flags_in_words({flag: value for flag, value in own.items() if flag != "set" and flag not in given})
+        notes = [f"recipe {name}{longer}: {words}"]
+    else:
+        notes = [f"recipe as published for {method} on {given['data_set']}{longer}"]
+        notes += [f"it differs: {recipe.differs}"] if recipe.differs else []
+    return {flag: value for flag, value in own.items() if flag == "set" or flag not in given}, notes
+
+
+def names_method(given: Mapping[str, Any]) -> bool:
+    """Whether these flags say what is pruned, by name or by the parts of a method."""
+    return any(given.get(name) for name in ("method", "conv_type", *PARTS))
 
 
 def method_named(given: Mapping[str, Any]) -> str:

@@ -81,8 +81,9 @@ def plan(args: Args, method: str, weights: str | None) -> tuple[Recipe, Budget]:
         raise BadInput("layers are tried on the trained network: give it as --pretrained_model")
     if timed(args) and not isinstance(chosen.granularity, OneByN):
         raise BadInput(f"method {method}: times are known for 1xN blocks; use --method one_by_n with --N")
-    if args.distill and not weights:
-        raise BadInput("--distill learns from the trained dense network: give it as --pretrained_model")
+    for name in ("distill", "distill_features"):
+        if getattr(args, name) and not weights:
+            raise BadInput(f"--{name} learns from the trained dense network: give it as --pretrained_model")
     if args.pr_target is not None:
         sparsity = args.pr_target
     else:

@@ -96,8 +96,9 @@ def optim_of(args: Args) -> Optim:
         milestones=args.lr_decay_step,
     )  # fmt: skip
     return Optim(
-        rate, args.momentum, args.nesterov, args.weight_decay, args.label_smoothing, args.distill, args.precision
-    )
+        rate, args.momentum, args.nesterov, args.weight_decay, args.label_smoothing, args.distill,
+        args.distill_features, args.ema, args.precision,
+    )  # fmt: skip
 
 
 def save(job: Job, outcome: Outcome) -> None:

@@ -38,6 +38,7 @@ from kerf.compress.methods.resrep import resrep
 from kerf.compress.methods.rni import rni
 from kerf.compress.methods.slimming import slimming
 from kerf.compress.methods.snapshots import snapshots
+from kerf.compress.methods.subp import subp
 from kerf.compress.methods.ucs import ucs
 from kerf.compress.methods.uniform_scaling import uniform_scaling
 from kerf.compress.methods.weight import weight
@@ -106,6 +107,9 @@ METHODS: dict[str, Method] = {
     ),
     "block_movement": Method(
         block_movement, "Sanh et al., arXiv 2005.07683", "1xN blocks", "all layers", "layers", TRAINING
+    ),
+    "subp": Method(
+        subp, "Xiang et al., arXiv 2310.06218", "1xN blocks", "each layer", "layers", TRAINING, faithful=False
     ),
     "dsc1": Method(dsc1, "Guo et al., arXiv 2002.04301", "weights", "all layers", "layers", TRAINING, faithful=False),
     "darb": Method(darb, "Ren et al., arXiv 1911.08020", "weights", "its own rule", "layers", faithful=False),

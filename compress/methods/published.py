@@ -143,11 +143,15 @@ def rows() -> list[dict[str, str]]:
             "data": ", ".join(data),
             "networks": "all" if networks == ANY else networks,
             "epochs": ", ".join(epochs),
-            "flags": " ".join(f"--{name} {_typed(value)}".strip() for name, value in flags.items()),
+            "flags": flags_in_words(flags),
             "--set": " ".join(f"{name}={value:.4g}" for name, value in numbers.items()),
             "differs": recipe.differs,
         })  # fmt: skip
     return found
+
+
+def flags_in_words(flags: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name} {_typed(value)}".strip() for name, value in flags.items())
 
 
 def _typed(value: Any) -> str:

@@ -17,7 +17,13 @@ def build_parser(program: str) -> console.Parser:
     )
     parser.add_argument("file", type=Path, help=".onnx of f32")
     calibration.add_samples(parser, "samples", required=True, images=1024)
-    parser.add_argument("--sparsity", type=float, default=0.5, metavar="P", help="share of each layer's blocks to zero")
+    parser.add_argument(
+        "--sparsity", type=float, metavar="P", help="share of each layer's blocks to zero (default 0.5)"
+    )
+    parser.add_argument(
+        "--speedup_target", type=float, metavar="X",
+        help="in its place: shares with which the compiled file runs X times as fast as the fastest dense engine here",
+    )  # fmt: skip
     parser.add_argument("--N", type=int, default=4, help="consecutive output kernels in a block")
     parser.add_argument("--full", action="store_true", help="prune Gemm and MatMul, too")
     parser.add_argument(
@@ -46,8 +52,9 @@ def work(args: argparse.Namespace) -> None:
         )
         out = args.out or args.file.with_suffix(".pruned.onnx")
         made = prune_onnx(
-            args.file, out, asked, sparsity=args.sparsity, n=args.N, full=args.full, row_multiple=args.row_multiple,
-            int8=args.int8, shapes=shapes_of(args.shape), threads=args.threads,
+            args.file, out, asked, sparsity=args.sparsity, speedup_target=args.speedup_target, n=args.N,
+            full=args.full, row_multiple=args.row_multiple, int8=args.int8, shapes=shapes_of(args.shape),
+            threads=args.threads, say=print,
         )  # fmt: skip
         print(made)
     if args.json:

@@ -4,7 +4,8 @@ No code of the network, no labels, no training. Layers are pruned in the order o
 the network as it has become (kerf.compress.second_order).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from kerf import files, temporary
 from kerf.compress.onnx_file.program import DEVICE, Sessions
+from kerf.compress.onnx_file.timed import Weights, by_speed, least_sparse, prices
+from kerf.compress.pruning.allocation import Allocation
 from kerf.compress.second_order.compensation import cheapest, compensate
 from kerf.compress.second_order.layer import Layer
 from kerf.compress.second_order.refit import Fit
@@ -35,7 +38,8 @@ class PrunedFile:
     """The file that was written, and what was lost. ``errors``: pruned layer's weight -> Var[t − y] / Var[t] of its
     answers y and what they should be, t, over all channels; ``relative_error``: ‖y − ŷ‖ / ‖y‖ of the network's outputs
     on the samples held back; ``agreement``: the share of those on which the largest output is the same; None where
-    there is no such output, or no such sample.
+    there is no such output, or no such sample. ``allocation``: shares by layer, where a time was asked for; then
+    ``sparsity`` is the share of these layers' multiply-accumulates that went.
     """
 
     path: Path
@@ -47,16 +51,26 @@ class PrunedFile:
     relative_error: float | None
     agreement: float | None
     note: str
+    allocation: Allocation | None = None
 
     @property
     def command(self) -> str:
         """What compiles it."""
-        return f"kerf tune --onnx_path {self.path} --bsr {self.n} --sparsity {self.sparsity:g}"
+        least = least_sparse() if self.allocation else self.sparsity
+        return f"kerf tune --onnx_path {self.path} --bsr {self.n} --sparsity {least:g}"
 
     def __str__(self) -> str:
         width = max(map(len, self.errors))
         lines = [f"{'layer':{width}}  relative error", *(f"{n:{width}}  {e:.3f}" for n, e in self.errors.items())]
-        lines.append(f"{self.path}: {self.sparsity:.0%} of the 1x{self.n} blocks of {len(self.errors)} layers are zero")
+        blocks = f"1x{self.n} blocks of {len(self.errors)} layers"
+        if made := self.allocation:
+            lines.append(f"{self.path}: {blocks} with {made.removed:.0%} of these layers' MACs are zero")
+            lines.append(
+                f"built: {made.latency_ms:.3f} ms, asked for {made.target_ms:.3f}; dense in {made.dense_engine} "
+                f"{made.dense_ms:.3f} ms"
+            )
+        else:
+            lines.append(f"{self.path}: {self.sparsity:.0%} of the {blocks} are zero")
         if self.relative_error is not None:
             same = "" if self.agreement is None else f"; the same answer to {self.agreement:.1%}"
             lines.append(
@@ -70,45 +84,62 @@ def prune_onnx(
     to: str | Path,
     calibration: str | Path | Calibration,
     *,
-    sparsity: float = 0.5,
+    sparsity: float | None = None,
+    speedup_target: float | None = None,
     n: int = 4,
     full: bool = False,
     row_multiple: int = 0,
     int8: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> PrunedFile:
     """Writes the network at ``path`` to ``to``, with the share ``sparsity`` of the 1×n blocks of each layer zero.
+
+    That is half where nothing is said. speedup_target: in its place, layers get shares with which the compiled network
+    is so many times as fast as the fastest dense engine on this machine, on ``threads`` threads (1 where that is 0),
+    with as little lost as the prices of all layers and their times allow.
 
     calibration: a folder of images, an .npz of arrays by input name (.npy for an only input), or a Calibration, which
     also says how images become numbers; one sample of five is held back and compared on. full: Gemm and MatMul too, but
     for the classifier. row_multiple: if not 0, all block rows of a layer keep equally many blocks, a multiple of
     it (or all), so that fewer than asked for may go. int8: quantise the pruned network, too, with the same samples, as
-    kerf.quantise does. shapes: sizes of inputs that the file leaves open. threads: of ONNX Runtime, 0: all.
+    kerf.quantise does; not with a speedup_target, whose times are those of f32. shapes: sizes of inputs that the file
+    leaves open. threads: of ONNX Runtime, 0: all. say: gets lines on the times that are tried.
 
     Batch norms are folded; convolutions may get a bias. Raises FileNotFoundError, ImportError where images need Pillow,
     and BadInput for a file without such layers and for samples that do not fit; then nothing is written.
     """
     path, to = Path(path), Path(to)
-    if not 0 < sparsity < 1 or n < 1 or row_multiple < 0:
-        given = f"sparsity {sparsity:g}, n {n}, row_multiple {row_multiple}"
+    share = 0.5 if sparsity is None else sparsity
+    if not 0 < share < 1 or n < 1 or row_multiple < 0:
+        given = f"sparsity {share:g}, n {n}, row_multiple {row_multiple}"
         raise BadInput(f"{given}: expected a share above 0 and below 1, at least 1, and 0 or more")
+    if speedup_target is not None:
+        if sparsity is not None:
+            raise BadInput("sparsity and speedup_target each say how much goes: give one")
+        if not 0 < speedup_target < math.inf:
+            raise BadInput(f"speedup_target {speedup_target:g}: expected a number above 0")
+        if int8:
+            raise BadInput("speedup_target is a time of f32 kernels: leave int8 out, or give sparsity")
     asked = calibration if isinstance(calibration, Calibration) else Calibration(Path(calibration), images=1024)
     with explained(path):
-        return _pruned(path, to, asked, sparsity, n, full, row_multiple, int8, shapes or {}, threads)
+        return _pruned(path, to, asked, share, speedup_target, n, full, row_multiple, int8, shapes or {}, threads, say)
 
 
 def _pruned(
-    path: Path, to: Path, asked: Calibration, sparsity: float, n: int, full: bool, row_multiple: int,
-    int8: bool, shapes: Mapping[str, Sequence[int]], threads: int,
+    path: Path, to: Path, asked: Calibration, sparsity: float, speedup: float | None, n: int, full: bool,
+    row_multiple: int, int8: bool, shapes: Mapping[str, Sequence[int]], threads: int,
+    say: Callable[[str], None] | None,
 ) -> PrunedFile:  # fmt: skip
     graph = plain(path)
     inputs = sized(path, graph, shapes)
     samples = read(asked, inputs)
     original = graph.model()
-    blocks = {tensor.name for tensor, _ in prunable(original.graph, n, ("Conv", *LINEAR) if full else ("Conv",))}
     program = Sessions(graph, threads)
-    blocks &= {layer.name for layer in program.layers}
+    fitted = {layer.name for layer in program.layers}
+    able = prunable(original.graph, n, ("Conv", *LINEAR) if full else ("Conv",))
+    blocks = {tensor.name: transposed for tensor, transposed in able if tensor.name in fitted}
     if not blocks:
         more = "" if full else "; full=True (--full) takes Gemm and MatMul, too"
         raise BadInput(
@@ -117,15 +148,24 @@ def _pruned(
     used, held = _parted(samples)
     declared = [graph.described(value.name).shape for value in inputs]
     batched = all(shape and shape[0] is None for shape in declared)
+    batches = list(_batches(used, BATCH if batched else 1))
+    made_of = dict.fromkeys(blocks, sparsity)
+    allotted = None
+    if speedup is not None:
+        harm = prices(program, batches, blocks, n, DAMPING)
+        networks = Weights(path, graph, blocks, n, shapes)
+        allotted = by_speed(networks, harm, speedup, threads or 1, say or (lambda _: None))
+        made_of, sparsity = {name: share for name, share in allotted.shares.items() if share}, allotted.removed
 
     def keep(layer: Layer, fit: Fit) -> Tensor | None:
-        return cheapest(layer, fit, n, sparsity, DAMPING, row_multiple) if layer.name in blocks else None
+        share = made_of.get(layer.name)
+        return None if share is None else cheapest(layer, fit, n, share, DAMPING, row_multiple)
 
-    made = compensate(program, list(_batches(used, BATCH if batched else 1)), len(used), keep, DAMPING)
+    made = compensate(program, batches, len(used), keep, DAMPING)
     pruned = _quantised(graph.model(), asked, shapes) if int8 else graph.model()
     error, same = _compared(original, pruned, held)
     files.write(to, pruned.SerializeToString())
-    return PrunedFile(to, n, sparsity, made.lost, len(used), len(held), error, same, made.note)
+    return PrunedFile(to, n, sparsity, made.lost, len(used), len(held), error, same, made.note, allotted)
 
 
 def _quantised(pruned: onnx.ModelProto, asked: Calibration, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,14 +83,60 @@ def _made(shares: dict[str, float], macs: dict[str, float]) -> Allocation:
     return Allocation(shares, removed)
 
 
+class Networks(Protocol):
+    """A network and what it is with parts of its layers zero, as files that a Clock times."""
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        """Weight that can be pruned -> its layer's name in the files."""
+
+    @property
+    def macs(self) -> Mapping[str, float]:
+        """Weight that can be pruned -> multiply-accumulates of its layer."""
+
+    @property
+    def n(self) -> int | None:
+        """Height of blocks where an allocation says none."""
+
+    def write(self, made: Allocation | None, path: Path) -> None:
+        """The network as `made` prunes it, or dense: for its time, so what the zeros do to its answers is no matter."""
+
+
+@dataclass(frozen=True)
+class Modules:
+    """A torch module, pruned by ``recipe`` and written by ``export``."""
+
+    model: nn.Module
+    recipe: Recipe
+    graph: DependencyGraph
+    example: Tensor
+    export: Callable[[nn.Module, Tensor, Path], Any]
+
+    @cached_property
+    def macs(self) -> dict[str, float]:
+        units = self.recipe.granularity.split(self.model, self.graph, self.example)
+        return {u.path: float(u.macs.sum()) for u in units}
+
+    @property
+    def layers(self) -> dict[str, str]:
+        return {path: path.removesuffix(".weight") for path in self.macs}
+
+    @property
+    def n(self) -> int | None:
+        return getattr(self.recipe.granularity, "n", None)
+
+    def write(self, made: Allocation | None, path: Path) -> None:
+        model = self.model
+        if made and made.removed:
+            model = copy.deepcopy(self.model)
+            prune(model, made.recipe(self.recipe), self.graph, self.example, made.removed)
+        self.export(model, self.example, path)
+
+
 def by_time(
-    model: nn.Module,
-    recipe: Recipe,
-    graph: DependencyGraph,
-    example: Tensor,
+    networks: Networks,
     sensitivities: Mapping[int, Harm],
     clock: Clock,
-    export: Callable[[nn.Module, Tensor, Path], Any],
     *,
     target_ms: float | None,
     speedup: float | None,
@@ -102,8 +149,8 @@ def by_time(
     within 5 % of the target.
     """
     with temporary.folder("prune") as name:
-        trial = _Trial(model, recipe, graph, example, clock, export, Path(name))
-        whole, dense, engine = trial.network_ms(model, "dense")
+        trial = _Trial(networks, clock, Path(name))
+        whole, dense, engine = trial.network_ms(None, "dense")
         target = target_ms if target_ms is not None else dense / (speedup or 1.0)
         say(f"dense: {engine} {dense:.3f} ms, kerf {whole:.3f} ms; target {target:.4g} ms")
         if whole <= target * (1 + NEAR):
@@ -123,25 +170,18 @@ def by_time(
 class _Trial:
     """Networks that are built and timed to see what an allocation is worth."""
 
-    model: nn.Module
-    recipe: Recipe
-    graph: DependencyGraph
-    example: Tensor
+    networks: Networks
     clock: Clock
-    export: Callable[[nn.Module, Tensor, Path], Any]
     folder: Path
 
-    def network_ms(self, model: nn.Module, name: str) -> tuple[float, float, str]:
+    def network_ms(self, made: Allocation | None, name: str) -> tuple[float, float, str]:
         path = self.folder / f"{name}.onnx"
-        self.export(model, self.example, path)
+        self.networks.write(made, path)
         return self.clock.network_ms(path)
 
     def time_with(self, made: Allocation, name: str, dense: float) -> float:
         """Milliseconds of the network pruned so; `dense` are those of the dense engine when it was first timed."""
-        pruned = copy.deepcopy(self.model)
-        if made.removed:
-            prune(pruned, made.recipe(self.recipe), self.graph, self.example, made.removed)
-        kerf, rival, _ = self.network_ms(pruned, name)
+        kerf, rival, _ = self.network_ms(made, name)
         # a machine's clock drifts by more than is asked for: the dense engine, which zeros do not help, tells
         return kerf * dense / rival
 
@@ -150,18 +190,17 @@ class _Choices:
     """What each layer may lose, with blocks of which height: harm and milliseconds saved by layer."""
 
     def __init__(self, trial: _Trial, sensitivities: Mapping[int, Harm]):
-        units = trial.recipe.granularity.split(trial.model, trial.graph, trial.example)
-        self.macs = {u.path: float(u.macs.sum()) for u in units}
-        layers = [path.removesuffix(".weight") for path in self.macs]
-        times = [trial.clock.layers_us(trial.folder / "dense.onnx", layers, n) for n in sensitivities]
+        networks = trial.networks
+        self.macs = dict(networks.macs)
+        named = networks.layers
+        times = [trial.clock.layers_us(trial.folder / "dense.onnx", [*named.values()], n) for n in sensitivities]
         self.options = [(n, share) for n in sensitivities for share in GRID]  # of every layer
         self.harm = {path: torch.cat([s.harm(path) for s in sensitivities.values()]) for path in self.macs}
         self.saved = {
-            path: torch.cat([_saved(trial.clock.shares, us.get(path.removesuffix(".weight"))) for us in times])
-            for path in self.macs
+            path: torch.cat([_saved(trial.clock.shares, us.get(named[path])) for us in times]) for path in self.macs
         }
         self.most = float(sum(s.max() for s in self.saved.values()))
-        self.own_heights = list(sensitivities) != [getattr(trial.recipe.granularity, "n", None)]
+        self.own_heights = list(sensitivities) != [networks.n]
 
     def saving(self, need: float) -> Allocation:
         """With the least harm, what is expected to save `need` milliseconds, or all that can be."""

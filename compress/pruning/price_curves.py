@@ -8,12 +8,12 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.recipe import Recipe, rearrange, scores
 from kerf.compress.pruning.sensitivity import GRID
+from kerf.compress.second_order.curve import rise
 from kerf.compress.training.sample import Sample
 
 HALF = 0.5  # of each layer's blocks: channels are ordered for that, before the shares are known
@@ -37,9 +37,5 @@ def price_curves(model: nn.Module, recipe: Recipe, graph: DependencyGraph, examp
     model = copy.deepcopy(model)
     rearrange(model, recipe, graph, example, HALF, sample)
     units = recipe.granularity.split(model, graph, example)
-    curves = {}
-    for unit, score in zip(units, scores(model, recipe, graph, units, sample)):
-        dearer = (score * unit.sizes).double().cpu()[score.cpu().argsort()]
-        rise = torch.cat([dearer.new_zeros(1), dearer.cumsum(0)])
-        curves[unit.path] = rise[[int(unit.count * share + 1e-9) for share in GRID]]
-    return PriceCurves(curves)
+    found = zip(units, scores(model, recipe, graph, units, sample))
+    return PriceCurves({unit.path: rise(score * unit.sizes, GRID) for unit, score in found})

@@ -81,7 +81,8 @@ class _State(TypedDict):
 class Saved:
     """The default is a run that has not begun."""
 
-    # "model.…", "momentum.…", "best.…", "mask.…", "kept.…", "pressure.…" and "snapshot.0.model.…", "snapshot.0.kept.…"
+    # "model.…", "momentum.…", "best.…", "average.…", "mask.…", "kept.…", "pressure.…" and, of each snapshot,
+    # "snapshot.0.model.…", "snapshot.0.kept.…"
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     phase: int = 0  # index of the schedule's phase
     attached: bool = False  # the method's own parameters are among the model's
@@ -110,6 +111,7 @@ class Saved:
             "model": model.state_dict(),
             "momentum": state.momentum,
             "best": state.best,
+            "average": state.average,
             "mask": course.masks,
             "kept": course.kept,
             "pressure": pressure.state() if pressure.attached else {},

@@ -103,7 +103,7 @@ class _Run:
     def __post_init__(self) -> None:
         size = self.data.image_size
         self.example = torch.zeros(1, 3, size, size, device=self.device)
-        self.teachers = [copy.deepcopy(self.model).eval()] if self.optim.distill else []
+        self.teachers = [copy.deepcopy(self.model).eval()] if self.optim.distill or self.optim.distill_features else []
         self.phases = list(self.recipe.schedule(self.budget))
 
     def through(self, saved: Saved) -> Outcome:
@@ -139,6 +139,7 @@ class _Run:
         model.load_state_dict(saved.part("model"))
         _refuse_others(saved, "momentum", dict(model.named_parameters()))
         _refuse_others(saved, "best", model.state_dict())
+        _refuse_others(saved, "average", model.state_dict())
         masks = saved.part("mask")
         course.masks = {
             path: torch.empty_like(p, dtype=torch.bool).copy_(masks[path])
@@ -155,6 +156,7 @@ class _Run:
             state = State(history=course.history)
             if saved.tensors and index == saved.phase:
                 state = State(saved.epoch, saved.part("momentum"), saved.part("best"), saved.best_score, course.history)
+                state.average = saved.part("average")
             elif phase.pressure and not self.recipe.pressure.attached:
                 self._attach(phase)
                 self.recipe.pressure.begin(model)

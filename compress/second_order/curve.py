@@ -1,5 +1,7 @@
 """The error of a layer against the share of its blocks that is gone, from the eliminations of its block rows."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,13 @@ def prices(found: Elimination) -> Tensor:
     rank = torch.arange(slopes.shape[1], device=slopes.device, dtype=slopes.dtype)
     slopes = slopes * (1 + TIE * rank / len(rank)) + TIE * TIE * slopes.mean() * rank
     return torch.zeros_like(slopes).scatter_(1, found.order, slopes)
+
+
+def rise(price: Tensor, shares: Sequence[float]) -> Tensor:
+    """(len(shares),) f64: what the floor(count · share) cheapest cost together, for each share of all of ``price``."""
+    cheapest = price.detach().flatten().double().cpu().sort().values
+    total = torch.cat([cheapest.new_zeros(1), cheapest.cumsum(0)])
+    return total[[int(len(cheapest) * share + 1e-9) for share in shares]]
 
 
 def evenly(price: Tensor, share: float, multiple: int) -> Tensor:

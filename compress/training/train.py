@@ -5,16 +5,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kerf.compress.data.batches import Batches, images_of
 from kerf.compress.data.sets import Data
 from kerf.compress.network.watching import evaluated
 from kerf.compress.training import distributed
+from kerf.compress.training.attention import apart, looked, stages
 from kerf.compress.training.global_batch import global_batch
 from kerf.compress.training.learning_rate import LearningRate
 from kerf.compress.training.pressure import NOTHING, Plan, Pressure, Task
@@ -33,6 +36,8 @@ class Optim:
     weight_decay: float = 4e-5
     label_smoothing: float = 0.0
     distill: float = 0.0  # weight of the teachers' answers in the loss
+    distill_features: float = 0.0  # weight of where the teachers look in the loss
+    ema: float = 0.0  # share that the average of the weights keeps of itself at a step; 0: no average
     precision: str = "auto"
     temperature: float = 4.0  # at which answers are compared
 
@@ -62,6 +67,7 @@ class State:
     best_score: tuple[float, float] | None = None  # (top-1, -loss)
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics.jsonl per epoch
     sgd: torch.optim.SGD | None = None  # while `fit` trains
+    average: dict[str, Tensor] = field(default_factory=dict)  # state dict of the averaged weights, with `Optim.ema`
 
     def add(self, row: dict[str, Any], weights: Mapping[str, Tensor] | None) -> None:
         """An epoch more. Its weights are kept where they are given and the best so far."""
@@ -98,26 +104,33 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 def distance(logits: Tensor, answers: Sequence[Tensor], t: float) -> Tensor:
     """Mean over teachers, and over images, of t² KL(answers / t ‖ logits / t); logits are (B, classes)."""
     own = F.log_softmax(logits / t, 1)
-    apart = [F.kl_div(own, F.log_softmax(a / t, 1), reduction="batchmean", log_target=True) for a in answers]
-    return t * t * torch.stack(apart).mean()
+    each = [F.kl_div(own, F.log_softmax(a / t, 1), reduction="batchmean", log_target=True) for a in answers]
+    return t * t * torch.stack(each).mean()
 
 
 def make_task(optim: Optim, device: torch.device, teachers: Sequence[nn.Module] = ()) -> Task:
     """Cross-entropy; with `distill` = a and teachers (1 - a) CE + a T² KL(teacher / T, student / T), their mean.
 
+    With `distill_features` = b, b times the distance of attention maps (`attention.py`) from the teachers' is added.
     Source: Hinton et al., arXiv 1503.02531. Teachers are in evaluation mode.
     """
+    places: list[str] = []  # of attention maps, once there is a batch to look at
 
     def task(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if teachers and optim.distill_features and not places:
+            places.extend(stages(teachers[0], x[:1]))
         with autocast(optim.precision, device):
-            logits = model(x)
+            logits, maps = looked(model, places, x)
         logits = logits.float()
         loss = F.cross_entropy(logits, y, label_smoothing=optim.label_smoothing)
-        if teachers and optim.distill:
+        if teachers and (optim.distill or optim.distill_features):
             with torch.no_grad(), autocast(optim.precision, device):
-                answers = [teacher(x).float() for teacher in teachers]
-            apart = distance(logits, answers, optim.temperature)
-            loss = (1 - optim.distill) * loss + optim.distill * apart
+                seen = [looked(teacher, places, x) for teacher in teachers]
+            away = distance(logits, [answers.float() for answers, _ in seen], optim.temperature)
+            loss = (1 - optim.distill) * loss + optim.distill * away
+            if places:
+                far = torch.stack([apart(maps, others) for _, others in seen]).mean()
+                loss = loss + optim.distill_features * far
         return loss, logits
 
     return task
@@ -193,6 +206,7 @@ def fit(
     """Trains for `optim.lr.epochs` epochs and leaves the best epoch's weights, by validation top-1, in `model`.
 
     Without `keep_best` the last epoch's: under pressure an early epoch may be the best and still be far from pruned.
+    With `optim.ema`, and without a pressure, whose parts are not to be copied, they are averages over steps.
 
     Every random draw of epoch e comes from (seed, e). With the same thread count, a run continued from the `state` that
     `on_epoch` saw, and the weights the model had then, therefore takes the same steps as one never interrupted.
@@ -210,28 +224,46 @@ def fit(
     for name, buffer in state.momentum.items():
         sgd.state[named[name]]["momentum_buffer"] = torch.empty_like(named[name]).copy_(buffer)
     distributed.agree(model.state_dict(), "before training")
+    average = _average(model, optim, state) if optim.ema and pressure is NOTHING else None
+    shown = average.module if average else model  # what is evaluated, and kept
+    after = [follow for follow in (after_step, average and partial(average.update_parameters, model)) if follow]
     try:
         for epoch in range(state.epoch, optim.lr.epochs):
             reporter.start(f"{title} {epoch + 1}/{optim.lr.epochs}", len(images))
             row: dict[str, Any] = {"phase": title, "epoch": epoch}
-            row |= _train_epoch(model, images, sgd, optim, epoch, device, seed, task, pressure, after_step, reporter)
+            row |= _train_epoch(model, images, sgd, optim, epoch, device, seed, task, pressure, after, reporter)
             named = dict(model.named_parameters())  # of which some are new where channels were cut
             state.momentum = {n: b for n, p in named.items() if (b := sgd.state[p].get("momentum_buffer")) is not None}
             distributed.agree(model.state_dict(), f"after epoch {epoch + 1}", list(state.momentum.values()))
-            val = evaluate(model, held_out, device)
+            val = evaluate(shown, held_out, device)
             row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
-            state.add(row, model.state_dict() if keep_best else None)
+            state.average = dict(shown.state_dict()) if average else {}
+            state.add(row, shown.state_dict() if keep_best else None)
             if on_epoch:
                 on_epoch(state)
-            reporter.finish(
-                f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  val top-1 {val.top1:.2f} %  "
-                f"lr {row['lr']:.5f}  {row['images_per_second']:.0f} images/s"
-            )
+            reporter.finish(_told(row))
     finally:
         reporter.stop()
-    if state.best:
-        model.load_state_dict(state.best)
+    if last := state.best or state.average:
+        model.load_state_dict(last)
     return state
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """An epoch in a line."""
+    return (
+        f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  val top-1 {row['val_top1']:.2f} %  "
+        f"lr {row['lr']:.5f}  {row['images_per_second']:.0f} images/s"
+    )
+
+
+def _average(model: nn.Module, optim: Optim, state: State) -> AveragedModel:
+    """Of weights and batch norm statistics over steps, w̄ ← d w̄ + (1 − d) w with d = `ema`, from the first step's on."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True)
+    if state.average:
+        average.module.load_state_dict(state.average)
+        average.n_averaged += 1  # at 0 the first step's weights would take the place of the average
+    return average
 
 
 def parts_of(data: Data) -> tuple[Batches, Batches]:
@@ -290,7 +322,7 @@ def _train_epoch(
     seed: int,
     task: Task,
     pressure: Pressure,
-    after_step: Callable[[], None] | None,
+    after_step: Sequence[Callable[[], None]],
     reporter: Reporter,
 ) -> dict[str, float]:
     torch.manual_seed(seed * 1_000_003 + epoch)  # dropout; the batches have streams of their own
@@ -315,8 +347,8 @@ def _train_epoch(
             pressure.edit_gradients(model, done)
             sgd.step()
             pressure.after_step(model, done)
-            if after_step:
-                after_step()
+            for follow in after_step:
+                follow()
             images += batch
             sums += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double()])
             if (step + 1) % interval == 0 or step + 1 == len(batches):

@@ -22,8 +22,8 @@ from kerf.compress.models import create
 from kerf.compress.network import cost
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning import recipe
+from kerf.compress.pruning.loading import load_network
 from kerf.compress.pruning.settings import Settings
-from kerf.compress.training.loading import load_network
 from kerf.deploy.export import export
 from kerf.deploy.measure import bench, peers
 from kerf.deploy.measure.environment import environment

@@ -1,4 +1,4 @@
-"""Writes docs/recipes.md from the table of published recipes; tests/test_docs.py compares.
+"""Writes docs/recipes.md from the tables of recipes; tests/test_docs.py compares.
 
 Launch:    python scripts/maintain/recipes.py
 Hardware:  any.
@@ -7,9 +7,15 @@ Expected:  docs/recipes.md, unchanged unless the table changed.
 
 from pathlib import Path
 
-from kerf.compress.methods import published
+from kerf.compress.methods import own_recipes, published
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+OWN = """
+# This project's recipes
+
+From compress/methods/own_recipes.py, for any data set and a trained network (`--pretrained_model`): `--recipe short` or
+`long`. Flags that are given besides win; where `--method` is, `--rearrange` and `--N` of the row are left out, too.
+"""
 HEAD = """\
 # Recipes as published
 
@@ -20,8 +26,11 @@ where `--epochs_scale` is not 1.
 
 
 def text() -> str:
-    rows = published.rows()
-    lines = [HEAD, f"| {' | '.join(rows[0])} |", "|" + "-|" * len(rows[0])]
+    return f"{HEAD}\n{table(published.rows())}{OWN}\n{table(own_recipes.rows())}"
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "-|" * len(rows[0])]
     return "\n".join([*lines, *(f"| {' | '.join(row.values())} |" for row in rows)]) + "\n"
 
 

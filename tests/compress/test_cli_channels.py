@@ -109,6 +109,7 @@ WRONG = {
     "it has none": ["--method=l1", "--set", "lasso=1"],
     "clusters is 'odd': expected one of kmeans": ["--method=csgd", "--set", "clusters=odd"],
     "--distill learns from the trained dense network": ["--method=l1", "--distill=0.5"],
+    "--distill_features learns from the trained dense network": ["--method=l1", "--distill_features=0.5"],
     "is a resnet56: give --arch resnet56": ["--method=l1", "--pretrained_model={other}"],
 }
 

@@ -51,11 +51,30 @@ def test_networks_have_recipes_of_their_own():
     (["--method=dmcp", "--recipe=published"], "method dmcp was published on imagenet, not cifar10"),
     (["--method=resrep", "--recipe=published"], "resrep begins with a trained network"),
     (["--epochs_scale=0.5"], "give --recipe published"),
+    (["--recipe=short"], "short recipe begins with a trained network; give it as --pretrained_model"),
     (["--epochs_scale=0", "--recipe=published", "--method=rni"], "expected a positive number"),
 ])  # fmt: skip
 def test_what_cannot_be_is_one_line(flags, reason):
     with pytest.raises(ValueError, match=reason):
         parsed(*flags)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("short", 3), ("long", 12)])
+def test_a_newcomer_gets_the_method_and_how_to_train_it_by_one_word(name, epochs):
+    args, notes = parse([*CIFAR, "--pretrained_model=FILE", f"--recipe={name}"])
+    assert (args.method, args.rearrange, args.N) == ("obs", True, 4)
+    assert (args.finetune_epochs, args.lr_policy, args.distill, args.warmup_length) == (epochs, "cos_step", 0.9, 0)
+    assert f"recipe {name}: --method obs --rearrange --N 4" in "\n".join(notes)
+    assert plan(args, "obs", "FILE")[1].epochs == epochs
+
+
+def test_what_is_typed_beside_this_projects_recipe_wins():
+    args = parsed("--pretrained_model=FILE", "--recipe=long", "--epochs_scale=0.5", "--N=16", "--lr=0.1")
+    assert (args.finetune_epochs, args.N, args.lr, args.method) == (6, 16, 0.1, "obs")
+    args = parsed("--pretrained_model=FILE", "--recipe=short", "--method=resrep")
+    assert (args.method, args.rearrange, args.N, args.finetune_epochs) == ("resrep", False, 16, 3)
+    args = parsed("--pretrained_model=FILE", "--recipe=short", "--criterion=l2")
+    assert (args.method, args.distill) == (None, 0.9)
 
 
 def test_a_run_that_is_resumed_keeps_its_recipe(tmp_path):

@@ -29,6 +29,7 @@ def zeroes(name: str) -> bool:  # test_channel_methods.py has the others
 
 PRUNING = [name for name in METHODS if zeroes(name)]
 BLOCKS = ["one_by_n", "random_block"]
+OWN_TESTS = ("darb", "pconv", "subp")  # of what goes: by rules of their own
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_keeping_everything_keeps_the_function(network, name, rearrange):
 
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.9])
-@pytest.mark.parametrize("name", [name for name in PRUNING if name not in ("darb", "pconv")])  # tests of their own
+@pytest.mark.parametrize("name", [name for name in PRUNING if name not in OWN_TESTS])
 def test_each_layer_loses_what_was_asked_give_or_take_a_unit(network, name, sparsity):
     model, masks = pruned(network, name, sparsity)
     parameters = dict(model.named_parameters())

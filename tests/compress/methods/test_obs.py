@@ -10,6 +10,7 @@ from kerf.compress.methods.obs import fisher_of_outputs, height
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.pruning.allocation import Allocation, by_macs
 from kerf.compress.pruning.price_curves import price_curves
+from kerf.compress.pruning.recipe import prune
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.units.weights import OneByN, Weight
 from kerf.errors import BadInput
@@ -196,3 +197,21 @@ def test_a_channel_that_nothing_needs_goes_first_and_the_network_stays_as_it_is(
     )
     assert made.kept["3"].tolist() == [0, 1, 2, *range(4, 12)]
     torch.testing.assert_close(model(x).detach(), before, rtol=1e-2, atol=1e-2)
+
+
+def test_what_went_in_one_round_stays_away_in_the_next():
+    """--prune_steps: training between the rounds moves what is left, and the next round begins with what is zero."""
+    model, x = small(), photographs(96)
+    sample = lambda: ((part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(32))  # noqa: E731
+    graph = DependencyGraph.trace(model, x[:1])
+    recipe = METHODS["obs"](Settings(n=4), images=96)
+    first = prune(model, recipe, graph, x[:1], 0.25, sample).masks
+    with torch.no_grad():
+        for path, mask in first.items():
+            weight = model.get_parameter(path)
+            weight.add_(0.2 * weight.std() * torch.randn_like(weight)).mul_(mask)
+    second = prune(model, recipe, graph, x[:1], 0.5, sample).masks
+    for path, mask in second.items():
+        assert not bool((mask & ~first[path]).any()), path
+        assert float(mask.float().mean()) == pytest.approx(0.5, abs=0.06)
+        assert float(first[path].float().mean()) == pytest.approx(0.75, abs=0.06)

@@ -165,3 +165,62 @@ def test_a_network_without_layers_to_prune_is_refused(samples, tmp_path):
     np.save(tmp_path / "x.npy", np.load(samples)["input"])
     with pytest.raises(BadInput, match="no layer to prune"):
         kerf.prune_onnx(path, tmp_path / "p.onnx", tmp_path / "x.npy")
+
+
+class Clock:
+    """A machine on which time is the share of weights that are there, and layers alone promise a third too much."""
+
+    shares = (0.5, 0.9)
+
+    def __init__(self, n, threads):
+        Clock.asked = n, threads
+
+    def network_ms(self, path):
+        stored = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+        kept, total = (sum(f(w) for w in stored if w.ndim == 4) for f in (np.count_nonzero, np.size))
+        return 10 * kept / total, 12.0, "rival"
+
+    def layers_us(self, path, layers, n):
+        model = onnx.load(path)
+        assert all(d.HasField("dim_value") for i in model.graph.input for d in i.type.tensor_type.shape.dim)
+        sizes = {t.name: int(np.prod(t.dims)) for t in model.graph.initializer if len(t.dims) == 4}
+        named = {node.name: sizes[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
+        each = 1.3e4 / sum(sizes.values())
+        return {name: tuple(each * named[name] * (1 - s) for s in (0, *self.shares)) for name in layers}
+
+
+def test_shares_by_layer_meet_a_time_and_what_costs_least_goes(network, samples, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("kerf.tune.network_timer.Clock", Clock)
+    made = kerf.prune_onnx(network, tmp_path / "p.onnx", samples, n=4, speedup_target=1.6, threads=1)
+    assert made.allocation is not None
+    assert made.allocation.target_ms == pytest.approx(7.5)
+    assert made.allocation.latency_ms == pytest.approx(7.5, rel=0.05)
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(made.path).graph.initializer}
+    for name, share in made.allocation.shares.items():
+        blocks = np.abs(stored[name]).reshape(len(stored[name]) // 4, 4, stored[name].shape[1]).sum(1)
+        assert (blocks == 0).mean() == pytest.approx(int(blocks.size * share + 1e-9) / blocks.size)
+    assert Clock.asked == ((4,), 1)
+    assert "--sparsity 0.15" in made.command
+    assert "asked for 7.500; dense in rival 12.000 ms" in str(made)
+    flags = [
+        "--calibration",
+        str(samples),
+        "--out",
+        str(tmp_path / "q.onnx"),
+        "--speedup_target",
+        "9",
+        "--threads",
+        "1",
+    ]
+    assert cli.main(["prune", str(network), *flags]) == 2
+    assert "cannot be met" in capsys.readouterr().err
+    assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("more", "words"), [
+    ({"sparsity": 0.5}, "give one"), ({"int8": True}, "leave int8 out"), ({"speedup_target": -1.0}, "above 0"),
+])  # fmt: skip
+def test_a_time_is_asked_for_alone(network, samples, tmp_path, more, words):
+    with pytest.raises(BadInput, match=words):
+        kerf.prune_onnx(network, tmp_path / "p.onnx", samples, **{"speedup_target": 2.0, **more})

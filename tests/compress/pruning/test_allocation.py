@@ -117,9 +117,8 @@ def write(model, example, path):
 def by_time(network, measured, **target):
     model, graph, recipe = network
     target = {"target_ms": None, "speedup": None, **target}
-    return allocation.by_time(
-        model, recipe, graph, EXAMPLE, measured, Watch(model), write, say=lambda _: None, **target
-    )
+    networks = allocation.Modules(model, recipe, graph, EXAMPLE, write)
+    return allocation.by_time(networks, measured, Watch(model), say=lambda _: None, **target)
 
 
 @pytest.mark.parametrize("target", [{"target_ms": 7.0}, {"speedup": 2.0}])

@@ -6,8 +6,8 @@ import torch
 from kerf.compress.models import MODELS, create
 from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
+from kerf.compress.pruning.loading import load_network
 from kerf.compress.training import checkpoint
-from kerf.compress.training.loading import load_network
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 

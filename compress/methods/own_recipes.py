@@ -1,0 +1,29 @@
+"""This project's recipes, for a trained network: what keeps most accuracy in few epochs, for those who ask for no more.
+
+Flags of one run, as `published.py` has the authors'. Measured in docs/benchmarks/2026-11-30-obs-finetuned.md.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kerf.compress.methods.published import Published, flags_in_words
+
+# what is pruned; left to the user where a method is named
+BLOCKS = {"method": "obs", "rearrange": True, "N": 4}
+_TRAINED = {"lr": 0.02, "lr_policy": "cos_step", "warmup_length": 0, "train_batch_size": 128, "distill": 0.9}
+
+OWN: Mapping[str, Published] = {
+    "short": Published({**BLOCKS, **_TRAINED, "finetune_epochs": 3}, trained=True),
+    "long": Published({**BLOCKS, **_TRAINED, "finetune_epochs": 12}, trained=True),
+}
+
+
+def own_flags(name: str, scale: float, names_method: bool) -> dict[str, Any]:
+    """The values of flags by that recipe, epochs times `scale`; without those of BLOCKS where a method is named."""
+    values = OWN[name].scaled(scale)
+    return {flag: value for flag, value in values.items() if not (names_method and flag in BLOCKS)}
+
+
+def rows() -> list[dict[str, str]]:
+    """In words, for docs."""
+    return [{"--recipe": name, "flags": flags_in_words(recipe.flags)} for name, recipe in OWN.items()]
