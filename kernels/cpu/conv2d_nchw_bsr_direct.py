@@ -6,7 +6,7 @@ into sub-rows that share the indices, since more than a few broadcasts per vecto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
+from kerf.kernels.cpu.emit.weight_format import Step
 from kerf.kernels.cpu.layout import LINE
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.problem import Problem, computes
@@ -54,7 +55,7 @@ class Blocks:
     def share(self, k) -> tuple[Any, Any]:
         return self.cuts[k], self.cuts[k + 1]
 
-    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[tuple[Any, Callable]]]:
+    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[Step]]:
         p, row = self.p, T.Bind(panel * block_rows(self.p) + block)
         # a short block row's last sub-row is stored whole
         stored = min(self.step, p.n - first_row) if isinstance(first_row, int) else rows
@@ -66,7 +67,7 @@ class Blocks:
         return [self._loop(begin, whole, self.unroll, *at), self._loop(whole, end, 1, *at)]
 
     @contextmanager
-    def _loop(self, begin, end, unroll: int, first, stored) -> Iterator[tuple[Any, Callable]]:
+    def _loop(self, begin, end, unroll: int, first, stored) -> Iterator[Step]:
         """Over blocks begin to end, ``unroll`` of them a turn; ``first``, ``stored``: of a block's weights."""
         with ExitStack() as loops:
             turn = loops.enter_context(T.serial(0, (end - begin) // unroll)) if unroll > 1 else 0
@@ -75,7 +76,11 @@ class Blocks:
                 prefetch(self.data[j + self.ahead, first + line])
             j = j + loops.enter_context(T.unroll(0, unroll)) if unroll > 1 else j
             j = T.Bind(j) if unroll > 1 else j
-            yield self.indices[j] * self.channel, lambda tap, r: self.data[j, first + tap * stored + r]
+            yield Step(
+                self.indices[j] * self.channel,
+                lambda tap, r: self.data[j, first + tap * stored + r],
+                lambda: self.indices[T.min(j + 1, max(self.p.nnzb, 1) - 1)] * self.channel,
+            )
 
 
 def block_rows(p: Problem) -> int:

@@ -5,7 +5,7 @@ Weights are packed in rows of ``rows`` output channels, (blocks, I / groups, tap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit import columns, direct
 from kerf.kernels.cpu.emit.planes import Planes
+from kerf.kernels.cpu.emit.weight_format import Step
 from kerf.kernels.cpu.layout import LINE
 from kerf.kernels.problem import Problem, computes
 from kerf.kernels.vector import prefetch
@@ -40,17 +41,22 @@ class DenseRows:
         rows = -(-self.p.out_channels // self.n)
         return rows * k // self.parts, rows * (k + 1) // self.parts
 
-    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[tuple[Any, Callable]]]:
+    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[Step]]:
         return [self._loop(block, panel, first_row)]
 
     @contextmanager
-    def _loop(self, block, panel, first_row) -> Iterator[tuple[Any, Callable]]:
+    def _loop(self, block, panel, first_row) -> Iterator[Step]:
         group = block // (self.p.out_channels // self.p.groups // self.n) if self.p.groups > 1 else 0
         begin = T.Bind(panel * self.panel)
         with T.serial(begin, T.min(begin + self.panel, self.inputs)) as j:
             for line in range(0, self.p.taps * self.n, LINE):
                 prefetch(self.data[block, j + self.ahead, line // self.n, line % self.n])
-            yield (group * self.inputs + j) * self.channel, lambda tap, r: self.data[block, j, tap, first_row + r]
+            channel = group * self.inputs + j
+            yield Step(
+                channel * self.channel,
+                lambda tap, r: self.data[block, j, tap, first_row + r],
+                lambda: (channel + 1) * self.channel,
+            )
 
 
 def refuses(p: Problem, target: Target) -> str | None:

@@ -283,7 +283,7 @@ class _Emit:
     def _sum(self, copies, acc, rows: Rows, tile: Tile) -> None:
         g, p, lanes = self.g, self.p, self.g.lanes
         (loop,) = self.weights.reductions(rows.block, 0, rows.first, rows.count)
-        with loop as (origin, w):
+        with loop as (origin, w, _):
             base = T.Bind(origin + tile.at * p.stride[0] * lanes)
             for q in range(p.kernel[1]):
                 ws = [

@@ -29,7 +29,7 @@ from kerf.kernels.config import Config
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
-from kerf.kernels.cpu.emit.register_tile import Function, Place, Source, Tile
+from kerf.kernels.cpu.emit.register_tile import MAX_UNROLLED_TAPS, Function, Place, Source, Tile
 from kerf.kernels.cpu.emit.sharing import busiest, in_parts, in_turn, splits, sub_rows, waits
 from kerf.kernels.cpu.emit.tiling import MAX_TAIL, Tiling
 from kerf.kernels.cpu.emit.weight_format import Rows, Weights
@@ -53,8 +53,11 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
         registers = machine.registers
         fit = next(v for v in range(registers, 0, -1) if height * v + min(height, v) < registers or v == 1)
         counts = {fit, max(fit - 1, 1), max(fit - 2, 1), max(fit // 2, 1)}
-        tail = 0 < planes.pixels % wide <= MAX_TAIL and planes.pixels > wide
+        left = planes.pixels % wide
+        tail = 0 < left <= MAX_TAIL and planes.pixels > wide
         for vectors, pixels in product(counts, (*(["tail"] if tail else []), "flat", "rows")):
+            if pixels == "tail" and height * vectors + left + min(height, vectors) >= registers:
+                continue  # the sums of a tail are in registers, too
             tiling = Tiling.of(planes, pixels, wide, vectors)
             for order, panel, cost in _sweeps(p, machine, tiling, height, inputs):
                 c: Config = {"lanes": wide, "rows": height, "vectors": vectors, "pixels": pixels, "order": order}
@@ -78,7 +81,7 @@ def _sweeps(
     fits = [max(8, floats // largest) for floats in (machine.l1_floats, machine.l2_floats // 2)]
     for order, panel in _orders(p, tiling, per_group, fits):
         reach = per_group * tiling.planes.channel if order == "blocks" else panel * largest
-        cost = sweeps * tiling.cycles(machine, height, inputs, -(-per_group // panel), reach)
+        cost = sweeps * tiling.cycles(machine, height, inputs, -(-per_group // panel), reach, fetches(p, machine))
         cost += math.prod(out_planes(p)[1:]) / LINE * _store_cycles(p, machine, tiling, order)
         cost += _copy_cycles(p, machine, tiling.planes)
         yield order, panel, cost
@@ -143,6 +146,13 @@ def parameters(p: Problem, weights: Weights) -> tuple[Any, Any, Output]:
     return x, bias, Output.of(p, y, residual)
 
 
+def fetches(p: Problem, machine: Machine) -> bool:
+    """Whether tiles ask for the next input channel's pixels before their turn. Of a single tap's the CPU has begun to
+    read ten channels ahead; with AVX-512 such layers read copies (columns.py), and on NEON it was not measured.
+    """
+    return 1 < p.taps <= MAX_UNROLLED_TAPS and machine.family == "avx2"
+
+
 class Emit:
     """The loops of one function under construction."""
 
@@ -151,7 +161,9 @@ class Emit:
         self.planes = Planes.of(p)
         self.tiling = Tiling.of(self.planes, c["pixels"], c["lanes"], c["vectors"])
         panels = -(-(p.in_channels // p.groups) // c["panel"])
-        self.function = Function(self.planes, self.tiling, weights, bias, out, panels, c["lanes"], machine.by_element)
+        self.function = Function(
+            self.planes, self.tiling, weights, bias, out, panels, c["lanes"], machine.by_element, fetches(p, machine)
+        )
         uses = p.nnzb / p.in_channels if p.n else p.out_channels / c["rows"]  # of an input vector
         large = p.in_channels * self.planes.channel > machine.l2_floats
         self.far_input = p.taps == 1 and large and uses >= LEAST_USES

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 from kerf.kernels.cpu.layout import LINE, pitch
 from kerf.kernels.problem import Problem
@@ -48,6 +49,20 @@ class Planes:
     def pixels(self) -> int:
         """Flat length of the output at this pitch, from the first pixel to the last."""
         return (self.p.out_height - 1) * self.pitch + self.p.out_width
+
+    def meets(self, row: int, first, last):
+        """Two conditions, under both of which row ``row`` of the kernel reads the image, and not its padding alone, for
+        output rows ``first`` to ``last``; ints or TIR expressions.
+        """
+        p = self.p
+        at = row * p.dilation[0] - p.padding[0]
+        return last * p.stride[0] + at >= 0, first * p.stride[0] + at < p.height
+
+    @property
+    def met(self) -> float:
+        """The share of the kernel's rows, over all output rows, that do."""
+        pairs = [*product(range(self.p.kernel[0]), range(self.p.out_height))]
+        return sum(all(self.meets(row, i, i)) for row, i in pairs) / len(pairs)
 
     def place(self, row, col):
         """(phase, offset in it) of tap (row, col) of the kernel from the output pixel's flat position; ints or TIR

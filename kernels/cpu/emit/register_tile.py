@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
@@ -13,8 +14,9 @@ from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.tiling import Tiling
 from kerf.kernels.cpu.emit.weight_format import Rows, Weights
+from kerf.kernels.cpu.layout import LINE
 from kerf.kernels.lowering import REGISTERS
-from kerf.kernels.vector import every, run, splat
+from kerf.kernels.vector import every, prefetch, run, splat
 
 MAX_UNROLLED_TAPS = 9  # larger kernels loop over their rows, to bound code size
 
@@ -50,6 +52,7 @@ class Function:
     panels: int  # that the input channels are swept in
     lanes: int  # of the configuration; the tiling's may be fewer
     by_element: bool = False  # whether instructions multiply a vector by an element of another, as NEON's do
+    ahead: bool = False  # whether the next input channel's pixels are fetched before their turn
 
 
 class Tile:
@@ -129,21 +132,63 @@ class Tile:
         planes = self.f.planes
         (kh, kw), taps = planes.p.kernel, planes.p.taps
         rows = self.rows
+        met = self._met()
         for loop in self.f.weights.reductions(rows.block, self.place.panel, rows.first, rows.count):
-            with loop as (channel_offset, w):
-                base = T.Bind(self.source.origin + channel_offset)
+            with loop as (channel_offset, w, later):
+                # in 64 bits, as addresses are: LLVM does sums of 32 in vector registers, of which it then has too few
+                base = T.Bind(T.cast(self.source.origin + channel_offset, "int64"))
+                if self.f.ahead:
+                    self._fetch(T.Bind(T.cast(self.source.origin + later(), "int64")))
                 if taps <= MAX_UNROLLED_TAPS:
-                    for tap in range(taps):
-                        self._multiply_add(w, tap, base, planes.tap(*divmod(tap, kw)))
+                    for row in range(kh):
+                        self._where(met[row], partial(self._row, w, row, base))
                 else:
                     with T.serial(0, kh) as row:
                         for col in range(kw):
                             self._multiply_add(w, row * kw + col, base, planes.tap(row, col))
 
+    def _met(self) -> list:
+        """Per row of the kernel whether it reads the image at all for this tile; None where that is not asked."""
+        planes = self.f.planes
+        if not self.f.tiling.skips:
+            return [None] * planes.p.kernel[0]
+        first, last = (T.Bind(self.place.vectors[i][1] // planes.p.out_width) for i in (0, -1))
+        return [T.Bind(T.And(*planes.meets(row, first, last))) for row in range(planes.p.kernel[0])]
+
+    def _where(self, condition, body: Callable) -> None:
+        if condition is None:
+            body()
+        else:
+            with T.If(condition), T.Then():
+                body()
+
+    def _row(self, w: Callable, row: int, base) -> None:
+        """The taps of a row of the kernel."""
+        for col in range(kw := self.f.planes.p.kernel[1]):
+            self._multiply_add(w, row * kw + col, base, self.f.planes.tap(row, col))
+
+    def _fetch(self, base) -> None:
+        """Asks for what is read of the channel at float ``base``: channels with blocks follow no pattern that the CPU
+        could know, and all their pixels of a tile are used at once.
+        """
+        planes, (kh, kw) = self.f.planes, self.f.planes.p.kernel
+        runs: dict[int, list[int]] = {}  # taps of a row and phase
+        for row, col in product(range(kh), range(kw)):
+            runs.setdefault(row * kw + col % planes.phases[1], []).append(planes.tap(row, col))
+        starts = [at for at, _ in self.place.vectors]
+        size = self.lanes
+        if not self.f.tiling.per_row:  # side by side
+            starts, size = starts[:1], size * self.count
+        for taps in runs.values():
+            for i, at in enumerate(starts):
+                ends = taps[-1] - taps[0] + size - 1 if i == len(starts) - 1 else 0
+                for float_ in sorted({*range(0, ends, LINE), ends}):
+                    prefetch(self.source.buffer[base + taps[0] + at + float_])
+
     def _multiply_add(self, w: Callable, tap, base, offset) -> None:
         """One tap of one input channel, whose plane begins at float ``base``."""
         src, rows, lanes, acc = self.source.buffer, self.rows.count, self.lanes, self.acc
-        inputs = [at for at, _ in self.place.vectors]
+        inputs = [T.cast(at, "int64") for at, _ in self.place.vectors]
         for i, tail in enumerate(self.tails):
             pixel = T.Bind(splat(src[base + offset + self.f.planes.pixels - len(self.tails) + i], rows))
             T.buffer_store(tail, tail[run(0, rows)] + w(tap, run(0, rows)) * pixel, [run(0, rows)])

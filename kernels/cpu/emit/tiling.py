@@ -19,6 +19,8 @@ from kerf.kernels.cpu.machine import Machine
 from kerf.kernels.vector import covering, even_tiles
 
 MAX_TAIL = 4  # pixels summed along rows; more are cheaper as one more vector of pixels
+MET = 0.85  # of a kernel's rows, at which a question for each is worth it
+FETCHED = 0.2  # of a wait is left when pixels are asked for an input channel ahead
 VISIT_CYCLES = 50  # of entering and leaving a block row's loop: mispredicted exit, first loads, bounds
 
 
@@ -85,6 +87,11 @@ class Tiling:
         return [(n, v + self.tail * self.ends(first, v)) for first, n, v in self.tiles]
 
     @property
+    def skips(self) -> bool:
+        """Whether tiles leave out rows of the kernel that read padding alone, which dilation makes many of."""
+        return bool(self.per_row) and self.planes.met < MET
+
+    @property
     def needs_scratch(self) -> bool:
         return not self.per_row and self.planes.pitch != self.planes.p.out_width
 
@@ -93,14 +100,16 @@ class Tiling:
         """Whether input vectors start on their own size."""
         return self.planes.p.taps == 1 and self.covers
 
-    def cycles(self, machine: Machine, rows: int, inputs: float, panels: int, reach: int) -> float:
+    def cycles(
+        self, machine: Machine, rows: int, inputs: float, panels: int, reach: int, fetched: bool = False
+    ) -> float:
         """Estimate for one row of tiles: ``rows`` output channels, ``inputs`` input channels, ``reach`` floats of input
-        between two uses of the same one.
+        between two uses of the same one, ``fetched``: ahead of its turn.
 
         Two multiply-adds and two loads a cycle; a vector across two cache lines is two loads, and the second-level
         cache delivers a line every other cycle at best. Only ranks configurations; measured ones are never estimated.
         """
-        taps, total = self.planes.p.taps, 0.0
+        taps, total = self.planes.p.taps * (self.planes.met if self.skips else 1), 0.0
         width = 1 if self.lanes >= 8 else 8 / self.lanes  # NEON's narrower registers are compared among themselves
         for first, n, vectors in self.tiles:
             tail = self.tail * -(-rows // 4) if self.ends(first, vectors) else 0
@@ -108,6 +117,7 @@ class Tiling:
             step = max(rows * vectors / 2, (lines + rows + 1) / 2, 4) + tail / 2 + 0.6
             step += 0 if self.aligned else 0.18 * rows * vectors / 2  # splits delay what depends on them
             wait = far(machine, reach) * (1 if self.aligned else 1.5) * self.planes.p.kernel[0]
+            wait *= FETCHED if fetched else 1
             visits = panels * (VISIT_CYCLES + 1.2 * rows * vectors)
             total += n * (visits + inputs * (taps * step + wait * vectors)) * width
         return total

@@ -205,7 +205,7 @@ class _Tiles:
             for v in range(vectors):
                 T.buffer_store(acc, start, [at(r, v)])
         (loop,) = f.weights.reductions(block, 0, begin, rows)
-        with loop as (channel, w):
+        with loop as (channel, w, _):
             offset = T.Bind(channel * self.pitch)
             if vectors < rows:
                 xs = [T.Bind(self.panel[run(offset + v * lanes, lanes)]) for v in range(vectors)]

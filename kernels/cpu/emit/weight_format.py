@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Weights(Protocol):
@@ -21,12 +21,18 @@ class Weights(Protocol):
     def share(self, k) -> tuple[Any, Any]:
         """(begin, end) of thread k's block rows, the short one counted."""
 
-    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[tuple[Any, Callable]]]:
+    def reductions(self, block, panel, first_row, rows: int) -> list[AbstractContextManager[Step]]:
         """Contexts, to be entered one after the other: loops which together are over a block row's input channels of a
-        panel; each yields (channel's offset, w(tap, r or ramp)), r of the ``rows`` channels from ``first_row``.
-
-        Offsets are in floats, in steps of what the format was told a channel takes.
+        panel, and what a turn of each reads of the ``rows`` output channels from ``first_row``.
         """
+
+
+class Step(NamedTuple):
+    """A turn of a loop over input channels. Offsets are in floats: the format was told what a channel takes."""
+
+    offset: Any  # of the input channel
+    weight: Callable[[Any, Any], Any]  # of a tap and an output channel, or a ramp of them, counted from the first row
+    later: Callable[[], Any]  # emits the offset of the channel that comes next; behind the last, of any
 
 
 @dataclass(frozen=True)
