@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from kerf.deploy.frontend.network import DOMAIN, OP, Layer
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
 from kerf.deploy.frontend.passes.activations import activation_after
 from kerf.deploy.frontend.passes.linear import dequantised, stored
-from kerf.deploy.frontend.windows import window
+from kerf.deploy.frontend.windows import live, of_one_row, window
 from kerf.errors import BadInput
 from kerf.kernels.pointwise.activation import Activation
 from kerf.kernels.problem import Problem
@@ -95,26 +95,18 @@ def _conv(graph: Graph, node: onnx.NodeProto) -> Parts | None:
     if bias is not None and bias.shape != weight.shape[:1]:  # a kernel would read behind it
         raise BadInput(f"its bias is {'x'.join(map(str, bias.shape))}, its weights have {weight.shape[0]} outputs")
     if weight.ndim == len(x) == 3:  # an image of one row: vectors run along it
-        weight, x, a = weight[:, :, None], (*x[:2], 1, x[2]), _of_one_row(a)
+        weight, x, a = weight[:, :, None], (*x[:2], 1, x[2]), of_one_row(a)
     if weight.ndim != 4 or len(x) != 4:
         return None
-    kernel, stride, dilation, padding = window(a, tuple(weight.shape[2:]), x[2:])
+    whole = window(a, tuple(weight.shape[2:]), x[2:])
     n, channels, height, width = x
     if (taken := weight.shape[1] * a.get("group", 1)) != channels:
         raise BadInput(f"its weights take {taken} channels, its input has {channels}")
     sizes = n, channels, height, width, weight.shape[0]
-    problem = Problem(*sizes, kernel, stride, padding, dilation, groups=a.get("group", 1))
-    return Parts("conv", problem, weight, bias, (node,))
-
-
-def _of_one_row(attributes: dict[str, Any]) -> dict[str, Any]:
-    """A 1-D convolution's attributes as those of the 2-D one of an image of one row."""
-    rows = {"strides": (1,), "dilations": (1,), "pads": (0,)}
-    return attributes | {
-        name: tuple(number for one in attributes[name] for number in (*row, one))
-        for name, row in rows.items()
-        if name in attributes
-    }
+    problem = Problem(*sizes, whole.kernel, whole.stride, whole.padding, whole.dilation, groups=a.get("group", 1))
+    part, (rows, columns) = live(whole, x[2:])  # of a window that fits, which the problem has seen to
+    problem = replace(problem, kernel=part.kernel, padding=part.padding)
+    return Parts("conv", problem, np.ascontiguousarray(weight[:, :, rows, columns]), bias, (node,))
 
 
 def _dense(x: tuple[int, ...], weight: np.ndarray, bias: np.ndarray | None, fused: tuple[onnx.NodeProto, ...]) -> Parts:
