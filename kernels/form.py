@@ -13,6 +13,7 @@ from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, TensorType
 
 Shape = tuple[int, int, int, int]  # of images: n, c, h, w
+Arrays = tuple[np.ndarray, ...]
 
 
 class Order(NamedTuple):
@@ -69,3 +70,6 @@ class WholeForm(Form, Protocol):
 
     def enlarge(self, factors: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         """(x of ``shape``, y): each pixel factors[0] times down and factors[1] times across."""
+
+    def interpolate(self, rows: np.ndarray, columns: np.ndarray, shape: Shape) -> tuple[tvm.tirx.PrimFunc, Arrays]:
+        """((x of ``shape``, the arrays, y), the arrays): pixels at these places of x, between its own linearly."""

@@ -32,9 +32,10 @@ def _view(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Valu
 
 
 def _mean(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
-    shape = n, c, _, _ = image_shape(inputs[0])
+    n, c, *pixels = shape_of(inputs[0])
+    shape = n, c, math.prod(pixels[:-1]), pixels[-1]  # of a row, too
     function = layout_changes.add(bb, form.mean(shape, operation.arguments.get("type", F32)), "mean")
-    y = layout_changes.call(bb, function, inputs, [], (n, c, 1, 1), form)
+    y = layout_changes.call(bb, function, [reshaped(bb, inputs[0], shape)], [], (n, c, 1, 1), form)
     return reshaped(bb, y, operation.shape)
 
 
@@ -46,7 +47,8 @@ def _scale(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Val
 def _max_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     p = operation.arguments["problem"]
     function = layout_changes.add(bb, form.max_pool(p), "max_pool")
-    return layout_changes.call(bb, function, inputs, [], p.out_shape, form, p.dtype)
+    y = layout_changes.call(bb, function, [reshaped(bb, inputs[0], p.in_shape)], [], p.out_shape, form, p.dtype)
+    return reshaped(bb, y, operation.shape)
 
 
 def _average_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
@@ -54,7 +56,8 @@ def _average_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inpu
     factors = relax.const((1 / divisors).astype(np.float32)[None, None])
     kind = operation.arguments.get("type", F32)
     function = layout_changes.add(bb, cast(WholeForm, form).average_pool(p, kind), "average_pool")
-    return layout_changes.call(bb, function, [inputs[0], factors], [], p.out_shape, form)
+    images = [reshaped(bb, inputs[0], p.in_shape), factors]
+    return reshaped(bb, layout_changes.call(bb, function, images, [], p.out_shape, form), operation.shape)
 
 
 def _pointwise(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
@@ -87,6 +90,14 @@ def _enlarge(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: V
     return layout_changes.call(bb, layout_changes.add(bb, function, "enlarge"), inputs, [], out, form, dtype)
 
 
+def _interpolate(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    rows, columns = operation.arguments["rows"], operation.arguments["columns"]
+    function, arrays = cast(WholeForm, form).interpolate(rows, columns, image_shape(inputs[0]))
+    added = layout_changes.add(bb, function, "interpolate")
+    constants = [relax.const(array) for array in arrays]
+    return layout_changes.call(bb, added, inputs, constants, as_image(operation.shape), form)
+
+
 EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Expr]] = {
     "view": _view,
     "mean": _mean,
@@ -96,4 +107,5 @@ EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Ex
     "pointwise": _pointwise,
     "planes": _planes,
     "enlarge": _enlarge,
+    "interpolate": _interpolate,
 }

@@ -12,7 +12,7 @@ from tvm.target import Target
 from kerf.kernels.cpu import moves, planewise
 from kerf.kernels.cpu.layout import from_planes, pitch, to_planes
 from kerf.kernels.cpu.pointwise import pointwise
-from kerf.kernels.form import Order, Shape
+from kerf.kernels.form import Arrays, Order, Shape
 from kerf.kernels.pointwise.program import FLOAT, Pointwise
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, TensorType
@@ -22,7 +22,9 @@ from kerf.kernels.tensor_type import F32, TensorType
 class PaddedPlanes:
     target: Target
     dtype: str = FLOAT  # of the first layer's images; every function is told its own
-    operators = frozenset(("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "planes", "enlarge"))
+    operators = frozenset(
+        ("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "planes", "enlarge", "interpolate")
+    )
     is_nchw = True
 
     def type(self, shape: Shape, dtype: str = FLOAT) -> relax.TensorType:
@@ -61,6 +63,10 @@ class PaddedPlanes:
 
     def enlarge(self, factors: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         return moves.enlarge(factors, shape, self.target, dtype)
+
+    def interpolate(self, rows: np.ndarray, columns: np.ndarray, shape: Shape) -> tuple[tvm.tirx.PrimFunc, Arrays]:
+        made = moves.tables(rows, columns, shape, self.target)
+        return moves.interpolate(made, (len(rows), len(columns)), shape, self.target), made
 
 
 def _padded(shape: Shape) -> bool:

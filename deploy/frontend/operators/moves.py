@@ -1,4 +1,4 @@
-"""Nodes that move pixels: some channels, channels in another order, images enlarged by repeating pixels."""
+"""Nodes that move pixels: some channels, channels in another order, images enlarged."""
 
 from __future__ import annotations
 
@@ -60,11 +60,13 @@ def transpose(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 
 def resize(graph: Graph, node: onnx.NodeProto) -> Operation:
-    """Enlarged by whole numbers, each pixel repeated."""
+    """Enlarged: by whole numbers, each pixel repeated, or by any, between pixels linearly."""
     shape, a = image_of(graph, node.input[0], integers=True), attributes(node)
     out = image_of(graph, only_output(node), integers=True)
+    if a.get("mode", b"nearest") == b"linear":
+        return _linear(graph, node, shape, out)
     if a.get("mode", b"nearest") != b"nearest":
-        raise Refusal(f"it interpolates ({a['mode'].decode()}); kerf repeats pixels")
+        raise Refusal(f"it interpolates ({a['mode'].decode()}); kerf repeats pixels, or takes linear")
     factors = out[2] // shape[2], out[3] // shape[3]
     if out != (*shape[:2], shape[2] * factors[0], shape[3] * factors[1]) or max(factors) > 8 or min(factors) < 1:
         raise Refusal(f"{shape} resized to {out}; kerf enlarges by whole numbers up to 8")
@@ -73,6 +75,33 @@ def resize(graph: Graph, node: onnx.NodeProto) -> Operation:
     if any(_sources(factor, where.decode(), rounds.decode()) for factor in factors):
         raise Refusal(f"nearest pixels by {where.decode()} and {rounds.decode()}")
     return Operation("enlarge", (node.input[0],), (out,), {"factors": factors})
+
+
+def _linear(graph: Graph, node: onnx.NodeProto, shape: tuple[int, ...], out: tuple[int, ...]) -> Operation:
+    a = attributes(node)
+    old = node.op_type == "Upsample" or graph.opset < 11
+    where = a.get("coordinate_transformation_mode", b"asymmetric" if old else b"half_pixel")
+    image_of(graph, node.input[0])  # of floats
+    if out[:2] != shape[:2] or out[2] < shape[2] or out[3] < shape[3]:
+        raise Refusal(f"{shape} interpolated to {out}; kerf enlarges height and width")
+    if a.get("antialias", 0) or "axes" in a or a.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise Refusal("with antialias, axes or a policy for the aspect ratio")
+    scales = constant(graph, node, 1 if node.op_type == "Upsample" or len(node.input) == 2 else 2)
+    factors = scales if scales is not None and scales.size == 4 else np.divide(out, shape)
+    places = [_places(where.decode(), *axis) for axis in zip(shape[2:], out[2:], factors[2:])]
+    return Operation("interpolate", (node.input[0],), (out,), {"rows": places[0], "columns": places[1]})
+
+
+def _places(where: str, size: int, out: int, factor: float) -> np.ndarray:
+    """Where the pixels of an enlarged row lie on the row, in pixels from the first one's middle (ONNX's Resize)."""
+    x = np.arange(out)
+    if where == "half_pixel" or (where == "pytorch_half_pixel" and out > 1):
+        return (x + 0.5) / factor - 0.5
+    if where == "asymmetric":
+        return x / factor
+    if where == "align_corners":
+        return x * ((size - 1) / max(out - 1, 1))
+    raise Refusal(f"linear interpolation by {where}")
 
 
 def _sources(factor: int, where: str, rounds: str) -> bool:

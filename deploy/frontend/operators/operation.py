@@ -80,6 +80,15 @@ def image_of(graph: Graph, tensor: str, integers: bool = False) -> tuple[int, in
     return n, c, h, w
 
 
+def row_or_image_of(graph: Graph, tensor: str, integers: bool = False) -> tuple[int, int, int, int]:
+    """As image_of; a tensor (n, c, length) is an image of one row."""
+    shape = shape_of(graph, tensor, integers)
+    if len(shape) != 3:
+        return image_of(graph, tensor, integers)
+    n, c, length = shape
+    return n, c, 1, length
+
+
 def constant(graph: Graph, node: onnx.NodeProto, index: int) -> np.ndarray | None:
     """The node's input of this index; None where it is left out. Raises Refusal for one that is computed."""
     if len(node.input) <= index or not node.input[index]:

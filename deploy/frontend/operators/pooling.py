@@ -1,4 +1,4 @@
-"""Pooling: of windows, and of whole images."""
+"""Pooling: of windows, and of whole images; a tensor (n, c, l) is an image of one row."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kerf.deploy.frontend.operators.operation import (
     Operation,
     Refusal,
     constant,
-    image_of,
     only_output,
+    row_or_image_of,
     shape_of,
     type_of,
 )
 from kerf.deploy.frontend.passes.linear import dequantised
-from kerf.deploy.frontend.windows import window
+from kerf.deploy.frontend.windows import of_one_row, window
 from kerf.errors import BadInput
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, TensorType
@@ -59,9 +59,11 @@ def average_pool(graph: Graph, node: onnx.NodeProto) -> Operation:
 
 def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
     integers = function == "max_pool"
-    n, c, h, w = image_of(graph, node.input[0], integers)
-    shape, kind = image_of(graph, only_output(node), integers), type_of(graph, node.input[0])
-    kernel, stride, dilation, padding = window(attributes(node), tuple(attributes(node)["kernel_shape"]), (h, w))
+    n, c, h, w = row_or_image_of(graph, node.input[0], integers)
+    shape, kind = row_or_image_of(graph, only_output(node), integers), type_of(graph, node.input[0])
+    a, own = attributes(node), shape_of(graph, node.output[0], integers)
+    a = a if len(own) == 4 else of_one_row(a)
+    kernel, stride, dilation, padding = window(a, tuple(a["kernel_shape"]), (h, w))
     # ceil_mode: the last windows reach over the padding, as if there were more of it
     missing = [
         max((out - 1) * s + d * (k - 1) + 1 - size - before - after, 0)
@@ -77,12 +79,12 @@ def _windows(graph: Graph, node: onnx.NodeProto, function: str) -> Operation:
         raise Refusal(str(error)) from error
     if p.out_shape != shape:
         raise Refusal(f"its output is {shape}, where its window gives {p.out_shape}")
-    return Operation(function, (node.input[0],), (shape,), {"problem": p, "missing": tuple(missing)})
+    return Operation(function, (node.input[0],), (own,), {"problem": p, "missing": tuple(missing)})
 
 
 def global_mean(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Of floats; where they are made of bytes, of those."""
-    image_of(graph, node.input[0])
+    row_or_image_of(graph, node.input[0])
     tensor, kind = _bytes(graph, node.input[0])
     return Operation("mean", (tensor,), (shape_of(graph, only_output(node)),), {"type": kind})
 
@@ -95,10 +97,11 @@ def _bytes(graph: Graph, tensor: str) -> tuple[str, TensorType]:
 
 
 def mean(graph: Graph, node: onnx.NodeProto) -> Operation:
-    """ReduceMean over height and width."""
-    image_of(graph, node.input[0])
+    """ReduceMean over height and width, or over all of a row."""
+    row_or_image_of(graph, node.input[0])
+    dims = len(shape_of(graph, node.input[0]))
     axes = attributes(node).get("axes", constant(graph, node, 1))
-    found = sorted(int(axis) % 4 for axis in np.ravel(axes)) if axes is not None else []
-    if found != [2, 3]:
+    found = sorted(int(axis) % dims for axis in np.ravel(axes)) if axes is not None else []
+    if found != [*range(2, dims)]:
         raise Refusal(f"a mean over axes {found or 'of all'}; kerf's is over height and width")
     return global_mean(graph, node)

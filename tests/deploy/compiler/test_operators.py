@@ -51,6 +51,23 @@ def pool_over_the_edge(b, x):
     return b.node("MaxPool", [x], "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), (2, 8, 8, 8)
 
 
+def interpolated(b, x):
+    sizes = b.integers("sizes", [2, 8, 29, 40])
+    return b.node("Resize", [x, "", "", sizes], "y", mode="linear"), (2, 8, 29, 40)
+
+
+def interpolated_by_corners(b, x):
+    scales = b.constant("scales", [1, 1, 2, 3])
+    how = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    return b.node("Resize", [x, "", scales], "y", **how), (2, 8, 30, 45)
+
+
+def interpolated_from_the_edge(b, x):
+    scales = b.constant("scales", [1, 1, 1.5, 2.2])
+    how = {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}
+    return b.node("Resize", [x, "", scales], "y", **how), (2, 8, 22, 33)
+
+
 FUNCTIONS = {  # of kerf, that compute each
     global_pool: {"mean"},
     mean: {"mean"},
@@ -60,8 +77,11 @@ FUNCTIONS = {  # of kerf, that compute each
     square: {"pointwise"},
     pool: {"max_pool"},
     pool_over_the_edge: {"max_pool"},
+    interpolated: {"interpolate"},
+    interpolated_by_corners: {"interpolate"},
+    interpolated_from_the_edge: {"interpolate"},
 }
-OURS = ("mean", "scale", "max_pool", "average_pool", "pointwise")
+OURS = ("mean", "scale", "max_pool", "average_pool", "pointwise", "interpolate")
 
 
 @pytest.mark.parametrize("tail", sweep(FUNCTIONS, quick=(global_pool, gate, constant_factor, pool, pool_over_the_edge)))
@@ -78,6 +98,37 @@ def test_operator(tmp_path, tail):
     session = steps.session(network, built, 2)
     verify(session.run, network.path, network.inputs)
     assert np.isfinite(session.run(np.zeros(session.input_shape, np.float32))).all()
+
+
+ROWS = {  # of (2, 8, 47): how a node is built, what computes it, the result's shape
+    "max": (lambda b, x: b.node("MaxPool", [x], "y", kernel_shape=[4], strides=[4]), "max_pool", (2, 8, 11)),
+    "max_padded": (
+        lambda b, x: b.node("MaxPool", [x], "y", kernel_shape=[3], pads=[1, 0], dilations=[2]),
+        "max_pool",
+        (2, 8, 44),
+    ),
+    "average": (
+        lambda b, x: b.node("AveragePool", [x], "y", kernel_shape=[5], strides=[2], pads=[2, 2], ceil_mode=1),
+        "average_pool",
+        (2, 8, 24),
+    ),
+    "global": (lambda b, x: b.node("GlobalAveragePool", [x], "y"), "mean", (2, 8, 1)),
+    "mean": (lambda b, x: b.node("ReduceMean", [x, b.integers("axes", [-1])], "y", keepdims=0), "mean", (2, 8)),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_pooling_of_rows_is_kerfs_too(tmp_path, name):
+    make, function, shape = ROWS[name]
+    b = Builder()
+    w = b.constant("w", b.rng.standard_normal((8, 3, 4)))
+    y = make(b, b.node("Conv", ["input", w], "conv"))
+    network = convert(b.save(tmp_path / "m.onnx", y, (2, 3, 50), shape))
+    choices = {name: choose(layer.problem, TARGET, RecordBook()) for name, layer in network.layers.items()}
+    module, _ = lower(network, choices, {}, TARGET)
+    assert function in {v.name_hint for v in module.get_global_vars()}
+    session = steps.session(network, build(network, TARGET, RecordBook()), 2)
+    verify(session.run, network.path, network.inputs)
 
 
 def is_ours(func) -> bool:

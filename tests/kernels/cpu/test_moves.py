@@ -47,3 +47,31 @@ def test_enlarged(factors, shape, dtype):
     expected = to_planes(x.repeat(factors[0], 2).repeat(factors[1], 3))
     y = run(moves.enlarge(factors, shape, TARGET, dtype), TARGET, to_planes(x), out=expected.shape, dtype=dtype)
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "out"),
+    [
+        ((2, 3, 5, 7), (10, 14)),  # by two: a vector reads many columns
+        ((1, 2, 3, 4), (47, 63)),  # by odd numbers, the last vector overlaps
+        ((1, 5, 1, 1), (6, 5)),  # one pixel
+        ((1, 2, 1, 9), (4, 20)),
+        ((1, 2, 9, 1), (20, 3)),
+        ((1, 3, 4, 33), (4, 40)),  # rows stay
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("align", [False, True], ids=["half_pixel", "align_corners"])
+def test_between_pixels(shape, out, align):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    rows, columns = (
+        np.arange(o) * (s - 1) / (o - 1) if align else (np.arange(o) + 0.5) * s / o - 0.5
+        for o, s in zip(out, shape[2:])
+    )
+    along = np.apply_along_axis(lambda line: np.interp(columns, np.arange(shape[3]), line), 3, x)
+    expected = to_planes(
+        np.apply_along_axis(lambda line: np.interp(rows, np.arange(shape[2]), line), 2, along).astype(np.float32)
+    )
+    t = moves.tables(rows, columns, shape, TARGET)
+    y = run(moves.interpolate(t, out, shape, TARGET), TARGET, to_planes(x), *t, out=expected.shape)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)

@@ -36,6 +36,20 @@ def test_what_kerf_takes(tmp_path):
         (lambda b: (b.node("ReduceMean", ["input", b.integers("a", [1])], "y"), (2, 1, 15, 15)), r"over axes \[1\]"),
         (lambda b: (b.node("Shape", ["input"], "y"), None), "no function for Shape"),
         (
+            lambda b: (
+                b.node("Resize", ["input", "", "", b.integers("s", [2, 8, 9, 30])], "y", mode="linear"),
+                (2, 8, 9, 30),
+            ),
+            "kerf enlarges",
+        ),
+        (
+            lambda b: (
+                b.node("Resize", ["input", "", "", b.integers("s", [2, 8, 30, 30])], "y", mode="cubic"),
+                (2, 8, 30, 30),
+            ),
+            "cubic",
+        ),
+        (
             lambda b: (b.node("MaxPool", [b.node("Flatten", ["input"], "f")], "y", kernel_shape=[2]), None),
             "has 2 dimensions, not the 4 of images",
         ),
