@@ -223,7 +223,9 @@ class Emit:
         width, height = self.p.out_width, self.p.out_height
         lanes, offsets = spans(width, self.c["lanes"])
         for r in range(rows.count):
-            plane = T.Bind(self.out.plane(image, rows.channel(self.weights) + r))
+            channel = T.Bind(rows.channel(self.weights) + r)
+            plane = T.Bind(self.out.plane(image, channel))
+            self.out.turn_to(channel)
             with T.serial(0, height) as row:
                 for x in offsets:
                     at = r * self.planes.pixels + row * self.planes.pitch + x

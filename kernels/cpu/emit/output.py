@@ -30,6 +30,9 @@ class Output:
     def plane(self, image, channel):
         return (image * self.p.out_channels + channel) * self.pitch
 
+    def turn_to(self, channel) -> None:
+        """What is stored next is of this channel. Here nothing depends on it."""
+
     def store(self, value, at, lanes: int) -> None:
         """activation(value + residual)"""
         index = run(at, lanes)

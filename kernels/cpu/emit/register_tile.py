@@ -107,6 +107,7 @@ class Tile:
         """Results into the output, through the epilogue, or sums into the scratch."""
         f, scratch = self.f, self.place.scratch
         for r in range(self.rows.count):
+            f.out.turn_to(self.channel + r)
             if self.place.ends and f.tiling.blank and scratch is None:
                 f.out.blank(self.planes[r], f.out.pitch - f.tiling.blank, f.lanes)
             for v, (_, out) in enumerate(self.place.vectors):
