@@ -21,8 +21,8 @@ from kerf.kernels.cpu import (
 )
 from kerf.kernels.cpu.form import PaddedPlanes
 from kerf.kernels.cpu.int8 import (
-    conv2d_nchw_bsr_bytes,
     conv2d_nchw_bsr_quads,
+    conv2d_nchw_bytes_direct,
     conv2d_nchw_dense_quads,
     conv2d_nchw_depthwise_bytes,
     conv2d_nchw_depthwise_quads,
@@ -68,11 +68,11 @@ CPU = Backend(
         dense_nc_dense_columns,
         conv2d_nchw_dense_direct,
         conv2d_nchw_bsr_quads,
-        conv2d_nchw_bsr_bytes,
         conv2d_nchw_depthwise_quads,
         conv2d_nchw_depthwise_bytes,
         dense_nc_quads_columns,
         conv2d_nchw_dense_quads,
+        conv2d_nchw_bytes_direct,
     ),
     form=PaddedPlanes,
     precisions=("f32",),

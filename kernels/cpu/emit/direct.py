@@ -227,6 +227,6 @@ class Emit:
             plane = T.Bind(self.out.plane(image, channel))
             self.out.turn_to(channel)
             with T.serial(0, height) as row:
-                for x in offsets:
-                    at = r * self.planes.pixels + row * self.planes.pitch + x
-                    self.out.store(scratch[run(at, lanes)], plane + row * width + x, lanes)
+                at = r * self.planes.pixels + row * self.planes.pitch
+                vectors = [scratch[run(at + x, lanes)] for x in offsets]
+                self.out.store_row(vectors, plane + row * width, offsets, lanes)

@@ -29,6 +29,10 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
     return estimate.configs(p, target, p.n, p.nnzb * p.n / p.out_channels)
 
 
+def cycles(p: Problem, target: Target) -> float:
+    return estimate.tilings(p, target, p.n, p.nnzb * p.n / p.out_channels)[0][0]
+
+
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     return quads.pack(w, p.taps, c["rows"], DOTS[c["dot"]].paired)
 

@@ -29,6 +29,10 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
     return estimate.configs(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)
 
 
+def cycles(p: Problem, target: Target) -> float:
+    return estimate.tilings(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)[0][0]
+
+
 def _outputs(p: Problem, parts: int) -> int:
     """Of a block row: those of a group; without groups one for each thread."""
     return p.out_channels // p.groups if p.groups > 1 else -(-p.out_channels // parts)

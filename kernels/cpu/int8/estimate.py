@@ -40,6 +40,11 @@ def refuses_convolution(p: Problem) -> str | None:
 
 def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Config]:
     """``n`` outputs of a block row, which read ``inputs`` channels on average."""
+    return [c for _, c in tilings(p, target, n, inputs)]
+
+
+def tilings(p: Problem, target: Target, n: int, inputs: float) -> list[tuple[float, Config]]:
+    """(estimated cycles, configuration), the least first."""
     machine = machine_of(target)
     dot, widths = dots(machine)
     planes = geometry(p)
@@ -54,7 +59,7 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
                 for c in _ways(tile, flat, n):
                     for split in splits(target, Strips.of(p, c, machine)[0].count):
                         found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
-    return [c for _, c in sorted(found, key=lambda f: f[0])]
+    return sorted(found, key=lambda f: f[0])
 
 
 def _ways(c: Config, flat: bool, n: int) -> list[Config]:

@@ -1,9 +1,10 @@
-"""conv2d_nchw_bsr_bytes: 1xN block-sparse convolution of bytes whose products are of float32.
+"""conv2d_nchw_bytes_direct: convolution of bytes, 1xN block-sparse or dense, whose products are of float32.
 
-For CPUs without a dot product of bytes: theirs cost three instructions for four products, and wants four channels of a
-block row side by side, which short lists do not repay. Here bytes become floats on their way into registers, or into
-the padded copy that kernels of more than one tap read anyway, and the loop is the f32 kernel's. Sums of fewer than 2^24
-are exact; larger ones are rounded as those of floats between Q/DQ nodes are.
+For layers that are faster in f32, on CPUs without a dot product of bytes: theirs is three instructions for four
+products, and wants four channels of a block row side by side, which short lists and stems of three channels do not
+repay. Here bytes become floats on their way into registers, or into the padded copy that kernels of more than one tap
+read anyway; the loop is the f32 kernels', weights are float32, and images stay bytes between layers, so that no other
+layer need follow. Sums below 2^24 are exact, larger ones rounded as those of floats between Q/DQ nodes are.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.tirx.script.builder import ir as T
 
-from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
-from kerf.kernels.cpu import conv2d_nchw_bsr_direct as floats
+from kerf.kernels.cpu import conv2d_nchw_bsr_direct, conv2d_nchw_dense_direct
 from kerf.kernels.cpu.emit import direct
 from kerf.kernels.cpu.emit.output import Output
 from kerf.kernels.cpu.emit.padding import Padding
@@ -35,26 +35,43 @@ from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import cast
 
-name = "conv2d_nchw_bsr_bytes"
+name = "conv2d_nchw_bytes_direct"
+
+EPILOGUE = 3.0  # cycles of a vector of outputs, more than the f32 kernel's
 
 
 def refuses(p: Problem, target: Target) -> str | None:
     if reason := estimate.refuses_convolution(p):
         return reason
-    if not p.n:
-        return "weights are dense"
-    if p.groups > 1:
+    if p.n and p.groups > 1:
         return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+    if p.depthwise:
+        return "depthwise"
     dot = DOTS[dots(machine_of(target))[0]]
     return None if dot.paired else "this CPU has a product of bytes, which no product of floats comes near"
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    return [c for _, c in floats.tilings(p, target) if c["panel"] == p.in_channels]
+    return [c for _, c in _tilings(p, target)]
 
 
-def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
-    packed = floats.pack(p, w, c)
+def _tilings(p: Problem, target: Target) -> list[tuple[float, Config]]:
+    """Those that sweep all input channels at once: sums of some have no place in an output of bytes."""
+    return [(cost, c) for cost, c in _floats(p).tilings(p, target) if c["panel"] == p.in_channels // p.groups]
+
+
+def cycles(p: Problem, target: Target) -> float:
+    """As the f32 kernel, and what bytes cost where they become floats, and floats bytes."""
+    return _tilings(p, target)[0][0] + EPILOGUE * math.prod(out_planes(p)) / machine_of(target).lanes[0]
+
+
+def _floats(p: Problem) -> Any:
+    """The f32 kernel of the weights' format."""
+    return conv2d_nchw_bsr_direct if p.n else conv2d_nchw_dense_direct
+
+
+def pack(p: Problem, w: Any, c: Config) -> dict[str, np.ndarray]:
+    packed = _floats(p).pack(p, w, c)
     return packed | {"data": packed["data"].astype(np.float32)}
 
 
@@ -63,11 +80,12 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(in_planes(p), "uint8"))
-        weights = floats.Blocks(p, c, planes.channel)
+        weights = _floats(p).weights(p, c, target)
         weights.declare()
         epilogue = Epilogue(p)
         epilogue.declare_images()
-        emit = direct.Emit(p, c, machine, weights, Floats(epilogue.start), Bytes(p, epilogue))
+        out = Bytes(p, epilogue, DOTS[dots(machine)[0]].narrows)
+        emit = direct.Emit(p, c, machine, weights, Floats(epilogue.start), out)
         emit.far_input = False  # bytes are a quarter of what the prefetches were made for
         flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=x.data)
         padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
@@ -101,9 +119,9 @@ class Floats:
 class Bytes(Output):
     """Planes of the layer's output, with the epilogue of integers on the way into them."""
 
-    def __init__(self, p: Problem, epilogue: Epilogue):
+    def __init__(self, p: Problem, epilogue: Epilogue, narrows: bool):
         super().__init__(p, epilogue.y)
-        self.epilogue = epilogue
+        self.epilogue, self.narrows = epilogue, narrows
 
     def plane(self, image, channel):
         return self.epilogue.plane(image, channel)
@@ -113,6 +131,9 @@ class Bytes(Output):
 
     def store(self, value, at, lanes: int) -> None:
         self.epilogue.store(value, self.steps, at, lanes)
+
+    def store_row(self, vectors: Sequence[Any], at, offsets: Sequence[int], lanes: int) -> None:
+        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.narrows)
 
     def blank_lines(self, image, lanes: int) -> None:
         """What lies behind the pixels is never read for one, and every byte is finite."""
