@@ -34,7 +34,7 @@ def cycles(p: Problem, target: Target) -> float:
 
 
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
-    return quads.pack(w, p.taps, c["rows"], DOTS[c["dot"]].paired)
+    return quads.pack(w, p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

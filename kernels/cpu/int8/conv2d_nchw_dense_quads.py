@@ -48,7 +48,7 @@ def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     first = np.arange(rows) * inputs if p.groups > 1 else np.zeros(rows, np.int64)
     index = (first[:, None] + np.arange(inputs)).reshape(-1).astype(np.int32)
     whole = BSR(blocks, index, (np.arange(rows + 1) * inputs).astype(np.int32), (rows * n, inputs * p.taps))
-    return quads.pack(whole, p.taps, c["rows"], DOTS[c["dot"]].paired)
+    return quads.pack(whole, p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

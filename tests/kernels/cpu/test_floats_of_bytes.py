@@ -18,8 +18,9 @@ from kerf.kernels.cpu.int8 import conv2d_nchw_bytes_direct, dot
 from kerf.kernels.cpu.int8.dot import PACKED
 from kerf.kernels.kernel import candidates
 from kerf.kernels.lowering import compile_func
-from tests.kernels.cpu.test_int8 import AVX2, HOST, PROBLEMS, SAME, compare, layer, problem, run
+from tests.kernels.cpu.test_int8 import HOST, PROBLEMS, SAME, compare, layer, problem, run
 
+AVX2 = Target({"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 1})
 has_avx2 = pytest.mark.skipif("avx2" not in llvm_get_cpu_features(HOST), reason="runs code for AVX2")
 
 
