@@ -43,8 +43,8 @@ EPILOGUE = 3.0  # cycles of a vector of outputs, more than the f32 kernel's
 def refuses(p: Problem, target: Target) -> str | None:
     if reason := estimate.refuses_convolution(p):
         return reason
-    if p.n and p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+    if p.n and not p.holds_blocks(p.n):
+        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
     if p.depthwise:
         return "depthwise"
     dot = DOTS[dots(machine_of(target))[0]]

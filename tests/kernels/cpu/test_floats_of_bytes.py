@@ -26,7 +26,7 @@ has_avx2 = pytest.mark.skipif("avx2" not in llvm_get_cpu_features(HOST), reason=
 
 @has_avx2
 @pytest.mark.parametrize(
-    "name", ["1x1 sparse", "grouped", "stem", "stride 2 projection", "residual of floats", "primes"]
+    "name", ["1x1 sparse", "grouped sparse", "grouped", "stem", "stride 2 projection", "residual of floats", "primes"]
 )
 def test_products_of_floats(name):
     """What a CPU without a dot product of bytes may take, whatever this one has."""
