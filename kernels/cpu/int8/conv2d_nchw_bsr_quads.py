@@ -33,7 +33,7 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
 
 
 def cycles(p: Problem, target: Target) -> float:
-    return estimate.tilings(p, target, p.n, p.nnzb * p.n / p.out_channels)[0][0]
+    return estimate.cycles(p, target, p.n, p.nnzb * p.n / p.out_channels)
 
 
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
 
 
 def cycles(p: Problem, target: Target) -> float:
-    return estimate.tilings(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)[0][0]
+    return estimate.cycles(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)
 
 
 def _outputs(p: Problem, parts: int) -> int:

@@ -43,6 +43,12 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
     return [c for _, c in tilings(p, target, n, inputs)]
 
 
+def cycles(p: Problem, target: Target, n: int, inputs: float) -> float:
+    """Of the first configuration, with the zeros that fill up lists to quads: one and a half on average."""
+    whole = inputs + (QUAD - 1) / 2 if p.n else -(-inputs // QUAD) * QUAD
+    return tilings(p, target, n, whole)[0][0]
+
+
 def tilings(p: Problem, target: Target, n: int, inputs: float) -> list[tuple[float, Config]]:
     """(estimated cycles, configuration), the least first."""
     machine = machine_of(target)
