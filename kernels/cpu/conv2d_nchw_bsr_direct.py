@@ -93,15 +93,10 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    return [c for _, c in tilings(p, target)]
-
-
-def tilings(p: Problem, target: Target) -> list[tuple[float, Config]]:
-    """(estimated cycles, configuration), the least first."""
     heights = tuple(sorted({min(p.n, 4), min(p.n, 6), min(p.n, 8)}))
     inputs = p.nnzb / block_rows(p)
     found = direct.configs(p, target, heights, inputs) + columns.configs(p, target, heights, inputs)
-    return sorted(found, key=lambda f: f[0])
+    return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:

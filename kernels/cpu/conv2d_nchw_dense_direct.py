@@ -58,18 +58,13 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    return [c for _, c in tilings(p, target)]
-
-
-def tilings(p: Problem, target: Target) -> list[tuple[float, Config]]:
-    """(estimated cycles, configuration), the least first."""
     per_group = p.out_channels // p.groups
     heights = [h for h in (4, 6, 8) if h <= per_group and (p.groups == 1 or per_group % h == 0)]
     if not heights:
         heights = [max(h for h in (1, 2, 3, 4) if h <= per_group and (p.groups == 1 or per_group % h == 0))]
     inputs = p.in_channels // p.groups
     found = direct.configs(p, target, tuple(heights), inputs) + columns.configs(p, target, tuple(heights), inputs)
-    return sorted(found, key=lambda f: f[0])
+    return [c for _, c in sorted(found, key=lambda f: f[0])]
 
 
 def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
 
 
 def cycles(p: Problem, target: Target) -> float:
-    return estimate.cycles(p, target, p.n, p.nnzb * p.n / p.out_channels)
+    return estimate.quads_cycles(p, p.nnzb * p.n / p.out_channels)
 
 
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:

@@ -30,14 +30,12 @@ from kerf.kernels.cpu.emit.register_tile import Source
 from kerf.kernels.cpu.int8 import estimate
 from kerf.kernels.cpu.int8.dot import DOTS, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
-from kerf.kernels.cpu.layout import in_planes, out_planes
+from kerf.kernels.cpu.layout import in_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import cast
 
 name = "conv2d_nchw_bytes_direct"
-
-EPILOGUE = 3.0  # cycles of a vector of outputs, more than the f32 kernel's
 
 
 def refuses(p: Problem, target: Target) -> str | None:
@@ -48,21 +46,17 @@ def refuses(p: Problem, target: Target) -> str | None:
     if p.depthwise:
         return "depthwise"
     dot = DOTS[dots(machine_of(target))[0]]
-    return None if dot.paired else "this CPU has a product of bytes, which no product of floats comes near"
+    return None if dot.paired else f"products of bytes by {dot.name}; this takes the place of those of pairs alone"
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    return [c for _, c in _tilings(p, target)]
-
-
-def _tilings(p: Problem, target: Target) -> list[tuple[float, Config]]:
     """Those that sweep all input channels at once: sums of some have no place in an output of bytes."""
-    return [(cost, c) for cost, c in _floats(p).tilings(p, target) if c["panel"] == p.in_channels // p.groups]
+    return [c for c in _floats(p).configs(p, target) if c["panel"] == p.in_channels // p.groups]
 
 
 def cycles(p: Problem, target: Target) -> float:
-    """As the f32 kernel, and what bytes cost where they become floats, and floats bytes."""
-    return _tilings(p, target)[0][0] + EPILOGUE * math.prod(out_planes(p)) / machine_of(target).lanes[0]
+    inputs = p.nnzb * p.n / p.out_channels if p.n else p.in_channels // p.groups
+    return estimate.cycles(p, estimate.FLOATS, inputs, p.out_height * p.out_width)
 
 
 def _floats(p: Problem) -> Any:

@@ -12,7 +12,7 @@ from tvm.target import Target
 from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.int8 import direct, estimate, quads
-from kerf.kernels.cpu.int8.dot import DOTS
+from kerf.kernels.cpu.int8.dot import DOTS, QUAD
 from kerf.kernels.cpu.machine import threads
 from kerf.kernels.problem import Problem
 
@@ -30,7 +30,7 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
 
 
 def cycles(p: Problem, target: Target) -> float:
-    return estimate.cycles(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)
+    return estimate.quads_cycles(p, -(-(p.in_channels // p.groups) // QUAD) * QUAD)
 
 
 def _outputs(p: Problem, parts: int) -> int:
