@@ -22,6 +22,7 @@ from kerf.kernels.cpu import (
 from kerf.kernels.cpu.form import PaddedPlanes
 from kerf.kernels.cpu.int8 import (
     conv2d_nchw_bsr_quads,
+    conv2d_nchw_bytes_direct,
     conv2d_nchw_dense_quads,
     conv2d_nchw_depthwise_bytes,
     conv2d_nchw_depthwise_quads,
@@ -71,6 +72,7 @@ CPU = Backend(
         conv2d_nchw_depthwise_bytes,
         dense_nc_quads_columns,
         conv2d_nchw_dense_quads,
+        conv2d_nchw_bytes_direct,
     ),
     form=PaddedPlanes,
     precisions=("f32",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import tvm
@@ -33,6 +33,14 @@ class Kernel(Protocol):
         """Function (x, *packed weights, bias, [residual], y)."""
 
 
+@runtime_checkable
+class Estimated(Protocol):
+    """A kernel that others of its kind are compared with before anything is measured."""
+
+    def cycles(self, p: Problem, target: Target) -> float:
+        """What it takes, by estimate, for ``p`` in its first configuration."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A kernel and the Problem it would solve for a layer: the layer's own, or its dense twin."""
@@ -47,11 +55,14 @@ def dense_twin(p: Problem) -> Problem:
 
 
 def candidates(kernels: Sequence[Kernel], p: Problem, target: Target) -> Iterator[Candidate]:
-    """Every kernel that takes ``p``, then, for a sparse ``p``, every kernel that takes its dense twin."""
+    """Every kernel that takes ``p``, then, for a sparse ``p``, every kernel that takes its dense twin; those that
+    estimate what they take in that order.
+    """
     for problem in (p, dense_twin(p)) if p.n else (p,):
-        for kernel in kernels:
-            if kernel.refuses(problem, target) is None:
-                yield Candidate(kernel, problem)
+        found = [kernel for kernel in kernels if kernel.refuses(problem, target) is None]
+        if len(found) > 1 and all(isinstance(kernel, Estimated) for kernel in found):
+            found.sort(key=lambda kernel: cast(Estimated, kernel).cycles(problem, target))
+        yield from (Candidate(kernel, problem) for kernel in found)
 
 
 def pick(kernels: Sequence[Kernel], p: Problem, target: Target) -> Kernel:

@@ -60,12 +60,13 @@ def layers(
         timed = book.of(chosen.to_json(), targets.describe(built.target), versions)
         own = next((r for r in reversed(timed) if r.what == choice.key[1:] and not r.error), None)
         kept = kept_blocks(layer.weight, p.n or least) if p.holds_blocks(p.n or least) else None
+        best = most(choice.numbers == "int8") if own else None
         rows.append(
             {
                 "name": name,
                 "op": "depthwise" if p.depthwise else layer.op,
                 "shape": p.describe(),
-                "numbers": chosen.numbers,
+                "numbers": choice.numbers,
                 "n": chosen.n or None,
                 "block": f"{chosen.n}x1" if chosen.n else None,
                 "density": 1.0 if kept is None or not chosen.n else chosen.nnzb / kept.size,
@@ -79,7 +80,7 @@ def layers(
                 "config": dict(choice.config),
                 "kerf_us": own.us if own else None,
                 "dense_us": dense.us if dense else None,
-                "peak_share": chosen.macs / (own.us * best) if own and (best := most(p.x.quantised)) else None,
+                "peak_share": chosen.macs / (own.us * best) if own and best else None,
             }
         )
     return rows

@@ -14,7 +14,7 @@ from kerf.deploy.frontend.network import Layer
 from kerf.kernels.backends import BY_NAME, backend_of
 from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
-from kerf.kernels.cpu.int8 import numbers
+from kerf.kernels.cpu.int8 import conv2d_nchw_bytes_direct, numbers
 from kerf.kernels.cpu.int8.dot import signed
 from kerf.kernels.kernel import candidates
 from kerf.kernels.problem import Problem
@@ -32,6 +32,11 @@ class Choice:
     def key(self) -> tuple[str, str, tuple[tuple[str, Any], ...]]:
         """Hashable; but for the problem what Record.what is."""
         return self.problem.to_json(), self.kernel, tuple(sorted(self.config.items()))
+
+    @property
+    def numbers(self) -> str:
+        """What products are of: of a layer of bytes "f32", too, where that is faster."""
+        return "f32" if self.kernel == conv2d_nchw_bytes_direct.name else self.problem.numbers
 
     def pack(self, layer: Layer) -> dict[str, np.ndarray]:
         """What the kernel's function takes between the image and the residual, in order."""

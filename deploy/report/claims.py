@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from kerf.deploy.report.page import percent
 from kerf.deploy.report.schema import Report
 
 ENGINES = {"kerf": "kerf", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 INT8, F32 = "int8", "f32"
+FLOATS_OF_BYTES = "conv2d_nchw_bytes_direct"  # the kernel, by its name: reports are read where there is no TVM
 WORTH_SAYING = 0.05  # share of the weights
 
 
@@ -86,6 +88,10 @@ def pieces(report: Report) -> list[str]:
     ]
 
 
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+
+
 def quantised(report: Report) -> list[str]:
     """What f32 engines in the race compute otherwise, and of which network an accuracy is."""
     found, said = report.get("quantised"), []
@@ -94,11 +100,18 @@ def quantised(report: Report) -> list[str]:
             "Engines named f32 run the network before it was quantised: on a random input the largest difference is "
             f"{100 * difference:.2g}\N{NO-BREAK SPACE}% of the largest output."
         )
-    floats = [row["name"] for row in report["layers"] if row.get("numbers", "int8") != "int8"]
+    layers = report["layers"]
+    faster = [row["name"] for row in layers if row["kernel"] == FLOATS_OF_BYTES]
+    floats = [row["name"] for row in layers if row.get("numbers", "int8") != "int8" and row["name"] not in faster]
     if found and floats:
         said.append(
-            f"{len(floats)} of {len(report['layers'])} layers are computed in floats, the others on 8-bit integers: "
-            f"{', '.join(floats[:3])}{', …' if len(floats) > 3 else ''}."
+            f"{len(floats)} of {len(layers)} layers are computed in floats, the others on 8-bit integers: "
+            f"{_few(floats)}."
+        )
+    if found and faster:
+        said.append(
+            f"{len(faster)} of {len(layers)} layers read and write 8-bit integers and multiply in f32, which is faster "
+            f"here: {_few(faster)}."
         )
     ratio = report.get("speedup")
     if found and ratio and ratio["ci95"][1] < 1 and not ratio["against"].endswith(INT8):

@@ -97,7 +97,7 @@ class Results(Protocol):
     @property
     def pitch(self) -> int: ...
     def plane(self, image: Any, channel: Any) -> Any: ...
-    def store(self, value: Any, at: Any, lanes: int) -> None: ...
+    def store_row(self, vectors: Sequence[Any], at: Any, offsets: Sequence[int], lanes: int) -> None: ...
     def blank(self, plane: Any, begin: int, lanes: int) -> None: ...
 
 
@@ -138,12 +138,7 @@ class Channels:
                 sums = self._tile(rows, offsets, lanes, src, origin + row0 * self.planes.pitch, weights, start)
                 for r in range(rows):
                     vectors = [sums(r, v) for v in range(len(offsets))]
-                    self._store_row(vectors, plane + (row0 + r) * width, offsets, lanes)
-
-    def _store_row(self, vectors: list, at, offsets: list[int], lanes: int) -> None:
-        """Sums of one output row, which begins at place ``at``."""
-        for vector, x in zip(vectors, offsets):
-            self.out.store(vector, at + x, lanes)
+                    self.out.store_row(vectors, plane + (row0 + r) * width, offsets, lanes)
 
     def _weights(self, channel) -> list:
         return [T.Bind(self.data[channel, tap]) for tap in range(self.p.taps)]

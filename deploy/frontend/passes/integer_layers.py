@@ -3,7 +3,7 @@
 Given: a layer, fused, whose weights are a DequantizeLinear of a constant and whose input is one of a tensor of bytes
 with one scale; perhaps a QuantizeLinear that alone reads it.
 Result: that layer on the integers themselves: int8 weights with a scale for each output channel, uint8 images. What
-does not fit, such as weights with a zero point, stays a layer of floats and says why.
+does not fit, such as weights further from their zero point than int8 reaches, stays a layer of floats and says why.
 
 Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018.
 """
@@ -24,7 +24,7 @@ from kerf.deploy.frontend.passes.linear import QUANTISE, Steps, dequantised, ste
 from kerf.deploy.frontend.passes.unsigned import LAYERS
 from kerf.errors import Unsupported
 from kerf.kernels.problem import Problem
-from kerf.kernels.tensor_type import F32, TensorType
+from kerf.kernels.tensor_type import F32, INTEGERS, TensorType
 
 U8, I8 = TensorType("u8", 1.0, 0), TensorType("i8", axis=0)
 SYMMETRIC = {"int8": 0, "uint8": 128}  # the zero point of weights that are integers around 0
@@ -104,9 +104,6 @@ def _weights(layer: Layer, weighted: onnx.NodeProto, weight: Steps) -> tuple[np.
     """(int8 in the shape of the layer's weights, scales (O,)). Raises _Unfit."""
     if weight.dtype not in SYMMETRIC or weight.block:
         raise _Unfit(f"{weight.dtype} weights{' with a scale for each block' if weight.block else ''}")
-    if np.any(weight.zero != SYMMETRIC[weight.dtype]):
-        other = weight.zero[weight.zero != SYMMETRIC[weight.dtype]].reshape(-1)[0]
-        raise _Unfit(f"{weight.dtype} weights with zero point {int(other)}, not {SYMMETRIC[weight.dtype]}")
     outputs = 0
     if weighted.op_type != "Conv":
         outputs = int(weighted.op_type == "MatMul" or not attributes(weighted).get("transB", 0))
@@ -117,4 +114,8 @@ def _weights(layer: Layer, weighted: onnx.NodeProto, weight: Steps) -> tuple[np.
     integers = np.rint(layer.weight / spread)
     if not np.array_equal((integers * spread).astype(np.float32), layer.weight):
         raise _Unfit("scales of weights that are too small for float32")
+    low, high = INTEGERS["i8"]
+    if integers.size and not low <= integers.min() <= integers.max() <= high:  # differences from the zero point
+        other = weight.zero[weight.zero != SYMMETRIC[weight.dtype]].reshape(-1)[0]
+        raise _Unfit(f"{weight.dtype} weights with zero point {int(other)}, not {SYMMETRIC[weight.dtype]}")
     return integers.astype(np.int8), scale

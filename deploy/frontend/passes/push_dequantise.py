@@ -9,7 +9,8 @@ once; of constants that no layer has for its weights, their numbers.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from kerf.deploy.frontend.passes.linear import steps as steps_of
 from kerf.deploy.frontend.passes.unsigned import LAYERS, moved
 from kerf.kernels.tensor_type import TensorType
 
+RESHAPES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 SMALL = 2**16  # numbers of a quantised constant that is read as floats: bounds, factors, biases
 
 
@@ -40,7 +42,7 @@ def push_dequantise(graph: Graph) -> bool:
 
 
 def _fold(graph: Graph) -> None:
-    """Constants: quantised ones, transposed weights, and numbers that no layer multiplies."""
+    """Constants: quantised ones, transposed and reshaped weights, and numbers that no layer multiplies."""
     gone = []
     for node in graph.nodes:
         found, source, result = steps_of(graph, node), (*node.input, "")[0], node.output[0]
@@ -49,29 +51,42 @@ def _fold(graph: Graph) -> None:
             gone.append(node)
         elif found is not None and source in graph.constants and graph.constants[source].size <= SMALL:
             readers = graph.consumers(result)
-            if all(r.op_type not in (*LAYERS, "ConvTranspose", "Transpose") for r in readers):
+            if all(r.op_type not in (*LAYERS, "ConvTranspose", *RESHAPES) for r in readers):
                 numbers = stored(graph, result)
                 assert numbers is not None  # its node has steps, and reads a constant
                 graph.note(result, numbers)
                 gone.append(node)
     graph.remove(gone)
     for node in graph.nodes:
-        if node.op_type == "Transpose":
-            _transpose_stored(graph, node)
+        if node.op_type in RESHAPES:
+            _reshape_stored(graph, node)
 
 
-def _transpose_stored(graph: Graph, node: onnx.NodeProto) -> None:
-    """A quantised constant that is transposed behind its DequantizeLinear: before."""
-    maker = graph.producer(node.input[0])
+def _reshape_stored(graph: Graph, node: onnx.NodeProto) -> None:
+    """A quantised constant that is transposed or reshaped behind its DequantizeLinear: before."""
+    maker, dims = graph.producer(node.input[0]), graph.fixed_shape(node.output[0])
     found = steps_of(graph, maker)
-    if maker is None or found is None or maker.input[0] not in graph.constants or found.block:
+    if maker is None or found is None or maker.input[0] not in graph.constants or found.block or dims is None:
         return
     array, result = graph.constants[maker.input[0]], node.output[0]
-    order = tuple(attributes(node).get("perm", reversed(range(array.ndim))))
-    axis: dict[str, Any] = {} if found.axis is None else {"axis": order.index(found.axis)}
-    graph.note(f"{result}.integers", np.ascontiguousarray(array.transpose(order)))
-    names = [f"{result}.integers", *maker.input[1:]]
-    graph.replace([node], helper.make_node(DEQUANTISE, names, [result], node.name, **axis))
+    axis = found.axis
+    if node.op_type == "Transpose":
+        order = tuple(attributes(node).get("perm", reversed(range(array.ndim))))
+        array, axis = array.transpose(order), None if axis is None else order.index(axis)
+    else:
+        axis = None if axis is None else _same_axis(array.shape, dims, axis)
+        if axis is None and found.axis is not None:
+            return
+        array = array.reshape(dims)
+    graph.note(f"{result}.integers", np.ascontiguousarray(array))
+    names, a = [f"{result}.integers", *maker.input[1:]], {} if axis is None else {"axis": axis}
+    graph.replace([node], helper.make_node(DEQUANTISE, names, [result], node.name, **a))
+
+
+def _same_axis(before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
+    """Where an axis is once sizes are others; None where its indices are no longer those of one axis."""
+    outer = [i for i in range(len(after)) if math.prod(after[:i]) == math.prod(before[:axis])]
+    return next((i for i in outer if after[i] == before[axis]), None)
 
 
 def _pushed(graph: Graph) -> list[onnx.NodeProto]:

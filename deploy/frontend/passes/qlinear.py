@@ -2,7 +2,8 @@
 
 Given: QLinearConv, QLinearMatMul, and ONNX Runtime's QLinearAdd, QLinearConcat, QGemm and the like, with constant
 scales and zero points. Result: DequantizeLinear of each input, the operator of floats, QuantizeLinear of its result:
-the form in which other quantised files come.
+the form in which other quantised files come. Q/DQ of ONNX Runtime's domain, which its tool writes where asked to, are
+ONNX's where they name zero points of bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import onnx
 from onnx import helper
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes, called
-from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE
+from kerf.deploy.frontend.passes.linear import BYTES, DEQUANTISE, QUANTISE
 
+CONTRIBUTED = "com.microsoft"
 PER_AXIS = 13  # opset: since then Q/DQ take a scale for each index of an axis
 
 
@@ -52,6 +54,8 @@ def expand_qlinear(graph: Graph) -> bool:
     """In place; whether there was one."""
     nodes, found = [], False
     for node in graph.nodes:
+        if _contributed(graph, node):
+            node.domain, found = "", True
         form = FORMS.get(node.op_type) if graph.opset >= PER_AXIS else None
         made = _expanded(graph, node, form) if form else None
         nodes += made or [node]
@@ -59,6 +63,14 @@ def expand_qlinear(graph: Graph) -> bool:
     if found:
         graph.set_nodes(nodes)
     return found
+
+
+def _contributed(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a Q/DQ node of ONNX Runtime's domain is the same as ONNX's."""
+    if node.domain != CONTRIBUTED or node.op_type not in (QUANTISE, DEQUANTISE) or graph.opset < PER_AXIS:
+        return False
+    scale, zero = (graph.constants.get(name) for name in (*node.input, "", "")[1:3])
+    return scale is not None and scale.dtype == np.float32 and zero is not None and str(zero.dtype) in BYTES
 
 
 def _expanded(graph: Graph, node: onnx.NodeProto, form: Form) -> list[onnx.NodeProto] | None:

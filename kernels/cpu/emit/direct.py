@@ -235,8 +235,10 @@ class Emit:
         width, height = self.p.out_width, self.p.out_height
         lanes, offsets = spans(width, self.c["lanes"])
         for r in range(rows.count):
-            plane = T.Bind(self.out.plane(image, rows.channel(self.weights) + r))
+            channel = T.Bind(rows.channel(self.weights) + r)
+            plane = T.Bind(self.out.plane(image, channel))
+            self.out.turn_to(channel)
             with T.serial(0, height) as row:
-                for x in offsets:
-                    at = r * self.planes.pixels + row * self.planes.pitch + x
-                    self.out.store(scratch[run(at, lanes)], plane + row * width + x, lanes)
+                at = r * self.planes.pixels + row * self.planes.pitch
+                vectors = [scratch[run(at + x, lanes)] for x in offsets]
+                self.out.store_row(vectors, plane + row * width, offsets, lanes)

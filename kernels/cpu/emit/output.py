@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
@@ -30,12 +32,20 @@ class Output:
     def plane(self, image, channel):
         return (image * self.p.out_channels + channel) * self.pitch
 
+    def turn_to(self, channel) -> None:
+        """What is stored next is of this channel. Here nothing depends on it."""
+
     def store(self, value, at, lanes: int) -> None:
         """activation(value + residual)"""
         index = run(at, lanes)
         if self.residual is not None:
             value = value + self.residual[index]
         T.buffer_store(self.y, activate(self.p.epilogue, value, lanes), [index])
+
+    def store_row(self, vectors: Sequence[Any], at, offsets: Sequence[int], lanes: int) -> None:
+        """Vectors of one plane, each at its offset from ``at``."""
+        for vector, offset in zip(vectors, offsets):
+            self.store(vector, at + offset, lanes)
 
     def blank_lines(self, image, lanes: int) -> None:
         """Zeros into the last line of every plane, before pixels are stored that do not fill it."""

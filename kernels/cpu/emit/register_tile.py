@@ -110,10 +110,16 @@ class Tile:
         """Results into the output, through the epilogue, or sums into the scratch."""
         f, scratch = self.f, self.place.scratch
         for r in range(self.rows.count):
+            f.out.turn_to(self.channel + r)
             if self.place.ends and f.tiling.blank and scratch is None:
                 f.out.blank(self.planes[r], f.out.pitch - f.tiling.blank, f.lanes)
-            for v, (_, out) in enumerate(self.place.vectors):
-                self._store(self.acc[self._at(r, v)], self.lanes, r, out)
+            if scratch is None and f.tiling.covers:
+                vectors = [self.acc[self._at(r, v)] for v in range(self.count)]
+                offsets = [v * self.lanes for v in range(self.count)]
+                f.out.store_row(vectors, self.planes[r] + self.place.vectors[0][1], offsets, self.lanes)
+            else:
+                for v, (_, out) in enumerate(self.place.vectors):
+                    self._store(self.acc[self._at(r, v)], self.lanes, r, out)
             for i, tail in enumerate(self.tails):
                 self._store(tail[r], 1, r, self.tail_at, i)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import tvm
@@ -22,15 +23,25 @@ def refuses(p: Problem, target: Target) -> str | None:
         return reason
     if not p.n:
         return "weights are dense"
-    return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions" if p.groups > 1 else None
+    if not p.holds_blocks(p.n):
+        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
+    return None
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
     return estimate.configs(p, target, p.n, p.nnzb * p.n / p.out_channels)
 
 
+def cycles(p: Problem, target: Target) -> float:
+    return estimate.quads_cycles(p, p.nnzb * p.n / p.out_channels)
+
+
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
-    return quads.pack(w, p.taps, c["rows"], DOTS[c["dot"]].paired)
+    """``w``: a group's channels count from its first one, in the function all from the image's."""
+    row = np.repeat(np.arange(len(w.indptr) - 1), np.diff(w.indptr))
+    first = row * p.n // (p.out_channels // p.groups) * (p.in_channels // p.groups)
+    w = replace(w, indices=(w.indices + first).astype(np.int32))
+    return quads.pack(w, p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

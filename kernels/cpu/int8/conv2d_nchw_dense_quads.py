@@ -12,7 +12,7 @@ from tvm.target import Target
 from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.int8 import direct, estimate, quads
-from kerf.kernels.cpu.int8.dot import DOTS
+from kerf.kernels.cpu.int8.dot import DOTS, QUAD
 from kerf.kernels.cpu.machine import threads
 from kerf.kernels.problem import Problem
 
@@ -27,6 +27,10 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
     return estimate.configs(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)
+
+
+def cycles(p: Problem, target: Target) -> float:
+    return estimate.quads_cycles(p, -(-(p.in_channels // p.groups) // QUAD) * QUAD)
 
 
 def _outputs(p: Problem, parts: int) -> int:
@@ -44,7 +48,7 @@ def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     first = np.arange(rows) * inputs if p.groups > 1 else np.zeros(rows, np.int64)
     index = (first[:, None] + np.arange(inputs)).reshape(-1).astype(np.int32)
     whole = BSR(blocks, index, (np.arange(rows + 1) * inputs).astype(np.int32), (rows * n, inputs * p.taps))
-    return quads.pack(whole, p.taps, c["rows"], DOTS[c["dot"]].paired)
+    return quads.pack(whole, p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

@@ -23,7 +23,7 @@ from kerf.kernels.cpu import conv2d_nchw_depthwise as floats
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.int8 import estimate
-from kerf.kernels.cpu.int8.dot import side_by_side
+from kerf.kernels.cpu.int8.dot import DOTS, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
@@ -73,6 +73,7 @@ class _Output:
     """The epilogue of one channel at a time, as the f32 kernel calls it."""
 
     epilogue: Epilogue
+    narrows: bool
     steps: Any = None
 
     @property
@@ -82,8 +83,8 @@ class _Output:
     def plane(self, image, channel):
         return self.epilogue.plane(image, channel)
 
-    def store(self, value, at, lanes: int) -> None:
-        self.epilogue.store(value, self.steps, at, lanes)
+    def store_row(self, vectors: Sequence[Any], at, offsets: Sequence[int], lanes: int) -> None:
+        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.narrows)
 
     def blank(self, plane, begin: int, lanes: int) -> None:
         """What lies behind the pixels is never read for one, and every byte is finite."""
@@ -94,8 +95,9 @@ class _Output:
 
 class _Channels(floats.Channels):
     def __init__(self, p: Problem, c: Config, target: Target, data, epilogue: Epilogue):
-        self.output = _Output(epilogue)
-        super().__init__(p, c, machine_of(target), data, None, self.output)
+        machine = machine_of(target)
+        self.output = _Output(epilogue, DOTS[dots(machine)[0]].narrows)
+        super().__init__(p, c, machine, data, None, self.output)
         planes = self.planes
         if not planes.copied:
             self.planes = Planes(p, True, planes.pitch, planes.plane, planes.channel)
@@ -118,15 +120,6 @@ class _Channels(floats.Channels):
             copy(origin + done * step, some, T.serial)
             with T.serial(0, some) as i:
                 self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
-
-    def _store_row(self, vectors: list, at, offsets: list[int], lanes: int) -> None:
-        """Up to four vectors that lie side by side become one of bytes together."""
-        i = 0
-        while i < len(vectors):
-            side = next(n for n in (4, 2, 1) if offsets[i : i + n] == [offsets[i] + k * lanes for k in range(n)])
-            sums = side_by_side(vectors[i : i + side], lanes) if side > 1 else vectors[i]
-            self.out.store(sums, at + offsets[i], lanes * side)
-            i += side
 
     def _weights(self, channel) -> list:
         self.output.steps = self.output.epilogue.steps(channel)

@@ -35,6 +35,7 @@ from kerf.kernels.cpu.emit.sharing import sub_rows
 from kerf.kernels.cpu.emit.weight_format import Rows
 from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, in_order, linear, linear_tile, quads_of, side_by_side, weaving
 from kerf.kernels.cpu.int8.epilogue import Epilogue
+from kerf.kernels.cpu.int8.quads import channel_type
 from kerf.kernels.cpu.int8.strips import Strips, through_panel
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
@@ -52,7 +53,7 @@ class Arguments:
         words, listed, blocks = T.int32(), T.int32(), -(-p.out_channels // n)
         self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
         self.data = T.arg("data", T.buffer((words,), "int32"))
-        self.channels = T.arg("channels", T.buffer((listed,), "uint16"))
+        self.channels = T.arg("channels", T.buffer((listed,), channel_type(p.in_channels)))
         self.indptr = T.arg("indptr", T.buffer((blocks + 1,), "int32"))
         if DOTS[c["dot"]].paired:
             cut, cuts, sub_rows_ = T.int32(), T.int32(), blocks * -(-n // c["rows"])

@@ -19,6 +19,7 @@ from kerf.kernels.vector import cast, every
 
 QUAD = 4  # channels that are multiplied at a time
 PART = 16  # bytes within which a cheap shuffle moves a byte
+PACKED = (4, 8)  # float32 of vectors that ``packed`` takes
 LARGEST_PAIR = 128  # times 255 fits 16 bits: weights of one sign that vpmaddubsw may add up
 
 
@@ -161,6 +162,22 @@ def narrowed(vectors: Sequence[Any], width: int):
     whole = [_intrinsic(f"int32x{lanes}", f"llvm.x86.{round_}", v, *masked) for v in vectors]
     pairs = [_intrinsic(f"int16x{width // 2}", f"llvm.x86.{words}", *whole[i : i + 2]) for i in (0, 2)]
     return T.reinterpret(f"uint8x{width}", _intrinsic(f"int8x{width}", f"llvm.x86.{bytes_}", *pairs))
+
+
+def packed(vectors: Sequence[Any], lanes: int) -> list[tuple[int, Any]]:
+    """Up to four vectors of float32 side by side, rounded and saturated to uint8, as (place, bytes), one or two."""
+    width, count = lanes * QUAD, len(vectors)
+    four = [*vectors, *[vectors[-1]] * (QUAD - count)]
+    whole = T.Bind(T.reinterpret(f"int32x{lanes}", narrowed(four, width)))
+    if lanes > PART // QUAD:  # within every PART of 16 bytes the four vectors have four each
+        parts = width // PART
+        whole = tirx.Shuffle([whole], [T.int32(QUAD * part + v) for v in range(QUAD) for part in range(parts)])
+    found = T.Bind(T.reinterpret(f"uint8x{width}", whole))
+    sizes = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,)}[count]
+    places = [0, *[lanes * size for size in sizes[:-1]]]
+    if count == QUAD:
+        return [(0, found)]
+    return [(place, every(found, place, 1, size * lanes)) for place, size in zip(places, sizes)]
 
 
 def widened(pixels, width: int) -> list[Any]:

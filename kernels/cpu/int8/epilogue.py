@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.int8 import numbers
-from kerf.kernels.cpu.int8.dot import PART, QUAD, narrowed, widened
+from kerf.kernels.cpu.int8.dot import PACKED, PART, QUAD, narrowed, packed, side_by_side, widened
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.exponential import ROUND
@@ -69,6 +69,31 @@ class Epilogue:
         value = T.min(T.max(value, self._number(numbers.LOW, lanes)), self._number(numbers.HIGH, lanes))
         bits = T.reinterpret("int32" if lanes == 1 else f"int32x{lanes}", value + splat(MAGIC, lanes))
         T.buffer_store(self.y if to is None else to, cast(bits, "uint8", lanes), [run(at, lanes)])
+
+    def store_row(
+        self, vectors: Sequence[Any], steps: tuple[Any, Any], at, offsets: Sequence[int], lanes: int, narrows: bool
+    ) -> None:
+        """Vectors of ``lanes`` sums of one channel, each at its offset from ``at``. Up to four that lie side by side
+        become one of bytes together, by the instructions of ``narrowed`` where the CPU has them.
+        """
+        i, packs = 0, narrows and self.p.y.quantised and lanes in PACKED
+        while i < len(vectors):
+            sides = (4, 3, 2, 1) if packs else (4, 2, 1)
+            side = next(n for n in sides if list(offsets[i : i + n]) == [offsets[i] + k * lanes for k in range(n)])
+            to, some = at + offsets[i], vectors[i : i + side]
+            if packs:
+                residuals: list[Any] = [None] * side
+                if self.residual is not None:
+                    residuals = [self.residual[run(to + k * lanes, lanes)] for k in range(side)]
+                high = self._number(numbers.HIGH, lanes)
+                values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(some, residuals)]
+                low = T.cast(self._bound[numbers.LOW], "uint8")
+                for place, part in packed([T.Bind(T.min(value, high)) for value in values], lanes):
+                    size = part.ty.dtype.lanes
+                    T.buffer_store(self.y, T.max(part, T.broadcast(low, size)), [run(to + place, size)])
+            else:
+                self.store(side_by_side(some, lanes) if side > 1 else some[0], steps, to, lanes * side)
+            i += side
 
     def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, to: Any = None) -> None:
         """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of ``to``, or of y."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tvm.target import Target
 
@@ -12,6 +13,7 @@ from kerf.kernels.cpu.emit.sharing import splits
 from kerf.kernels.cpu.int8.dot import DOTS, QUAD, dots
 from kerf.kernels.cpu.int8.quads import MOST_CHANNELS
 from kerf.kernels.cpu.int8.strips import Strips, geometry, is_flat, through_panel
+from kerf.kernels.cpu.layout import pitch
 from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.problem import Problem
 
@@ -20,6 +22,7 @@ LATENCY = 4  # cycles of a product
 COPY = 1.5  # cycles of a channel's vector
 CACHE_LINE = 64  # bytes
 PANEL_SHARE = 0.5  # of the second-level cache, for the panels of a strip
+COMPACTED = 6.0  # cycles of a vector of outputs that go through a buffer
 
 
 def refuses(p: Problem) -> str | None:
@@ -36,6 +39,33 @@ def refuses(p: Problem) -> str | None:
 def refuses_convolution(p: Problem) -> str | None:
     """As refuses, and matrix products, which have no vectors of pixels."""
     return "a matrix product" if is_matrix_product(p) else refuses(p)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Cycles of a vector of eight outputs, and of each product of one: with a row's list of channels, and densely."""
+
+    output: float
+    listed: float
+    dense: float
+
+
+# Fitted to layers of MobileNet-V2 and ResNet-50 on Zen 3 (docs/benchmarks/2026-11-30-int8-avx2.md).
+QUADS, FLOATS = Rate(6.0, 1.0, 0.42), Rate(2.5, 1.3, 0.65)
+
+
+def cycles(p: Problem, rate: Rate, inputs: float, pixels: float, compacted: bool = False) -> float:
+    """For comparison of kernels with one another: of layers whose rows read ``inputs`` channels, where ``pixels`` of
+    each output are computed, and perhaps brought from longer rows to where they belong.
+    """
+    products = inputs * p.taps * (rate.listed if p.n else rate.dense)
+    return p.batch * p.out_channels * pixels / 8 * (rate.output + (COMPACTED if compacted else 0) + products)
+
+
+def quads_cycles(p: Problem, inputs: float) -> float:
+    """Of the kernels of quads without a dot product in one instruction, which compute whole planes."""
+    flat = is_flat(geometry(p))
+    return cycles(p, QUADS, inputs, pitch(p.out_height * p.out_width), compacted=not flat)
 
 
 def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Config]:

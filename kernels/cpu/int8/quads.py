@@ -2,7 +2,7 @@
 
 Per block row a list of channels, filled up to quads with weights of 0. data (words,) int32, four int8 each: for every
 block row, for every sub-row of ``rows`` outputs, for every quad, for every tap, a word for each output. channels
-(4 quads,) uint16, indptr (block rows + 1,) int32, in quads.
+(4 quads,), bytes where these name all channels, else uint16, indptr (block rows + 1,) int32, in quads.
 
 Where a Dot sums pairs of channels in 16 bits, a weight that would make them overflow is cut, and what is cut off is
 multiplied a second time: rest (entries * rows,), with rest_at, of each entry the number quad * taps + tap, and
@@ -19,8 +19,15 @@ from kerf.kernels.cpu.int8.dot import LARGEST_PAIR, QUAD
 MOST_CHANNELS = 1 << 16
 
 
-def pack(w: BSR, taps: int, rows: int, paired: bool) -> dict[str, np.ndarray]:
-    """Blocks (nnzb, N, taps) of integers. ``paired``: so that no pair of channels exceeds 16 bits (Dot)."""
+def channel_type(inputs: int) -> str:
+    """Of the lists' entries: of 1x4 blocks of a 1x1 layer they are a third of what is stored, as uint16."""
+    return "uint8" if inputs <= 1 << 8 else "uint16"
+
+
+def pack(w: BSR, inputs: int, taps: int, rows: int, paired: bool) -> dict[str, np.ndarray]:
+    """Blocks (nnzb, N, taps) of integers, of a layer of ``inputs`` channels. ``paired``: so that no pair of channels
+    exceeds 16 bits (Dot).
+    """
     n = w.block[0]
     data, channels, counts = [], [], [0]
     rest, places, rests = [], [], [0]
@@ -47,7 +54,7 @@ def pack(w: BSR, taps: int, rows: int, paired: bool) -> dict[str, np.ndarray]:
             rests.append(len(some))
     arrays = {
         "data": _together(data, np.int32),
-        "channels": _together(channels, np.uint16),
+        "channels": _together(channels, np.dtype(channel_type(inputs)).type),
         "indptr": np.cumsum(counts).astype(np.int32),
     }
     if paired:

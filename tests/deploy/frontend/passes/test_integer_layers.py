@@ -255,3 +255,60 @@ def test_without_integers_layers_are_those_of_the_numbers(tmp_path):
     (found,) = convert(path, integers=False).layers.values()
     assert found.problem.x == F32
     np.testing.assert_allclose(found.weight, d.constants["w.q"] * np.float32(0.01), rtol=1e-6)
+
+
+EXPORTED = {  # weights as exporters of quantised modules leave them: (shape stored, node between, its attributes)
+    "torch, linear": ((4, 6), "Transpose", dict(perm=[1, 0])),
+    "1-D convolution": ((8, 6, 3), "Unsqueeze", {}),
+    "OpenVINO, depthwise": ((6, 1, 1, 3, 3), "Reshape", {}),
+    "one scale": ((1, 48), "Reshape", {}),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_weights_that_are_reshaped_behind_their_scales(tmp_path, name):
+    stored, op, attributes = EXPORTED[name]
+    d, shape = Drawn(), {"torch, linear": (5, 6), "1-D convolution": (1, 6, 9)}.get(name, SHAPE)
+    d.pair("x", "a")
+    scale = 0.01 if name == "one scale" else np.linspace(0.01, 0.02, stored[0], dtype=np.float32)
+    weight = d.weight("w", stored, scale=scale, **({} if name == "one scale" else dict(axis=0)))
+    if op == "Unsqueeze":
+        a = d.add("Unsqueeze", f"a {d.constant('rows', np.array([2]))}", "image")
+        d.add("Conv", f"{a} {d.add(op, f'{weight} rows', 'wr')}", "y")
+    elif op == "Reshape":
+        to, groups = ([6, 1, 3, 3], 6) if len(stored) == 5 else ([8, 6, 1, 1], 1)
+        d.add("Reshape", f"{weight} {d.constant('to', np.array(to))}", "wr")
+        d.add("Conv", "a wr", "y", group=groups)
+    else:
+        d.add("MatMul", f"a {d.add(op, weight, 'wr', **attributes)}", "y")
+    _, found, off = layer(tmp_path, d, shape=shape)
+    assert found.problem.x.quantised
+    assert not found.floats
+    assert off < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "zero", "low"), [("int8", 5, -122), ("uint8", 100, 1), ("uint8", 130, 3)])
+def test_weights_with_a_zero_point_that_int8_reaches(tmp_path, dtype, zero, low):
+    """What counts is how far they are from it."""
+    d = Drawn()
+    d.pair("x", "a")
+    d.weight("w", (8, 6, 1, 1), dtype=dtype, zero=zero)
+    most = zero + 127
+    d.constants["w.q"] = np.clip(d.constants["w.q"].astype(int), low, min(most, np.iinfo(dtype).max)).astype(dtype)
+    d.add("Conv", "a w", "y")
+    _, found, off = layer(tmp_path, d)
+    assert (found.problem.w.dtype, found.floats) == ("i8", "")
+    np.testing.assert_array_equal(found.weight, d.constants["w.q"].astype(int) - zero)
+    assert off < 1e-5
+
+
+def test_nodes_of_the_domain_of_onnx_runtime(tmp_path):
+    d = Drawn()
+    d.pair("x", "a")
+    d.pair(d.add("Conv", f"a {d.weight('w', (8, 6, 1, 1))}", "c"), "y", scale=0.3)
+    for n in d.nodes:
+        n.domain = "com.microsoft" if "Linear" in n.op_type else ""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    _, found, off = layer(tmp_path, d, opset_imports=opsets)
+    assert (found.problem.x.dtype, found.problem.y.dtype) == ("u8", "u8")
+    assert off < 1e-5
