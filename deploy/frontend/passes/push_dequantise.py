@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -79,7 +80,8 @@ def _reshape_stored(graph: Graph, node: onnx.NodeProto) -> None:
             return
         array = array.reshape(dims)
     graph.note(f"{result}.integers", np.ascontiguousarray(array))
-    names, a = [f"{result}.integers", *maker.input[1:]], {} if axis is None else {"axis": axis}
+    names = [f"{result}.integers", *maker.input[1:]]
+    a: dict[str, Any] = {} if axis is None else {"axis": axis}
     graph.replace([node], helper.make_node(DEQUANTISE, names, [result], node.name, **a))
 
 
