@@ -7,6 +7,7 @@ with its output, in --keep.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -44,11 +45,12 @@ def main() -> int:
             del kinds.KINDS[kinds.full_disk]
         found, began = [], time.monotonic()
         shutil.rmtree(a.keep, ignore_errors=True)
-        for outcome in pool.outcomes(cases(a, folder, root), a.workers):
-            found.append(outcome)
-            if outcome.wrong or a.case:
-                told(outcome, a.keep)
-            pool.clean(outcome.case.folder)
+        with contextlib.suppress(KeyboardInterrupt):  # the table is of what was tried until then
+            for outcome in pool.outcomes(cases(a, folder, root), a.workers):
+                found.append(outcome)
+                if outcome.wrong or a.case:
+                    told(outcome, a.keep)
+                pool.clean(outcome.case.folder)
         rows = counts(found)
         if a.together:
             rows = together(a.together, rows)

@@ -6,11 +6,12 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import kinds, kinds_machine, mutate, mutate_onnx, pool, seeds
+from tests.fuzz import kinds, kinds_machine, kinds_onnx, mutate, mutate_onnx, pool, seeds
 
 ROOT = Path(__file__).parents[2]
 INPUTS = 300
@@ -114,3 +115,10 @@ def test_mutators_make_something_of_everything(seed):
     import onnx
 
     assert isinstance(mutate_onnx.spoiled(onnx.ModelProto(ir_version=8), r), onnx.ModelProto)
+
+
+def test_a_judge_that_gives_no_answer_is_none(monkeypatch):
+    monkeypatch.setattr(kinds_onnx, "JUDGE_SECONDS", 1)
+    assert kinds_onnx._in_time(lambda path: path == "a", "a") is True
+    assert kinds_onnx._in_time(lambda path: path == "a", "b") is False
+    assert kinds_onnx._in_time(lambda path: bool(time.sleep(30)), "a") is None
