@@ -114,7 +114,7 @@ def test_in_a_loop_of_ones_own():
     )
     data = [(torch.randn(8, 3, 8, 8), torch.randint(4, (8,))) for _ in range(4)]
     pruned = kerf.prune(
-        model, "subp", example=data[0][0][:1], n=4, sparsity=0.5, data=data, epochs=3, lr=0.05, rearrange=True
+        model, "subp", example=data[0][0][:1], n=4, sparsity=0.5, data=data, steps=12, rate=0.05, rearrange=True
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     with pruned.hold(optimizer):
