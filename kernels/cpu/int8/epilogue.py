@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.int8 import numbers
-from kerf.kernels.cpu.int8.dot import PART, QUAD, narrowed, widened
+from kerf.kernels.cpu.int8.dot import PART, QUAD, Dot, widened
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.exponential import ROUND
@@ -70,24 +70,24 @@ class Epilogue:
         bits = T.reinterpret("int32" if lanes == 1 else f"int32x{lanes}", value + splat(MAGIC, lanes))
         T.buffer_store(self.y if to is None else to, cast(bits, "uint8", lanes), [run(at, lanes)])
 
-    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, to: Any = None) -> None:
+    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, dot: Dot, to: Any = None) -> None:
         """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of ``to``, or of y."""
         residuals: list[Any] = [None] * len(vectors)
         if self.residual is not None and self.residual_type.quantised:
             residuals = widened(T.Bind(self.residual[run(at, width)]), width)
         elif self.residual is not None:
             residuals = [self._part(at, v, width) for v in range(len(vectors))]
-        y = self.narrowed(vectors, steps, width, residuals)
+        y = self.narrowed(vectors, steps, width, dot, residuals)
         T.buffer_store(self.y if to is None else to, y, [run(at, width)])
 
-    def narrowed(self, vectors: list, steps: tuple[Any, Any], width: int, residuals: Sequence[Any] = (None,) * QUAD):
+    def narrowed(
+        self, vectors: list, steps: tuple[Any, Any], width: int, dot: Dot, residuals: Sequence[Any] = (None,) * QUAD
+    ):
         """The bytes themselves, of four vectors of sums."""
+        assert dot.narrow
         lanes = width // len(vectors)
         values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(vectors, residuals)]
-        high = self._number(numbers.HIGH, lanes)
-        y = narrowed([T.Bind(T.min(value, high)) for value in values], width)
-        low = T.cast(self._bound[numbers.LOW], "uint8")
-        return T.max(y, T.broadcast(low, width))
+        return dot.narrow(values, width, self._bound[numbers.LOW], self._bound[numbers.HIGH])
 
     def _part(self, at, v: int, width: int):
         """Residual floats of vector ``v`` in the order of quads_of."""
