@@ -134,8 +134,8 @@ def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
         of_band = dense[begin : begin + band]
         found = covering(of_band.any(axis=2).T)
         # a quad of fewer channels names its first again, with weights of 0
-        listed = np.array([np.pad(q, (0, QUAD - len(q)), constant_values=q[0]) for q in found]).reshape(-1, QUAD)
-        real = np.array([np.arange(QUAD) < len(q) for q in found]).reshape(-1, QUAD, 1)
+        listed = np.array([np.pad(q, (0, QUAD - len(q)), constant_values=q[0]) for q in found], int).reshape(-1, QUAD)
+        real = np.array([np.arange(QUAD) < len(q) for q in found], bool).reshape(-1, QUAD, 1)
         channels.append(listed.reshape(-1))
         indptr.append(indptr[-1] + len(found))
         for block in of_band:
