@@ -70,7 +70,8 @@ def _bands(p: Problem) -> list[int]:
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    machine, found = machine_of(target), []
+    machine = machine_of(target)
+    found: list[tuple[float, Config]] = []
     rows, tiles = math.gcd(p.n, 4), geometry(p).channel // PIXELS
     block_rows = -(-p.out_channels // p.n)
     reads = min(p.in_channels, -(-p.nnzb // block_rows))
@@ -105,7 +106,7 @@ def covering(kept: np.ndarray) -> list[np.ndarray]:
     ``kept`` (channels, rows): who reads what. Begins with the channel that most rows read, and takes to it, one after
     the other, the channel with which the fewest zeros are multiplied. Channels that no row reads are in none.
     """
-    left, counts, found = kept.any(axis=1), kept.sum(axis=1), []
+    left, counts, found = np.asarray(kept.any(axis=1)), kept.sum(axis=1), []
     while left.any():
         first = int(np.argmax(np.where(left, counts, -1)))
         quad, union = [first], kept[first].copy()
@@ -132,7 +133,7 @@ def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     data, channels, indptr, uses, counts = [], [], [0], [], [0]
     for begin in range(0, block_rows, band):
         of_band = dense[begin : begin + band]
-        found = covering(of_band.any(axis=2).T)
+        found = covering(np.asarray(of_band.any(axis=2)).T)
         # a quad of fewer channels names its first again, with weights of 0
         listed = np.array([np.pad(q, (0, QUAD - len(q)), constant_values=q[0]) for q in found], int).reshape(-1, QUAD)
         real = np.array([np.arange(QUAD) < len(q) for q in found], bool).reshape(-1, QUAD, 1)
