@@ -12,7 +12,9 @@ kerf.compile allows, or cannot be built so, the row says why. Bundles stay under
 import argparse
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from kerf.deploy.embed import ort_model
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import environment
-from kerf.deploy.measure.samples import draw
+from kerf.deploy.measure.samples import alone, draw
 from kerf.deploy.measure.verify import verify
 from kerf.deploy.runtime.manifest import is_own
 from kerf.errors import KerfError
@@ -64,11 +66,12 @@ def line(name: str, path: Path, out: Path, args: argparse.Namespace) -> str:
     names = [o.name for o in inside.get_outputs()]
     inputs = convert(path).inputs
 
-    def operators(feed: dict) -> dict:
-        return dict(zip(names, inside.run(names, feed)))
+    def operators(x: Any) -> Any:
+        found = inside.run(names, x if isinstance(x, Mapping) else {inputs[0].name: x})
+        return found[0] if len(found) == 1 else dict(zip(names, found))
 
     error = verify(operators, path, inputs)["max_relative_error"]
-    x = draw(inputs, np.random.default_rng(0), 1, 1)
+    x = alone(draw(inputs, np.random.default_rng(0)))
     engines = [bench.Engine("session", bundle.run), bench.Engine("operators", operators)]
     clock = time.process_time if args.cpu_time else time.perf_counter
     own, other = bench.interleave(engines, x, seconds=args.seconds, clock=clock)
