@@ -25,6 +25,7 @@ from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import environment
 from kerf.deploy.measure.samples import alone, draw
 from kerf.deploy.measure.verify import verify
+from kerf.deploy.runtime.bundle import read_manifest
 from kerf.deploy.runtime.manifest import is_own
 from kerf.errors import KerfError
 
@@ -62,7 +63,7 @@ def main() -> int:
 
 
 def line(name: str, path: Path, out: Path, args: argparse.Namespace) -> str:
-    bundle, inside = kerf.load(out), ort_model.opened(out)
+    session, inside = kerf.load(out), ort_model.opened(out)
     names = [o.name for o in inside.get_outputs()]
     inputs = convert(path).inputs
 
@@ -72,12 +73,12 @@ def line(name: str, path: Path, out: Path, args: argparse.Namespace) -> str:
 
     error = verify(operators, path, inputs)["max_relative_error"]
     x = alone(draw(inputs, np.random.default_rng(0)))
-    engines = [bench.Engine("session", bundle.run), bench.Engine("operators", operators)]
+    engines = [bench.Engine("session", session.run), bench.Engine("operators", operators)]
     clock = time.process_time if args.cpu_time else time.perf_counter
     own, other = bench.interleave(engines, x, seconds=args.seconds, clock=clock)
     found = bench.speedup(other, [own])  # how many times the operators' time is in the session's
     low, high = (1 / end for end in reversed(found["ci95"]))
-    steps = bundle.manifest["plans"][0]["steps"]
+    steps = read_manifest(out)["plans"][0]["steps"]
     return (
         f"| {name} | {sum(map(is_own, steps))} of {len(steps)} | {error:.1e} "
         f"| {own.median:.2f} ({own.p10:.2f}–{own.p90:.2f}) | {other.median:.2f} | {1 / found['median']:.3f} "
