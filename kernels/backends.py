@@ -21,6 +21,7 @@ from kerf.kernels.cpu import (
 )
 from kerf.kernels.cpu.form import PaddedPlanes
 from kerf.kernels.cpu.int8 import (
+    conv2d_nchw_bsr_bands,
     conv2d_nchw_bsr_quads,
     conv2d_nchw_bytes_direct,
     conv2d_nchw_dense_quads,
@@ -67,6 +68,7 @@ CPU = Backend(
         dense_nc_dense_tokens,
         dense_nc_dense_columns,
         conv2d_nchw_dense_direct,
+        conv2d_nchw_bsr_bands,
         conv2d_nchw_bsr_quads,
         conv2d_nchw_depthwise_quads,
         conv2d_nchw_depthwise_bytes,

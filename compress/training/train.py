@@ -291,7 +291,8 @@ def plan_of(data: Data, optim: Optim, sparsity: float, device: torch.device | st
         with evaluated(model):
             return evaluate(model, parts_of(data)[1], device).top1 / 100
 
-    return Plan(optim.lr.epochs * steps, rate, sparsity, optim.momentum, steps, sample_of(data, device), accuracy)
+    sample = sample_of(data, device)
+    return Plan(optim.lr.epochs * steps, rate, sparsity, optim.momentum, steps, sample=sample, accuracy=accuracy)
 
 
 def _sgd(named: dict[str, nn.Parameter], optim: Optim, pressure: Pressure, model: nn.Module) -> torch.optim.SGD:

@@ -22,13 +22,17 @@ FEATURES = {
 
 # Bytes of data caches, first and second level, by LLVM's names of CPUs. Arm's technical reference manuals give the
 # first level; the second is the chip's: Broadcom's BCM2711 (1 MiB, shared by four cores) and BCM2712, AWS's Graviton 2
-# and 3; of Apple's M1 both are what macOS says (hw.perflevel0.l1dcachesize and l2cachesize, shared by four cores).
+# and 3; of Apple's M1 both are what macOS says (hw.perflevel0.l1dcachesize and l2cachesize, shared by four cores). Of
+# Intel's CPUs with AVX-VNNI and no AVX-512 the Optimization Reference Manual (248966) says both, of performance cores.
 CACHES = {
     "cortex-a72": (32 << 10, 1 << 20),
     "cortex-a76": (64 << 10, 512 << 10),
     "neoverse-n1": (64 << 10, 1 << 20),
     "neoverse-v1": (64 << 10, 1 << 20),
     "apple-m1": (128 << 10, 12 << 20),
+    "alderlake": (48 << 10, 1280 << 10),
+    "raptorlake": (48 << 10, 2 << 20),
+    "sierraforest": (32 << 10, 4 << 20),  # efficiency cores alone; shared by four
 }
 
 
@@ -77,12 +81,13 @@ def _machine(text: str) -> Machine:
     target = Target(text)
     has = set(map(str, llvm_get_cpu_features(target)))
     features = frozenset(ours for theirs, ours in FEATURES.items() if theirs in has)
+    caches = CACHES.get(str(target.attrs.get("mcpu", "")), ())
     if str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64")):
-        return Machine((4,), 32, features, *CACHES.get(str(target.attrs.get("mcpu", "")), ()))
+        return Machine((4,), 32, features, *caches)
     if "avx512vl" in has:
         return Machine((16, 8), 32, features)
     if "avx2" in has:  # their second-level caches are smaller than those of CPUs with AVX-512
-        return Machine((8,), 16, features, l2=512 << 10)
+        return Machine((8,), 16, features, *(caches or (48 << 10, 512 << 10)))
     return Machine((4,), 32 if "neon" in has else 16, features)
 
 

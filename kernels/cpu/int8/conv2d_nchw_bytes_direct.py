@@ -28,7 +28,7 @@ from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.register_tile import Source
 from kerf.kernels.cpu.int8 import estimate
-from kerf.kernels.cpu.int8.dot import DOTS, dots
+from kerf.kernels.cpu.int8.dot import DOTS, Dot, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
@@ -78,7 +78,7 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
         weights.declare()
         epilogue = Epilogue(p)
         epilogue.declare_images()
-        out = Bytes(p, epilogue, DOTS[dots(machine)[0]].narrows)
+        out = Bytes(p, epilogue, DOTS[dots(machine)[0]])
         emit = direct.Emit(p, c, machine, weights, Floats(epilogue.start), out)
         emit.far_input = False  # bytes are a quarter of what the prefetches were made for
         flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=x.data)
@@ -113,9 +113,9 @@ class Floats:
 class Bytes(Output):
     """Planes of the layer's output, with the epilogue of integers on the way into them."""
 
-    def __init__(self, p: Problem, epilogue: Epilogue, narrows: bool):
+    def __init__(self, p: Problem, epilogue: Epilogue, dot: Dot):
         super().__init__(p, epilogue.y)
-        self.epilogue, self.narrows = epilogue, narrows
+        self.epilogue, self.dot = epilogue, dot
 
     def plane(self, image, channel):
         return self.epilogue.plane(image, channel)
@@ -127,7 +127,7 @@ class Bytes(Output):
         self.epilogue.store(value, self.steps, at, lanes)
 
     def store_row(self, vectors: Sequence[Any], at, offsets: Sequence[int], lanes: int) -> None:
-        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.narrows)
+        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.dot)
 
     def blank_lines(self, image, lanes: int) -> None:
         """What lies behind the pixels is never read for one, and every byte is finite."""

@@ -23,7 +23,7 @@ from kerf.kernels.cpu import conv2d_nchw_depthwise as floats
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.int8 import estimate
-from kerf.kernels.cpu.int8.dot import DOTS, dots
+from kerf.kernels.cpu.int8.dot import DOTS, Dot, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes, out_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
@@ -73,7 +73,7 @@ class _Output:
     """The epilogue of one channel at a time, as the f32 kernel calls it."""
 
     epilogue: Epilogue
-    narrows: bool
+    dot: Dot
     steps: Any = None
 
     @property
@@ -84,7 +84,7 @@ class _Output:
         return self.epilogue.plane(image, channel)
 
     def store_row(self, vectors: Sequence[Any], at, offsets: Sequence[int], lanes: int) -> None:
-        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.narrows)
+        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.dot)
 
     def blank(self, plane, begin: int, lanes: int) -> None:
         """What lies behind the pixels is never read for one, and every byte is finite."""
@@ -96,7 +96,7 @@ class _Output:
 class _Channels(floats.Channels):
     def __init__(self, p: Problem, c: Config, target: Target, data, epilogue: Epilogue):
         machine = machine_of(target)
-        self.output = _Output(epilogue, DOTS[dots(machine)[0]].narrows)
+        self.output = _Output(epilogue, DOTS[dots(machine)[0]])
         super().__init__(p, c, machine, data, None, self.output)
         planes = self.planes
         if not planes.copied:

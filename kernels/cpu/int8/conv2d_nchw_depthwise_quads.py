@@ -33,7 +33,7 @@ from kerf.kernels.cpu import conv2d_nchw_depthwise as floats
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.int8 import estimate
-from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, dots
+from kerf.kernels.cpu.int8.dot import DOTS, PART, QUAD, dots, turned
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import LINE, in_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
@@ -50,8 +50,8 @@ def refuses(p: Problem, target: Target) -> str | None:
     if p.n or not p.depthwise:
         return "not depthwise"
     dot = DOTS[dots(machine_of(target))[0]]
-    if dot.paired or not dot.narrows:
-        return "this CPU has no product of bytes that neither saturates nor is signed"
+    if dot.paired or not dot.narrow:
+        return "this CPU has no product of bytes that does not saturate"
     if p.residual or not p.y.quantised:
         return "a residual" if p.residual else f"y {p.y}; gives u8"
     stride, step = p.stride[1], p.dilation[1]
@@ -120,7 +120,10 @@ class _Channels:
         behind = self.tiles * self.width * p.stride[1] + 2 * self.width  # what tiles read of no pixel
         scratch = T.alloc_buffer((planes.scratch(self.few) + behind,), "uint8")
         rows = T.alloc_buffer((self.tiles * self.width + self.width,), "uint8")
-        copy = Padding(planes, src, scratch, self.width, fill=self.epilogue.zero[0]).copy
+        zero, read = self.epilogue.zero[0], Padding.read
+        if self.dot.signed:  # pixels are turned as they are copied
+            zero, read = turned(zero), turned
+        copy = Padding(planes, src, scratch, self.width, fill=zero, read=read).copy
         with T.serial(0, (count + self.few - 1) // self.few) as k:
             done = T.Bind(first + k * self.few)
             some = T.Bind(T.min(self.few, first + count - done)) if self.few > 1 else 1
@@ -147,7 +150,7 @@ class _Channels:
                 for v, place in enumerate(places):
                     pixels = self._windows(scratch, first + self._begin(v))
                     T.buffer_store(acc, self.dot.add(acc[place], pixels, weight, self.width), [place])
-            y = self.epilogue.narrowed([acc[place] for place in places], steps, self.width)
+            y = self.epilogue.narrowed([acc[place] for place in places], steps, self.width, self.dot)
             T.buffer_store(rows, self._in_order(y), [run(tile * self.width, self.width)])
 
     def _weights(self, channel, i: int) -> Any:

@@ -116,7 +116,7 @@ class Loops:
         # pixels of a tile are as quads_of leaves them
         self.in_parts = strips.vectors == QUAD and not (strips.rows and self.through_panel)
         # rows of a strip are compacted as bytes, unless what is added to them is read row by row
-        self.narrow = self.in_parts and self.dot.narrows and p.y.quantised and not p.residual
+        self.narrow = self.in_parts and self.dot.narrow is not None and p.y.quantised and not p.residual
 
     def emit(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
         s = self.strips
@@ -220,8 +220,8 @@ class Loops:
                 continue
             steps = self.epilogue.steps(channel + r)
             at, to = (r * s.room + pixel, self.sums) if s.rows else (planes[r] + place + pixel, None)
-            if in_parts and self.dot.narrows and self.p.y.quantised:
-                self.epilogue.store_narrowed(sums, steps, at, width, to)
+            if in_parts and self.dot.narrow and self.p.y.quantised:
+                self.epilogue.store_narrowed(sums, steps, at, width, self.dot, to)
             else:
                 whole = in_order(sums, width) if in_parts else side_by_side(sums, self.lanes)
                 self.epilogue.store(whole, steps, at, width, to)

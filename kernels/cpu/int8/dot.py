@@ -34,7 +34,7 @@ class Dot:
     paired: bool = False
     signed: bool = False
     by_element: bool = False  # whether weights may be an element of a vector
-    narrows: bool = False  # whether the CPU has the instructions of ``narrowed``
+    narrow: Callable[[Sequence[Any], int, Any, Any], Any] | None = None  # where the CPU has instructions for it
 
 
 def _intrinsic(dtype: str, name: str, *args):
@@ -69,12 +69,41 @@ def _plain(acc, pixels, weights, width: int):
     return acc
 
 
+def _narrow_x86(vectors: Sequence[Any], width: int, low, high):
+    """Four vectors of float32, pixels as quads_of leaves them, rounded (half to even) to uint8 in their order, between
+    ``low`` and ``high``, which are float32 and whole.
+    """
+    round_, words, bytes_ = {
+        16: ("sse2.cvtps2dq", "sse2.packssdw.128", "sse2.packuswb.128"),
+        32: ("avx.cvt.ps2dq.256", "avx2.packssdw", "avx2.packuswb"),
+        64: ("avx512.mask.cvtps2dq.512", "avx512.packssdw.512", "avx512.packuswb.512"),
+    }[width]
+    lanes = width // QUAD
+    most = T.broadcast(high, lanes)  # before, since what does not fit an int32 becomes the least of them
+    masked = [T.broadcast(T.int32(0), lanes), T.int16(-1), T.int32(4)] if width == 64 else []  # as the CPU rounds
+    whole = [_intrinsic(f"int32x{lanes}", f"llvm.x86.{round_}", T.Bind(T.min(v, most)), *masked) for v in vectors]
+    pairs = [_intrinsic(f"int16x{width // 2}", f"llvm.x86.{words}", *whole[i : i + 2]) for i in (0, 2)]
+    y = T.reinterpret(f"uint8x{width}", _intrinsic(f"int8x{width}", f"llvm.x86.{bytes_}", *pairs))
+    return T.max(y, T.broadcast(T.cast(low, "uint8"), width))
+
+
+def _narrow_neon(vectors: Sequence[Any], width: int, low, high):
+    """As _narrow_x86, of 16 pixels. Every step saturates, so bounds are left to the last: one instruction each."""
+    whole = [_intrinsic("int32x4", "llvm.aarch64.neon.fcvtns.v4i32.v4f32", v) for v in vectors]
+    words = [T.Bind(_intrinsic("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", v)) for v in whole]
+    pairs = [side_by_side(words[i : i + 2], 4) for i in (0, 2)]
+    bytes_ = [T.Bind(_intrinsic("int8x8", "llvm.aarch64.neon.sqxtun.v8i8", v)) for v in pairs]
+    y = T.reinterpret("uint8x16", T.Bind(side_by_side(bytes_, 8)))
+    least, most = (T.broadcast(T.cast(bound, "uint8"), width) for bound in (low, high))
+    return T.max(T.min(y, most), least)
+
+
 DOTS = {
     dot.name: dot
     for dot in (
-        Dot("vnni", _vnni, narrows=True),
-        Dot("maddubs", _maddubs, paired=True, narrows=True),
-        Dot("sdot", _sdot, signed=True, by_element=True),
+        Dot("vnni", _vnni, narrow=_narrow_x86),
+        Dot("maddubs", _maddubs, paired=True, narrow=_narrow_x86),
+        Dot("sdot", _sdot, signed=True, by_element=True, narrow=_narrow_neon),
         Dot("plain", _plain),  # on whatever CPU; and what tests put in the place of instructions that theirs lacks
     )
 }
@@ -101,13 +130,19 @@ def quads_of(channels: Sequence[Any], width: int, signed: bool) -> list[Any]:
     Within every PART of 16 bytes: vector v has pixels 16 i + 4 v .. + 3 at its byte 16 i.
     """
     if signed:
-        channels = [T.Bind(c ^ T.broadcast(T.uint8(128), width)) for c in channels]
+        channels = [T.Bind(turned(c)) for c in channels]
     (a, b), (c, d) = (
         [T.Bind(T.reinterpret(f"int16x{width // 2}", _unpacked(*two, 1, width, high))) for high in (False, True)]
         for two in ((channels[0], channels[1]), (channels[2], channels[3]))
     )
     words = [_unpacked(*two, 2, width, high) for two in ((a, c), (b, d)) for high in (False, True)]
     return [T.Bind(T.reinterpret(f"int8x{width}", v)) for v in words]
+
+
+def turned(pixels):
+    """Bytes, a vector of them or one, less 128 as int8: their highest bit the other way round."""
+    lanes = pixels.ty.dtype.lanes
+    return pixels ^ (T.broadcast(T.uint8(128), lanes) if lanes > 1 else T.uint8(128))
 
 
 def weaving(nothing) -> Any:
@@ -150,25 +185,12 @@ def _unpacked(a, b, size: int, width: int, high: bool):
     return T.Bind(tirx.Shuffle([a, b], [T.int32(i) for i in at]))
 
 
-def narrowed(vectors: Sequence[Any], width: int):
-    """Four vectors of float32, pixels as quads_of leaves them, rounded and saturated to uint8, in their order."""
-    round_, words, bytes_ = {
-        16: ("sse2.cvtps2dq", "sse2.packssdw.128", "sse2.packuswb.128"),
-        32: ("avx.cvt.ps2dq.256", "avx2.packssdw", "avx2.packuswb"),
-        64: ("avx512.mask.cvtps2dq.512", "avx512.packssdw.512", "avx512.packuswb.512"),
-    }[width]
-    lanes = width // QUAD
-    masked = [T.broadcast(T.int32(0), lanes), T.int16(-1), T.int32(4)] if width == 64 else []  # as the CPU rounds
-    whole = [_intrinsic(f"int32x{lanes}", f"llvm.x86.{round_}", v, *masked) for v in vectors]
-    pairs = [_intrinsic(f"int16x{width // 2}", f"llvm.x86.{words}", *whole[i : i + 2]) for i in (0, 2)]
-    return T.reinterpret(f"uint8x{width}", _intrinsic(f"int8x{width}", f"llvm.x86.{bytes_}", *pairs))
-
-
-def packed(vectors: Sequence[Any], lanes: int) -> list[tuple[int, Any]]:
-    """Up to four vectors of float32 side by side, rounded and saturated to uint8, as (place, bytes), one or two."""
+def packed(dot: Dot, vectors: Sequence[Any], lanes: int, low, high) -> list[tuple[int, Any]]:
+    """Up to four vectors of float32 side by side as uint8, as ``dot`` narrows them: (place, bytes), one or two."""
+    assert dot.narrow
     width, count = lanes * QUAD, len(vectors)
     four = [*vectors, *[vectors[-1]] * (QUAD - count)]
-    whole = T.Bind(T.reinterpret(f"int32x{lanes}", narrowed(four, width)))
+    whole = T.Bind(T.reinterpret(f"int32x{lanes}", dot.narrow(four, width, low, high)))
     if lanes > PART // QUAD:  # within every PART of 16 bytes the four vectors have four each
         parts = width // PART
         whole = tirx.Shuffle([whole], [T.int32(QUAD * part + v) for v in range(QUAD) for part in range(parts)])

@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.int8 import numbers
-from kerf.kernels.cpu.int8.dot import PACKED, PART, QUAD, narrowed, packed, side_by_side, widened
+from kerf.kernels.cpu.int8.dot import PACKED, PART, QUAD, Dot, packed, side_by_side, widened
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.exponential import ROUND
@@ -71,12 +71,12 @@ class Epilogue:
         T.buffer_store(self.y if to is None else to, cast(bits, "uint8", lanes), [run(at, lanes)])
 
     def store_row(
-        self, vectors: Sequence[Any], steps: tuple[Any, Any], at, offsets: Sequence[int], lanes: int, narrows: bool
+        self, vectors: Sequence[Any], steps: tuple[Any, Any], at, offsets: Sequence[int], lanes: int, dot: Dot
     ) -> None:
         """Vectors of ``lanes`` sums of one channel, each at its offset from ``at``. Up to four that lie side by side
-        become one of bytes together, by the instructions of ``narrowed`` where the CPU has them.
+        become one of bytes together, by the CPU's own instructions where it has them.
         """
-        i, packs = 0, narrows and self.p.y.quantised and lanes in PACKED
+        i, packs = 0, dot.narrow and self.p.y.quantised and lanes in PACKED
         while i < len(vectors):
             sides = (4, 3, 2, 1) if packs else (4, 2, 1)
             side = next(n for n in sides if list(offsets[i : i + n]) == [offsets[i] + k * lanes for k in range(n)])
@@ -85,34 +85,32 @@ class Epilogue:
                 residuals: list[Any] = [None] * side
                 if self.residual is not None:
                     residuals = [self.residual[run(to + k * lanes, lanes)] for k in range(side)]
-                high = self._number(numbers.HIGH, lanes)
-                values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(some, residuals)]
-                low = T.cast(self._bound[numbers.LOW], "uint8")
-                for place, part in packed([T.Bind(T.min(value, high)) for value in values], lanes):
-                    size = part.ty.dtype.lanes
-                    T.buffer_store(self.y, T.max(part, T.broadcast(low, size)), [run(to + place, size)])
+                pairs = zip(some, residuals)
+                values = [T.Bind(self._value(sums, steps, residual, lanes)) for sums, residual in pairs]
+                for place, part in packed(dot, values, lanes, self._bound[numbers.LOW], self._bound[numbers.HIGH]):
+                    T.buffer_store(self.y, part, [run(to + place, part.ty.dtype.lanes)])
             else:
                 self.store(side_by_side(some, lanes) if side > 1 else some[0], steps, to, lanes * side)
             i += side
 
-    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, to: Any = None) -> None:
+    def store_narrowed(self, vectors: list, steps: tuple[Any, Any], at, width: int, dot: Dot, to: Any = None) -> None:
         """Sums of ``width`` pixels of one channel, as quads_of leaves them, to bytes of ``to``, or of y."""
         residuals: list[Any] = [None] * len(vectors)
         if self.residual is not None and self.residual_type.quantised:
             residuals = widened(T.Bind(self.residual[run(at, width)]), width)
         elif self.residual is not None:
             residuals = [self._part(at, v, width) for v in range(len(vectors))]
-        y = self.narrowed(vectors, steps, width, residuals)
+        y = self.narrowed(vectors, steps, width, dot, residuals)
         T.buffer_store(self.y if to is None else to, y, [run(at, width)])
 
-    def narrowed(self, vectors: list, steps: tuple[Any, Any], width: int, residuals: Sequence[Any] = (None,) * QUAD):
+    def narrowed(
+        self, vectors: list, steps: tuple[Any, Any], width: int, dot: Dot, residuals: Sequence[Any] = (None,) * QUAD
+    ):
         """The bytes themselves, of four vectors of sums."""
+        assert dot.narrow
         lanes = width // len(vectors)
         values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(vectors, residuals)]
-        high = self._number(numbers.HIGH, lanes)
-        y = narrowed([T.Bind(T.min(value, high)) for value in values], width)
-        low = T.cast(self._bound[numbers.LOW], "uint8")
-        return T.max(y, T.broadcast(low, width))
+        return dot.narrow(values, width, self._bound[numbers.LOW], self._bound[numbers.HIGH])
 
     def _part(self, at, v: int, width: int):
         """Residual floats of vector ``v`` in the order of quads_of."""
