@@ -10,8 +10,8 @@ from typing import Any
 from kerf.kernels.version import code_version
 
 DISTRIBUTIONS = ("kerf", "apache-tvm", "onnx", "onnxruntime", "openvino", "numpy")
-VECTOR_SETS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8")
-VECTOR_SETS += ("asimd", "asimddp", "i8mm", "sve")
+X86 = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8")
+VECTOR_SETS = (*X86, "asimd", "asimddp", "i8mm", "sve")
 
 
 def cpu() -> str:
