@@ -105,8 +105,7 @@ class Args:
     )
     quantise_ranges: str = flag(HOW, "how ranges of int8 are taken", default=RANGE, choices=RANGES)
     recipe: str = flag(
-        HOW, "epochs, rates, batch and decay: the flags' defaults, those of the method's authors, or what keeps most "
-        "accuracy here in few epochs",
+        HOW, "epochs, rates, batch and decay: the flags' defaults, those of the method's authors, or this project's",
         default="own", choices=("own", "published", *OWN),
     )  # fmt: skip
     epochs_scale: float = flag(

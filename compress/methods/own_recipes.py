@@ -1,6 +1,7 @@
-"""This project's recipes, for a trained network: what keeps most accuracy in few epochs, for those who ask for no more.
+"""This project's recipes, for a trained network: pruning and its training by one word, for those who ask for no more.
 
-Flags of one run, as `published.py` has the authors'. Measured in docs/benchmarks/2026-11-30-obs-finetuned.md.
+Flags of one run, as `published.py` has the authors'. `short` was measured once, in
+docs/benchmarks/2026-11-30-obs-finetuned.md, `long` was not.
 """
 
 from collections.abc import Mapping
