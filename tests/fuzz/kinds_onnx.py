@@ -57,6 +57,7 @@ def _in_time(asked: Callable[[str], bool], path: str) -> bool | None:
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever the parent does at its own alarms
         signal.alarm(JUDGE_SECONDS)
         os._exit(0 if asked(path) else 1)
     return {0: True, 1: False}.get(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

@@ -148,9 +148,11 @@ def parameters(p: Problem, weights: Weights) -> tuple[Any, Any, Output]:
 
 def fetches(p: Problem, machine: Machine) -> bool:
     """Whether tiles ask for the next input channel's pixels before their turn. Of a single tap's the CPU has begun to
-    read ten channels ahead; with AVX-512 such layers read copies (columns.py), and on NEON it was not measured.
+    read ten channels ahead; with AVX-512 such layers read copies (columns.py), and on NEON it was not measured. Bytes
+    that are not copied become floats as they are read, a quarter of the lines.
     """
-    return 1 < p.taps <= MAX_UNROLLED_TAPS and machine.family == "avx2"
+    floats = not p.x.quantised or Planes.of(p).copied
+    return 1 < p.taps <= MAX_UNROLLED_TAPS and machine.family == "avx2" and floats
 
 
 class Emit:

@@ -88,8 +88,10 @@ class Tiling:
 
     @property
     def skips(self) -> bool:
-        """Whether tiles leave out rows of the kernel that read padding alone, which dilation makes many of."""
-        return bool(self.per_row) and self.planes.met < MET
+        """Whether tiles leave out rows of the kernel that read padding alone, which dilation makes many of. Not of
+        integers, whose padding is the zero point, and counts.
+        """
+        return bool(self.per_row) and self.planes.met < MET and not self.planes.p.x.quantised
 
     @property
     def needs_scratch(self) -> bool:
