@@ -199,15 +199,19 @@ def test_a_run_ends_within_its_tolerance():
     torch.manual_seed(0)
     layers = [[nn.Conv2d(i, o, 3, 2), nn.BatchNorm2d(o), nn.ReLU()] for i, o in ((3, 32), (32, 64))]
     model = nn.Sequential(*layers[0], *layers[1], nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(576, 10))
+    with torch.no_grad():  # filters that never answer: on every CPU there is some that may go
+        for module in layers[0][:2]:
+            for parameter in module.parameters():
+                parameter[::4] = 0
     optim = Optim(LearningRate(0.05, warmup=0, policy="cos_step"))
     fit(model, data, replace(optim, lr=optim.lr.over(8)))
     before = evaluate(model, data.val).top1
     graph = DependencyGraph.trace(model, torch.zeros(1, 3, data.image_size, data.image_size))
-    chosen = METHODS["play_and_prune"](Settings(), tolerance=0.15)
+    chosen = METHODS["play_and_prune"](Settings(), tolerance=0.03)
     outcome = run(model, chosen, data, Budget(0.9, 0, 4), 0, graph=graph, optim=optim)
     widths = {name: len(kept) for name, kept in outcome.kept.items()}
     assert before > 80
-    assert evaluate(model, data.val).top1 >= before - 15
+    assert evaluate(model, data.val).top1 >= before - 3
     assert sum(widths.values()) < 96
 
 
