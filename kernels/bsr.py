@@ -7,7 +7,7 @@ A 1xN pruned layer is a matrix (M, K): M output channels, K = input channels tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,12 @@ class BSR:
         """1xN blocks of a convolution's weight (O, I, kh, kw): n output kernels at one input channel."""
         o, i, kh, kw = weight.shape
         return cls.from_dense(weight.reshape(o, i * kh * kw), (n, kh * kw))
+
+    def in_image(self, groups: int) -> BSR:
+        """Of a grouped convolution, whose indices count from a group's first channel: counted from the image's."""
+        rows = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        first = rows * self.block[0] // (self.shape[0] // groups) * (self.shape[1] // self.block[1])
+        return replace(self, indices=(self.indices + first).astype(np.int32))
 
     @property
     def block(self) -> tuple[int, int]:

@@ -123,9 +123,8 @@ class Problem:
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels
 
     def holds_blocks(self, n: int) -> bool:
-        """Whether 1xn blocks are defined: an output reads several channels, and no block straddles two groups."""
-        per_group = self.out_channels // self.groups
-        return self.groups == 1 or (self.groups < self.in_channels and per_group % n == 0)
+        """Whether 1xn blocks are defined on the weights."""
+        return holds_blocks(*self.weight_shape[:2], self.groups, n)
 
     @property
     def macs(self) -> int:
@@ -189,6 +188,22 @@ def _refuse_other_types(values: dict[str, Any]) -> None:
         least = {"padding": -(2**31), "n": 0, "nnzb": 0}.get(name, 1)
         if kind is int and not all(least <= part < 2**40 for part in parts):
             raise TypeError(f"{name} is {value!r}")
+
+
+def holds_blocks(outputs: int, inputs: int, groups: int, n: int) -> bool:
+    """Whether 1xn blocks are defined on a weight (outputs, inputs, *kernel) of so many groups: an output reads several
+    channels, and no block straddles two groups.
+    """
+    return groups == 1 or (inputs > 1 and outputs // groups % n == 0)
+
+
+def sparse(p: Problem) -> str | None:
+    """Why a kernel for 1xN blocks cannot take ``p``; None if it can."""
+    if not p.n:
+        return "weights are dense"
+    if not p.holds_blocks(p.n):
+        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
+    return None
 
 
 def computes(p: Problem, *precisions: str) -> str | None:

@@ -89,7 +89,7 @@ def summarise(job: Job, result: Result) -> Summary:
     """
     args, model, dense, pruned, final = job.args, job.model, result.dense, result.pruned, result.final
     lowest = min(args.heights)
-    layers = prunable(model, job.graph, args.full, lowest)
+    layers = prunable(model, job.graph, args.full, lambda _: lowest)
     zeros = {path: model.get_parameter(path) != 0 for path in layers if not result.grids}
     spent = cost.count(model, job.example, zeros)
     summary: Summary = {

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
@@ -25,7 +24,7 @@ from kerf.compress.second_order.compensation import costs
 from kerf.compress.second_order.curve import rise
 from kerf.deploy.frontend import sizes
 from kerf.deploy.frontend.onnx_graph import Graph, called
-from kerf.deploy.frontend.zero_blocks import without_least
+from kerf.deploy.frontend.zero_blocks import zero
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,7 @@ class Weights:
         model = self._model()
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, share in made.shares.items() if made else ():
-            weight = onnx.numpy_helper.to_array(stored[name])
-            turned = weight.T if self.blocks[name] else weight
-            zeroed = without_least(turned, self.n, share)
-            kept = np.ascontiguousarray(zeroed.T if self.blocks[name] else zeroed)
-            stored[name].CopyFrom(onnx.numpy_helper.from_array(kept, name))
+            zero(stored[name], self.blocks[name], self.n, share)
         files.write(path, model.SerializeToString())
 
 

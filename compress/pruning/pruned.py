@@ -98,7 +98,7 @@ class Pruned:
             self._linear = _in_linear(self.model, left) / max(1, left.macs_dense)
         if isinstance(units := work.recipe.granularity, OneByN):
             for path in self.masks:
-                share = 1 - cost.block_density(self.model, [path], units.heights.get(path, units.n))
+                share = 1 - cost.block_density(self.model, [path], units.height(path))
                 self.zero_blocks[path.removesuffix(".weight")] = share
         now = {id(p) for p in self.model.parameters()}
         self._gone = [weakref.ref(p) for p in before if id(p) not in now]

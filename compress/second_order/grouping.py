@@ -48,9 +48,8 @@ def saliencies(
 def _lost(weight: Tensor, gram: Tensor, taps: int) -> Tensor:
     """(O, I) by how much E‖y − ŷ‖² grows where one input of one filter goes: weight (O, d), gram (d, d)."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    corner = (
-        inverse.view(-1, taps, inverse.shape[0] // taps, taps).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    )  # (I, t, t)
+    grid = inverse.view(-1, taps, inverse.shape[0] // taps, taps)
+    corner = grid.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (I, t, t)
     own = weight.view(len(weight), -1, taps).transpose(0, 1)  # (I, O, t)
     return (own.mT * torch.linalg.solve(corner, own.mT)).sum(1).T
 

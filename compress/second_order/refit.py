@@ -47,8 +47,7 @@ class Fit:
         right = self.cross + ridge * weight.double().view_as(self.cross)
         if keep is None:
             return torch.cholesky_solve(right.mT, torch.linalg.cholesky(gram)).mT.flatten(0, 1)
-        found = [_supported(*given) for given in zip(gram, right, keep.view(right.shape))]
-        return torch.cat(found)
+        return torch.cat([_supported(*given) for given in zip(gram, right, keep.view(right.shape))])
 
     def chosen(self, weight: Tensor, damping: float, keep: Tensor | None = None) -> float:
         """Of ``damping`` and larger ones that with which parts of the images are answered best that were not fitted.

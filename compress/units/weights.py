@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +12,6 @@ from kerf.compress.network.blocks import CONVOLUTIONS, blocks
 from kerf.compress.network.cost import positions
 from kerf.compress.network.graph import DependencyGraph
 from kerf.errors import BadInput
-
-NO_HEIGHTS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,13 @@ class OneByN:
 
     def split(self, model: nn.Module, graph: DependencyGraph, example: Any) -> tuple[WeightUnits, ...]:
         def cut(path: str, weight: nn.Parameter, positions: int) -> WeightUnits:
-            return _blocks(path, weight, positions, self.heights.get(path, self.n))
+            return _blocks(path, weight, positions, self.height(path))
 
-        return _split(model, graph, example, self.full, cut, self.n, self.heights)
+        return _split(model, graph, example, self.full, cut, self.height)
+
+    def height(self, path: str) -> int:
+        """N of that weight's blocks."""
+        return self.heights.get(path, self.n)
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,13 @@ def nearest(kernels: Tensor, library: Tensor) -> Tensor:
 
 
 def prunable(
-    model: nn.Module, graph: DependencyGraph, full: bool, n: int = 1, heights: Mapping[str, int] = NO_HEIGHTS
+    model: nn.Module, graph: DependencyGraph, full: bool, height: Callable[[str], int] = lambda path: 1
 ) -> list[str]:
     """Paths of the weights that are pruned, in the model's order.
 
     All convolutions that mix channels, but for those that read the network input: depthwise ones stay dense, and
-    grouped ones that units of ``n`` kernels (of ``heights`` by path) would straddle. With ``full`` linear layers too. A
-    layer that is called under two names counts once.
+    grouped ones that units of ``height(path)`` kernels would straddle. With ``full`` linear layers too. A layer that is
+    called under two names counts once.
     """
 
     def mixes_channels(path: str, module: nn.Module) -> bool:
@@ -138,7 +139,7 @@ def prunable(
             return False
         if isinstance(module, CONVOLUTIONS):
             filters = module.out_channels // module.groups
-            return module.groups == 1 or (module.groups < module.in_channels and filters % heights.get(path, n) == 0)
+            return module.groups == 1 or (module.groups < module.in_channels and filters % height(path) == 0)
         return full and isinstance(module, nn.Linear)
 
     found = {f"{name}.weight": module for name, module in model.named_modules()}
@@ -151,10 +152,9 @@ def _split(
     example: Any,
     full: bool,
     cut: Callable[..., WeightUnits],
-    n: int = 1,
-    heights: Mapping[str, int] = NO_HEIGHTS,
+    height: Callable[[str], int] = lambda path: 1,
 ) -> tuple[WeightUnits, ...]:
-    used, paths = positions(model, example), prunable(model, graph, full, n, heights)
+    used, paths = positions(model, example), prunable(model, graph, full, height)
     return tuple(cut(path, model.get_parameter(path), used[path]) for path in paths if path in used)
 
 

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from kerf.deploy.frontend.onnx_graph import attributes
 from kerf.errors import BadInput
 from kerf.kernels.bsr import spread
+from kerf.kernels.problem import holds_blocks
 
 LINEAR = ("Gemm", "MatMul")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
@@ -31,9 +32,14 @@ def zero_blocks(
         what = "convolution" if set(layers) == {"Conv"} else "layer"
         raise BadInput(f"{source}: no {what} to prune (not depthwise, constant weight, behind the first layer)")
     for tensor, transposed in weights:
-        weight = numpy_helper.to_array(tensor)
-        pruned = without_least(weight.T, n, share).T if transposed else without_least(weight, n, share)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(pruned), tensor.name))
+        zero(tensor, transposed, n, share)
+
+
+def zero(tensor: onnx.TensorProto, transposed: bool, n: int, share: float) -> None:
+    """In place: `without_least` of a stored weight, (I, O) where ``transposed``."""
+    weight = numpy_helper.to_array(tensor)
+    pruned = without_least(weight.T, n, share).T if transposed else without_least(weight, n, share)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(pruned), tensor.name))
 
 
 def prunable(
@@ -55,7 +61,7 @@ def prunable(
         given, weight = attributes(node), stored[node.input[1]]
         if node.op_type == "Conv":
             groups, (outputs, inputs) = given.get("group", 1), weight.dims[:2]
-            if groups == 1 or (inputs > 1 and outputs // groups % n == 0):
+            if holds_blocks(outputs, inputs, groups, n):
                 found[node.input[1]] = weight, False
         elif len(weight.dims) == 2 and node.output[0] not in ends:
             found[node.input[1]] = weight, not given.get("transB", 0)

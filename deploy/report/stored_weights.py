@@ -16,6 +16,7 @@ from kerf.deploy.frontend.convert import layers_of
 from kerf.deploy.frontend.network import Layer
 from kerf.errors import BadInput
 from kerf.failures import printable
+from kerf.kernels.problem import holds_blocks
 
 MOST_HEADER = 100 << 20  # bytes, as the format has it
 
@@ -40,7 +41,8 @@ class Stored(NamedTuple):
 
     def holds_blocks(self, n: int) -> bool:
         """Whether a kernel can skip its zero 1xn blocks."""
-        return self.op in ("conv", "dense") or (self.op == "grouped" and len(self.weight) // self.groups % n == 0)
+        outputs, inputs = self.weight.shape[:2]
+        return self.op != "depthwise" and holds_blocks(outputs, inputs, self.groups, n)
 
 
 class Holding(NamedTuple):

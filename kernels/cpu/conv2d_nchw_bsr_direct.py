@@ -22,7 +22,7 @@ from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.emit.weight_format import Step
 from kerf.kernels.cpu.layout import LINE
 from kerf.kernels.cpu.machine import machine_of
-from kerf.kernels.problem import Problem, computes
+from kerf.kernels.problem import Problem, computes, sparse
 from kerf.kernels.vector import prefetch
 
 name = "conv2d_nchw_bsr_direct"
@@ -88,13 +88,7 @@ def block_rows(p: Problem) -> int:
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if reason := computes(p, "f32"):
-        return reason
-    if not p.n:
-        return "weights are dense"
-    if not p.holds_blocks(p.n):
-        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
-    return None
+    return computes(p, "f32") or sparse(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
@@ -107,20 +101,16 @@ def configs(p: Problem, target: Target) -> Sequence[Config]:
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
     """Arrays in the order of the function's parameters: blocks by panel of input channels, then by block row.
 
-    Of a grouped convolution panels divide the channels of a group, and indices count from its first; those of the
-    function count from the image's.
+    Of a grouped convolution panels divide the channels of a group; indices are those of the image's.
     """
     if w.nnzb == 0:
         data, indices = np.zeros((1, *w.block), np.float32), np.zeros(1, np.int32)
     else:
-        data, indices = w.data, w.indices
+        data, indices = w.data, w.in_image(p.groups).indices
     per_group, rows = p.in_channels // p.groups, len(w.indptr) - 1
-    row = np.repeat(np.arange(rows), np.diff(w.indptr))
-    turn = w.indices // c["panel"] * rows + row
+    turn = w.indices // c["panel"] * rows + np.repeat(np.arange(rows), np.diff(w.indptr))
     order = np.argsort(turn, kind="stable") if w.nnzb else [0]
     counts = np.bincount(turn, minlength=-(-per_group // c["panel"]) * rows)
-    if w.nnzb:
-        indices = indices + (row * p.n // (p.out_channels // p.groups) * per_group).astype(np.int32)
     arrays = {
         "data": np.concatenate(
             [

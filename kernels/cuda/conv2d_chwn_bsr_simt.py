@@ -23,7 +23,7 @@ def refuses(p: Problem, target: Target) -> str | None:
     if not p.n:
         return "weights are dense"
     if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+        return f"{p.groups} groups; takes blocks of ungrouped convolutions"
     if p.n > MOST:
         return f"blocks of {p.n} rows; a thread's registers hold {MOST}"
     return gather.refuses(p)

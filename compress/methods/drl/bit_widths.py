@@ -114,9 +114,8 @@ class BitWidths(FakeQuantised):
     @torch.enable_grad()
     def _train(self, model: nn.Module, sample: Sample) -> None:
         sgd = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
-        left = {
-            path: p.detach() != 0 for path, p in model.named_parameters() if p.ndim > 1
-        }  # what was dropped stays so
+        # what was dropped stays so
+        left = {path: p.detach() != 0 for path, p in model.named_parameters() if p.ndim > 1}
         model.train()
         for x, y in first(sample, self.numbers.tuned):
             if len(x) > 1:  # batch norm over a single one is not defined

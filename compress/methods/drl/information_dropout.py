@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kerf.compress.network import surgery
 from kerf.compress.network.graph import DependencyGraph
 from kerf.compress.training import distributed
 from kerf.compress.training.masking import Shadows
@@ -98,9 +99,7 @@ class InformationDropout(Pressure):
             self.masks = {path: self.heard(path) for path in self.index}
             self.shadows.detach()
             del model.information_dropout
-            with torch.no_grad():
-                for path, mask in self.masks.items():
-                    model.get_parameter(path).mul_(mask)
+            surgery.zero(model, self.masks)
         self.attached = False
 
     def zeros(self) -> dict[str, Tensor]:

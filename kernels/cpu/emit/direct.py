@@ -119,20 +119,12 @@ def _store_cycles(p: Problem, machine: Machine, tiling: Tiling, order: str) -> f
 
 def prim_func(p: Problem, c: Config, target: Target, weights: Weights) -> tvm.tirx.PrimFunc:
     """The kernel: (x, *weights, bias, [residual], y), images as in kerf.kernels.cpu.layout."""
-    planes = Planes.of(p)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x, bias, out = parameters(p, weights)
         emit = Emit(p, c, machine_of(target), weights, bias, out)
         flat = T.decl_buffer((math.prod(in_planes(p)),), "float32", data=x.data)
-        padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
-        with T.serial(0, p.batch) as image:
-            origin = image * math.prod(in_planes(p)[1:])
-            if padded is None:
-                emit.image(Source(flat, origin, image))
-            else:
-                Padding(planes, flat, padded, c["lanes"]).copy(origin, p.in_channels, parallel_loop(target))
-                emit.image(Source(padded, 0, image))
+        emit.images(flat, flat, target)
     return builder.get()
 
 
@@ -169,6 +161,21 @@ class Emit:
         uses = p.nnzb / p.in_channels if p.n else p.out_channels / c["rows"]  # of an input vector
         large = p.in_channels * self.planes.channel > machine.l2_floats
         self.far_input = p.taps == 1 and large and uses >= LEAST_USES
+
+    def images(self, flat, numbers, target: Target, **padding: Any) -> None:
+        """All outputs, of the planes in ``flat``, read as ``numbers`` where they are not copied; ``padding``: how they
+        are copied (Padding).
+        """
+        p, planes = self.p, self.planes
+        padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
+        with T.serial(0, p.batch) as image:
+            origin = image * math.prod(in_planes(p)[1:])
+            if padded is None:
+                self.image(Source(numbers, origin, image))
+            else:
+                copy = Padding(planes, flat, padded, self.c["lanes"], **padding).copy
+                copy(origin, p.in_channels, parallel_loop(target))
+                self.image(Source(padded, 0, image))
 
     def image(self, source: Source) -> None:
         """All outputs of one image."""

@@ -55,7 +55,7 @@ def refuses(p: Problem, target: Target) -> str | None:
     if not p.n:
         return "weights are dense"
     if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+        return f"{p.groups} groups; block rows share quads of all channels"
     if p.taps > 1 or geometry(p).copied:
         return "reads 1 x 1 kernels' pixels where they lie"
     dot, _ = dots(machine_of(target))

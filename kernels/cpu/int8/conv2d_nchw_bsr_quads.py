@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import tvm
@@ -13,7 +12,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.int8 import direct, estimate, quads
 from kerf.kernels.cpu.int8.dot import DOTS
-from kerf.kernels.problem import Problem
+from kerf.kernels.problem import Problem, sparse
 
 name = "conv2d_nchw_bsr_quads"
 
@@ -21,11 +20,7 @@ name = "conv2d_nchw_bsr_quads"
 def refuses(p: Problem, target: Target) -> str | None:
     if reason := estimate.refuses_convolution(p):
         return reason
-    if not p.n:
-        return "weights are dense"
-    if not p.holds_blocks(p.n):
-        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
-    return None
+    return sparse(p)
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
@@ -37,11 +32,7 @@ def cycles(p: Problem, target: Target) -> float:
 
 
 def pack(p: Problem, w: BSR, c: Config) -> dict[str, np.ndarray]:
-    """``w``: a group's channels count from its first one, in the function all from the image's."""
-    row = np.repeat(np.arange(len(w.indptr) - 1), np.diff(w.indptr))
-    first = row * p.n // (p.out_channels // p.groups) * (p.in_channels // p.groups)
-    w = replace(w, indices=(w.indices + first).astype(np.int32))
-    return quads.pack(w, p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
+    return quads.pack(w.in_image(p.groups), p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

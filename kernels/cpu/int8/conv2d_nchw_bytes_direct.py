@@ -24,25 +24,20 @@ from kerf.kernels.config import Config
 from kerf.kernels.cpu import conv2d_nchw_bsr_direct, conv2d_nchw_dense_direct
 from kerf.kernels.cpu.emit import direct
 from kerf.kernels.cpu.emit.output import Output
-from kerf.kernels.cpu.emit.padding import Padding
-from kerf.kernels.cpu.emit.planes import Planes
-from kerf.kernels.cpu.emit.register_tile import Source
 from kerf.kernels.cpu.int8 import estimate
 from kerf.kernels.cpu.int8.dot import DOTS, Dot, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
 from kerf.kernels.cpu.layout import in_planes
-from kerf.kernels.cpu.machine import machine_of, parallel_loop
-from kerf.kernels.problem import Problem
+from kerf.kernels.cpu.machine import machine_of
+from kerf.kernels.problem import Problem, sparse
 from kerf.kernels.vector import cast
 
 name = "conv2d_nchw_bytes_direct"
 
 
 def refuses(p: Problem, target: Target) -> str | None:
-    if reason := estimate.refuses_convolution(p):
+    if reason := estimate.refuses_convolution(p) or (sparse(p) if p.n else None):
         return reason
-    if p.n and not p.holds_blocks(p.n):
-        return f"{p.groups} groups of {p.out_channels // p.groups} filters: depthwise, or straddled by blocks of {p.n}"
     if p.depthwise:
         return "depthwise"
     dot = DOTS[dots(machine_of(target))[0]]
@@ -70,7 +65,7 @@ def pack(p: Problem, w: Any, c: Config) -> dict[str, np.ndarray]:
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
-    planes, machine = Planes.of(p), machine_of(target)
+    machine = machine_of(target)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         x = T.arg("x", T.buffer(in_planes(p), "uint8"))
@@ -82,16 +77,7 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
         emit = direct.Emit(p, c, machine, weights, Floats(epilogue.start), out)
         emit.far_input = False  # bytes are a quarter of what the prefetches were made for
         flat = T.decl_buffer((math.prod(in_planes(p)),), "uint8", data=x.data)
-        padded = T.alloc_buffer((planes.scratch(p.in_channels),), "float32") if planes.copied else None
-        with T.serial(0, p.batch) as image:
-            origin = image * math.prod(in_planes(p)[1:])
-            if padded is None:
-                emit.image(Source(Floats(flat), origin, image))
-            else:
-                fill = T.Bind(T.cast(epilogue.zero[0], "float32"))
-                copies = Padding(planes, flat, padded, c["lanes"], fill=fill, read=as_floats)
-                copies.copy(origin, p.in_channels, parallel_loop(target))
-                emit.image(Source(padded, 0, image))
+        emit.images(flat, Floats(flat), target, fill=T.Bind(T.cast(epilogue.zero[0], "float32")), read=as_floats)
     return builder.get()
 
 
@@ -111,7 +97,7 @@ class Floats:
 
 
 class Bytes(Output):
-    """Planes of the layer's output, with the epilogue of integers on the way into them."""
+    """Planes of a layer's output, one channel after the other, with the epilogue of integers on the way into them."""
 
     def __init__(self, p: Problem, epilogue: Epilogue, dot: Dot):
         super().__init__(p, epilogue.y)

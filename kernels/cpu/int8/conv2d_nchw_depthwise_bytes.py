@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tvm
@@ -23,9 +21,10 @@ from kerf.kernels.cpu import conv2d_nchw_depthwise as floats
 from kerf.kernels.cpu.emit.padding import Padding
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.int8 import estimate
-from kerf.kernels.cpu.int8.dot import DOTS, Dot, dots
+from kerf.kernels.cpu.int8.conv2d_nchw_bytes_direct import Bytes
+from kerf.kernels.cpu.int8.dot import DOTS, dots
 from kerf.kernels.cpu.int8.epilogue import Epilogue
-from kerf.kernels.cpu.layout import in_planes, out_planes
+from kerf.kernels.cpu.layout import in_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.problem import Problem
 from kerf.kernels.vector import cast, splat
@@ -68,35 +67,10 @@ def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-@dataclass
-class _Output:
-    """The epilogue of one channel at a time, as the f32 kernel calls it."""
-
-    epilogue: Epilogue
-    dot: Dot
-    steps: Any = None
-
-    @property
-    def pitch(self) -> int:
-        return out_planes(self.epilogue.p)[2]
-
-    def plane(self, image, channel):
-        return self.epilogue.plane(image, channel)
-
-    def store_row(self, vectors: Sequence[Any], at, offsets: Sequence[int], lanes: int) -> None:
-        self.epilogue.store_row(vectors, self.steps, at, offsets, lanes, self.dot)
-
-    def blank(self, plane, begin: int, lanes: int) -> None:
-        """What lies behind the pixels is never read for one, and every byte is finite."""
-        if not self.epilogue.p.y.quantised:
-            with T.serial(begin, self.pitch) as i:
-                T.buffer_store(self.epilogue.y, T.float32(0), [plane + i])
-
-
 class _Channels(floats.Channels):
     def __init__(self, p: Problem, c: Config, target: Target, data, epilogue: Epilogue):
         machine = machine_of(target)
-        self.output = _Output(epilogue, DOTS[dots(machine)[0]])
+        self.output = Bytes(p, epilogue, DOTS[dots(machine)[0]])
         super().__init__(p, c, machine, data, None, self.output)
         planes = self.planes
         if not planes.copied:
@@ -122,7 +96,7 @@ class _Channels(floats.Channels):
                 self._channel(scratch, i * planes.channel, image, T.Bind(first + done + i))
 
     def _weights(self, channel) -> list:
-        self.output.steps = self.output.epilogue.steps(channel)
+        self.output.turn_to(channel)
         return [T.Bind(T.cast(self.data[channel, tap], "float32")) for tap in range(self.p.taps)]
 
     def _start(self, channel):

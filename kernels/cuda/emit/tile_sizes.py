@@ -40,7 +40,7 @@ def refuses_blocks(p: Problem) -> str | None:
     if not p.n:
         return "weights are dense"
     if p.groups > 1:
-        return f"{p.groups} groups; 1xN blocks are defined on ungrouped convolutions"
+        return f"{p.groups} groups; takes blocks of ungrouped convolutions"
     if p.n not in HEIGHTS:
         return f"blocks of {p.n} rows; tensor cores take {ROWS} filters at once: N = 16, 32 or 64"
     return refuses_size(p)
