@@ -65,6 +65,9 @@ class WholeForm(Form, Protocol):
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         """(operand 0 or its parts, the other operands, y)."""
 
+    def lookup(self, shape: Shape, dtypes: tuple[str, str]) -> tvm.tirx.PrimFunc:
+        """(x, table (256,), y), numpy's types of bytes: y is the table's entry x, as a number from 0 on."""
+
     def planes(self, order: Order, shape: Shape, channels: int, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         """(x of ``shape``, y of ``channels``): channel k of y is channel order(k) of x."""
 

@@ -70,6 +70,13 @@ def _pointwise(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs:
     return reshaped(bb, layout_changes.call(bb, function, images, [], shape, form, f.result), operation.shape)
 
 
+def _lookup(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    shape, dtypes = as_image(operation.shape), (dtype_of(inputs[0]), dtype_of(inputs[1]))
+    function = layout_changes.add(bb, cast(WholeForm, form).lookup(shape, dtypes), "lookup")
+    y = layout_changes.call(bb, function, [reshaped(bb, inputs[0], shape)], inputs[1:], shape, form, dtypes[1])
+    return reshaped(bb, y, operation.shape)
+
+
 def _planes(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     """Tensors of five dimensions are images whose channels are in groups."""
     n, *groups, h, w = shape_of(inputs[0])
@@ -105,6 +112,7 @@ EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Ex
     "max_pool": _max_pool,
     "average_pool": _average_pool,
     "pointwise": _pointwise,
+    "lookup": _lookup,
     "planes": _planes,
     "enlarge": _enlarge,
     "interpolate": _interpolate,

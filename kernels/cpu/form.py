@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.target import Target
 
 from kerf.kernels.cpu import moves, planewise
+from kerf.kernels.cpu.emit.lookup import lookup
 from kerf.kernels.cpu.layout import from_planes, pitch, to_planes
 from kerf.kernels.cpu.pointwise import pointwise
 from kerf.kernels.form import Arrays, Order, Shape
@@ -23,7 +24,7 @@ class PaddedPlanes:
     target: Target
     dtype: str = FLOAT  # of the first layer's images; every function is told its own
     operators = frozenset(
-        ("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "planes", "enlarge", "interpolate")
+        ("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "lookup", "planes", "enlarge", "interpolate")
     )
     is_nchw = True
 
@@ -57,6 +58,9 @@ class PaddedPlanes:
 
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         return pointwise(f, shape, self.target)
+
+    def lookup(self, shape: Shape, dtypes: tuple[str, str]) -> tvm.tirx.PrimFunc:
+        return lookup(shape, self.target, dtypes)
 
     def planes(self, order: Order, shape: Shape, channels: int, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         return moves.planes(order, shape, channels, self.target, dtype)

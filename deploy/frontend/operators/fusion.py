@@ -9,6 +9,7 @@ import numpy as np
 
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.operators import elementwise
+from kerf.deploy.frontend.operators.lookups import lookups
 from kerf.deploy.frontend.operators.operation import Operation, Refusal, shape_of
 from kerf.deploy.frontend.operators.table import operation
 from kerf.deploy.frontend.passes.activations import VALUE, activation_after
@@ -40,6 +41,8 @@ def operations(graph: Graph, functions: Collection[str]) -> Operations:
             continue
         if asked.function in functions:
             found.by_output[output] = asked
+    if "lookup" in functions:
+        _look_up(graph, found)
     if "pointwise" in functions:
         _merge(graph, found)
     return found
@@ -66,6 +69,17 @@ def _spelled_activations(graph: Graph, found: Operations) -> None:
             break
 
 
+def _look_up(graph: Graph, found: Operations) -> None:
+    """Tables in place of what makes bytes of bytes, and of what only they have read."""
+    found.by_output |= lookups(graph, found.by_output)
+    for node in reversed(graph.nodes):
+        output = node.output[0]
+        operation = found.by_output.get(output)
+        if operation is not None and operation.function in ("lookup", "pointwise") and not _read(graph, found, output):
+            del found.by_output[output]
+            found.absorbed.add(output)
+
+
 def _merge(graph: Graph, found: Operations) -> None:
     """Each operation into the next one, where that alone reads it."""
     for node in graph.nodes:
@@ -86,17 +100,17 @@ def _mergeable(graph: Graph, found: Operations, output: str) -> str | None:
         first = found.by_output.get(tensor)
         if first is None or first.function != "pointwise" or first.shape != second.shape:
             continue
-        if second.tensors.count(tensor) == 1 and not _read_elsewhere(graph, found, tensor, output):
+        if second.tensors.count(tensor) == 1 and not _read(graph, found, tensor, besides=output):
             return tensor
     return None
 
 
-def _read_elsewhere(graph: Graph, found: Operations, tensor: str, output: str) -> bool:
-    """Whether anything but the operation of ``output`` reads ``tensor``."""
+def _read(graph: Graph, found: Operations, tensor: str, besides: str = "") -> bool:
+    """Whether anything reads ``tensor``, but for the operation of the output ``besides``."""
     if tensor in {o.name for o in graph.outputs}:
         return True
     nodes = {n.output[0] for n in graph.consumers(tensor)} - found.absorbed - set(found.by_output)
-    return bool(nodes) or any(tensor in op.tensors for name, op in found.by_output.items() if name != output)
+    return bool(nodes) or any(tensor in op.tensors for name, op in found.by_output.items() if name != besides)
 
 
 def joined(first: Operation, second: Operation, at: int) -> Operation:

@@ -12,17 +12,18 @@ from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.operators.operation import Operation, Refusal, image_of, only_output, shape_of
 from kerf.deploy.frontend.passes.linear import BYTES, Steps, dequantised
 from kerf.deploy.frontend.passes.linear import steps as steps_of
-from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, Pointwise, Step
+from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, SIZES, STEPS, Pointwise, Step
 
 
 def quantise(graph: Graph, node: onnx.NodeProto) -> Operation:
-    """round(x / scale) + zero, saturated when it is stored: divided, as ONNX Runtime does, not by a reciprocal."""
+    """round(x / scale) + zero, saturated when it is stored: the quotient, as ONNX Runtime's, not by one reciprocal."""
     found, shape = _of_bytes(graph, node), shape_of(graph, node.input[0])
     if found.axis is not None:
         return _each_channel(node.input[0], found, shape)
     scale, zero = found.scale.item(), found.zero.item()
     exact = math.frexp(scale)[0] == 0.5 and math.isfinite(1 / scale)  # a power of two
-    steps = [Step("mul", (0, 1 / scale)) if exact else Step("div", (0, scale)), Step("round", (1,))]
+    other = Step(STEPS if SIZES[0] < scale < SIZES[1] else "div", (0, scale))
+    steps = [Step("mul", (0, 1 / scale)) if exact else other, Step("round", (1,))]
     steps += [Step("add", (2, float(zero)))] if zero else []
     program = Pointwise((IMAGE,), tuple(steps), result=found.dtype)
     return Operation("pointwise", (node.input[0],), (shape,), {"pointwise": program})

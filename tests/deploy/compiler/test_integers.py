@@ -19,6 +19,7 @@ from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.plain import plain
 from kerf.deploy.plans import pieces
 from kerf.kernels.cpu.form import PaddedPlanes
+from kerf.kernels.pointwise.program import IMAGE, PLANE
 from tests.helpers.compiled import TARGET, checked, compiled
 from tests.helpers.interpreted import interpreted, whole
 from tests.helpers.onnx_files import file
@@ -60,11 +61,33 @@ def test_what_follows_is_one_pass_over_bytes(tmp_path):
     found = operations(graph, PaddedPlanes.operators)
     read = {name for op in found.by_output.values() for name in op.tensors}
     read |= {name for node in graph.nodes if node.op_type == "Layer" for name in node.input}
-    own = [op for t, op in found.by_output.items() if op.function == "pointwise" and t in read]
-    images = [op.arguments["pointwise"] for op in own if len(op.shape) == 4 and op.shape[2] > 1]
-    assert len(images) == 5  # of the input, affine, HardSwish, squeeze-excite, silu; the sum is in its layer
+    own = [op for t, op in found.by_output.items() if t in read and len(op.shape) == 4 and op.shape[2] > 1]
+    images = [op.arguments["pointwise"] for op in own if op.function == "pointwise"]
+    assert len(images) == 3  # of the input, affine, squeeze-excite; the sum is in its layer
+    assert sum(op.function == "lookup" for op in own) == 2  # HardSwish, silu
     assert all(f.result == "uint8" for f in images)
-    assert any(f.stored[:2] == ("uint8", "uint8") for f in images)  # squeeze-excite's product
+    assert any(f.operands == (IMAGE, PLANE) and f.stored[0] == "uint8" for f in images)  # squeeze-excite's product
+
+
+def test_a_gate_rounded_on_its_way_is_one_table(tmp_path):
+    """x sigmoid(x) with the sigmoid in bytes, of which another node takes the average; bit for bit ONNX Runtime's."""
+    d = Drawn()
+    d.pair("x", "a", scale=0.05, zero=120)
+    d.pair(d.add("Sigmoid", "a", "s"), "g", scale=1 / 255, zero=0)
+    d.pair(d.add("Mul", "a g", "m"), "b", scale=0.021, zero=14)
+    d.pair(d.add("Relu", "b", "r"), "e", scale=0.03, zero=3)
+    d.q(d.add("GlobalAveragePool", "e", "p"), "y", scale=0.01, zero=0)
+    d.q("e", "z", scale=0.025, zero=1)
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE, outputs=("y", "z"))
+    network, session = compiled(path)
+    found = operations(network.graph, PaddedPlanes.operators)
+    tables = [name for name, op in found.by_output.items() if op.function == "lookup"]
+    assert len(tables) == 2  # what the average reads, and z: the gate, the product and the Relu are within both
+    assert len({found.by_output[name].inputs[0] for name in tables}) == 1
+    feed = draw(network.inputs, np.random.default_rng(3), 4)
+    for y, truth in zip(listed(session.run(alone(feed))), whole(str(path), feed)):
+        assert truth.std() > 0
+        np.testing.assert_array_equal(y, truth)
 
 
 def test_sums_within_layers_change_no_bit(tmp_path):
