@@ -62,6 +62,9 @@ class WholeForm(Form, Protocol):
     def average_pool(self, p: Problem, x: TensorType = F32) -> tvm.tirx.PrimFunc:
         """(x, factors (1, 1, h, w) of the sums, y of floats)."""
 
+    def softmax(self, shape: Shape) -> tvm.tirx.PrimFunc:
+        """(x, y), over channels."""
+
     def pointwise(self, f: Pointwise, shape: Shape) -> tvm.tirx.PrimFunc:
         """(operand 0 or its parts, the other operands, y)."""
 

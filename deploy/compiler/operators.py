@@ -44,6 +44,14 @@ def _scale(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Val
     return layout_changes.call(bb, layout_changes.add(bb, form.scale(shape), "scale"), inputs, [], shape, form)
 
 
+def _softmax(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    n, c, *pixels = shape_of(inputs[0])
+    shape = n, c, math.prod(pixels[:-1]), pixels[-1]
+    function = layout_changes.add(bb, cast(WholeForm, form).softmax(shape), "softmax")
+    y = layout_changes.call(bb, function, [reshaped(bb, inputs[0], shape)], [], shape, form)
+    return reshaped(bb, y, operation.shape)
+
+
 def _max_pool(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     p = operation.arguments["problem"]
     function = layout_changes.add(bb, form.max_pool(p), "max_pool")
@@ -109,6 +117,7 @@ EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Ex
     "view": _view,
     "mean": _mean,
     "scale": _scale,
+    "softmax": _softmax,
     "max_pool": _max_pool,
     "average_pool": _average_pool,
     "pointwise": _pointwise,

@@ -24,7 +24,8 @@ class PaddedPlanes:
     target: Target
     dtype: str = FLOAT  # of the first layer's images; every function is told its own
     operators = frozenset(
-        ("view", "mean", "scale", "max_pool", "average_pool", "pointwise", "lookup", "planes", "enlarge", "interpolate")
+        ("view", "mean", "scale", "softmax", "max_pool", "average_pool")
+        + ("pointwise", "lookup", "planes", "enlarge", "interpolate")
     )
     is_nchw = True
 
@@ -49,6 +50,9 @@ class PaddedPlanes:
 
     def scale(self, shape: Shape) -> tvm.tirx.PrimFunc:
         return planewise.scale(shape, self.target)
+
+    def softmax(self, shape: Shape) -> tvm.tirx.PrimFunc:
+        return planewise.softmax(shape, self.target)
 
     def max_pool(self, p: Problem) -> tvm.tirx.PrimFunc:
         return planewise.max_pool(p, self.target)

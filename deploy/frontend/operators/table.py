@@ -8,7 +8,7 @@ import onnx
 
 from kerf.deploy.frontend.network import DOMAIN, OP
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph
-from kerf.deploy.frontend.operators import elementwise, moves, pooling, quantising, views
+from kerf.deploy.frontend.operators import elementwise, moves, normalising, pooling, quantising, views
 from kerf.deploy.frontend.operators.operation import Operation, Refusal
 
 # How a node is read, by its operator: Operation, or Refusal.
@@ -17,6 +17,7 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
     "GlobalAveragePool": pooling.global_mean,
     "ReduceMean": pooling.mean,
     "AveragePool": pooling.average_pool,
+    "Softmax": normalising.softmax,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), elementwise.binary),
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish", "Swish", "Gelu"), elementwise.activation),
     **dict.fromkeys(("Clip", "LeakyRelu", "Elu"), elementwise.activation),

@@ -110,7 +110,7 @@ def mixed(path):
     d = Drawn()
     d.pair("x", "a", scale=0.03, zero=128)
     d.pair(d.add("Conv", f"a {d.weight('w', (8, 6, 3, 3))}", "c"), "b", scale=0.1, zero=128)
-    d.pair(d.add("Softmax", "b", "soft", axis=1), "p", scale=0.004, zero=0)
+    d.pair(d.add("Softmax", "b", "soft", axis=3), "p", scale=0.004, zero=0)
     d.constant("v", d.rng.standard_normal((4, 8, 1, 1)).astype(np.float32))
     d.add("Conv", "p v", "f")
     d.q("f", "y", scale=0.02, zero=128)

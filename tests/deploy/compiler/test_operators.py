@@ -68,6 +68,14 @@ def interpolated_from_the_edge(b, x):
     return b.node("Resize", [x, "", scales], "y", **how), (2, 8, 22, 33)
 
 
+def softmax_of_channels(b, x):
+    return b.node("Softmax", [x], "y", axis=-3), (2, 8, 15, 15)
+
+
+def softmax_of_rows(b, x):
+    return b.node("Softmax", [x], "y", axis=-1), (2, 8, 15, 15)
+
+
 FUNCTIONS = {  # of kerf, that compute each
     global_pool: {"mean"},
     mean: {"mean"},
@@ -80,11 +88,15 @@ FUNCTIONS = {  # of kerf, that compute each
     interpolated: {"interpolate"},
     interpolated_by_corners: {"interpolate"},
     interpolated_from_the_edge: {"interpolate"},
+    softmax_of_channels: {"softmax"},
+    softmax_of_rows: set(),
 }
-OURS = ("mean", "scale", "max_pool", "average_pool", "pointwise", "interpolate")
+OURS = ("mean", "scale", "softmax", "max_pool", "average_pool", "pointwise", "interpolate")
 
 
-@pytest.mark.parametrize("tail", sweep(FUNCTIONS, quick=(global_pool, gate, constant_factor, pool, pool_over_the_edge)))
+@pytest.mark.parametrize(
+    "tail", sweep(FUNCTIONS, quick=(global_pool, gate, constant_factor, pool, softmax_of_channels))
+)
 def test_operator(tmp_path, tail):
     b = Builder()
     y, shape = tail(b, b.conv("input", "conv", 8, 3, 3))

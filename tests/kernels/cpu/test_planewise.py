@@ -56,6 +56,19 @@ def test_scale(pixels, target):
     np.testing.assert_array_equal(y, padded(x * factor[:, None]))
 
 
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("pixels", SIZES)
+@pytest.mark.parametrize("channels", (1, 2, 16))
+def test_softmax(channels, pixels, target):
+    """Of numbers whose exponentials are infinite, too; a channel far below the others is 0."""
+    rng = np.random.default_rng(pixels)
+    x = (rng.standard_normal((2, channels, 1, pixels)) * 4 + 100).astype(np.float32)
+    x[1, -1] -= 1e4
+    y = run(planewise.softmax(x.shape, target), target, to_planes(x), out=to_planes(x).shape)
+    powers = np.exp(x.astype(np.float64) - x.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(from_planes(y, x.shape), powers / powers.sum(1, keepdims=True), rtol=2e-6, atol=1e-30)
+
+
 @pytest.mark.parametrize(
     ("pixels", "target", "dtype"),
     [*((n, t, "float32") for n in SIZES for t in TARGETS.values()), *((n, TARGETS["host"], "uint8") for n in FEW)],
