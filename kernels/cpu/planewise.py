@@ -95,7 +95,7 @@ def scale(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc
 
 
 def softmax(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
-    """(x (n, c, pitch), y): e^x of every pixel over the sum of its channels', the largest taken from all of them first."""
+    """(x (n, c, pitch), y): e^x of every pixel over the sum of its channels', the largest taken from all first."""
     n, c, h, w = shape
     width = pitch(h * w)
     lanes, offsets = spans(width, TOGETHER * machine_of(target).lanes[0])

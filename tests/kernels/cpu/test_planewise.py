@@ -58,7 +58,7 @@ def test_scale(pixels, target):
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("pixels", SIZES)
-@pytest.mark.parametrize("channels", (1, 2, 16))
+@pytest.mark.parametrize("channels", [1, 2, 16])
 def test_softmax(channels, pixels, target):
     """Of numbers whose exponentials are infinite, too; a channel far below the others is 0."""
     rng = np.random.default_rng(pixels)
