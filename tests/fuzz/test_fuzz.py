@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import kinds, kinds_machine, kinds_onnx, mutate, mutate_onnx, pool, seeds
+from tests.fuzz import kinds, kinds_machine, kinds_onnx, mutate, mutate_onnx, pool, seeds, watching
 
 ROOT = Path(__file__).parents[2]
 INPUTS = 300
@@ -98,12 +99,44 @@ def _says(text, code):
     return code
 
 
-def test_a_hang_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "SECONDS", 1)
-    os.mkfifo(tmp_path / "fifo")
-    case = pool.Case("kind", "0", lambda: len((tmp_path / "fifo").read_bytes()), tmp_path)
-    (outcome,) = pool.outcomes([case], 1)
+def _waits_for_a_pipe(folder):
+    os.mkfifo(folder / "fifo")
+    (folder / "fifo").read_bytes()
+
+
+def _works_on(_):
+    while True:
+        pass
+
+
+def _leaves_it_to_a_child(_):
+    if os.fork():
+        os.wait()
+    _works_on(_)
+
+
+@pytest.mark.parametrize("work", [_waits_for_a_pipe, _works_on, _leaves_it_to_a_child])
+def test_a_hang_is_seen(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "ASLEEP", 1)
+    monkeypatch.setattr(watching, "WORKED", 1)
+    (outcome,) = pool.outcomes([pool.Case("kind", "0", lambda: work(tmp_path), tmp_path)], 1)
     assert outcome.wrong == "hang"
+    assert work.__name__ in outcome.err  # where
+
+
+def test_what_was_stopped_for_a_while_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "ASLEEP", 0.5)
+
+    def work():
+        if not os.fork():
+            time.sleep(1.5)  # while its parent is stopped
+            os.kill(os.getppid(), signal.SIGCONT)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return 0
+
+    (outcome,) = pool.outcomes([pool.Case("kind", "0", work, tmp_path)], 1)
+    assert (outcome.wrong, outcome.code) == ("", 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
