@@ -110,6 +110,7 @@ WRONG = {
     "alexnet": ["--arch=alexnet"],
     "--use_dali": ["--use_dali"],
     "no device cuda:99": ["--device=cuda:99"],
+    "no device meta": ["--device=meta"],
     "a process takes one GPU": ["--gpus", "0", "1"],
     "leave --image_size out": ["--data_set=digits", "--image_size=64"],
 }
