@@ -111,6 +111,9 @@ WRONG = {
     "--use_dali": ["--use_dali"],
     "no device cuda:99": ["--device=cuda:99"],
     "no device meta": ["--device=meta"],
+    "--seed is 4294967296: expected at most 4294967295": ["--seed=4294967296"],
+    "--gpus is -10000000000000000000: expected a number of at most 18 digits": ["--gpus=-10000000000000000000"],
+    "--lr_adjust is 10000000000000000000: expected a number": ["--lr_adjust=10000000000000000000"],
     "a process takes one GPU": ["--gpus", "0", "1"],
     "leave --image_size out": ["--data_set=digits", "--image_size=64"],
 }

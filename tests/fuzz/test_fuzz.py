@@ -155,3 +155,8 @@ def test_a_judge_that_gives_no_answer_is_none(monkeypatch):
     assert kinds_onnx._in_time(lambda path: path == "a", "a") is True
     assert kinds_onnx._in_time(lambda path: path == "a", "b") is False
     assert kinds_onnx._in_time(lambda path: bool(time.sleep(30)), "a") is None
+
+
+def test_what_the_judge_logs_is_none_of_the_commands_words(capfd):
+    assert kinds_onnx._in_time(lambda path: bool(os.write(1, b"log") + os.write(2, b"log")), "a") is True
+    assert capfd.readouterr() == ("", "")
