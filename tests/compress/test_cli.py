@@ -74,6 +74,19 @@ def test_a_resumed_run_keeps_its_settings(tmp_path, capsys):
     assert "resuming keeps its settings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["best", "model"])
+def test_a_run_that_lacks_a_tensor_is_refused_before_it_trains(tmp_path, capsys, part):
+    with killed_after(6):
+        assert cli.main([*SMALL, "--num_epochs=2", f"--job_dir={tmp_path}"]) == 130
+    last = tmp_path / "checkpoint" / "last.safetensors"
+    tensors, state = checkpoint.load(last)
+    del tensors[min(name for name in tensors if name.startswith(f"{part}."))]
+    checkpoint.save(last, tensors, state)
+    capsys.readouterr()
+    assert cli.main([f"--resume={tmp_path}"]) == 2
+    assert "is no run of this network and these settings" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """Files that cannot be used, by the name under which WRONG has them."""
