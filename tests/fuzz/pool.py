@@ -32,7 +32,8 @@ HALF = "(but something is left beside it)"  # of one that looked
 @dataclass(frozen=True)
 class Case:
     """One input. ``work``: what is called in the child, in a new folder; ``allowed``: exit codes that may be right;
-    ``absent``: files that must not be there unless the exit code is 0.
+    ``absent``: files that must not be there unless the exit code is 0; ``hungry``: it may ask for more memory than
+    there is, which is then said.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Case:
     folder: Path
     allowed: tuple[int, ...] = (0, 2)
     absent: tuple[str, ...] = ()
+    hungry: bool = False
 
 
 @dataclass
@@ -195,7 +197,7 @@ def _wrong(o: Outcome) -> str:
         return "not one line"
     if o.code == 2 and len(said[0]) > 1500:
         return "long line"
-    if o.code == 2 and "out of memory" in said[0]:
+    if o.code == 2 and "out of memory" in said[0] and not o.case.hungry:
         return "memory"
     if o.code not in (0, 2):
         return "exit code"

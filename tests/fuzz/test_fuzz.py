@@ -94,6 +94,13 @@ def test_the_judge_sees_what_is_wrong(work, wrong, tmp_path):
     assert outcome.wrong == wrong
 
 
+def test_a_piece_of_a_bundle_may_need_more_memory_than_there_is(tmp_path):
+    for hungry, wrong in ((True, ""), (False, "memory")):
+        case = pool.Case("kind", "0", lambda: _says("kerf run: error: out of memory", 2), tmp_path, hungry=hungry)
+        (outcome,) = pool.outcomes([case], 1)
+        assert outcome.wrong == wrong
+
+
 def _says(text, code):
     print(text, file=sys.stderr)
     return code
