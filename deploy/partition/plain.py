@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kerf.deploy.frontend import clean, qdq
 from kerf.deploy.frontend.network import Network, Piece
 
 
 def plain(network: Network, engine: str) -> Network:
-    """The same network, run by ``engine`` alone."""
+    """The same network, run by ``engine`` alone. A quantised one as its file has it, but cleaned: engines look for Q/DQ
+    around their operators, where kerf moves and folds them for its own.
+    """
+    graph = network.graph
+    if qdq.is_quantised(graph.original):
+        inputs = [v for v in network.inputs if v.shape]
+        shapes = {v.name: v.shape for v in inputs if v.shape and None not in v.shape}
+        batch = next((v.shape[0] for v in inputs if v.shape), None)
+        graph = clean.read_graph(network.path, shapes, batch)
     ends = [tuple(v.name for v in values) for values in (network.inputs, network.outputs)]
-    return replace(network, pieces=(Piece(engine, tuple(network.graph.nodes), *ends),))
+    return replace(network, graph=graph, pieces=(Piece(engine, tuple(graph.nodes), *ends),))

@@ -98,13 +98,13 @@ def softmax(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFu
     """(x (n, c, pitch), y): e^x of every pixel over the sum of its channels', the largest taken from all first."""
     n, c, h, w = shape
     width = pitch(h * w)
-    lanes, offsets = spans(width, TOGETHER * machine_of(target).lanes[0])
+    lanes, count = covering(width, TOGETHER * machine_of(target).lanes[0])
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         images = T.arg("x", T.buffer((n, c, width), "float32"))
         result = T.arg("y", T.buffer((n, c, width), "float32"))
-        with parallel_loop(target)(0, n * len(offsets)) as part:
-            image, at = part // len(offsets), run(T.Bind(T.min(part % len(offsets) * lanes, width - lanes)), lanes)
+        with parallel_loop(target)(0, n * count) as part:
+            image, at = part // count, run(T.Bind(T.min(part % count * lanes, width - lanes)), lanes)
             most, total = (T.alloc_buffer((lanes,), "float32", scope="local", annotations=REGISTERS) for _ in range(2))
             all_ = run(0, lanes)
             T.buffer_store(most, images[image, 0, at], [all_])

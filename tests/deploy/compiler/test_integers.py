@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import build
+from kerf.deploy.frontend import clean
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.frontend.operators import table
 from kerf.deploy.frontend.operators.fusion import operations
@@ -132,6 +133,25 @@ def test_dense_engines_get_the_nodes_of_the_file(tmp_path):
     assert next(n for n in model.graph.node if weight in n.output).op_type == "DequantizeLinear"
     feed = draw(network.inputs, np.random.default_rng(0))
     np.testing.assert_array_equal(whole(model, feed)[0], whole(str(tmp_path / "m.onnx"), feed)[0])
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_a_dense_engine_alone_gets_the_file_as_it_is(tmp_path, batch):
+    """Its constants quantised, too, which kerf's passes fold, and the sizes that were asked for."""
+    d = Drawn()
+    d.pair("x", "a", scale=0.03, zero=128)
+    d.pair(d.add("Conv", f"a {d.weight('w', (8, 6, 3, 3))}", "c"), "b", scale=0.1, zero=128)
+    d.constant("k.q", np.arange(8, dtype=np.uint8).reshape(1, 8, 1, 1))
+    d.dq("k.q", "k", scale=0.2, zero=3, dtype="uint8")
+    d.q(d.add("Add", "b k", "s"), "y", scale=0.1, zero=120)
+    path = file(tmp_path / "m.onnx", d.nodes, d.constants, shape=("n", *SHAPE[1:]))
+    network = convert(path, batch=batch)
+    by = plain(network, "onnxruntime")
+    model, cleaned = onnx_piece.model(by.graph, by.pieces[0]), clean.read(path, batch=batch)
+    assert [n.op_type for n in model.graph.node] == [n.op_type for n in cleaned.graph.node]
+    assert by.inputs == network.inputs
+    feed = draw(network.inputs, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole(model, feed)[0], whole(str(path), feed)[0])
 
 
 def test_layers_without_a_kernel_are_a_dense_engines(tmp_path, monkeypatch):
