@@ -23,6 +23,13 @@ JSON = "print one JSON object at the end, and nothing else on stdout; words go t
 class Parser(argparse.ArgumentParser):
     """Raises BadInput in place of printing the usage and leaving: its errors are one line, as all others."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:  # of which argparse makes an empty list, whatever the flag is of
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"{word}: no value")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; see --help")
 

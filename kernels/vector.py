@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
+
+UNROLLED = 64  # vectors of a run that are written out one after the other
+GROUP = 8  # of a longer one, at a time
 
 
 def run(at, lanes: int):
@@ -57,6 +63,21 @@ def covering(n: int, lanes: int) -> tuple[int, int]:
     while lanes > n:
         lanes //= 2
     return lanes, -(-n // lanes)
+
+
+def groups(n: int, lanes: int) -> Iterator[tuple[Any, int, list[int]]]:
+    """The vectors of ``spans``: (where some begin, lanes, offsets from there). Of a long run all but the last are in a
+    loop, or its code would grow with it: what is emitted before the next is asked for is that loop's body.
+    """
+    lanes, offsets = spans(n, lanes)
+    if len(offsets) <= UNROLLED:
+        yield 0, lanes, offsets
+        return
+    whole = n // (GROUP * lanes)
+    with T.serial(0, whole) as i:
+        yield i * (GROUP * lanes), lanes, offsets[:GROUP]
+    if rest := offsets[whole * GROUP :]:
+        yield 0, lanes, rest
 
 
 def overrun(n: int, lanes: int) -> int:

@@ -180,8 +180,7 @@ def carry_out(request: Request, command: str, say: Say | None = None, progress: 
     if request.int8:
         request, made = quantised_first(request, say)
         networks = converted(request, target)
-    others = [t for t in several if t is not target]
-    job = Job(request, target, foreign, command, say, place, f32, made, others, tools)
+    job = Job(request, target, foreign, command, say, place, f32, made, [t for t in several if t is not target], tools)
     if (backend_of(target).device or request.rpc) and len(networks[0].inputs) + len(networks[0].outputs) != 2:
         raise BadInput(f"{request.path}: several inputs or outputs; on GPUs and over --rpc a network has one of each")
     with explained(request.path):
@@ -207,11 +206,7 @@ def _compiled(networks: Sequence[Network], job: Job, progress: Progress) -> Bund
         plans = [planned(network, job, book, searched=summary is not None) for network in networks]
         for other in job.others:
             plans += variants(other, job, book)
-        delivered = deliver(plans, book, summary, job)
-        if job.tools:
-            first = plans[0].network
-            ort_model.proven(delivered.path, job.tools, first.path, first.inputs, request.precision, request.threads)
-        return delivered
+        return deliver(plans, book, summary, job)
     except Unsupported as error:  # by an engine, of a piece
         raise Unsupported(f"{request.path}: {error}") from error
 
@@ -301,10 +296,19 @@ def planned(network: Network, job: Job, book: RecordBook, searched: bool) -> Pla
 
 
 def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None, job: Job) -> Bundle:
+    """The bundle in its place, with all that was asked for in it; else what was there stays."""
+    request, first = job.request, plans[0].network
+    with bundle.replacing(request.out) as folder:
+        result = chosen(plans, book, job, folder)
+        if job.tools:
+            ort_model.proven(folder, job.tools, first.path, first.inputs, request.precision, request.threads)
+    return Bundle(request.out, bundle.read_manifest(request.out), result, summary, job.foreign)
+
+
+def chosen(plans: Sequence[Planned], book: RecordBook, job: Job, to: Path) -> Report | None:
     """The bundle, verified and raced; with a dense engine in kerf's place where that is faster."""
-    request, out = job.request, job.request.out
-    whole = fallback.model(request.path)
-    first, result = plans[0], made(plans, whole, book, job)
+    request, whole = job.request, fallback.model(job.request.path)
+    first, result = plans[0], made(plans, whole, book, job, to)
     ratio = proof.alike(result) if result else None
     if request.engine == "auto" and not job.whole and first.network.engine == KERF and ratio and ratio["median"] < 1:
         job.say(wording.lost(ratio))
@@ -312,16 +316,16 @@ def deliver(plans: Sequence[Planned], book: RecordBook, summary: Summary | None,
         plans = [p for p in plans if not p.built or targets.describe(p.built.target) == mine]
         plans = [Planned(plain(p.network, ratio["against"].partition(" ")[0]), None) for p in plans]
         try:
-            result = made(plans, whole, book, job, instead=True)
+            result = made(plans, whole, book, job, to, instead=True)
         except Mismatch as error:  # its integers saturate, say: the bundle that was made stays
             job.say(f"{error}; kerf's pieces stay")
-    return Bundle(out, bundle.read_manifest(out), result, summary, job.foreign)
+    return result
 
 
 def made(
-    plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBook, job: Job, instead: bool = False
+    plans: Sequence[Planned], whole: fallback.Whole | None, book: RecordBook, job: Job, to: Path, instead: bool = False
 ) -> Report | None:
-    """Writes the bundle, verified and raced, into its place; None where this machine cannot run it. ``instead``: a
+    """Writes the bundle, verified and raced, to ``to``; None where this machine cannot run it. ``instead``: a
     dense engine takes kerf's place, and is held to what kerf is.
     """
     request, place, first = job.request, job.place, plans[0]
@@ -335,7 +339,7 @@ def made(
         for entry, p in zip(parts.entries, plans):
             if p.built:
                 entry |= {"target": targets.describe(p.built.target), "needs": targets.needs(p.built.target)}
-    with bundle.replacing(request.out) as folder:
+    with bundle.replacing(to) as folder:
         described = bundle_contents.manifest(first.network, request, job.target, first.built, parts, rows, whole)
         libraries = {str(entry["library"]): p.built.export for entry, p in zip(parts.entries, plans) if p.built}
         models = parts.models | ({fallback.FILE: whole.contents} if whole else {})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerf.deploy.quantise.calibration import METHOD, MOST, Calibration
+from kerf.deploy.runtime.manifest import MOST_THREADS
 from kerf.errors import BadInput
 from kerf.images import MEAN, STD
 from kerf.kernels.precision import PRECISIONS
@@ -49,8 +50,8 @@ class Request:
     std: tuple[float, ...] = STD
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise BadInput(f"--threads {self.threads}: expected at least 1")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise BadInput(f"--threads {self.threads}: expected 1 to {MOST_THREADS}")
         if self.batch is not None and self.batch < 1:
             raise BadInput(f"--batch {self.batch}: expected at least 1")
         for name, value in (("tune_minutes", self.minutes), ("seconds", self.seconds)):

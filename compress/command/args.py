@@ -160,7 +160,7 @@ class Args:
     precision: str = flag(
         TRAINING, "arithmetic; auto: bf16 where the hardware has it", default="auto", choices=PRECISIONS
     )
-    seed: int = flag(TRAINING, "of every random draw", default=0, ranges=(least(0),))
+    seed: int = flag(TRAINING, "of every random draw", default=0, ranges=(least(0), most(2**32 - 1)))
 
     data_set: str = flag(
         DATA, "what to train and measure on", decided=True, otherwise="digits, or imagenet where --data_path is given",

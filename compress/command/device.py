@@ -23,7 +23,7 @@ def device_of(args: Args) -> torch.device:
         if device.type == "cuda" and not distributed.alone():
             device = torch.device("cuda", distributed.local_rank())
             torch.cuda.set_device(device)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # a device without memory, meta, makes tensors that hold nothing
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"no device {name} here ({str(error).splitlines()[0]}); try --device cpu") from None
     return device

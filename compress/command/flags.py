@@ -32,6 +32,7 @@ def below(value: int) -> Range:
     return Range(lambda given: given < value, f"less than {value}")
 
 
+LARGE = 10**18  # torch's numbers have 64 bits
 POSITIVE = Range(lambda given: given > 0 and math.isfinite(given), "a positive number")
 
 
@@ -85,10 +86,13 @@ class Flag:
         return f"{text} (default {default})" if default else text
 
     def check(self, value: Any) -> None:
-        """Raises BadInput for a number out of range."""
+        """Raises BadInput for a number out of range, or one that no library takes."""
         for allowed in self.ranges:
             if value is not None and not allowed.fits(value):
                 raise BadInput(f"--{self.name} is {value}: expected {allowed.expected}")
+        numbers = value if self.many else (value,)
+        if self.kind is int and any(number is not None and not -LARGE < number < LARGE for number in numbers):
+            raise BadInput(f"--{self.name} is {as_text(value)}: expected a number of at most 18 digits")
 
 
 def flag(group: str, help: str, **row: Any) -> Any:

@@ -173,6 +173,9 @@ def _pruned(
         return None if share is None else cheapest(layer, fit, n, share, DAMPING, row_multiple)
 
     made = compensate(program, batches, len(used), keep, DAMPING)
+    if not made.lost:
+        multiple = f" and rows that keep multiples of {row_multiple}" if row_multiple else ""
+        raise BadInput(f"{path}: with sparsity {sparsity:g}, blocks of {n}{multiple} no layer loses a block")
     pruned = _quantised(graph.model(), asked, shapes) if int8 else graph.model()
     error, same = _compared(original, pruned, held)
     files.write(to, pruned.SerializeToString())

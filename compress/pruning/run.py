@@ -138,8 +138,8 @@ class _Run:
             self.recipe.pressure.restore(saved.part("pressure"))
         model.load_state_dict(saved.part("model"))
         _refuse_others(saved, "momentum", dict(model.named_parameters()))
-        _refuse_others(saved, "best", model.state_dict())
-        _refuse_others(saved, "average", model.state_dict())
+        _refuse_others(saved, "best", model.state_dict(), whole=True)
+        _refuse_others(saved, "average", model.state_dict(), whole=True)
         masks = saved.part("mask")
         course.masks = {
             path: torch.empty_like(p, dtype=torch.bool).copy_(masks[path])
@@ -252,8 +252,11 @@ class _Run:
             self.reporter.say(f"  {line}")
 
 
-def _refuse_others(saved: Saved, part: str, own: Mapping[str, torch.Tensor]) -> None:
-    """Raises ValueError for tensors of other names or shapes than the network's own."""
+def _refuse_others(saved: Saved, part: str, own: Mapping[str, torch.Tensor], whole: bool = False) -> None:
+    """Raises ValueError for tensors of other names or shapes than the network's own; ``whole``: and where some lack."""
+    lacking = own.keys() - saved.part(part).keys()
+    if whole and lacking and saved.part(part):
+        raise ValueError(f"{part} lacks {printable(min(lacking))!r}")
     for name, tensor in saved.part(part).items():
         if name not in own or own[name].shape != tensor.shape:
             raise ValueError(f"{part} of {printable(name)!r} {tuple(tensor.shape)}")

@@ -49,9 +49,7 @@ def of(manifest: Manifest, folder: Path) -> onnx.ModelProto:
     """Of the bundle's first plan."""
     plan, steps = manifest["plans"][0], manifest["plans"][0]["steps"]
     if not any(map(is_own, steps)):
-        raise Unsupported(
-            f"{folder}: no piece of it is kerf's, since {manifest['engine']} is faster; --engine kerf keeps them"
-        )
+        raise Unsupported(f"no piece of it is kerf's, since {manifest['engine']} is faster; --engine kerf keeps them")
     models = [onnx.load_model_from_string((folder / s["file"]).read_bytes()) for s in steps if not is_own(s)]
     parts, own = iter(models), domain(folder)
     nodes: list[onnx.NodeProto] = []

@@ -61,8 +61,8 @@ def toolchain(compiler: str = "") -> Toolchain:
     if sys.platform == "win32":
         raise BadInput("libkerf is built on Linux and macOS; on Windows bundles run through Python")
     named = compiler or os.environ.get("CC", "")
-    words = named.split() if named else [next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "")]
-    if not words[0]:
+    words = named.split() if named else [c for c in ("cc", "gcc", "clang") if shutil.which(c)][:1]
+    if not words:
         raise BadInput("no C compiler found in PATH; install gcc (Debian: apt install gcc), or name one in CC")
     if not shutil.which(words[0]):
         raise BadInput(f"{words[0]}: no such C compiler; install it, or name another with --cc")

@@ -34,6 +34,7 @@ def load(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and the file system each raise their own kinds
         raise _unreadable(path, error) from error
+    mended = without_unread_data(model.graph)
     outside = next((place for place in _external(model.graph) if not _inside(place)), None)
     if outside is not None:
         raise BadInput(
@@ -45,7 +46,7 @@ def load(path: Path) -> onnx.ModelProto:
         except FileNotFoundError as error:
             raise _unreadable(path, error) from error
     soundness.refuse(path, model)
-    mended = in_order(model.graph) | versioned(model)
+    mended |= in_order(model.graph) | versioned(model)
     try:
         load_external_data_for_model(model, str(path.parent))
         check(model, None if mended else path)
@@ -76,6 +77,18 @@ def in_order(graph: onnx.GraphProto) -> bool:
     del graph.node[:]
     graph.node.extend(nodes.node)
     return True
+
+
+def without_unread_data(graph: onnx.GraphProto) -> bool:
+    """In place: constants in files of their own that nothing reads are gone, as ONNX Runtime never looks for those
+    files; whether there were any.
+    """
+    read = {value.name for value in graph.output}.union(*(reads(node) for node in graph.node))
+    elsewhere = onnx.TensorProto.EXTERNAL
+    unread = [t for t in graph.initializer if t.data_location == elsewhere and t.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
+    return bool(unread)
 
 
 def versioned(model: onnx.ModelProto) -> bool:

@@ -33,6 +33,7 @@ from kerf.deploy.frontend.soundness import explained
 from kerf.deploy.quantise import ranges
 from kerf.deploy.quantise.bias import corrected
 from kerf.deploy.quantise.calibration import Calibration
+from kerf.deploy.quantise.placement import UNROUNDED, named, placement, rounded
 from kerf.deploy.quantise.samples import read
 from kerf.errors import BadInput
 
@@ -88,7 +89,7 @@ def quantise(
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
         found = ranges.of(asked.method, model, seen, samples)
-        content = _written(corrected(graph, {name: s.mean for name, s in seen.items()}), found, _kinds(graph))
+        content = _written(graph, {name: s.mean for name, s in seen.items()}, found)
         layers = sum(node.op_type in LAYERS for node in _layers(graph))
         return Quantised(files.write(to, content.SerializeToString()), len(samples), layers, asked.method)
 
@@ -146,10 +147,12 @@ def _tensors(graph: Graph) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in graph.constants and graph.types.get(name) == f32]
 
 
-def _written(model: onnx.ModelProto, found: Mapping[str, ranges.Range], kinds: Sequence[str]) -> onnx.ModelProto:
+def _written(graph: Graph, means: Mapping[str, np.ndarray], found: Mapping[str, ranges.Range]) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
 
+    named(graph)
+    model, place, kinds = corrected(graph, means), placement(graph), _kinds(graph)
     known = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in found.items()}
     with _silent(), temporary.others("quantise", WRITTEN * model.ByteSize()):
         quantizer = QDQQuantizer(
@@ -160,13 +163,18 @@ def _written(model: onnx.ModelProto, found: Mapping[str, ranges.Range], kinds: S
             QuantType.QUInt8,
             TensorsData(CalibrationMethod.MinMax, known),
             [],
-            [n.name for n in model.graph.node if _activations_alone(model, n)],
-            list(kinds),
-            {"WeightSymmetric": True, "ActivationSymmetric": False, "MatMulConstBOnly": True},
+            [*place.left, *(n.name for n in model.graph.node if _activations_alone(model, n))],
+            kinds,
+            {
+                **{"WeightSymmetric": True, "ActivationSymmetric": False, "MatMulConstBOnly": True},
+                "OpTypesToExcludeOutputQuantization": list(UNROUNDED),
+            },
         )
         quantizer.quantize_model()
+        made = quantizer.model.model
+        if "Mul" in kinds:  # else layers alone are on integers, and what follows them is within them
+            rounded(made, place.read, found)
         quantizer.model.topological_sort()
-    made = quantizer.model.model
     onnx.checker.check_model(made)
     return made
 

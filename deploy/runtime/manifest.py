@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 READ = (2, FORMAT)  # what this version runs
+MOST_THREADS = 4096
 
 
 class Tensor(TypedDict):

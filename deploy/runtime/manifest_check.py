@@ -12,12 +12,11 @@ import ml_dtypes  # numpy has bfloat16, by name too, once it is imported
 import numpy as np
 
 from kerf import gate
-from kerf.deploy.runtime.manifest import KerfStep, Manifest, OnnxStep, Tensor
+from kerf.deploy.runtime.manifest import MOST_THREADS, KerfStep, Manifest, OnnxStep, Tensor
 from kerf.errors import BadInput
 
 assert ml_dtypes
 EXPECTED = "a bundle's manifest; build the bundle again"
-MOST_THREADS = 4096
 
 
 class _Plan(TypedDict):

@@ -42,15 +42,17 @@ def make_keys(private: Path) -> Path:
 
 def sign(folder: Path, private: Path) -> Path:
     """Writes the signature of a bundle that is whole. Raises BadInput, FileNotFoundError."""
+    kind = _ed25519().Ed25519PrivateKey
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         key = load_pem_private_key(read_bytes(private, "a private key", MOST), None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadInput(
             f"{private}: no private key in PEM without a password; make one with kerf bundle keys"
         ) from error
-    if not isinstance(key, _ed25519().Ed25519PrivateKey):
+    if not isinstance(key, kind):
         raise BadInput(f"{private}: a key of another kind; expected Ed25519, as kerf bundle keys makes")
     return files.write(folder / FILE, key.sign(CONTEXT + (folder / "manifest.json").read_bytes()))
 
@@ -59,9 +61,9 @@ def refuse(folder: Path, manifest: bytes, trusted_key: str | Path | bytes) -> No
     """Raises BadInput unless the bundle is signed by the private key of ``trusted_key``: a file of the public one in
     PEM, or its 32 bytes.
     """
+    key = _public(trusted_key)
     from cryptography.exceptions import InvalidSignature
 
-    key = _public(trusted_key)
     if not (folder / FILE).exists():
         raise BadInput(f"{folder}: not signed; sign it with kerf bundle sign, or load it without a trusted key")
     try:
@@ -73,14 +75,15 @@ def refuse(folder: Path, manifest: bytes, trusted_key: str | Path | bytes) -> No
 
 
 def _public(given: str | Path | bytes) -> Any:
+    kind = _ed25519().Ed25519PublicKey
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    kind = _ed25519().Ed25519PublicKey
     try:
         if isinstance(given, bytes):
             return kind.from_public_bytes(given)
         key = load_pem_public_key(read_bytes(Path(given), "a public key", MOST))
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise BadInput(f"{given!r}: no public key; expected PEM, or 32 bytes of Ed25519") from error
     if not isinstance(key, kind):
         raise BadInput(f"{given}: a key of another kind; expected Ed25519")

@@ -7,7 +7,7 @@ in registers, so that the rows shared by neighbouring outputs are loaded once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem, computes
-from kerf.kernels.vector import even_tiles, overrun, run, spans, splat
+from kerf.kernels.vector import even_tiles, groups, overrun, run, spans, splat
 
 name = "conv2d_nchw_depthwise"
 MAX_CODE = 512  # multiply-adds of a tile, all unrolled
@@ -85,6 +85,12 @@ def _row(p: Problem, wide: int) -> tuple[int, list[int]]:
     return spans(p.out_width, wide)
 
 
+def _along(p: Problem, wide: int) -> Iterable[tuple[Any, int, list[int]]]:
+    """The same as parts of a row, of which a long one has many (vector.groups)."""
+    lanes, offsets = _row(p, wide)
+    return [(0, lanes, offsets)] if lanes > p.out_width else groups(p.out_width, wide)
+
+
 def declare(p: Problem, name: str = "data") -> tuple[Any, Any]:
     """The weights as parameters of the function being built: (data, bias)."""
     data = T.arg(name, T.buffer((p.out_channels, p.taps), "float32"))
@@ -127,7 +133,6 @@ class Channels:
 
     def _channel(self, src, origin, image, channel) -> None:
         height, width = self.p.out_height, self.p.out_width
-        lanes, offsets = _row(self.p, self.c["lanes"])
         plane = T.Bind(self.out.plane(image, channel))
         if self.out.pitch > height * width:
             self.out.blank(plane, self.out.pitch - LINE, self.c["lanes"])
@@ -135,10 +140,12 @@ class Channels:
         for first, tiles, rows in even_tiles(height, self.c["rows"]):
             with T.serial(0, tiles) as t:
                 row0 = T.Bind(first + t * rows)
-                sums = self._tile(rows, offsets, lanes, src, origin + row0 * self.planes.pitch, weights, start)
-                for r in range(rows):
-                    vectors = [sums(r, v) for v in range(len(offsets))]
-                    self.out.store_row(vectors, plane + (row0 + r) * width, offsets, lanes)
+                for begin, lanes, offsets in _along(self.p, self.c["lanes"]):
+                    at = origin + row0 * self.planes.pitch + begin
+                    sums = self._tile(rows, offsets, lanes, src, at, weights, start)
+                    for r in range(rows):
+                        vectors = [sums(r, v) for v in range(len(offsets))]
+                        self.out.store_row(vectors, plane + (row0 + r) * width + begin, offsets, lanes)
 
     def _weights(self, channel) -> list:
         return [T.Bind(self.data[channel, tap]) for tap in range(self.p.taps)]

@@ -24,8 +24,10 @@ class PaddedPlanes:
     target: Target
     dtype: str = FLOAT  # of the first layer's images; every function is told its own
     operators = frozenset(
-        ("view", "mean", "scale", "softmax", "max_pool", "average_pool")
-        + ("pointwise", "lookup", "planes", "enlarge", "interpolate")
+        {
+            *("view", "mean", "scale", "softmax", "max_pool", "average_pool"),
+            *("pointwise", "lookup", "planes", "enlarge", "interpolate"),
+        }
     )
     is_nchw = True
 

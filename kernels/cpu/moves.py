@@ -14,7 +14,7 @@ from tvm.tirx.script.builder import ir as T
 from kerf.kernels.cpu.layout import LINE, pitch
 from kerf.kernels.cpu.machine import lanes_of, parallel_loop
 from kerf.kernels.form import Order, Shape
-from kerf.kernels.vector import run, spans, splat
+from kerf.kernels.vector import groups, run, spans, splat
 
 
 def planes(order: Order, shape: Shape, channels: int, target: Target, dtype: str = "float32") -> tvm.tirx.PrimFunc:
@@ -39,7 +39,6 @@ def enlarge(factors: tuple[int, int], shape: Shape, target: Target, dtype: str =
     n, c, h, w = shape
     down, across = factors
     width, wide = w * across, pitch(h * down * w * across)
-    lanes, offsets = spans(w, lanes_of(target, dtype))
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
         images = T.arg("x", T.buffer((n, c, pitch(h * w)), dtype))
@@ -50,13 +49,14 @@ def enlarge(factors: tuple[int, int], shape: Shape, target: Target, dtype: str =
             for k in range(wide - LINE, wide) if wide > h * down * width else ():
                 T.buffer_store(y, tirx.const(0, dtype), [plane, k])
             with T.serial(0, h) as row:
-                for at in offsets:
-                    pixels = T.Bind(x[plane, run(row * w + at, lanes)])
-                    for part in range(across):  # of the vectors that this one becomes
-                        value = pixels if across == 1 else _repeated(pixels, part * lanes, across, lanes)
-                        for line in range(down):
-                            to = (row * down + line) * width + at * across + part * lanes
-                            T.buffer_store(y, value, [plane, run(to, lanes)])
+                for begin, lanes, offsets in groups(w, lanes_of(target, dtype)):
+                    for at in (begin + offset for offset in offsets):
+                        pixels = T.Bind(x[plane, run(row * w + at, lanes)])
+                        for part in range(across):  # of the vectors that this one becomes
+                            value = pixels if across == 1 else _repeated(pixels, part * lanes, across, lanes)
+                            for line in range(down):
+                                to = (row * down + line) * width + at * across + part * lanes
+                                T.buffer_store(y, value, [plane, run(to, lanes)])
     return builder.get()
 
 
@@ -129,8 +129,8 @@ def interpolate(t: Tables, out: tuple[int, int], shape: Shape, target: Target) -
         y = T.decl_buffer((n * c, size), "float32", data=larger.data)
         with parallel_loop(target)(0, n * c) as plane:
             lines = T.alloc_buffer((2, width), "float32")
-            for at in offsets if h == 1 else ():  # there is no row before it
-                T.buffer_store(lines, splat(0, lanes), [1, run(at, lanes)])
+            with T.serial(0, len(offsets) if h == 1 else 0) as v:  # there is no row before it
+                T.buffer_store(lines, splat(0, lanes), [1, run(T.min(v * lanes, width - lanes), lanes)])
             for k in range(size - LINE, size) if size > height * width else ():
                 T.buffer_store(y, T.float32(0), [plane, k])
             with T.serial(0, h) as r:

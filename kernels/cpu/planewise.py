@@ -22,7 +22,7 @@ from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.pointwise.exponential import exp
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, TensorType
-from kerf.kernels.vector import cast, run, spans, splat
+from kerf.kernels.vector import cast, covering, groups, run, spans, splat
 
 TOGETHER = 2  # vectors of softmax: the loads of one hide behind the exponentials of another
 CHAINS = 4  # sums in flight: one alone would wait for itself
@@ -95,7 +95,7 @@ def scale(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc
 
 
 def softmax(shape: tuple[int, int, int, int], target: Target) -> tvm.tirx.PrimFunc:
-    """(x (n, c, pitch), y): e^x of every pixel over the sum of its channels', the largest taken from all of them first."""
+    """(x (n, c, pitch), y): e^x of every pixel over the sum of its channels', the largest taken from all first."""
     n, c, h, w = shape
     width = pitch(h * w)
     lanes, offsets = spans(width, TOGETHER * machine_of(target).lanes[0])
@@ -188,7 +188,8 @@ def _pool(
         return pixels if p.dtype == result else cast(pixels, result, lanes)
 
     planes = Planes.of(p)
-    lanes, offsets = spans(p.out_width, lanes_of(target, p.dtype))
+    wide = lanes_of(target, p.dtype)
+    lanes, _ = covering(p.out_width, wide)
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
@@ -206,13 +207,14 @@ def _pool(
             if out.pitch > p.out_height * p.out_width:
                 out.blank(plane * out.pitch, out.pitch - LINE, lanes)
             with T.serial(0, p.out_height) as row:
-                for at in offsets:
-                    value = loaded(source[run(origin + row * planes.pitch + at + taps[0], lanes)], lanes)
-                    for tap in taps[1:]:
-                        pixels = source[run(origin + row * planes.pitch + at + tap, lanes)]
-                        value = combine(value, loaded(pixels, lanes))
-                    pixel = run(row * p.out_width + at, lanes)
-                    if finished is not None and by is not None:
-                        value = finished(value, by[0, 0, pixel], lanes)
-                    T.buffer_store(y, value, [image, channel, pixel])
+                for begin, lanes, offsets in groups(p.out_width, wide):
+                    for at in (begin + offset for offset in offsets):
+                        value = loaded(source[run(origin + row * planes.pitch + at + taps[0], lanes)], lanes)
+                        for tap in taps[1:]:
+                            pixels = source[run(origin + row * planes.pitch + at + tap, lanes)]
+                            value = combine(value, loaded(pixels, lanes))
+                        pixel = run(row * p.out_width + at, lanes)
+                        if finished is not None and by is not None:
+                            value = finished(value, by[0, 0, pixel], lanes)
+                        T.buffer_store(y, value, [image, channel, pixel])
     return builder.get()

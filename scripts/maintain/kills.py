@@ -216,20 +216,28 @@ def training(killed: Killed) -> dict:
     warm()
     start = ["prune", *TRAINING]
     took = killed.through([*start, f"--job_dir={killed.folder / 'whole'}"])
-    whole, different, chains = losses(killed.folder / "whole"), 0, 0
+    whole, lost, different, chains = losses(killed.folder / "whole"), 0, 0, 0
     while not killed.done:
         chains += 1
         job, ended = killed.folder / f"job{chains}", False
         while not ended:
             last = job / "checkpoint" / "last.safetensors"
-            words = ["prune", f"--resume={job}", "--quiet"] if last.is_file() else [*start, f"--job_dir={job}"]
+            kept = last.stat().st_mtime_ns if last.is_file() else 0
+            words = ["prune", f"--resume={job}", "--quiet"] if kept else [*start, f"--job_dir={job}"]
             phase = f"epoch {len(losses(job))}"
             if killed.done:
                 killed.through(words)
                 break
             ended = killed.run(words, after(killed.random.uniform(0, 0.6 * took)), phase)
+            lost += bool(kept) and not (last.is_file() and last.stat().st_mtime_ns >= kept)
         different += losses(job) != whole
-    return {"chains": chains, "epochs": len(whole), "lost": 0, "different": different, "left_in_tmpdir": killed.left()}
+    return {
+        "chains": chains,
+        "epochs": len(whole),
+        "lost": lost,
+        "different": different,
+        "left_in_tmpdir": killed.left(),
+    }
 
 
 def losses(job: Path) -> list[tuple]:

@@ -16,9 +16,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from kerf.deploy.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,30 +39,33 @@ def main() -> int:
     p.add_argument("--most_mib", type=float, default=8)
     a = p.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        bundle = built(Path(name))
+        folder = Path(name)
+        bundle, pieces = built(folder, "tiny"), built(folder, "pieces")
         found = {
             "sessions": loaded(bundle, a.sessions),
             "runs": ran(bundle, a.runs),
             "threads": shared(bundle, a.threads, max(a.runs // 20, 1)),
         }
         if a.hours:
-            found["mixed"] = mixed(bundle, a.threads, a.hours)
+            found["mixed"] = mixed((bundle, pieces), a.threads, a.hours)
     print(json.dumps(found, indent=1))
     return int(any(row["grown_mib"] > a.most_mib for row in found.values()))
 
 
-def built(folder: Path) -> Path:
-    """A tiny network's bundle, made by another process: a compiler's memory is not to be counted."""
+def built(folder: Path, name: str) -> Path:
+    """The bundle of a network of tests/fuzz/seeds.py, made by another process: a compiler's memory is not to be
+    counted. "tiny" is kerf's alone; of "pieces", which has two inputs and two outputs, ONNX Runtime runs some.
+    """
     import subprocess
 
     code = (
-        "import sys; from pathlib import Path; from tests.fuzz.seeds import tiny; from kerf import cli; "
-        "p = tiny(Path(sys.argv[1]) / 'tiny.onnx'); "
+        "import sys; from pathlib import Path; from tests.fuzz import seeds; from kerf import cli; "
+        "p = getattr(seeds, sys.argv[2])(Path(sys.argv[1]) / f'{sys.argv[2]}.onnx'); "
         "sys.exit(cli.main(['tune', f'--onnx_path={p}', '--trials=0', '--seconds=0.05', '--engine=kerf', '--quiet']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=ROOT, env=environment)
-    return folder / "tiny.kerf"
+    subprocess.run([sys.executable, "-c", code, str(folder), name], check=True, cwd=ROOT, env=environment)
+    return folder / f"{name}.kerf"
 
 
 def resident() -> float:
@@ -79,10 +87,10 @@ def figures(samples: list[float], count: int, began: float) -> dict:
 def loaded(bundle: Path, count: int) -> dict:
     import kerf
 
-    x, began, samples = image(), time.monotonic(), [resident()]
+    began, samples = time.monotonic(), [resident()]
     for _ in range(count):
         session = kerf.load(bundle)
-        session.run(x)
+        session.run(given(session))
         del session
         samples.append(resident())
     return figures(samples, count, began)
@@ -91,12 +99,13 @@ def loaded(bundle: Path, count: int) -> dict:
 def ran(bundle: Path, count: int) -> dict:
     import kerf
 
-    session, x, began = kerf.load(bundle), image(), time.monotonic()
+    session, began = kerf.load(bundle), time.monotonic()
+    x = given(session)
     expected, samples = session.run(x), [resident()]
     for i in range(1, count + 1):
         y = session.run(x)
         if i % max(count // 100, 1) == 0:
-            assert np.array_equal(y, expected)
+            assert same(y, expected)
             samples.append(resident())
     return figures(samples, count, began)
 
@@ -105,14 +114,15 @@ def shared(bundle: Path, threads: int, count: int) -> dict:
     """One session, and one for each: every answer is what one thread alone gets."""
     import kerf
 
-    x, began, samples = image(), time.monotonic(), [resident()]
+    began, samples = time.monotonic(), [resident()]
     for sessions in (1, threads) * 5:
         all_of = [kerf.load(bundle) for _ in range(sessions)]
+        x = given(all_of[0])
         expected, wrong = all_of[0].run(x), []
 
-        def work(i: int, all_of=all_of, expected=expected, wrong=wrong) -> None:
+        def work(i: int, all_of=all_of, x=x, expected=expected, wrong=wrong) -> None:
             for _ in range(count // threads // 10):
-                if not np.array_equal(all_of[i % len(all_of)].run(x), expected):
+                if not same(all_of[i % len(all_of)].run(x), expected):
                     wrong.append(i)
 
         running = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
@@ -125,19 +135,31 @@ def shared(bundle: Path, threads: int, count: int) -> dict:
     return figures(samples, count, began)
 
 
-def mixed(bundle: Path, threads: int, hours: float) -> dict:
+def mixed(bundles: Sequence[Path], threads: int, hours: float) -> dict:
+    """One round after the other; a figure every hundredth of the time."""
     end, began, samples, rounds = time.monotonic() + 3600 * hours, time.monotonic(), [resident()], 0
-    while time.monotonic() < end:
-        loaded(bundle, 5)
-        shared(bundle, threads, 10_000)
-        ran(bundle, 10_000)
-        samples.append(resident())
+    while (now := time.monotonic()) < end:
+        for bundle in bundles:
+            loaded(bundle, 5)
+            shared(bundle, threads, 10_000)
+            ran(bundle, 10_000)
         rounds += 1
+        if now - began >= len(samples) * 36 * hours:
+            samples.append(resident())
+    samples.append(resident())
     return figures(samples, rounds, began)
 
 
-def image() -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+def given(session: Session) -> np.ndarray | dict[str, np.ndarray]:
+    """Numbers for a session's inputs, by name where there are several."""
+    rng = np.random.default_rng(0)
+    made = {name: rng.standard_normal(row["shape"]).astype(row["dtype"]) for name, row in session.inputs.items()}
+    return made if len(made) > 1 else next(iter(made.values()))
+
+
+def same(y: Any, z: Any) -> bool:
+    """Of an array, or of arrays by name, to the last bit."""
+    return all(np.array_equal(y[name], z[name]) for name in z) if isinstance(z, dict) else np.array_equal(y, z)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,19 @@ def test_a_resumed_run_keeps_its_settings(tmp_path, capsys):
     assert "resuming keeps its settings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["best", "model"])
+def test_a_run_that_lacks_a_tensor_is_refused_before_it_trains(tmp_path, capsys, part):
+    with killed_after(6):
+        assert cli.main([*SMALL, "--num_epochs=2", f"--job_dir={tmp_path}"]) == 130
+    last = tmp_path / "checkpoint" / "last.safetensors"
+    tensors, state = checkpoint.load(last)
+    del tensors[min(name for name in tensors if name.startswith(f"{part}."))]
+    checkpoint.save(last, tensors, state)
+    capsys.readouterr()
+    assert cli.main([f"--resume={tmp_path}"]) == 2
+    assert "is no run of this network and these settings" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """Files that cannot be used, by the name under which WRONG has them."""
@@ -110,6 +123,10 @@ WRONG = {
     "alexnet": ["--arch=alexnet"],
     "--use_dali": ["--use_dali"],
     "no device cuda:99": ["--device=cuda:99"],
+    "no device meta": ["--device=meta"],
+    "--seed is 4294967296: expected at most 4294967295": ["--seed=4294967296"],
+    "--gpus is -10000000000000000000: expected a number of at most 18 digits": ["--gpus=-10000000000000000000"],
+    "--lr_adjust is 10000000000000000000: expected a number": ["--lr_adjust=10000000000000000000"],
     "a process takes one GPU": ["--gpus", "0", "1"],
     "leave --image_size out": ["--data_set=digits", "--image_size=64"],
 }

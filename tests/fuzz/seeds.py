@@ -41,6 +41,10 @@ def make(root: Path, tuned: bool = True) -> None:
     done = cli.main(["quantise", str(root / "tiny.onnx"), f"--calibration={root / 'tiny.npz'}",
                      f"--out={root / 'integers.onnx'}", "--quiet"])  # fmt: skip
     assert done == 0
+    for words in (["keys", str(root / "own.key")], ["sign", str(root / "mobile.kerf"), f"--key={root / 'own.key'}"]):
+        done = cli.main(["bundle", *words])
+        assert done == 0
+    (root / "mobile.kerf" / "manifest.sig").rename(root / "manifest.sig")
     _cifar(root / "cifar")
     (root / "images").mkdir()
     for split in ("train", "val"):

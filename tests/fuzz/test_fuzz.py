@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import kinds, kinds_machine, kinds_onnx, mutate, mutate_onnx, pool, seeds
+from tests.fuzz import kinds, kinds_machine, kinds_onnx, mutate, mutate_onnx, pool, seeds, watching
 
 ROOT = Path(__file__).parents[2]
 INPUTS = 300
@@ -93,17 +94,56 @@ def test_the_judge_sees_what_is_wrong(work, wrong, tmp_path):
     assert outcome.wrong == wrong
 
 
+def test_a_piece_of_a_bundle_may_need_more_memory_than_there_is(tmp_path):
+    for hungry, wrong in ((True, ""), (False, "memory")):
+        case = pool.Case("kind", "0", lambda: _says("kerf run: error: out of memory", 2), tmp_path, hungry=hungry)
+        (outcome,) = pool.outcomes([case], 1)
+        assert outcome.wrong == wrong
+
+
 def _says(text, code):
     print(text, file=sys.stderr)
     return code
 
 
-def test_a_hang_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "SECONDS", 1)
-    os.mkfifo(tmp_path / "fifo")
-    case = pool.Case("kind", "0", lambda: len((tmp_path / "fifo").read_bytes()), tmp_path)
-    (outcome,) = pool.outcomes([case], 1)
+def _waits_for_a_pipe(folder):
+    os.mkfifo(folder / "fifo")
+    (folder / "fifo").read_bytes()
+
+
+def _works_on(_):
+    while True:
+        pass
+
+
+def _leaves_it_to_a_child(_):
+    if os.fork():
+        os.wait()
+    _works_on(_)
+
+
+@pytest.mark.parametrize("work", [_waits_for_a_pipe, _works_on, _leaves_it_to_a_child])
+def test_a_hang_is_seen(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "ASLEEP", 1)
+    monkeypatch.setattr(watching, "WORKED", 1)
+    (outcome,) = pool.outcomes([pool.Case("kind", "0", lambda: work(tmp_path), tmp_path)], 1)
     assert outcome.wrong == "hang"
+    assert work.__name__ in outcome.err  # where
+
+
+def test_what_was_stopped_for_a_while_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "ASLEEP", 0.5)
+
+    def work():
+        if not os.fork():
+            time.sleep(1.5)  # while its parent is stopped
+            os.kill(os.getppid(), signal.SIGCONT)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return 0
+
+    (outcome,) = pool.outcomes([pool.Case("kind", "0", work, tmp_path)], 1)
+    assert (outcome.wrong, outcome.code) == ("", 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -122,3 +162,8 @@ def test_a_judge_that_gives_no_answer_is_none(monkeypatch):
     assert kinds_onnx._in_time(lambda path: path == "a", "a") is True
     assert kinds_onnx._in_time(lambda path: path == "a", "b") is False
     assert kinds_onnx._in_time(lambda path: bool(time.sleep(30)), "a") is None
+
+
+def test_what_the_judge_logs_is_none_of_the_commands_words(capfd):
+    assert kinds_onnx._in_time(lambda path: bool(os.write(1, b"log") + os.write(2, b"log")), "a") is True
+    assert capfd.readouterr() == ("", "")

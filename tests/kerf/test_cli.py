@@ -38,6 +38,8 @@ def test_alone_it_says_what_there_is(capsys):
         (["records", "show", "--records", "absent.jsonl"], "kerf records: error: "),
         (["show", "absent.safetensors"], "kerf show: error: "),
         (["prune", "--N", "0"], "kerf prune: error: "),
+        (["prune", "--N=--"], "kerf prune: error: --N=--: no value"),
+        (["tune", "--onnx_path=--"], "kerf tune: error: --onnx_path=--: no value"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, said, capsys, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ from kerf.kernels.problem import Problem
 from kerf.kernels.vector import even_tiles, every, run, splat
 
 STRIP_SHARE = 15 / 32  # of the second-level cache, for copies made at a time
+MOST_COPIES = 2048  # vectors of a row that are copied, all written out: rows that are longer are left to direct.py
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def configs(p: Problem, target: Target, heights: tuple[int, ...], inputs: float)
     found: dict[tuple, tuple[float, Config]] = {}
     for rows, groups in product(heights, _groups(p, lanes)):
         whole = Columns(p, lanes, groups, -(-p.out_height // groups))
+        if groups * whole.vectors * p.kernel[1] > MOST_COPIES:
+            continue
         fit = min(8, (registers - 2 - p.kernel[0] * rows) // rows)
         for high, strip in _strips(whole, [h for h in (fit, fit - 1) if h >= 2], machine):
             g = replace(whole, strip=strip)

@@ -36,7 +36,7 @@ from kerf.kernels.cpu.emit.weight_format import Rows, Weights
 from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import prefetch, run, spans
+from kerf.kernels.vector import groups, prefetch, run
 
 LEAST_USES = 4  # of what is fetched ahead; less work would not cover the asking
 
@@ -242,12 +242,12 @@ class Emit:
     def _compact(self, scratch, rows: Rows, image) -> None:
         """Flat pixels at the planes' pitch to rows of the output, through the epilogue."""
         width, height = self.p.out_width, self.p.out_height
-        lanes, offsets = spans(width, self.c["lanes"])
         for r in range(rows.count):
             channel = T.Bind(rows.channel(self.weights) + r)
             plane = T.Bind(self.out.plane(image, channel))
             self.out.turn_to(channel)
             with T.serial(0, height) as row:
                 at = r * self.planes.pixels + row * self.planes.pitch
-                vectors = [scratch[run(at + x, lanes)] for x in offsets]
-                self.out.store_row(vectors, plane + row * width, offsets, lanes)
+                for begin, lanes, offsets in groups(width, self.c["lanes"]):
+                    vectors = [scratch[run(at + begin + x, lanes)] for x in offsets]
+                    self.out.store_row(vectors, plane + row * width + begin, offsets, lanes)

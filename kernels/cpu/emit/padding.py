@@ -12,7 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.cpu.emit.planes import Planes
 from kerf.kernels.cpu.layout import in_planes
-from kerf.kernels.vector import every, overrun, run, spans
+from kerf.kernels.vector import every, groups, overrun, run
 
 
 @dataclass(frozen=True)
@@ -76,26 +76,26 @@ class Padding:
     def _split(self, row, to: list, begin: int, stop: int) -> None:
         """Columns ``begin`` .. ``stop`` - 1 of all phases: every stride-th pixel of a vector goes to the same one."""
         sw = self.planes.p.stride[1]
-        step, offsets = spans(stop - begin, self.lanes)
-        for q in (begin + o for o in offsets):
-            pixels = self.read(self.src[run(row + self.planes.column(0, q), step * sw)])
-            for b, at in enumerate(to):
-                T.buffer_store(self.dst, every(pixels, b, sw, step), [run(at + q, step)])
+        for start, step, offsets in groups(stop - begin, self.lanes):
+            for q in (begin + start + o for o in offsets):
+                pixels = self.read(self.src[run(row + self.planes.column(0, q), step * sw)])
+                for b, at in enumerate(to):
+                    T.buffer_store(self.dst, every(pixels, b, sw, step), [run(at + q, step)])
 
     def _copy_run(self, row, at) -> None:
         planes, p = self.planes, self.planes.p
         begin, stop = planes.pixels_of(0)
         if stop == begin:
             return
-        step, offsets = spans(stop - begin, self.lanes)
         one = overrun(stop - begin, self.lanes)
         more = one - (stop - begin)
         inside = p.height * p.width + more <= in_planes(p)[2] and begin + one <= 2 * planes.pitch
-        if one and inside and p.padding[2]:
-            step, offsets = one, [0]  # what is too much is in the next row, which is written later
-        for o in offsets:
-            pixels = self.read(self.src[run(row + planes.column(0, begin) + o, step)])
-            T.buffer_store(self.dst, pixels, [run(at + begin + o, step)])
+        # what is too much is in the next row, which is written later
+        whole = [(0, one, [0])] if one and inside and p.padding[2] else groups(stop - begin, self.lanes)
+        for start, step, offsets in whole:
+            for o in (start + offset for offset in offsets):
+                pixels = self.read(self.src[run(row + planes.column(0, begin) + o, step)])
+                T.buffer_store(self.dst, pixels, [run(at + begin + o, step)])
 
     def _pad(self, start, count: int) -> None:
         """Short runs unrolled, since most are one or two floats of padding."""

@@ -16,7 +16,7 @@ no byte moves further than within its 16, and the sums are narrowed to bytes by 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -39,7 +39,7 @@ from kerf.kernels.cpu.layout import LINE, in_planes
 from kerf.kernels.cpu.machine import machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import overrun, run, spans
+from kerf.kernels.vector import groups, overrun, run
 
 name = "conv2d_nchw_depthwise_quads"
 
@@ -177,12 +177,13 @@ class _Channels:
         """The image's pixels of the rows that were computed, one row after the other."""
         width = self.p.out_width
         one = overrun(width, self.width)  # more than a row at once: the next one is written later
-        step, offsets = (one, [0]) if one and one - width <= width else spans(width, self.width)
 
-        def copy(y, step: int, offsets: list[int]) -> None:
-            for x in offsets:
-                T.buffer_store(self.epilogue.y, rows[run(y * self.pitch + x, step)], [run(plane + y * width + x, step)])
+        def copy(y, parts: Iterable[tuple[Any, int, list[int]]]) -> None:
+            for begin, step, offsets in parts:
+                for x in (begin + offset for offset in offsets):
+                    pixels = rows[run(y * self.pitch + x, step)]
+                    T.buffer_store(self.epilogue.y, pixels, [run(plane + y * width + x, step)])
 
         with T.serial(0, self.p.out_height - 1) as y:
-            copy(y, step, offsets)
-        copy(self.p.out_height - 1, *spans(width, self.width))
+            copy(y, [(0, one, [0])] if one and one - width <= width else groups(width, self.width))
+        copy(self.p.out_height - 1, groups(width, self.width))

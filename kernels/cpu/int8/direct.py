@@ -41,7 +41,7 @@ from kerf.kernels.cpu.layout import LINE, in_planes, out_planes
 from kerf.kernels.cpu.machine import Machine, machine_of, parallel_loop
 from kerf.kernels.lowering import REGISTERS
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import every, prefetch, run, spans
+from kerf.kernels.vector import every, groups, prefetch, run
 
 AHEAD = 16 * LINE  # words of weights, 1 KiB
 
@@ -297,17 +297,17 @@ class Loops:
             for i in range(p.out_height * p.out_width, pitch):
                 T.buffer_store(self.epilogue.y, T.float32(0), [plane + i])
         s, width = self.strips, self.p.out_width
-        lanes, offsets = spans(width, self.width)
         for r, plane in enumerate(planes):
             steps = self.epilogue.steps(channel + r)
             with T.serial(0, s.rows) as i:
-                for x in offsets:
-                    found = self.sums[run(r * s.room + i * s.planes.pitch + x, lanes)]
-                    at = plane + (row + i) * width + x
-                    if self.narrow:
-                        T.buffer_store(self.epilogue.y, found, [run(at, lanes)])
-                    else:
-                        self.epilogue.store(found, steps, at, lanes)
+                for begin, lanes, offsets in groups(width, self.width):
+                    for x in (begin + offset for offset in offsets):
+                        found = self.sums[run(r * s.room + i * s.planes.pitch + x, lanes)]
+                        at = plane + (row + i) * width + x
+                        if self.narrow:
+                            T.buffer_store(self.epilogue.y, found, [run(at, lanes)])
+                        else:
+                            self.epilogue.store(found, steps, at, lanes)
 
 
 def prim_func(p: Problem, c: Config, target: Target, n: int) -> tvm.tirx.PrimFunc:

@@ -224,3 +224,9 @@ def test_shares_by_layer_meet_a_time_and_what_costs_least_goes(network, samples,
 def test_a_time_is_asked_for_alone(network, samples, tmp_path, more, words):
     with pytest.raises(BadInput, match=words):
         kerf.prune_onnx(network, tmp_path / "p.onnx", samples, **{"speedup_target": 2.0, **more})
+
+
+def test_where_no_layer_loses_a_block_nothing_is_written(network, samples, tmp_path):
+    with pytest.raises(BadInput, match="no layer loses a block"):
+        kerf.prune_onnx(network, tmp_path / "p.onnx", samples, row_multiple=2**31)
+    assert not (tmp_path / "p.onnx").exists()

@@ -319,6 +319,15 @@ def test_windows_is_refused_by_name(monkeypatch):
         toolchain.toolchain()
 
 
+def test_a_compiler_of_blanks_is_none(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(BadInput, match="no C compiler found"):
+        toolchain.toolchain(" ")
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    with pytest.raises(BadInput, match="no C compiler found"):
+        toolchain.toolchain()
+
+
 def tiny(path: Path) -> Path:
     """Stem, depthwise, a sparse 1×1 and a sparse 3×3 layer, mean and classifier on 8×8 pixels."""
     b = Builder()

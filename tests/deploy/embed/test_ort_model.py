@@ -53,6 +53,22 @@ def test_pieces_of_both_engines_and_of_integers(tmp_path):
     assert {"Piece0", "Add", "ConvTranspose"} <= set(kinds)
 
 
+def test_a_model_that_cannot_be_made_leaves_what_was_there(small, tmp_path, monkeypatch):
+    path = shutil.copy(small.path.parent / "model.onnx", tmp_path)
+    before = compiled(Path(path), out=tmp_path / "before.kerf")
+
+    def refused(*_):
+        raise Unsupported("no piece of it is kerf's")
+
+    kept = {p.name: p.read_bytes() for p in before.path.iterdir()}
+    monkeypatch.setattr(ort_model, "write", refused)
+    for out in (before.path, tmp_path / "new.kerf"):
+        with pytest.raises(Unsupported, match="no piece of it is kerf's"):
+            compiled(Path(path), out=out)
+    assert {p.name: p.read_bytes() for p in before.path.iterdir()} == kept
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "before.kerf"}
+
+
 def test_calls_from_several_threads_at_once(small):
     session, rng = ort_model.opened(small.path), np.random.default_rng(0)
     images = [rng.standard_normal((1, 3, 32, 32)).astype(np.float32) for _ in range(40)]

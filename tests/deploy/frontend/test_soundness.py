@@ -115,10 +115,16 @@ def nameless(where):
     return change
 
 
+def unread(model):
+    tensor = model.graph.initializer.add(name="nobody's", data_type=F, dims=[2])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="absent.bin")
+
+
 @pytest.mark.parametrize(
     "change",
-    [shuffled, untyped, lambda m: setattr(m, "ir_version", 0), nameless("value_info"), nameless("input")],
-    ids=["shuffled", "untyped", "old", "nameless value", "nameless input"],
+    [shuffled, untyped, lambda m: setattr(m, "ir_version", 0), nameless("value_info"), nameless("input"), unread],
+    ids=["shuffled", "untyped", "old", "nameless value", "nameless input", "unread data that are not there"],
 )
 def test_what_onnx_runtime_runs_is_read_though_the_checker_minds(tmp_path, change):
     plain = convert(mobile(tmp_path / "plain.onnx"))

@@ -2,6 +2,7 @@
 that several threads share, with arrays of any layout.
 """
 
+import base64
 import hashlib
 import json
 import resource
@@ -107,6 +108,21 @@ def test_what_is_no_key_is_one_line(copy, tmp_path, content):
         with pytest.raises(BadInput, match=r"no public key|no private key"):
             work()
     assert not (copy / "manifest.sig").exists()
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_one_line(copy, tmp_path):
+    """Its algorithm's number (1.3.101.112) has one bit changed, in the public key and in the private one."""
+    pytest.importorskip("cryptography")
+    key = tmp_path / "own"
+    public = signature.make_keys(key)
+    for path in (key, public):
+        first, body, last = path.read_text().splitlines()
+        unknown = base64.b64encode(base64.b64decode(body).replace(b"\x06\x03\x2b\x65\x70", b"\x06\x03\x2b\x65\x60"))
+        path.write_text("\n".join((first, unknown.decode(), last)))
+    with pytest.raises(BadInput, match="no public key"):
+        kerf.load(copy, trusted_key=public)
+    with pytest.raises(BadInput, match="no private key"):
+        signature.sign(copy, key)
 
 
 @pytest.mark.parametrize("sessions", [1, 8])

@@ -57,6 +57,8 @@ PROBLEMS = {
     "3x3 stride 2 sparse": problem(1, 16, 28, 28, 10, (3, 3), (2, 2), SAME, n=4, activation="relu"),
     "3x3 sparse": problem(1, 13, 14, 14, 18, (3, 3), padding=SAME, n=4),
     "3x3 without padding": problem(1, 9, 10, 19, 12, (3, 3), n=4),
+    "long rows": problem(1, 6, 2, 2101, 8, (1, 3), padding=(0, 1, 0, 1), n=4, residual=True),
+    "long depthwise rows": problem(1, 3, 3, 2101, 3, (3, 3), padding=SAME, groups=3, activation="relu6"),
     "planes of a pixel": problem(1, 9, 1, 1, 16, (3, 3), padding=SAME, n=4),
     "planes of a column": problem(1, 9, 8, 1, 16, (5, 5), (2, 1), (2, 2, 2, 2), n=4),
     "dilated": problem(2, 4, 12, 15, 6, (3, 5), (2, 1), (0, 1, 2, 0), (2, 1), residual=True),

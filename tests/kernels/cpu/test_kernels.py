@@ -51,6 +51,9 @@ DENSE = {
     "tokens": Problem(49, 32, 1, 1, 24, activation="hardswish", residual=True),
     "odd tokens": Problem(29, 37, 1, 1, 51),
     "few channels": Problem(20, 3, 1, 1, 5, residual=True),
+    "long rows": Problem(1, 3, 2, 2101, 5, (1, 3), padding=(0, 1, 0, 1), residual=True, activation="relu"),
+    "long rows, stride 2": Problem(1, 3, 2, 4203, 5, (1, 3), (1, 2), (0, 1, 0, 1)),
+    "long depthwise rows": Problem(1, 3, 3, 2101, 3, (3, 3), padding=SAME, groups=3, residual=True),
 }
 SPARSE = {
     "1x1": Problem(1, 24, 14, 14, 32, n=4, activation="relu6"),
@@ -85,6 +88,7 @@ SPARSE = {
     "tokens, N=1": Problem(100, 13, 1, 1, 9, n=1),
     "tokens, N=32": Problem(8, 40, 1, 1, 70, n=32),
     "tokens, few channels": Problem(9, 3, 1, 1, 6, n=2),
+    "long rows": Problem(1, 6, 2, 2101, 8, (1, 3), padding=(0, 1, 0, 1), n=4, residual=True),
 }
 
 

@@ -13,7 +13,7 @@ from tests.helpers.running import run
 pytestmark = pytest.mark.quick
 
 TARGET = Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": 2})
-SHAPES = ((1, 12, 1, 1), (2, 12, 3, 5), (1, 12, 7, 7), (1, 12, 5, 19))
+SHAPES = ((1, 12, 1, 1), (2, 12, 3, 5), (1, 12, 7, 7), (1, 12, 5, 19), (1, 12, 2, 2101))
 
 
 def image(shape, dtype="float32"):
@@ -58,6 +58,7 @@ def test_enlarged(factors, shape, dtype):
         ((1, 2, 1, 9), (4, 20)),
         ((1, 2, 9, 1), (20, 3)),
         ((1, 3, 4, 33), (4, 40)),  # rows stay
+        ((1, 2, 1, 700), (2, 2101)),  # long rows
     ],
     ids=str,
 )

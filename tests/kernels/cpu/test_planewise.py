@@ -58,7 +58,7 @@ def test_scale(pixels, target):
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("pixels", SIZES)
-@pytest.mark.parametrize("channels", (1, 2, 16))
+@pytest.mark.parametrize("channels", [1, 2, 16])
 def test_softmax(channels, pixels, target):
     """Of numbers whose exponentials are infinite, too; a channel far below the others is 0."""
     rng = np.random.default_rng(pixels)
@@ -87,6 +87,7 @@ POOLS = {
     "neither padded nor strided": Problem(2, 3, 9, 33, 3, (3, 2), groups=3),
     "dilated": Problem(1, 2, 11, 13, 2, (2, 3), (1, 1), (1, 1, 1, 1), (2, 2), groups=2),
     "one pixel": Problem(1, 4, 2, 2, 4, (2, 2), groups=4),
+    "long rows": Problem(1, 2, 2, 2101, 2, (1, 3), (1, 1), (0, 1, 0, 1), groups=2),
     "even, stride 3": Problem(1, 3, 17, 50, 3, (4, 4), (3, 3), (2, 2, 2, 2), groups=3),
 }
 
