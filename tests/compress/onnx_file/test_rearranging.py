@@ -170,6 +170,33 @@ def test_filters_that_need_the_same_inputs_share_blocks(kinds, tmp_path):
     assert not np.array_equal(now["w2"], stored(path)["w2"])
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_linear_layers_are_rearranged_however_they_are_stored(transposed, tmp_path):
+    rng = np.random.default_rng(0)
+    dear = (np.arange(16) % 4)[:, None] == np.arange(16) // 4
+    middle = np.where(dear, 1, 0.01) * rng.standard_normal((16, 16))  # (O, I)
+    constants = {
+        "a": rng.standard_normal((12, 16)),
+        "b": middle if transposed else middle.T,
+        "d": rng.standard_normal(16),
+    }
+    constants["c"] = rng.standard_normal((16, 5))
+    nodes = [
+        node("MatMul", "x a", "h0"), node("Relu", "h0", "h1"), node("Gemm", "h1 b d", "h2", transB=transposed),
+        node("Relu", "h2", "h3"), node("MatMul", "h3 c", "y"),
+    ]  # fmt: skip
+    path = file(tmp_path / "m.onnx", nodes, {k: v.astype(np.float32) for k, v in constants.items()}, shape=("n", 12))
+    np.save(tmp_path / "x.npy", rng.standard_normal((400, 12)).astype(np.float32))
+    loose, made = (
+        kerf.prune_onnx(
+            path, tmp_path / f"{r}.onnx", tmp_path / "x.npy", sparsity=0.75, full=True, rearrange=r, threads=1
+        )
+        for r in (False, True)
+    )
+    assert made.errors["b"] < 0.05 * loose.errors["b"]
+    assert made.relative_error < 0.2 * loose.relative_error
+
+
 def test_int8_comes_after_it(kinds, tmp_path):
     path, samples = kinds
     plain, made = (
