@@ -85,8 +85,8 @@ class DependencyGraph:
         norms = {weight: path.rpartition(".")[0] for weight, path in channels.norms.items() if {weight, path} <= once}
         reused = frozenset(channels.calls) - once
         sets = channel_sets(model, channels)
-        notes = [*_frozen(channels), *notes]
-        return cls(_groups(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused, "; ".join(notes))
+        notes = [*told_frozen(channels), *notes]
+        return cls(groups_of(channels), tuple(dict.fromkeys(channels.stems)), sets, norms, reused, "; ".join(notes))
 
     @classmethod
     def untraced(cls, model: nn.Module, example: Any) -> "DependencyGraph":
@@ -130,7 +130,7 @@ def _follow_training(program: torch.export.ExportedProgram, canonical: dict[Path
     channels.pads = channels.pads | pads
 
 
-def _frozen(channels: Channels) -> list[str]:
+def told_frozen(channels: Channels) -> list[str]:
     """A line on what was frozen, if anything was."""
     held = {channels.find(label) for label in channels.held}
     makers = [
@@ -141,15 +141,16 @@ def _frozen(channels: Channels) -> list[str]:
     ]
     if not makers:
         return []
-    refused = [f"{operator} ({_some(list(dict.fromkeys(where)), 2)})" for operator, where in channels.refusals.items()]
+    refused = [f"{operator} ({some(list(dict.fromkeys(where)), 2)})" for operator, where in channels.refusals.items()]
     one = len(makers) == 1
     return [
-        f"no rule follows channels through {_some(refused or ['constants'])}: {len(makers)} layer{'' if one else 's'} "
-        f"keep{'s' if one else ''} all channels, in place: {_some(makers)}"
+        f"no rule follows channels through {some(refused or ['constants'])}: {len(makers)} layer{'' if one else 's'} "
+        f"keep{'s' if one else ''} all channels, in place: {some(makers)}"
     ]
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def some(names: list[str], most: int = 8) -> str:
+    """Names for a line: the first, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -309,7 +310,8 @@ def _only(things: set[int | None]) -> int | None:
     return next(iter(things)) if len(things) == 1 else None
 
 
-def _groups(channels: Channels) -> tuple[Group, ...]:
+def groups_of(channels: Channels) -> tuple[Group, ...]:
+    """From `axes` and `sequences`, all that is known of where channels are."""
     fixed = {channels.find(label) for label in channels.fixed | channels.ordered}
     axes = {place: _runs(labels, channels) for place, labels in channels.axes.items()}
     distinct = {tuple(labels.tolist()): labels for labels in channels.sequences}

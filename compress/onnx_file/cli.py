@@ -30,6 +30,9 @@ def build_parser(program: str) -> console.Parser:
         "--row_multiple", type=int, default=0, metavar="M",
         help="all block rows of a layer keep equally many blocks, a multiple of M; 0: the dearest, wherever they are",
     )  # fmt: skip
+    parser.add_argument(
+        "--rearrange", action="store_true", help="put filters that need the same inputs side by side first"
+    )
     parser.add_argument("--int8", action="store_true", help="quantise what is left, with the same samples")
     parser.add_argument("--out", type=Path, help="the file to write; by default <name>.pruned.onnx beside the other")
     parser.add_argument(
@@ -53,8 +56,8 @@ def work(args: argparse.Namespace) -> None:
         out = args.out or args.file.with_suffix(".pruned.onnx")
         made = prune_onnx(
             args.file, out, asked, sparsity=args.sparsity, speedup_target=args.speedup_target, n=args.N,
-            full=args.full, row_multiple=args.row_multiple, int8=args.int8, shapes=shapes_of(args.shape),
-            threads=args.threads, say=print,
+            full=args.full, row_multiple=args.row_multiple, rearrange=args.rearrange, int8=args.int8,
+            shapes=shapes_of(args.shape), threads=args.threads, say=print,
         )  # fmt: skip
         print(made)
     if args.json:

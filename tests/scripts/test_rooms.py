@@ -44,6 +44,7 @@ def test_every_script_in_a_room_has_its_old_name():
         "kills.py",
         "soak.py",
         "obs_efficientnet.py",
+        "obs_file.py",
         "ort_format.py",
         "zoo.py",
     }
