@@ -6,6 +6,7 @@ those that forbid execution, or of a compiler without its linker.
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -143,7 +144,10 @@ def refuse_compiler() -> None:
         source.write_text("int kerf_nothing(void) { return 0; }\n")
         words = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]  # as TVM calls it
         try:
-            done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+            done = subprocess.run(
+                words, capture_output=True, text=True, errors="replace", timeout=SECONDS,
+                env={**os.environ, "TMPDIR": str(folder)},  # of what it leaves on a full disk
+            )  # fmt: skip
         except OSError as error:
             raise BadInput(
                 f"{named}: the C++ compiler cannot be started ({error.strerror}); install g++, or set CXX to the path "
@@ -151,6 +155,8 @@ def refuse_compiler() -> None:
             ) from error
         except subprocess.TimeoutExpired as error:
             raise BadInput(f"{named}: the C++ compiler does not link a library within {SECONDS} s") from error
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         if done.returncode or not library.exists():
             raise BadInput(f"{named}: the C++ compiler cannot link a library ({_first_error(done)}); install g++")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kerf import temporary
 from kerf.errors import BadInput
 
 SECONDS = 300
@@ -39,12 +41,16 @@ class Toolchain:
         self.call(*map(str, objects), "-o", str(library), *shared, *named)
 
     def call(self, *words: str) -> None:
-        """Raises BadInput with the compiler's first line about an error."""
+        """Raises BadInput with the compiler's first line about an error, OSError where there is no space."""
         try:
-            done = subprocess.run(
-                [*self.compiler, *words], capture_output=True, text=True, errors="replace", timeout=SECONDS
-            )
+            with temporary.folder("cc") as room:  # for what it leaves on a full disk
+                done = subprocess.run(
+                    [*self.compiler, *words], capture_output=True, text=True, errors="replace", timeout=SECONDS,
+                    env={**os.environ, "TMPDIR": str(room)},
+                )  # fmt: skip
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
             raise BadInput(
                 f"{self.compiler[0]}: cannot be started ({error.strerror}); name a C compiler in CC"
             ) from error
@@ -53,6 +59,8 @@ class Toolchain:
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no word of why"]
             first = next((line for line in lines if "error" in line.lower()), lines[0])
+            if (full := os.strerror(errno.ENOSPC)) in done.stderr:
+                raise OSError(errno.ENOSPC, full)
             raise BadInput(f"{self.compiler[0]}: {first}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 import onnx.inliner
+from google.protobuf.message import Message
 from onnx.external_data_helper import load_external_data_for_model
 
 from kerf.deploy.frontend import soundness
@@ -23,6 +24,7 @@ from kerf.errors import BadInput
 from kerf.failures import printable
 from kerf.gate import refuse_name, refuse_special
 
+TEXTS = ("name", "doc_string", "external_data")  # of a tensor
 MOST = 2**31 - 1  # bytes of a message that protobuf writes
 
 
@@ -34,7 +36,10 @@ def load(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and the file system each raise their own kinds
         raise _unreadable(path, error) from error
-    mended = without_unread_data(model.graph)
+    ends = [value.name for value in (*model.graph.input, *model.graph.output)]
+    if any(isinstance(name, bytes) for name in ends):
+        raise BadInput(f"{path}: the name of an input or output is not UTF-8; export it again")
+    mended = _escape(model) | without_unread_data(model.graph)
     outside = next((place for place in _external(model.graph) if not _inside(place)), None)
     if outside is not None:
         raise BadInput(
@@ -61,6 +66,30 @@ def load(path: Path) -> onnx.ModelProto:
 def _unreadable(path: Path, error: Exception) -> BadInput:
     said = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
     return BadInput(f"{path}: not a readable ONNX model ({said:.300}); export it again")
+
+
+def _escape(message: Message) -> bool:
+    """In place: names and texts of other bytes than UTF-8's, which protobuf reads as bytes and does not write again,
+    are spelt with backslashes, the same everywhere; whether there were any.
+    """
+    if isinstance(message, onnx.TensorProto):  # its numbers are many
+        fields = [(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields if field.name in TEXTS]
+    else:
+        fields = message.ListFields()
+    found = False
+    for field, value in fields:
+        if field.type == field.TYPE_MESSAGE:
+            for part in [value] if isinstance(value, Message) else value:
+                found |= _escape(part)
+        elif field.type == field.TYPE_STRING and isinstance(value, bytes):
+            setattr(message, field.name, value.decode(errors="backslashreplace"))
+            found = True
+        elif field.type == field.TYPE_STRING and not isinstance(value, str):
+            for i, text in enumerate(value):
+                if isinstance(text, bytes):
+                    value[i] = text.decode(errors="backslashreplace")
+                    found = True
+    return found
 
 
 def in_order(graph: onnx.GraphProto) -> bool:

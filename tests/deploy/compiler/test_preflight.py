@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kerf.deploy.compiler import preflight
+from kerf.deploy.embed import toolchain
 from kerf.errors import BadInput
 from kerf.tune.cli import main
 from tests.helpers.onnx_networks import mobile
@@ -158,6 +159,19 @@ def test_the_compiler_is_tried(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match=r"no C\+\+ compiler found in PATH; install g\+\+"):
         preflight.refuse_compiler()
+
+
+@pytest.mark.parametrize("compile", [preflight.refuse_compiler, lambda: toolchain.toolchain().call("x.c")])
+def test_what_a_compiler_leaves_on_a_full_disk_is_swept(tmp_path, monkeypatch, compile):
+    said = 'touch "$TMPDIR/left.s"; echo "Cannot create temporary file: No space left on device" >&2; exit 1'
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, script(tmp_path / "full", said))
+    with pytest.raises(OSError, match="No space left on device"):
+        compile()
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 @pytest.mark.parametrize(

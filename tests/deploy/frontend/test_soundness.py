@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -129,6 +130,25 @@ def unread(model):
 def test_what_onnx_runtime_runs_is_read_though_the_checker_minds(tmp_path, change):
     plain = convert(mobile(tmp_path / "plain.onnx"))
     assert set(convert(changed(tmp_path, change)).layers) == set(plain.layers)
+
+
+@pytest.mark.parametrize("where", ["small", "expand", "expand.bias"])
+def test_names_that_are_no_text_are_spelt(tmp_path, where):
+    """Of the graph, of a tensor between nodes, of a constant: ONNX Runtime minds none."""
+    plain = mobile(tmp_path / "plain.onnx")
+    name = where.encode()
+    path = tmp_path / "other.onnx"
+    path.write_bytes(plain.read_bytes().replace(bytes([len(name)]) + name, bytes([len(name)]) + b"\xf2" + name[1:]))
+    onnxruntime.InferenceSession(str(path))
+    found = convert(path)
+    assert len(found.layers) == len(convert(plain).layers)
+
+
+def test_an_input_whose_name_is_no_text_is_one_line(tmp_path):
+    path = mobile(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes().replace(b"\x05input", b"\x05\xf2nput"))
+    with pytest.raises(BadInput, match="the name of an input or output is not UTF-8"):
+        convert(path)
 
 
 @pytest.mark.parametrize("op", ["Range", "Tile", "Expand", "ConstantOfShape"])
