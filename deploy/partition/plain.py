@@ -14,9 +14,9 @@ def plain(network: Network, engine: str) -> Network:
     """
     graph = network.graph
     if qdq.is_quantised(graph.original):
-        inputs = [v for v in network.inputs if v.shape]
-        shapes = {v.name: v.shape for v in inputs if v.shape and None not in v.shape}
-        batch = next((v.shape[0] for v in inputs if v.shape), None)
+        known = {v.name: [size for size in v.shape if size is not None] for v in network.inputs if v.shape}
+        shapes = {v.name: known[v.name] for v in network.inputs if v.shape and None not in v.shape}
+        batch = next((v.shape[0] for v in network.inputs if v.shape), None)
         graph = clean.read_graph(network.path, shapes, batch)
     ends = [tuple(v.name for v in values) for values in (network.inputs, network.outputs)]
     return replace(network, graph=graph, pieces=(Piece(engine, tuple(graph.nodes), *ends),))
