@@ -32,6 +32,8 @@ class _SummaryMore(_Summary, total=False):
 
 class _Latency(TypedDict):
     median: Positive
+    p10: Positive
+    p90: Positive
 
 
 class _Speedup(TypedDict):

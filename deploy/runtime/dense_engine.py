@@ -75,7 +75,11 @@ class OnnxRuntime:
                 self._binding.bind_cpu_input(name, array)
         for name, array in outputs.items():
             _bind(self._binding.bind_output, name, array)
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except RuntimeError as error:  # of sizes that the manifest says and the piece has not
+            said = " ".join(str(error).split())[:300]
+            raise Unsupported(f"ONNX Runtime cannot run a piece of the network ({said}); build it again") from error
         return {}
 
 

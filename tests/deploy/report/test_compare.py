@@ -79,6 +79,17 @@ def test_neighbours_that_compare_are_told_to_a_report(tmp_path):
     assert near == {"name": "near", "top1": 89.0, "ms": 5.0, "sparsity": 0.5, "speedup": 2.0}
 
 
+def test_a_percentile_that_is_no_number_is_one_line(tmp_path, capsys):
+    job(tmp_path, "half", 89.5, 5.0)
+    path = tmp_path / "half" / "model.kerf" / "report.json"
+    report = json.loads(path.read_text())
+    report["latency_ms"]["kerf"]["p10"] = "4.9"
+    path.write_text(json.dumps(report))
+    assert main(["compare", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "latency_ms[...].p10" in line
+
+
 def test_sensitivities_are_shown_with_the_most_delicate_layer_first(tmp_path):
     job(tmp_path, "half", 89.5, 5.0)
     found = {"levels": [0.5, 0.9], "loss": {}, "dense_top1": 90.0, "dense_loss": 0.1, "images": 512}
