@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from kerf.deploy.frontend.onnx_graph import Graph
-from kerf.deploy.frontend.passes.activations import VALUE, activation_after
+from kerf.deploy.frontend.passes.activations import spelled
 from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE
 
 UNROUNDED = ("Gemm", "MatMul")  # results that are not rounded for their own sake
@@ -33,18 +33,14 @@ class Placement:
 
 def placement(graph: Graph) -> Placement:
     """Nodes have names (named)."""
-    left: dict[str, None] = {}
-    read = []
-    for node in graph.nodes:
-        for tensor in node.input if node.op_type in VALUE and node.name not in left else ():
-            nodes = activation_after(graph, tensor)[1] if tensor and tensor not in graph.constants else []
-            if len(nodes) > 1:
-                left.update(dict.fromkeys(n.name for n in nodes))
-                read.append(tensor)
-                break
-        if _adds_a_bias(graph, node):
-            left[node.name] = None
-    return Placement(tuple(left), tuple(dict.fromkeys(read)))
+    left: list[str] = []
+    read, taken = [], set[str]()
+    for tensor, _, nodes in spelled(graph, taken):
+        taken.update(n.output[0] for n in nodes)
+        left += [n.name for n in nodes]
+        read.append(tensor)
+    left += [node.name for node in graph.nodes if _adds_a_bias(graph, node)]
+    return Placement(tuple(left), tuple(read))
 
 
 def named(graph: Graph) -> None:

@@ -11,7 +11,8 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.activation import Activation
-from kerf.kernels.vector import cast, fma, rounded_product, splat
+from kerf.kernels.pointwise.quotient import quotient, reciprocal
+from kerf.kernels.vector import cast, rounded_product, splat
 
 FLOAT = "float32"
 IMAGE, PLANE, CHANNEL = "image", "plane", "channel"  # what operands have a number for: pixel, plane, channel
@@ -29,7 +30,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 
 STEPS = "steps"  # of a value, how many of a size, which is a float: a quotient of bytes, right as far as they reach
 LARGEST_STEPS = 1024.0
-SIZES = 1e-16, 1e16  # of steps, between which nothing that is computed of them is infinite or denormal
 
 
 class Step(NamedTuple):
@@ -85,14 +85,10 @@ class Pointwise:
 
 
 def _steps(vector, size: float, lanes: int):
-    """Two products and a sum are what a division rounds to (Brisebarre, Muller, Raina, IEEE Transactions on Computers
-    53 (8), 2004), in a third of its time, where no number is infinite: bytes saturate long before the bounds.
-    """
+    """Cut off where no quotient is infinite: bytes saturate long before."""
     most = LARGEST_STEPS * size
-    inverse = 1 / np.float64(np.float32(size))
-    first = np.float32(inverse)
     v = T.Bind(T.min(T.max(vector, splat(-most, lanes)), splat(most, lanes)))
-    return fma(v, splat(float(first), lanes), v * splat(float(np.float32(inverse - first)), lanes))
+    return quotient(v, *(splat(float(part), lanes) for part in reciprocal(size)))
 
 
 def _saturated(vector, dtype: str, lanes: int):

@@ -12,7 +12,7 @@ from kerf.deploy.frontend.operators import elementwise
 from kerf.deploy.frontend.operators.lookups import lookups
 from kerf.deploy.frontend.operators.operation import Operation, Refusal, shape_of
 from kerf.deploy.frontend.operators.table import operation
-from kerf.deploy.frontend.passes.activations import VALUE, activation_after
+from kerf.deploy.frontend.passes.activations import spelled
 from kerf.kernels.pointwise.program import FLOAT, IMAGE, Pointwise, Step
 
 
@@ -50,29 +50,21 @@ def operations(graph: Graph, functions: Collection[str]) -> Operations:
 
 def _spelled_activations(graph: Graph, found: Operations) -> None:
     """Activations of several nodes that follow no layer."""
-    for node in graph.nodes:
-        if node.op_type not in VALUE or node.output[0] in found.absorbed:
+    for tensor, activation, nodes in spelled(graph, found.absorbed):
+        try:
+            shape = shape_of(graph, nodes[-1].output[0])
+        except Refusal:
             continue
-        for tensor in node.input:
-            if tensor in graph.constants:
-                continue
-            activation, nodes = activation_after(graph, tensor)
-            if len(nodes) < 2 or found.absorbed.intersection(n.output[0] for n in nodes):
-                continue
-            try:
-                shape = shape_of(graph, nodes[-1].output[0])
-            except Refusal:
-                continue
-            *inner, last = (n.output[0] for n in nodes)
-            found.by_output[last] = elementwise.operation(shape, [tensor], [IMAGE], [Step(activation, (0,))])
-            found.absorbed.update(inner)
-            break
+        *inner, last = (n.output[0] for n in nodes)
+        found.by_output[last] = elementwise.operation(shape, [tensor], [IMAGE], [Step(activation, (0,))])
+        found.absorbed.update(inner)
 
 
 def _look_up(graph: Graph, found: Operations) -> None:
     """Tables in place of what makes bytes of bytes, and of what only they have read."""
-    found.by_output |= lookups(graph, found.by_output)
-    for node in reversed(graph.nodes):
+    tables = lookups(graph, found.by_output)
+    found.by_output |= tables
+    for node in reversed(graph.nodes) if tables else ():
         output = node.output[0]
         operation = found.by_output.get(output)
         if operation is not None and operation.function in ("lookup", "pointwise") and not _read(graph, found, output):

@@ -12,7 +12,8 @@ from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.operators.operation import Operation, Refusal, image_of, only_output, shape_of
 from kerf.deploy.frontend.passes.linear import BYTES, Steps, dequantised
 from kerf.deploy.frontend.passes.linear import steps as steps_of
-from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, SIZES, STEPS, Pointwise, Step
+from kerf.kernels.pointwise.program import CHANNEL, FLOAT, IMAGE, STEPS, Pointwise, Step
+from kerf.kernels.pointwise.quotient import SIZES
 
 
 def quantise(graph: Graph, node: onnx.NodeProto) -> Operation:

@@ -45,6 +45,21 @@ def activation_after(graph: Graph, tensor: str) -> tuple[Activation, list[onnx.N
     return found
 
 
+def spelled(graph: Graph, taken: set[str]) -> Iterator[tuple[str, Activation, list[onnx.NodeProto]]]:
+    """(tensor, its activation, the nodes), of several nodes each, none with an output in ``taken``: to which whoever
+    takes an activation adds those that no other may have.
+    """
+    for node in graph.nodes:
+        for tensor in node.input if node.op_type in VALUE else ():
+            if node.output[0] in taken:
+                break
+            if tensor in graph.constants:
+                continue
+            activation, nodes = activation_after(graph, tensor)
+            if len(nodes) > 1 and taken.isdisjoint(n.output[0] for n in nodes):
+                yield tensor, activation, nodes
+
+
 def _regions(graph: Graph, tensor: str) -> Iterator[list[onnx.NodeProto]]:
     """Growing sets of nodes that read ``tensor``, one another and constants, and only the last of which others read."""
     outputs = {o.name for o in graph.outputs}

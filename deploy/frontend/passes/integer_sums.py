@@ -22,11 +22,11 @@ from kerf.deploy.frontend.passes.drop_identities import drop_unread
 from kerf.deploy.frontend.passes.integer_layers import U8, Bytes, bytes_of
 from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, steps
 from kerf.kernels.pointwise.activation import Activation
+from kerf.kernels.pointwise.quotient import SIZES
 from kerf.kernels.reference import activate, dequantise, quantise
 from kerf.kernels.tensor_type import F32, INTEGERS, TensorType
 
 CLIPS = ("none", "relu", "relu6", "clip")
-SCALES = 1e-16, 1e16  # between which nothing that kernels compute of several of them is infinite or denormal
 
 
 class _Sum(NamedTuple):
@@ -79,7 +79,7 @@ def _sum(graph: Graph, node: onnx.NodeProto, layer: Layer) -> _Sum | None:
         return None
     whole = bytes_of(graph, other)
     kinds = (own, y) if whole is None else (own, y, whole.type)
-    if not all(kind.scale is not None and SCALES[0] < kind.scale < SCALES[1] for kind in kinds):
+    if not all(kind.scale is not None and SIZES[0] < kind.scale < SIZES[1] for kind in kinds):
         return None
     return _Sum((floats, add, *nodes, last), other, whole, activation, y)
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kerf.kernels.pointwise.exponential import ROUND
+from kerf.kernels.pointwise.quotient import reciprocal
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import INTEGERS, TensorType
 
@@ -82,10 +83,8 @@ def _numbers(p: Problem, types: Mapping[str, TensorType], step: float, shift: fl
 
 
 def _of_sum(p: Problem, types: Mapping[str, TensorType]) -> np.ndarray:
-    """With a middle type. 1 / scale of y is INVERSE + INVERSE_REST: two products and a sum are the quotient that a
-    division rounds to (Brisebarre, Muller, Raina, Accelerating Correctly Rounded Floating-Point Division When the
-    Divisor Is Known in Advance, IEEE Transactions on Computers 53 (8), 2004). Zero points are taken from and added to
-    numbers that the sum with ROUND has rounded, so that halves go to even as if there were none.
+    """With a middle type. 1 / scale of y is INVERSE + INVERSE_REST (kerf.kernels.pointwise.quotient). Zero points are
+    taken from and added to numbers that the sum with ROUND has rounded: halves go to even as if there were none.
     """
     middle, y, numbers = types["middle"], types.get("y"), np.zeros(count(p), np.float32)
     numbers[[MIDDLE_LOW, MIDDLE_HIGH]] = INTEGERS[middle.dtype]
@@ -95,8 +94,7 @@ def _of_sum(p: Problem, types: Mapping[str, TensorType]) -> np.ndarray:
         scale, zero = np.float32(y.scale), y.zero or 0
         bounds = _bounds(p) if clips(p) else CLIPS["none"]
         numbers[[LOW, HIGH]] = [np.clip(np.rint(np.float32(b) / scale) + zero, low, high) for b in bounds]
-        numbers[INVERSE] = 1 / np.float64(scale)
-        numbers[INVERSE_REST] = 1 / np.float64(scale) - np.float64(numbers[INVERSE])
+        numbers[[INVERSE, INVERSE_REST]] = reciprocal(y.scale)
         numbers[ZERO] = ROUND - zero
     residual = types.get("residual_type", y) if (p.residual_type or p.y).quantised else None
     if residual is not None and residual.scale is not None:
