@@ -41,6 +41,11 @@ def fma(a, b, c):
     return tirx.call_llvm_pure_intrin(a.ty.dtype, "llvm.fma", a, b, c)
 
 
+def quotient(v, first, rest):
+    """v / size, all in float32 and finite; ``first`` and ``rest`` are kerf.kernels.pointwise.quotient.reciprocal's."""
+    return fma(v, first, v * rest)
+
+
 def every(vector, first: int, step: int, lanes: int):
     """Lanes first, first + step, ... of a vector, ``lanes`` of them."""
     return tirx.Shuffle([vector], [T.int32(first + i * step) for i in range(lanes)])

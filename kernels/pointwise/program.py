@@ -11,8 +11,8 @@ from tvm.tirx.script.builder import ir as T
 
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.activation import Activation
-from kerf.kernels.pointwise.quotient import quotient, reciprocal
-from kerf.kernels.vector import cast, rounded_product, splat
+from kerf.kernels.pointwise.quotient import reciprocal
+from kerf.kernels.vector import cast, quotient, rounded_product, splat
 
 FLOAT = "float32"
 IMAGE, PLANE, CHANNEL = "image", "plane", "channel"  # what operands have a number for: pixel, plane, channel

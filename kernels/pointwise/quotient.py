@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kerf.kernels.vector import fma
-
 SIZES = 1e-16, 1e16  # of divisors, between which nothing that is computed of several of them is infinite or denormal
 
 
@@ -18,8 +16,3 @@ def reciprocal(size: float) -> tuple[np.float32, np.float32]:
     exact = 1 / np.float64(np.float32(size))
     first = np.float32(exact)
     return first, np.float32(exact - np.float64(first))
-
-
-def quotient(v, first, rest):
-    """v / size, all in float32 and finite; ``first`` and ``rest`` are size's reciprocal."""
-    return fma(v, first, v * rest)

@@ -15,9 +15,8 @@ from kerf.kernels.cpu.int8.dot import PACKED, PART, QUAD, Dot, packed, side_by_s
 from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.exponential import ROUND
-from kerf.kernels.pointwise.quotient import quotient
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import cast, rounded_product, run, splat
+from kerf.kernels.vector import cast, quotient, rounded_product, run, splat
 
 MAGIC = float(1 << 23)  # added to 0 .. 2^23 it rounds, half to even, and the integer is in the lowest bits
 
