@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import kerf
-from kerf import files
+from kerf import files, temporary
 from kerf.deploy.embed.toolchain import SOURCES, Toolchain, sources, toolchain
 from kerf.errors import BadInput
 
@@ -52,8 +51,7 @@ def _fill(folder: Path, tools: Toolchain) -> None:
         (folder / place).mkdir(parents=True, exist_ok=True)
         (folder / place / path.name).write_text(text)
     library = folder / "lib" / f"{NAME}{tools.suffix}"
-    with tempfile.TemporaryDirectory(prefix="kerf-objects-") as room:
-        objects = Path(room)
+    with temporary.folder("objects") as objects:
         tools.compile(sources(), objects, f"-I{folder / 'include'}")
         tools.link(sorted(objects.glob("*.o")), library)
     (folder / "bin").mkdir()

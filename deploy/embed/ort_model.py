@@ -5,7 +5,6 @@ model.onnx and libkerf_ops.so lie in the bundle's folder; SessionOptions.registe
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from kerf import files
+from kerf import files, temporary
 from kerf.deploy.embed.toolchain import SOURCES, Toolchain, sources
 from kerf.deploy.frontend.onnx_graph import Value
 from kerf.deploy.measure.verify import verify
@@ -35,13 +34,12 @@ def write(folder: Path, tools: Toolchain) -> list[Path]:
     """model.onnx and libkerf_ops into the bundle. Raises Unsupported where no piece is kerf's, or a type is rare."""
     model = of(bundle.read_manifest(folder), folder)
     library = folder / f"libkerf_ops{tools.suffix}"
-    with tempfile.TemporaryDirectory(prefix="kerf-objects-") as room, files.replacing(library) as temporary:
-        objects = Path(room)
+    with temporary.folder("objects") as objects, files.replacing(library) as replaced:
         # libkerf's own names stay inside: a process may have several such libraries, of a bundle each
         tools.compile([*sources(), SOURCES / "src/operators.c"], objects, f"-I{SOURCES / 'include'}", "-DKERF_API=")
         made = objects / library.name
         tools.link(sorted(objects.glob("*.o")), made)
-        temporary.write_bytes(made.read_bytes())
+        replaced.write_bytes(made.read_bytes())
     return [files.write(folder / MODEL, model.SerializeToString()), library]
 
 

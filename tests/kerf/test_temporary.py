@@ -41,11 +41,15 @@ def test_a_folder_is_swept_once_its_owner_was_killed_and_not_before(tmp_path, mo
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process, name = started(HOLDS, tmp_path)
     foreign = tmp_path / "kerf-foreign-x"
+    begun = tmp_path / f"kerf-begun-x{temporary.SUFFIX}"  # by one that was killed before it held a lock, or while it removed
     foreign.mkdir()
     (foreign / "data").write_text("somebody's, by a name like ours")
     os.utime(foreign, (0, 0))
     assert temporary.sweep() == []
     assert Path(name).is_dir()
+    (begun / "rest").mkdir(parents=True)
+    assert temporary.sweep() == [begun]
+    assert not begun.exists()
     process.kill()
     process.wait()
     with temporary.folder("next") as own:
@@ -54,6 +58,41 @@ def test_a_folder_is_swept_once_its_owner_was_killed_and_not_before(tmp_path, mo
         assert own.is_dir()
     assert not own.exists()
     assert (foreign / "data").exists()
+
+
+def test_a_folder_that_somebody_swept_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    flock, swept = temporary.fcntl.flock, []
+
+    def late(lock, how):
+        if not how & temporary.fcntl.LOCK_NB and not swept:
+            swept.extend(temporary.sweep())
+        flock(lock, how)
+
+    monkeypatch.setattr(temporary.fcntl, "flock", late)
+    with temporary.folder("test") as own:
+        assert len(swept) == 1
+        assert own not in swept
+        assert own.is_dir()
+        assert temporary.sweep() == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_somebody_still_writes_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    remove, left = temporary.shutil.rmtree, [2]
+
+    def late(path, **options):
+        remove(path, **options)
+        if left[0]:
+            left[0] -= 1
+            path.mkdir()
+            (path / "late").touch()
+
+    monkeypatch.setattr(temporary.shutil, "rmtree", late)
+    with temporary.folder("test") as own:
+        pass
+    assert not own.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -103,7 +142,7 @@ def test_temporary_files_of_other_libraries_lie_in_a_folder_that_is_swept(tmp_pa
     with temporary.others("test", 1):
         (inside,) = tmp_path.iterdir()
         assert tempfile.gettempdir() == str(inside)
-        assert (inside / temporary.LOCK).exists()
+        assert temporary.sweep() == []
     assert tempfile.gettempdir() == str(tmp_path)
     with pytest.raises(OSError, match="No space left"), temporary.others("test", 1 << 60):
         pass
