@@ -6,6 +6,8 @@ and on which blocks are zero, not on what the others hold.
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 
 from kerf.compress.methods import METHODS
@@ -15,6 +17,7 @@ from kerf.compress.pruning import recipe
 from kerf.compress.pruning.settings import Settings
 from kerf.compress.training import checkpoint
 from kerf.deploy.export import export
+from kerf.deploy.quantise.quantise import quantise
 from kerf.tune.pipeline import Bundle, compile
 
 SIZE, CLASSES = 224, 1000
@@ -32,6 +35,22 @@ def network(arch: str, n: int, sparsity: float, folder: Path, batch: int = 1) ->
     if not model.exists():
         export(module, torch.zeros(batch, 3, SIZE, SIZE), model)
     return module, model
+
+
+def images(batch: int) -> np.ndarray:
+    """At least four, random, of which a network takes its batch."""
+    return np.random.default_rng(0).standard_normal((max(4, batch), 3, SIZE, SIZE)).astype(np.float32)
+
+
+def integers(model: Path, batch: int = 1) -> Path:
+    """A network of ``network`` on integers, quantised with ``images``, beside it, made if it is not there yet."""
+    path, samples = model.with_suffix(".int8.onnx"), model.with_name("calibration.npz")
+    if not path.exists():
+        name = onnx.load(model, load_external_data=False).graph.input[0].name
+        np.savez(samples, **{name: images(batch)})
+        quantise(model, path, samples)
+        samples.unlink()
+    return path
 
 
 def prune(arch: str, n: int, sparsity: float, folder: Path) -> None:

@@ -16,7 +16,6 @@ import _sweep
 import numpy as np
 import onnx
 
-import kerf
 from kerf import zoo
 from kerf.deploy.measure import bench
 from kerf.deploy.measure.verify import relative_error
@@ -39,12 +38,7 @@ def main() -> int:
 def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
     """Export, quantise, build and verify both, race."""
     _, model = zoo.network(arch, a.N, sparsity, a.folder, a.batch)
-    images = np.random.default_rng(0).standard_normal((max(4, a.batch), 3, zoo.SIZE, zoo.SIZE)).astype(np.float32)
-    samples, integers = model.with_name("calibration.npz"), model.with_suffix(".int8.onnx")
-    if not integers.exists():
-        np.savez(samples, **{input_of(model): images})
-        kerf.quantise(model, integers, samples)
-        samples.unlink()
+    integers = zoo.integers(model, a.batch)
     engines, weights = [], 0
     for name, path in (("int8", integers), ("f32", model)):
         out = path.with_suffix(f".t{a.threads}.kerf")
@@ -54,7 +48,7 @@ def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
     for kind, path in (("f32", model), ("int8", integers)):
         for name, make in DENSE.items():
             engines.append(bench.Engine(f"{name} {kind}", make(path, a.threads).run))
-    x = images[: a.batch]
+    x = zoo.images(a.batch)[: a.batch]
     truth = engines[2].run(x)
     errors = {engine.name: relative_error(np.array(engine.run(x)), truth) for engine in engines}
     measured = bench.interleave(engines, x, seconds=a.seconds)
@@ -65,10 +59,6 @@ def measure(arch: str, sparsity: float, a: argparse.Namespace) -> dict:
         "difference_from_f32": errors,
         "weights": weights / dense,
     }
-
-
-def input_of(model: Path) -> str:
-    return onnx.load(model, load_external_data=False).graph.input[0].name
 
 
 def stored(model: Path) -> list:

@@ -1,6 +1,6 @@
 """Writes deploy/pretuned/*.jsonl from the records of tuned_networks.py, whose networks are tuned if they are not yet.
 
-Launch:    python scripts/maintain/pretune.py [--target x86-64-v3] [--minutes 3] [--archs ...] [--sparsities 0.5]
+Launch:    python scripts/maintain/pretune.py [--int8] [--target x86-64-v3] [--minutes 3] [--archs ...] ...
 Hardware:  2 cores, quiet; a quarter of an hour for five networks.
 Expected:  a file of some dozens of lines: most layers are best by their kernel's own first configuration, which is not
            written.
@@ -29,6 +29,7 @@ def main() -> int:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--minutes", type=float, default=3)
     p.add_argument("--target", default="native")
+    p.add_argument("--int8", action="store_true", help="the same networks on integers")
     a = p.parse_args()
     target, book = targets.parse(a.target, a.threads), RecordBook(a.folder / "records.jsonl")
     path = pretuned.file_of(target)
@@ -38,6 +39,7 @@ def main() -> int:
     for arch in a.archs:
         for sparsity in a.sparsities:
             model = zoo.network(arch, a.N, sparsity, a.folder)[1]
+            model = zoo.integers(model) if a.int8 else model
             network = convert(model, a.N, max(sparsity, 0.01))
             s = search(
                 network, target, a.threads, book, trials=10**9, minutes=a.minutes, tolerance=0.005, progress=Progress()

@@ -41,7 +41,7 @@ def test_a_folder_is_swept_once_its_owner_was_killed_and_not_before(tmp_path, mo
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process, name = started(HOLDS, tmp_path)
     foreign = tmp_path / "kerf-foreign-x"
-    begun = tmp_path / f"kerf-begun-x{temporary.SUFFIX}"  # by one that was killed before it held a lock, or while it removed
+    begun = tmp_path / f"kerf-begun-x{temporary.SUFFIX}"  # by one that was killed in between
     foreign.mkdir()
     (foreign / "data").write_text("somebody's, by a name like ours")
     os.utime(foreign, (0, 0))
