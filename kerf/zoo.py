@@ -5,6 +5,7 @@ and on which blocks are zero, not on what the others hold.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,7 +48,8 @@ def integers(model: Path, batch: int = 1) -> Path:
     path, samples = model.with_suffix(".int8.onnx"), model.with_name("calibration.npz")
     if not path.exists():
         name = onnx.load(model, load_external_data=False).graph.input[0].name
-        np.savez(samples, **{name: images(batch)})
+        inputs: dict[str, Any] = {name: images(batch)}
+        np.savez(samples, **inputs)
         quantise(model, path, samples)
         samples.unlink()
     return path
