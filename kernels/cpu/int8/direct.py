@@ -238,14 +238,19 @@ class Loops:
                 T.buffer_store(acc, start, [self._at(r * vectors + v)])
         taps, width = self.p.taps, self.p.kernel[1]
         s = self.strips
+        rows_at = self._rows_of_taps()
         with T.serial(0, count) as quad:
             base = T.Bind((quad * s.phases * s.region + pixel) * QUAD)
+            bases = [T.Bind(base + at) for at in rows_at]
             word = T.Bind(words + quad * taps * stored)
             self._prefetch(word, taps * stored)
 
             def multiply(place: tuple, tap) -> None:
                 phase, offset = place
-                if self.through_panel:
+                if bases:
+                    row = tap // width
+                    read = self._from_panel(bases[row] + (offset - s.place(row * width)[1]) * QUAD, vectors)
+                elif self.through_panel:
                     read = self._from_panel(base + (phase * s.region + offset) * QUAD, vectors)
                 else:
                     read = pixels(quad, phase * s.planes.plane + offset + pixel)
@@ -259,6 +264,17 @@ class Loops:
                     for col in range(width):
                         multiply(s.planes.place(row, col), row * width + col)
         return acc
+
+    def _rows_of_taps(self) -> list:
+        """Bytes from a pixel of the panel to where each row of the kernel reads: in registers where a load's address has
+        room for small numbers alone, since LLVM adds larger ones up again for every load. indptr[0] is 0, which it
+        does not know.
+        """
+        p, s = self.p, self.strips
+        if not (self.dot.by_element and self.through_panel and s.phases == 1 and 1 < p.taps <= MAX_UNROLLED_TAPS):
+            return []
+        reach = [s.place(row * p.kernel[1])[1] * QUAD for row in range(p.kernel[0])]
+        return [T.Bind(T.shift_left(T.int32(bytes_), self.given.indptr[0])) for bytes_ in reach]
 
     def _prefetch(self, word, count: int) -> None:
         """The weights some quads on: no prefetcher keeps up with lists as short as these."""
