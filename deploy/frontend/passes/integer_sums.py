@@ -22,6 +22,7 @@ from kerf.deploy.frontend.passes.drop_identities import drop_unread
 from kerf.deploy.frontend.passes.integer_layers import U8, Bytes, bytes_of
 from kerf.deploy.frontend.passes.linear import DEQUANTISE, QUANTISE, steps
 from kerf.kernels.pointwise.activation import Activation
+from kerf.kernels.pointwise.pair import products
 from kerf.kernels.pointwise.quotient import SIZES
 from kerf.kernels.reference import activate, dequantise, quantise
 from kerf.kernels.tensor_type import F32, INTEGERS, TensorType
@@ -81,6 +82,8 @@ def _sum(graph: Graph, node: onnx.NodeProto, layer: Layer) -> _Sum | None:
     kinds = (own, y) if whole is None else (own, y, whole.type)
     if not all(kind.scale is not None and SIZES[0] < kind.scale < SIZES[1] for kind in kinds):
         return None
+    if whole is not None and products(own, whole.type, y, activation) is None:
+        return None  # a function of its own, then
     return _Sum((floats, add, *nodes, last), other, whole, activation, y)
 
 

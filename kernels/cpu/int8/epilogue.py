@@ -16,7 +16,7 @@ from kerf.kernels.cpu.layout import out_planes
 from kerf.kernels.epilogue import activate
 from kerf.kernels.pointwise.exponential import ROUND
 from kerf.kernels.problem import Problem
-from kerf.kernels.vector import cast, quotient, rounded_product, run, splat
+from kerf.kernels.vector import cast, fma, quotient, rounded_product, run, splat
 
 MAGIC = float(1 << 23)  # added to 0 .. 2^23 it rounds, half to even, and the integer is in the lowest bits
 
@@ -124,7 +124,7 @@ class Epilogue:
         multiplier, bias = (_all(number, lanes) for number in steps)
         value = cast(sums, "float32", lanes) * multiplier + bias
         if p.middle is not None:
-            return self._sum(value, residual, lanes)
+            return self._pair(value, residual, lanes) if numbers.of_pairs(p) else self._sum(value, residual, lanes)
         if residual is not None:
             other = cast(residual, "float32", lanes) * self._number(numbers.RESIDUAL_SCALE, lanes)
             value = value + (other + self._number(numbers.RESIDUAL_SHIFT, lanes))
@@ -134,6 +134,13 @@ class Epilogue:
         if p.y.quantised:
             value = value * self._number(numbers.INVERSE, lanes) + self._number(numbers.ZERO, lanes)
         return value
+
+    def _pair(self, value, residual, lanes: int):
+        """As _value, of two bytes (kerf.kernels.pointwise.pair)."""
+        number = partial(self._number, lanes=lanes)
+        value = T.min(T.max(value, number(numbers.MIDDLE_LOW)), number(numbers.MIDDLE_HIGH))
+        shifted = fma(cast(residual, "float32", lanes), number(numbers.RESIDUAL_SCALE), number(numbers.RESIDUAL_SHIFT))
+        return fma(T.nearbyint(value), number(numbers.MIDDLE_SCALE), shifted)
 
     def _sum(self, value, residual, lanes: int):
         """As _value, of the convolution in steps of the middle type: what ONNX's nodes give, to the last bit."""

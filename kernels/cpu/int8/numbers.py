@@ -4,8 +4,9 @@ sums of (q - zero) w are real numbers / (scale of x, scale of w): value = float3
 Of an output of bytes these are in its steps, zero point included, so that a clip, a rounding and a saturation are left;
 where the activation is more than a clip they are real, and ``inverse`` and ``zero`` follow it.
 
-Of a problem with a middle type they are in its steps. What follows is float32's, operation by operation, as it is in
-ONNX's DequantizeLinear, Add, QuantizeLinear: the bytes are those of a layer and a function behind it.
+Of a problem with a middle type they are in its steps. The sum of two bytes is then two products that are what ONNX's
+DequantizeLinear, Add, QuantizeLinear give of every two (kerf.kernels.pointwise.pair); where one is a float what follows is
+float32's, operation by operation, as it is there. The bytes are those of a layer and a function behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kerf.kernels.pointwise.exponential import ROUND
+from kerf.kernels.pointwise.pair import products
 from kerf.kernels.pointwise.quotient import reciprocal
 from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import INTEGERS, TensorType
@@ -28,6 +30,11 @@ CLIPS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
 def clips(p: Problem) -> bool:
     """Whether the activation is a clip, which the saturation of an output of bytes does by the way."""
     return p.activation in (*CLIPS, "clip")
+
+
+def of_pairs(p: Problem) -> bool:
+    """Whether an output of bytes is made of two bytes: of the middle type's and of the residual's."""
+    return p.middle is not None and p.y.quantised and (p.residual_type or p.y).quantised and clips(p)
 
 
 def count(p: Problem) -> int:
@@ -54,7 +61,7 @@ def arrays(
     step, shift = 1.0, 0.0  # of what the multiplier and the bias give
     first = types.get("middle") or (types.get("y") if clips(p) else None)
     if first is not None and first.scale is not None:
-        step, shift = first.scale, float(first.zero or 0)
+        step, shift = first.scale, 0.0 if of_pairs(p) else float(first.zero or 0)
     return {
         "start": (-zero * total).astype(np.int32),
         "multiplier": (multiplier / step).astype(np.float32),
@@ -99,6 +106,12 @@ def _of_sum(p: Problem, types: Mapping[str, TensorType]) -> np.ndarray:
     residual = types.get("residual_type", y) if (p.residual_type or p.y).quantised else None
     if residual is not None and residual.scale is not None:
         numbers[[RESIDUAL_SCALE, RESIDUAL_SHIFT]] = residual.scale, -(residual.zero or 0)
+    if of_pairs(p) and y is not None and residual is not None:
+        found = products(middle, residual, y, p.epilogue)
+        if found is None:
+            raise ValueError(f"{middle} and {residual} to {y}: no two products are this sum, which no layer takes then")
+        numbers[[MIDDLE_LOW, MIDDLE_HIGH]] -= middle.zero or 0
+        numbers[[MIDDLE_SCALE, RESIDUAL_SCALE, RESIDUAL_SHIFT]] = found
     return numbers
 
 
