@@ -2,7 +2,7 @@
 
 DequantizeLinear of both, Add, a clip and QuantizeLinear are a function of two bytes, of 65,536 values. In float32 its
 sums lie within some 1e-5 of a step of the exact ones, so that few pairs lie so near to a half that it matters how they
-are rounded; numbers a, b and c some last places from the exact ones give those the nodes' bytes, too. All pairs are tried.
+are rounded; numbers a, b and c some last places from the exact ones give those the nodes' bytes, too. All are tried.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ Numbers = tuple[np.float32, np.float32, np.float32]
 
 @lru_cache(maxsize=256)
 def products(m: TensorType, r: TensorType, y: TensorType, clip: Activation) -> Numbers | None:
-    """(a, b, c) with which fma(m - zero, a, fma(r, b, c)), rounded half to even and saturated, is what the nodes give for
-    every two integers of types ``m`` and ``r``; None where none were found, as where many sums meet halves.
+    """(a, b, c) with which fma(m - zero, a, fma(r, b, c)), rounded half to even and saturated, is what the nodes give
+    for every two integers of types ``m`` and ``r``; None where none were found, as where many sums meet halves.
     """
-    assert m.scale is not None and r.scale is not None and y.scale is not None
+    assert m.scale is not None
+    assert r.scale is not None
+    assert y.scale is not None
     one, other = (np.arange(low, high + 1) for low, high in (INTEGERS[m.dtype], INTEGERS[r.dtype]))
     one, other = (v.ravel() for v in np.meshgrid(one, other))
     truth = quantise(activate(clip, dequantise(one, m) + dequantise(other, r)), y)

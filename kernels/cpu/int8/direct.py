@@ -266,9 +266,9 @@ class Loops:
         return acc
 
     def _rows_of_taps(self) -> list:
-        """Bytes from a pixel of the panel to where each row of the kernel reads: in registers where a load's address has
-        room for small numbers alone, since LLVM adds larger ones up again for every load. indptr[0] is 0, which it
-        does not know.
+        """Bytes from a pixel of the panel to where each row of the kernel reads: in registers where a load's address
+        has room for small numbers alone, since LLVM adds larger ones up again for every load. indptr[0] is 0, which
+        it does not know.
         """
         p, s = self.p, self.strips
         if not (self.dot.by_element and self.through_panel and s.phases == 1 and 1 < p.taps <= MAX_UNROLLED_TAPS):

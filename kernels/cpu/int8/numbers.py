@@ -5,8 +5,8 @@ Of an output of bytes these are in its steps, zero point included, so that a cli
 where the activation is more than a clip they are real, and ``inverse`` and ``zero`` follow it.
 
 Of a problem with a middle type they are in its steps. The sum of two bytes is then two products that are what ONNX's
-DequantizeLinear, Add, QuantizeLinear give of every two (kerf.kernels.pointwise.pair); where one is a float what follows is
-float32's, operation by operation, as it is there. The bytes are those of a layer and a function behind it.
+DequantizeLinear, Add, QuantizeLinear give of every two (kerf.kernels.pointwise.pair); where one is a float what follows
+is float32's, operation by operation, as it is there. The bytes are those of a layer and a function behind it.
 """
 
 from __future__ import annotations
