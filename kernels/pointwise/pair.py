@@ -15,6 +15,7 @@ from kerf.kernels.pointwise.activation import Activation
 from kerf.kernels.reference import activate, dequantise, quantise
 from kerf.kernels.tensor_type import INTEGERS, TensorType
 
+MOST = 2.0**20  # steps of the sum in one of an operand: what is rounded to bytes then fits 32 bits
 NEAR = 1e-3  # of a step, from a half: what float32 may round otherwise
 TRIES, PLACES = 4096, 15  # numbers drawn, and how many last places from the exact ones
 
@@ -34,6 +35,8 @@ def products(m: TensorType, r: TensorType, y: TensorType, clip: Activation) -> N
     truth = quantise(activate(clip, dequantise(one, m) + dequantise(other, r)), y)
     least, most = int(truth.min()), int(truth.max())
     a, b = (np.float64(np.float32(t.scale)) / np.float64(np.float32(y.scale)) for t in (m, r))
+    if max(a, b) > MOST:
+        return None
     one, c = one - (m.zero or 0), (y.zero or 0) - b * (r.zero or 0)
     exact = one * a + other * b + c
     near = (np.abs(exact - np.floor(exact) - 0.5) < NEAR) & (exact > least - 1) & (exact < most + 1)

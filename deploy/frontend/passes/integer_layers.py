@@ -27,6 +27,7 @@ from kerf.kernels.problem import Problem
 from kerf.kernels.tensor_type import F32, INTEGERS, TensorType
 
 U8, I8 = TensorType("u8", 1.0, 0), TensorType("i8", axis=0)
+MOST = 2.0**30  # steps of an output that sums may have: in floats they still fit 32 bits, zero point included
 SYMMETRIC = {"int8": 0, "uint8": 128}  # the zero point of weights that are integers around 0
 
 
@@ -76,13 +77,21 @@ def _of_integers(graph: Graph, node: onnx.NodeProto, layer: Layer, weighted: onn
     behind = steps(graph, after) if after is not None and after.op_type == QUANTISE else None
     y = behind.tensor_type if behind is not None else None
     old = [node]
-    if after is not None and y is not None and y.dtype == "u8":
+    reach = _reach(layer, integers, scale, [t for t in (x.type, residual and residual.type) if t])
+    if after is not None and y is not None and y.dtype == "u8" and y.scale is not None and reach < MOST * y.scale:
         types["y"] = y
         old.append(after)
     made = helper.make_node(OP, inputs, list(old[-1].output), name=node.name, domain=DOMAIN)
     graph.replace(old, made, before)
     problem = _problem(layer.problem, "y" in types, residual is not None)
     return replace(layer, problem=problem, weight=integers, weight_scale=scale, types=types)
+
+
+def _reach(layer: Layer, integers: np.ndarray, scale: np.ndarray, kinds: list[TensorType]) -> float:
+    """What no output of the layer is larger than, before its activation; ``kinds``: of x, and of a residual."""
+    x, *others = (255.0 * (kind.scale or 0) for kind in kinds)
+    products = np.abs(integers.astype(np.float64)).reshape(len(integers), -1).sum(axis=1) * scale * x
+    return float((products + np.abs(layer.bias)).max()) + sum(others)
 
 
 def _problem(p: Problem, quantised: bool, residual: bool) -> Problem:

@@ -4,6 +4,7 @@ share its pixels."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import tvm
@@ -13,6 +14,7 @@ from kerf.kernels.bsr import BSR
 from kerf.kernels.config import Config
 from kerf.kernels.cpu.int8 import direct, estimate, quads
 from kerf.kernels.cpu.int8.dot import DOTS, QUAD
+from kerf.kernels.cpu.int8.strips import geometry
 from kerf.kernels.cpu.machine import threads
 from kerf.kernels.problem import Problem
 
@@ -26,11 +28,16 @@ def refuses(p: Problem, target: Target) -> str | None:
 
 
 def configs(p: Problem, target: Target) -> Sequence[Config]:
-    return estimate.configs(p, target, _outputs(p, threads(target)), p.in_channels // p.groups)
+    return estimate.configs(p, target, _outputs(p, threads(target)), _inputs(p))
 
 
 def cycles(p: Problem, target: Target) -> float:
-    return estimate.quads_cycles(p, -(-(p.in_channels // p.groups) // QUAD) * QUAD)
+    return estimate.quads_cycles(p, _inputs(p))
+
+
+def _inputs(p: Problem) -> int:
+    """Channels that are multiplied, in whole quads."""
+    return -(-(p.in_channels // p.groups) // QUAD) * QUAD
 
 
 def _outputs(p: Problem, parts: int) -> int:
@@ -40,6 +47,8 @@ def _outputs(p: Problem, parts: int) -> int:
 
 def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """w (O, I / groups, kh, kw) int8"""
+    if "fold" in c:
+        return _folded(p, w, c)
     n, inputs = _outputs(p, c.get("parts", 1)), p.in_channels // p.groups
     rows = -(-p.out_channels // n)
     padded = np.zeros((rows * n, inputs, p.taps), np.int8)
@@ -49,6 +58,18 @@ def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     index = (first[:, None] + np.arange(inputs)).reshape(-1).astype(np.int32)
     whole = BSR(blocks, index, (np.arange(rows + 1) * inputs).astype(np.int32), (rows * n, inputs * p.taps))
     return quads.pack(whole, p.in_channels, p.taps, c["rows"], DOTS[c["dot"]].paired)
+
+
+def _folded(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
+    """Of a layer whose channels are all channels' taps; their list says where each is read."""
+    one = replace(p, in_channels=p.in_channels * p.taps, height=p.out_height, width=p.out_width)
+    alone = replace(one, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1))
+    plain = {key: value for key, value in c.items() if key != "fold"}
+    packed = pack(alone, w.reshape(p.out_channels, -1), plain)
+    planes = geometry(p)
+    taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
+    at = (np.arange(p.in_channels)[:, None] * planes.channel + np.array(taps)).reshape(-1)
+    return {**packed, "channels": at[packed["channels"]].astype(np.int32)}
 
 
 def prim_func(p: Problem, c: Config, target: Target) -> tvm.tirx.PrimFunc:

@@ -12,8 +12,10 @@ Images are planes of bytes (kerf.kernels.cpu.layout). A k x k or strided convolu
 ``strip`` output rows of these, else ``strip`` vectors of pixels. Threads cut the strips, or the block rows.
 
 ``panel`` 0 does without the panel and puts channels side by side in registers, once for every sub-row and tap, which
-pays where a stride's phases make panels large, or one sub-row is all. ``near`` 1: a strip's pixels are first copied to
-where no vector straddles two cache lines and one channel's lines are not those of another, for all block rows to read.
+pays where a stride's phases make panels large, or one sub-row is all. ``fold`` 1: every tap of a channel is a channel
+of its own, and there is one tap, so that three channels do not take the place of four. ``near`` 1: a strip's pixels are
+first copied to where no vector straddles two cache lines and one channel's lines are not those of another, for all
+block rows to read.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Arguments:
         words, listed, blocks = T.int32(), T.int32(), -(-p.out_channels // n)
         self.x = T.arg("x", T.buffer(in_planes(p), "uint8"))
         self.data = T.arg("data", T.buffer((words,), "int32"))
-        self.channels = T.arg("channels", T.buffer((listed,), channel_type(p.in_channels)))
+        kind = "int32" if "fold" in c else channel_type(p.in_channels)
+        self.channels = T.arg("channels", T.buffer((listed,), kind))
         self.indptr = T.arg("indptr", T.buffer((blocks + 1,), "int32"))
         if DOTS[c["dot"]].paired:
             cut, cuts, sub_rows_ = T.int32(), T.int32(), blocks * -(-n // c["rows"])
@@ -108,6 +111,7 @@ class Loops:
 
     def __init__(self, p: Problem, c: Config, n: int, given: Arguments, strips: Strips):
         self.p, self.c, self.n, self.given, self.strips = p, c, n, given, strips
+        self.taps = 1 if "fold" in c else p.taps
         self.dot, self.width, self.epilogue = DOTS[c["dot"]], strips.width, given.epilogue
         self.lanes = strips.lanes or self.width // QUAD  # pixels of a vector
         self.subs = -(-n // c["rows"])  # sub-rows of a block row
@@ -120,7 +124,7 @@ class Loops:
 
     def emit(self, source, origin, image, strips: tuple, blocks: tuple) -> None:
         s = self.strips
-        most = -(-self.p.in_channels // QUAD)  # quads of a block row
+        most = -(-self.p.in_channels * (self.p.taps // self.taps) // QUAD)  # quads of a block row
         size = most * s.phases * s.region * QUAD if self.through_panel else 1
         self.panel = T.alloc_buffer((size,), "int8")
         self.copy: Any = T.alloc_buffer((self.p.in_channels * s.size,), "uint8") if self.c.get("near") else None
@@ -155,18 +159,25 @@ class Loops:
 
     def _fill_panel(self, source, origin, begin, count) -> None:
         s, width = self.strips, self.width
-        with T.serial(0, count) as quad, T.serial(0, s.phases) as phase, T.serial(0, s.region // width) as i:
-            pixel = T.Bind(i * width)
+
+        def fill(quad, phase, pixel, vectors: int) -> None:
             to = T.Bind(((quad * s.phases + phase) * s.region + pixel) * QUAD)
-            vectors = self._quad(source, origin, begin, s.vectors, quad, phase * s.planes.plane + pixel)
-            for v, vector in enumerate(vectors):
+            found = self._quad(source, origin, begin, vectors, quad, phase * s.planes.plane + pixel)
+            for v, vector in enumerate(found):
                 self._to_panel(vector, v, to)
+
+        whole, left = divmod(s.region, width)
+        with T.serial(0, count) as quad, T.serial(0, s.phases) as phase:
+            with T.serial(0, whole) as i:
+                fill(quad, phase, T.Bind(i * width), s.vectors)
+            if left:
+                fill(quad, phase, whole * width, left // self.lanes)
 
     def _quad(self, source, origin, begin, vectors: int, quad, pixel) -> list:
         """``vectors`` vectors of pixels of a block row's quad, read where its channels lie."""
         at = origin + pixel
         first = (begin + quad) * QUAD
-        step = self.strips.size if self.c.get("near") else self.strips.planes.channel
+        step = self.strips.size if self.c.get("near") else 1 if "fold" in self.c else self.strips.planes.channel
         offsets = [T.cast(self.given.channels[first + k], "int32") * step for k in range(QUAD)]
         if (self.in_parts and vectors == QUAD) or not self.strips.lanes:
             given = [T.Bind(source[run(at + offset, self.width)]) for offset in offsets]
@@ -191,7 +202,7 @@ class Loops:
         channel = T.Bind(rows.block * self.n + rows.first)
         stored = min(self.c["rows"], self.n - rows.first) if isinstance(rows.first, int) else rows.count
         # words of the block rows before, of the sub-rows before
-        words = T.Bind((begin * self.n + rows.first * count) * self.p.taps)
+        words = T.Bind((begin * self.n + rows.first * count) * self.taps)
         sub = T.Bind(rows.block * self.subs + rows.first // self.c["rows"])
         planes = [T.Bind(self.epilogue.plane(image, channel + r)) for r in range(rows.count)]
         given = partial(self._tile, pixels, channel, words, stored, count, sub, planes, place)
@@ -236,7 +247,7 @@ class Loops:
             start = T.Bind(T.broadcast(self.epilogue.start[channel + r], self.lanes))
             for v in range(vectors):
                 T.buffer_store(acc, start, [self._at(r * vectors + v)])
-        taps, width = self.p.taps, self.p.kernel[1]
+        taps, width = self.taps, self.p.kernel[1]
         s = self.strips
         rows_at = self._rows_of_taps()
         with T.serial(0, count) as quad:
@@ -271,7 +282,7 @@ class Loops:
         it does not know.
         """
         p, s = self.p, self.strips
-        if not (self.dot.by_element and self.through_panel and s.phases == 1 and 1 < p.taps <= MAX_UNROLLED_TAPS):
+        if not (self.dot.by_element and self.through_panel and s.phases == 1 and 1 < self.taps <= MAX_UNROLLED_TAPS):
             return []
         reach = [s.place(row * p.kernel[1])[1] * QUAD for row in range(p.kernel[0])]
         return [T.Bind(T.shift_left(T.int32(bytes_), self.given.indptr[0])) for bytes_ in reach]
@@ -282,10 +293,10 @@ class Loops:
             prefetch(self.given.data[word + AHEAD + line])
 
     def _add_rest(self, acc, sub, pixel, rows: int, vectors: int) -> None:
-        s, taps = self.strips, self.p.taps
+        s, taps = self.strips, self.taps
         with T.serial(self.given.rest_indptr[sub], self.given.rest_indptr[sub + 1]) as i:
             quad, tap = T.Bind(self.given.rest_at[i] // taps), T.Bind(self.given.rest_at[i] % taps)
-            phase, offset = s.planes.place(tap // self.p.kernel[1], tap % self.p.kernel[1])
+            phase, offset = s.place(tap)
             place = T.Bind(((quad * s.phases + phase) * s.region + offset + pixel) * QUAD)
             self._multiply(acc, self._from_panel(place, vectors), self.given.rest, i * self.c["rows"], rows)
 

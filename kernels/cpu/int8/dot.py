@@ -70,8 +70,8 @@ def _plain(acc, pixels, weights, width: int):
 
 
 def _narrow_x86(vectors: Sequence[Any], width: int, low, high):
-    """Four vectors of float32, pixels as quads_of leaves them, rounded (half to even) to uint8 in their order, between
-    ``low`` and ``high``, which are float32 and whole.
+    """Four vectors of float32 below 2^31, pixels as quads_of leaves them, rounded (half to even) to uint8 in their
+    order, between ``low`` and ``high``, which are float32 and whole.
     """
     round_, words, bytes_ = {
         16: ("sse2.cvtps2dq", "sse2.packssdw.128", "sse2.packuswb.128"),
@@ -79,16 +79,16 @@ def _narrow_x86(vectors: Sequence[Any], width: int, low, high):
         64: ("avx512.mask.cvtps2dq.512", "avx512.packssdw.512", "avx512.packuswb.512"),
     }[width]
     lanes = width // QUAD
-    most = T.broadcast(high, lanes)  # before, since what does not fit an int32 becomes the least of them
     masked = [T.broadcast(T.int32(0), lanes), T.int16(-1), T.int32(4)] if width == 64 else []  # as the CPU rounds
-    whole = [_intrinsic(f"int32x{lanes}", f"llvm.x86.{round_}", T.Bind(T.min(v, most)), *masked) for v in vectors]
+    whole = [_intrinsic(f"int32x{lanes}", f"llvm.x86.{round_}", T.Bind(v), *masked) for v in vectors]
     pairs = [_intrinsic(f"int16x{width // 2}", f"llvm.x86.{words}", *whole[i : i + 2]) for i in (0, 2)]
     y = T.reinterpret(f"uint8x{width}", _intrinsic(f"int8x{width}", f"llvm.x86.{bytes_}", *pairs))
-    return T.max(y, T.broadcast(T.cast(low, "uint8"), width))
+    least, most = (T.broadcast(T.cast(bound, "uint8"), width) for bound in (low, high))
+    return T.max(T.min(y, most), least)
 
 
 def _narrow_neon(vectors: Sequence[Any], width: int, low, high):
-    """As _narrow_x86, of 16 pixels. Every step saturates, so bounds are left to the last: one instruction each."""
+    """As _narrow_x86, of 16 pixels and of any size: every step saturates."""
     whole = [_intrinsic("int32x4", "llvm.aarch64.neon.fcvtns.v4i32.v4f32", v) for v in vectors]
     words = [T.Bind(_intrinsic("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", v)) for v in whole]
     pairs = [side_by_side(words[i : i + 2], 4) for i in (0, 2)]

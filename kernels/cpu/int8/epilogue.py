@@ -86,7 +86,9 @@ class Epilogue:
                 if self.residual is not None:
                     residuals = [self.residual[run(to + k * lanes, lanes)] for k in range(side)]
                 pairs = zip(some, residuals)
-                values = [T.Bind(self._value(sums, steps, residual, lanes)) for sums, residual in pairs]
+                values = [
+                    T.Bind(self._below(self._value(sums, steps, residual, lanes), lanes)) for sums, residual in pairs
+                ]
                 for place, part in packed(dot, values, lanes, self._bound[numbers.LOW], self._bound[numbers.HIGH]):
                     T.buffer_store(self.y, part, [run(to + place, part.ty.dtype.lanes)])
             else:
@@ -109,7 +111,7 @@ class Epilogue:
         """The bytes themselves, of four vectors of sums."""
         assert dot.narrow
         lanes = width // len(vectors)
-        values = [self._value(sums, steps, residual, lanes) for sums, residual in zip(vectors, residuals)]
+        values = [self._below(self._value(sums, steps, r, lanes), lanes) for sums, r in zip(vectors, residuals)]
         return dot.narrow(values, width, self._bound[numbers.LOW], self._bound[numbers.HIGH])
 
     def _part(self, at, v: int, width: int):
@@ -117,6 +119,15 @@ class Epilogue:
         whole = self.residual[run(at, width)]
         places = [PART * part + QUAD * v + i for part in range(width // PART) for i in range(QUAD)]
         return tirx.Shuffle([whole], [T.int32(i) for i in places])
+
+    def _below(self, value, lanes: int):
+        """``value``, cut where it may not fit an int32, which makes the least of them of it: sums themselves do, since
+        layers take no output of whose steps they may have 2^31 (deploy/frontend/passes/integer_layers.py).
+        """
+        p = self.p
+        if numbers.clips(p) and not (p.residual and not self.residual_type.quantised):
+            return value
+        return T.min(value, self._number(numbers.HIGH, lanes))
 
     def _value(self, sums, steps: tuple[Any, Any], residual, lanes: int):
         """Real, or in steps of y."""

@@ -81,7 +81,7 @@ def configs(p: Problem, target: Target, n: int, inputs: float) -> Sequence[Confi
         for height in {min(h, n) for h in heights}:
             for strip in _strips(p, flat, width):
                 tile: Config = {"dot": dot, "bytes": width, "rows": height, "strip": strip}
-                for c in _ways(tile, flat, n):
+                for c in _ways(tile, flat, n) + _folds(p, tile):
                     for split in splits(target, Strips.of(p, c, machine)[0].count):
                         found.append((_cycles(p, {**c, **split}, machine, n, inputs), {**c, **split}))
     return [c for _, c in sorted(found, key=lambda f: f[0])]
@@ -97,10 +97,18 @@ def _ways(c: Config, flat: bool, n: int) -> list[Config]:
     return found + ([{**way, "near": 1} for way in found] if flat and c["strip"] == 1 else [])
 
 
+def _folds(p: Problem, c: Config) -> list[Config]:
+    """Taps as channels, where quads of channels would be a quarter empty or more. Their panels are of few rows."""
+    inputs, whole = p.in_channels * p.taps, -(-p.in_channels // QUAD) * QUAD * p.taps
+    if p.n or p.groups > 1 or p.taps == 1 or inputs > whole * 0.75:
+        return []
+    return [{**c, "fold": 1}]
+
+
 def _strips(p: Problem, flat: bool, width: int) -> list[int]:
     if flat:
         return [1, 2, 4]
-    heights = {p.out_height, -(-p.out_height // 2), -(-p.out_height // 4), -(-p.out_height // 8)}
+    heights = {-(-p.out_height // 2**i) for i in range(8 if _folds(p, {}) else 4)}
     return sorted(heights, reverse=True)
 
 
@@ -119,12 +127,15 @@ def _cycles(p: Problem, c: Config, machine: Machine, n: int, inputs: float) -> f
 def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, quads: float) -> float:
     """Of a strip of a block row."""
     each = 1.5 if c["dot"] == "maddubs" else 1.0  # instructions of a product beside the shuffles
+    taps = p.taps
+    if s.folded:
+        quads, taps = -(-p.in_channels * p.taps // QUAD), 1
     fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
     if not through_panel(c, n, bool(s.rows)):
         fill, each = 0.0, each * AMONG_PRODUCTS
-    tiles = s.tiles * _tile_cycles(quads * p.taps, c["rows"], s.vectors, each)
+    tiles = s.tiles * _tile_cycles(quads * taps, c["rows"], s.vectors, each)
     if s.left:
-        tiles += _tile_cycles(quads * p.taps, c["rows"], s.left, each)
+        tiles += _tile_cycles(quads * taps, c["rows"], s.left, each)
     panel = quads * s.phases * s.region * QUAD
     far = 1.0 if panel <= machine.l1 * 0.75 else 1.15 if panel <= machine.l2 * PANEL_SHARE else 1.5
     if not s.rows and c["dot"] != "maddubs":
@@ -139,7 +150,9 @@ def _distance(p: Problem, c: Config, s: Strips, machine: Machine) -> float:
     """What products of a flat image wait for: vectors that straddle cache lines, lines that L1 does not hold."""
     straddling = not c.get("near") and s.planes.channel % CACHE_LINE != 0
     lines = p.in_channels * s.size * (2 if straddling else 1)
-    return 1.25 if lines > machine.l1 * 0.8 else 1.05 if straddling else 1.0
+    if lines > machine.l1 * 0.8:
+        return 1.45 if straddling else 1.25
+    return 1.05 if straddling else 1.0
 
 
 def _tile_cycles(steps: float, rows: int, vectors: int, each: float) -> float:

@@ -20,7 +20,8 @@ class Strips:
     """Geometry, in pixels: ``count`` strips of ``size`` flat output pixels, of which tiles of ``width`` are summed.
 
     ``lanes``: pixels of one vector, where a machine puts four channels of them side by side at once (dot.py): what is
-    left of a strip is then a tile of as many vectors as it needs. 0: tiles are of four vectors.
+    left of a strip is then a tile of as many vectors as it needs. 0: tiles are of four vectors. ``folded``: taps are
+    channels of their own, each of which lies where the tap reads, and there is one tap.
     """
 
     planes: Planes
@@ -30,6 +31,7 @@ class Strips:
     count: int
     begin: int = 0  # of the first one
     lanes: int = 0
+    folded: bool = False
 
     @classmethod
     def of(cls, p: Problem, c: Config, machine: Machine) -> list[Strips]:
@@ -37,7 +39,7 @@ class Strips:
         planes, width, lanes = geometry(p), c["bytes"], lanes_at_once(c, machine)
         if not is_flat(planes):
             rows = min(c["strip"], p.out_height)
-            return [cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows), lanes=lanes)]
+            return [cls(planes, width, rows, rows * planes.pitch, -(-p.out_height // rows), 0, lanes, "fold" in c)]
         size = width * min(c["strip"], planes.channel // width)
         left = planes.channel % size
         narrow = next((w for w in (LINE, 2 * LINE) if left <= w < width), 0) if left else 0
@@ -79,16 +81,20 @@ class Strips:
     def region(self) -> int:
         """Pixels of each phase that a strip reads, whole vectors."""
         p = self.planes.p
-        reach = max(self.place(tap)[1] for tap in range(p.taps))
-        return -(-(self.room + reach) // self.width) * self.width
+        reach = 0 if self.folded else max(self.place(tap)[1] for tap in range(p.taps))
+        unit = self.lanes or self.width
+        return -(-(self.room + reach) // unit) * unit
 
     @property
     def phases(self) -> int:
-        return math.prod(self.planes.phases) if self.planes.copied else 1
+        return math.prod(self.planes.phases) if self.planes.copied and not self.folded else 1
 
-    def place(self, tap: int) -> tuple[int, int]:
-        """(phase, offset in it) of a tap."""
-        return self.planes.place(*divmod(tap, self.planes.p.kernel[1]))
+    def place(self, tap):
+        """(phase, offset in it) of a tap, an int or a TIR expression."""
+        if self.folded:
+            return 0, 0
+        width = self.planes.p.kernel[1]
+        return self.planes.place(tap // width, tap % width)
 
     def first(self, strip):
         """(first pixel of a strip in its phase, first output row or pixel)"""

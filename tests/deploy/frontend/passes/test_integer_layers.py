@@ -112,6 +112,17 @@ def test_numbers_of_a_layer(tmp_path):
     np.testing.assert_allclose(found.bias, d.constants["bias.q"] * d.constants["bias.s"].astype(np.float64), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("scale", "taken"), [(1e-4, True), (1e-10, False)])
+def test_steps_of_which_sums_have_more_than_32_bits_are_counted_behind_the_layer(tmp_path, scale, taken):
+    d = Drawn()
+    d.add("Conv", f"{d.pair('x', 'a')} {d.weight('w', (8, 6, 1, 1))}", "c")
+    d.pair("c", "y", scale=scale, zero=128)
+    network, found, off = layer(tmp_path, d)
+    assert off == 0
+    assert ("y" in found.types) == taken
+    assert operators(network).count("QuantizeLinear") == 2 - taken
+
+
 def sum_of(d):
     d.add("Conv", f"a {d.weight('w', (6, 6, 1, 1))}", "c")
     return d.add("Add", "c r", "s")
