@@ -5,10 +5,8 @@ and on which blocks are zero, not on what the others hold.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from kerf.compress.methods import METHODS
@@ -47,9 +45,7 @@ def integers(model: Path, batch: int = 1) -> Path:
     """A network of ``network`` on integers, quantised with ``images``, beside it, made if it is not there yet."""
     path, samples = model.with_suffix(".int8.onnx"), model.with_name("calibration.npz")
     if not path.exists():
-        name = onnx.load(model, load_external_data=False).graph.input[0].name
-        inputs: dict[str, Any] = {name: images(batch)}
-        np.savez(samples, **inputs)
+        np.savez(samples, input=images(batch))  # the name that kerf.deploy.export gives it
         quantise(model, path, samples)
         samples.unlink()
     return path

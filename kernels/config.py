@@ -27,6 +27,7 @@ class Config(TypedDict, total=False):
     dot: str  # the instruction (int8/dot.py)
     bytes: int  # of a vector, and pixels of a tile
     band: int  # block rows that share quads of channels
+    fold: int  # 1: every tap of a channel is a channel of its own
     near: int  # 1: a strip's pixels are copied to where no vector straddles cache lines
     # panel: 0 where channels are put side by side in registers, not in memory
     # strip: output rows, or vectors of pixels, whose channels lie side by side at a time

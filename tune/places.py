@@ -19,7 +19,7 @@ from kerf.deploy.measure import bench
 from kerf.deploy.measure.environment import provenance
 from kerf.deploy.measure.rivals import MakeEngine
 from kerf.deploy.runtime import gpu
-from kerf.deploy.runtime.plan import use_threads
+from kerf.deploy.runtime.callers import use_threads
 from kerf.kernels.cpu import fma_peak
 from kerf.kernels.cpu.int8 import dot_peak
 from kerf.kernels.cpu.layout import from_planes, to_planes

@@ -95,6 +95,8 @@ def ends(values: Sequence[Value]) -> dict[str, Tensor]:
 def session(network: Network, built: Built | None, threads: int) -> Session:
     """The compiled network in this process, without a bundle."""
     made = steps(network, built)
-    contents = {"inputs": ends(network.inputs), "outputs": ends(network.outputs), "plans": made.entries}
+    contents = {
+        "inputs": ends(network.inputs), "outputs": ends(network.outputs), "plans": made.entries, "threads": threads,
+    }  # fmt: skip
     libraries = {LIBRARY: built.runnable()} if built else {}
     return Session(contents, libraries, [a for _, a in made.weights], made.models, threads)

@@ -7,15 +7,13 @@ there; what the caller gets is new on every call.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tvm_ffi
 
-from kerf.deploy.runtime import dense_engine
+from kerf.deploy.runtime import callers, dense_engine
 from kerf.deploy.runtime.dense_engine import Model
 from kerf.deploy.runtime.manifest import OnnxStep, Step, Tensor, is_own
 from kerf.deploy.runtime.own_piece import Arrays, OwnPiece, aligned
@@ -35,17 +33,18 @@ class Plan:
         weights: Sequence[Any],
         models: Mapping[str, Model],
         threads: int,
+        shared: bool,
     ):
         """``values``: type and shape of all tensors that pieces exchange, results and inputs included; without a shape
         where sizes are known only when the network runs. ``library``: the module of kerf's functions (of
         Built.runnable()); ``weights``: tensors of TVM's, aligned; ``models``: those of dense engines, by the
-        step's "file".
+        step's "file". ``shared``: the library's loops are shared among threads.
         """
+        self._shared = shared and library is not None
         self.threads, self._results, self._values = threads, list(results), values
         self.fixed: Arrays = {}  # tensors that always lie in the same place
         self._machine = library["vm_load_executable"]() if library is not None else None
         if self._machine is not None:
-            use_threads(threads)
             self._machine["vm_initialization"](CPU, 0, POOLED)
         self.calls: list[Callable[[Arrays], None]] = []
         self._alone = self._whole(steps, models)
@@ -68,12 +67,16 @@ class Plan:
         if self._alone is not None:
             found = self._alone(feed, {})
             return found if len(found) == 1 else {name: found[name] for name in self._results}
-        if self._machine is not None:
-            use_threads(self.threads)
         found = dict(feed)
+        if self._shared:
+            callers.call(lambda: self._call(found), self.threads)
+        else:
+            self._call(found)
+        return {name: feed[name].copy() if name in feed else found[name] for name in self._results}
+
+    def _call(self, found: Arrays) -> None:
         for call in self.calls:
             call(found)
-        return {name: feed[name].copy() if name in feed else found[name] for name in self._results}
 
     def _other(self, step: OnnxStep, model: Model) -> Callable[[Arrays], None]:
         sized = [n for n in step["outputs"] if self._values[n]["shape"] is not None]
@@ -97,17 +100,3 @@ class Plan:
 def _array(value: Tensor) -> tuple[list[int], str]:
     assert value["shape"] is not None  # the caller's condition
     return value["shape"], value["dtype"]
-
-
-_set = threading.local()  # TVM keeps a pool of workers for every calling thread
-
-
-def use_threads(count: int) -> None:
-    """Share parallel loops of the calling thread's code among ``count`` workers."""
-    if getattr(_set, "count", None) != count:
-        # else TVM pins the calling thread to a core, for everything the program does afterwards
-        os.environ.setdefault("TVM_BIND_THREADS", "0")
-        # else its pool has half as many workers as the machine has cores, on the assumption that these are hyperthreads
-        os.environ.setdefault("TVM_NUM_THREADS", str(max(count, os.cpu_count() or 1)))
-        tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
-        _set.count = count

@@ -153,7 +153,7 @@ class Session:
         """``contents``: its manifest, of which the inputs, outputs and plans count; ``libraries``, ``models``: what the
         plans name, by file.
         """
-        self.threads = threads
+        self.threads, self._shared = threads, contents["threads"] > 1
         self.inputs: dict[str, Tensor] = dict(contents["inputs"])
         self.outputs: dict[str, Tensor] = dict(contents["outputs"])
         self._entries: list[PlanEntry] = contents["plans"]
@@ -185,7 +185,7 @@ class Session:
             library = self._libraries[entry["library"]] if entry["library"] else None
             ends = list(self.outputs)
             self._plans[i] = Plan(
-                entry["steps"], entry["values"], ends, library, self._weights, self._models, self.threads
+                entry["steps"], entry["values"], ends, library, self._weights, self._models, self.threads, self._shared
             )
         return self._plans[i]
 

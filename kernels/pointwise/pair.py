@@ -46,10 +46,11 @@ def products(m: TensorType, r: TensorType, y: TensorType, clip: Activation) -> N
     places[0] = 0
     nearest = np.array([a, b, c], np.float32)[None, :, None]
     tried = nearest + places * np.spacing(np.abs(nearest))
-    found = _rounded(one[near], other[near], *(tried[:, i] for i in range(3)), least, most)
+    found = _rounded(one[near], other[near], tried[:, 0], tried[:, 1], tried[:, 2], least, most)
     for i in np.flatnonzero((found == truth[near]).all(axis=1)):
-        if (_rounded(one, other, *tried[i], least, most) == truth).all():
-            return tuple(np.float32(v[0]) for v in tried[i])  # type: ignore[return-value]
+        a, b, c = (np.float32(v[0]) for v in tried[i])
+        if (_rounded(one, other, a, b, c, least, most) == truth).all():
+            return a, b, c
     return None
 
 

@@ -25,7 +25,7 @@ from kerf.deploy.compiler.build import choose
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure import bench, peers
 from kerf.deploy.measure.record import RecordBook
-from kerf.deploy.runtime.plan import use_threads
+from kerf.deploy.runtime.callers import use_threads
 from kerf.kernels.cpu.fma_peak import macs_per_us
 from kerf.kernels.cpu.layout import out_planes, to_planes
 from kerf.kernels.lowering import compile_func

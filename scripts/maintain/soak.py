@@ -2,7 +2,7 @@
 
 Launch:    python scripts/maintain/soak.py [--sessions 100] [--runs 1000000] [--threads 8] [--hours 0]
 Hardware:  2 cores; some minutes, and --hours.
-Expected:  JSON; it fails where memory grows by more than --most_mib after the first tenth.
+Expected:  JSON; it fails where memory grows by more than --most_mib after the first tenth, or threads stay.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kerf.deploy.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
+MOST_THREADS = 40  # pools of the first threads that call (deploy/runtime/callers.py)
 
 
 def main() -> int:
@@ -49,7 +50,7 @@ def main() -> int:
         if a.hours:
             found["mixed"] = mixed((bundle, pieces), a.threads, a.hours)
     print(json.dumps(found, indent=1))
-    return int(any(row["grown_mib"] > a.most_mib for row in found.values()))
+    return int(any(row["grown_mib"] > a.most_mib or row["grown_threads"] > MOST_THREADS for row in found.values()))
 
 
 def built(folder: Path, name: str) -> Path:
@@ -75,24 +76,30 @@ def resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def figures(samples: list[float], count: int, began: float) -> dict:
-    """Of samples at equal distances: the first after a tenth of the work, and the largest from there on."""
-    first = samples[max(1, len(samples) // 10)]
+def sample() -> tuple[float, int]:
+    """MiB, and threads of this process."""
+    return resident(), len(os.listdir("/proc/self/task"))
+
+
+def figures(samples: list[tuple[float, int]], count: int, began: float) -> dict:
+    """Of samples at equal distances: the first after a tenth of the work, and the last."""
+    (first, threads), (last, more) = samples[max(1, len(samples) // 10)], samples[-1]
     return {
         "count": count, "seconds": round(time.monotonic() - began, 1), "first_mib": round(first, 1),
-        "last_mib": round(samples[-1], 1), "grown_mib": round(samples[-1] - first, 2),
+        "last_mib": round(last, 1), "grown_mib": round(last - first, 2), "threads": more,
+        "grown_threads": more - threads,
     }  # fmt: skip
 
 
 def loaded(bundle: Path, count: int) -> dict:
     import kerf
 
-    began, samples = time.monotonic(), [resident()]
+    began, samples = time.monotonic(), [sample()]
     for _ in range(count):
         session = kerf.load(bundle)
         session.run(given(session))
         del session
-        samples.append(resident())
+        samples.append(sample())
     return figures(samples, count, began)
 
 
@@ -101,12 +108,12 @@ def ran(bundle: Path, count: int) -> dict:
 
     session, began = kerf.load(bundle), time.monotonic()
     x = given(session)
-    expected, samples = session.run(x), [resident()]
+    expected, samples = session.run(x), [sample()]
     for i in range(1, count + 1):
         y = session.run(x)
         if i % max(count // 100, 1) == 0:
             assert same(y, expected)
-            samples.append(resident())
+            samples.append(sample())
     return figures(samples, count, began)
 
 
@@ -114,7 +121,7 @@ def shared(bundle: Path, threads: int, count: int) -> dict:
     """One session, and one for each: every answer is what one thread alone gets."""
     import kerf
 
-    began, samples = time.monotonic(), [resident()]
+    began, samples = time.monotonic(), [sample()]
     for sessions in (1, threads) * 5:
         all_of = [kerf.load(bundle) for _ in range(sessions)]
         x = given(all_of[0])
@@ -131,13 +138,13 @@ def shared(bundle: Path, threads: int, count: int) -> dict:
         for thread in running:
             thread.join()
         assert not wrong
-        samples.append(resident())
+        samples.append(sample())
     return figures(samples, count, began)
 
 
 def mixed(bundles: Sequence[Path], threads: int, hours: float) -> dict:
     """One round after the other; a figure every hundredth of the time."""
-    end, began, samples, rounds = time.monotonic() + 3600 * hours, time.monotonic(), [resident()], 0
+    end, began, samples, rounds = time.monotonic() + 3600 * hours, time.monotonic(), [sample()], 0
     while (now := time.monotonic()) < end:
         for bundle in bundles:
             loaded(bundle, 5)
@@ -145,8 +152,8 @@ def mixed(bundles: Sequence[Path], threads: int, hours: float) -> dict:
             ran(bundle, 10_000)
         rounds += 1
         if now - began >= len(samples) * 36 * hours:
-            samples.append(resident())
-    samples.append(resident())
+            samples.append(sample())
+    samples.append(sample())
     return figures(samples, rounds, began)
 
 

@@ -47,8 +47,10 @@ def _outputs(p: Problem, parts: int) -> int:
 
 def pack(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """w (O, I / groups, kh, kw) int8"""
-    if "fold" in c:
-        return _folded(p, w, c)
+    return _folded(p, w, c) if "fold" in c else _packed(p, w, c)
+
+
+def _packed(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     n, inputs = _outputs(p, c.get("parts", 1)), p.in_channels // p.groups
     rows = -(-p.out_channels // n)
     padded = np.zeros((rows * n, inputs, p.taps), np.int8)
@@ -64,8 +66,7 @@ def _folded(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """Of a layer whose channels are all channels' taps; their list says where each is read."""
     one = replace(p, in_channels=p.in_channels * p.taps, height=p.out_height, width=p.out_width)
     alone = replace(one, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1))
-    plain = {key: value for key, value in c.items() if key != "fold"}
-    packed = pack(alone, w.reshape(p.out_channels, -1), plain)
+    packed = _packed(alone, w.reshape(p.out_channels, -1), c)
     planes = geometry(p)
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
     at = (np.arange(p.in_channels)[:, None] * planes.channel + np.array(taps)).reshape(-1)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import relative_error, verify
 from kerf.deploy.plans import steps
-from kerf.deploy.runtime import bundle
+from kerf.deploy.runtime import bundle, callers
 from kerf.deploy.runtime.session import load
 from kerf.errors import Mismatch
 from kerf.kernels.backends import CPU
@@ -187,6 +188,41 @@ def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small, t
         results.append(pool.submit(one.run, x).result())
     for y in results:
         np.testing.assert_allclose(y, results[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_that_end_leave_no_workers_behind(small, tmp_path, threads):
+    """TVM's pools outlive the threads that they were made for: a server with a thread for each request had as many."""
+    network = small[0]
+    built = build(network, targets.parse("native", threads), RecordBook())
+    code = f"""
+import os, threading, numpy as np, kerf
+session, x = kerf.load({str(save(tmp_path / "b.kerf", built, network))!r}), np.ones((1, 3, 32, 32), np.float32)
+expected, counts, same = session.run(x), [], []
+for _ in range(4):
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: same.append((session.run(x) == expected).all()))
+        thread.start()
+        thread.join()
+    counts.append(len(os.listdir("/proc/self/task")))
+assert all(same) and len(same) == 80
+assert counts[-1] <= counts[0] + 2, counts
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_thread_that_stays_runs_into_its_caller_gets(monkeypatch):
+    def fails():
+        assert threading.current_thread().name == "kerf"
+        raise KeyError("x")
+
+    monkeypatch.setattr(callers, "MOST", 0)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyError):
+        pool.submit(callers.call, fails, 1).result()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(callers.call, lambda: threading.current_thread().name, 1).result() == "kerf"
 
 
 def test_code_for_one_thread_is_not_spread_over_two(small):
