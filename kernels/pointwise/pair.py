@@ -48,9 +48,9 @@ def products(m: TensorType, r: TensorType, y: TensorType, clip: Activation) -> N
     tried = nearest + places * np.spacing(np.abs(nearest))
     found = _rounded(one[near], other[near], tried[:, 0], tried[:, 1], tried[:, 2], least, most)
     for i in np.flatnonzero((found == truth[near]).all(axis=1)):
-        a, b, c = (np.float32(v[0]) for v in tried[i])
-        if (_rounded(one, other, a, b, c, least, most) == truth).all():
-            return a, b, c
+        numbers = np.float32(tried[i, 0, 0]), np.float32(tried[i, 1, 0]), np.float32(tried[i, 2, 0])
+        if (_rounded(one, other, *numbers, least, most) == truth).all():
+            return numbers
     return None
 
 
