@@ -137,7 +137,8 @@ def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, qu
     if s.left:
         tiles += _tile_cycles(quads * taps, c["rows"], s.left, each)
     panel = quads * s.phases * s.region * QUAD
-    far = 1.0 if panel <= machine.l1 * 0.75 else 1.15 if panel <= machine.l2 * PANEL_SHARE else 1.5
+    again = 1.15 if n > c["rows"] else 1.02  # read by every sub-row, or once
+    far = 1.0 if panel <= machine.l1 * 0.75 else again if panel <= machine.l2 * PANEL_SHARE else 1.5
     if not s.rows and c["dot"] != "maddubs":
         far *= _distance(p, c, s, machine)
     sums = tiles * -(-n // c["rows"]) * far
