@@ -1,7 +1,8 @@
 """Who calls code that shares its loops among workers: TVM keeps a pool of them for every thread that has called it, and
 frees none when that thread ends. So the first MOST threads call it themselves; for all others, of which a server may
 start one for every request, it is called by threads that stay, as many as there are calls at once. Code for one thread
-has no such loops, and whoever wants calls it.
+has no such loops, and whoever wants calls it. Behind a fork no thread that there was has workers: new ones, that stay,
+have.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ _Job = tuple[int, Callable[[], Any], "Future[Any]"]
 _idle: deque[SimpleQueue[_Job]] = deque()  # what threads that stay, and have nothing to do, wait for
 _set = threading.local()  # how many workers the pool of a thread has
 _pools = itertools.count()
-os.register_at_fork(after_in_child=_idle.clear)  # threads stay behind
+
+
+def _forked() -> None:
+    """Workers, and threads that stay, are not there any more."""
+    global _set, _pools
+    _idle.clear()
+    _set, _pools = threading.local(), itertools.count(MOST)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_forked)
 
 
 def call(function: Callable[[], T], workers: int) -> T:

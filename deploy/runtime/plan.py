@@ -8,6 +8,7 @@ there; what the caller gets is new on every call.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ class Plan:
         self._alone = self._whole(steps, models)
         for step in steps:
             if is_own(step):
-                piece = OwnPiece(step, self._machine, weights, values, self.fixed, results)
+                made = partial(OwnPiece, step, self._machine, weights, values, self.fixed, results)
+                piece = callers.call(made, threads) if self._shared else made()
                 self.fixed |= piece.memory
                 self.calls.append(piece)
             elif self._alone is None:
@@ -69,7 +71,7 @@ class Plan:
             return found if len(found) == 1 else {name: found[name] for name in self._results}
         found = dict(feed)
         if self._shared:
-            callers.call(lambda: self._call(found), self.threads)
+            callers.call(partial(self._call, found), self.threads)
         else:
             self._call(found)
         return {name: feed[name].copy() if name in feed else found[name] for name in self._results}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -139,8 +141,23 @@ def load_runtime(cuda: bool = False) -> None:
         gpu.load_runtime(folder)
 
 
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_left: list[Any] = []  # of sessions, in a process that was forked
+
+
+def _forked() -> None:
+    for session in list(_sessions):
+        session.forked()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Session:
-    """One network ready to run. Calls from several threads wait for one another."""
+    """One network ready to run. Calls from several threads wait for one another. In a child process that was forked
+    from this one it runs, too.
+    """
 
     def __init__(
         self,
@@ -164,6 +181,7 @@ class Session:
         self._whole: str | None = contents.get("fallback")
         self._fallback: dense_engine.Call | None = None
         self._usual: tuple[str, np.dtype, tuple[int, ...]] | None = None  # the only input of the first plan
+        _sessions.add(self)
         if self._entries:
             self.plan(0)
             if len(self.inputs) == len(sizes := self._entries[0]["inputs"]) == 1:
@@ -196,7 +214,7 @@ class Session:
         usual = self._usual  # small networks take less time than all the questions below
         with self._busy:
             if usual and type(x) is np.ndarray and x.shape == usual[2] and x.dtype == usual[1]:
-                found = self._plans[0].run({usual[0]: x})
+                found = self.plan(0).run({usual[0]: x})
             else:
                 found = self._run(feed(x, self.inputs))
         return found.popitem()[1] if len(found) == 1 else found
@@ -216,6 +234,13 @@ class Session:
             self._fallback = dense_engine.open_network("onnxruntime", self._models[self._whole], self.threads)
         found = self._fallback(arrays, {})
         return {name: found[name] for name in self.outputs}
+
+    def forked(self) -> None:
+        """In a child process, where neither the threads of dense engines are, nor any that waited for another here."""
+        self._busy = threading.Lock()
+        if self.threads > 1:
+            _left.append((self._plans, self._fallback))  # their ends would wait for threads that are not there
+            self._plans, self._fallback = {}, None
 
     def _known(self) -> str:
         return " or ".join(_sizes({n: np.empty(s, bool) for n, s in e["inputs"].items()}) for e in self._entries)

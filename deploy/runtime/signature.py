@@ -84,7 +84,8 @@ def _public(given: str | Path | bytes) -> Any:
             return kind.from_public_bytes(given)
         key = load_pem_public_key(read_bytes(Path(given), "a public key", MOST))
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise BadInput(f"{given!r}: no public key; expected PEM, or 32 bytes of Ed25519") from error
+        what = f"{len(given)} bytes" if isinstance(given, bytes) else given
+        raise BadInput(f"{what}: no public key; expected PEM, or 32 bytes of Ed25519") from error
     if not isinstance(key, kind):
         raise BadInput(f"{given}: a key of another kind; expected Ed25519")
     return key

@@ -1,6 +1,7 @@
 """Build, verify, save, load: a network runs from its bundle or is refused with a reason."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import tvm
 from tvm import relax
 
+import kerf
 from kerf.deploy.compiler import pairs, targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Plan, build, compiled
@@ -28,6 +30,7 @@ from kerf.errors import Mismatch
 from kerf.kernels.backends import CPU
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates
+from tests.fuzz.seeds import pieces
 from tests.helpers.onnx_networks import Builder, mobile
 
 TARGET = targets.parse("native", 1)
@@ -208,6 +211,29 @@ for _ in range(4):
     counts.append(len(os.listdir("/proc/self/task")))
 assert all(same) and len(same) == 80
 assert counts[-1] <= counts[0] + 2, counts
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_child_process_runs_what_its_parent_loaded(tmp_path, threads):
+    """As servers do that load before they fork: neither TVM's workers nor ONNX Runtime's are in the child."""
+    folder = kerf.compile(
+        pieces(tmp_path / "x.onnx"), tmp_path / "x.kerf", trials=0, threads=threads, against=(), engine="kerf"
+    ).path
+    code = f"""
+import os, signal, numpy as np, kerf
+session = kerf.load({str(folder)!r})
+x = {{n: np.ones(t["shape"], t["dtype"]) for n, t in session.inputs.items()}}
+expected = session.run(x)
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    found = session.run(x)
+    os._exit(0 if all(np.array_equal(found[n], expected[n]) for n in expected) else 3)
+assert os.waitpid(child, 0)[1] == 0
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
