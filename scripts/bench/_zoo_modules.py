@@ -77,4 +77,4 @@ class Detector(nn.Module):
         self.detector = detector
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.detector([x[0]])[0]
+        return self.detector(list(x))[0]
