@@ -18,6 +18,8 @@ from kerf.kernels.cpu.machine import Machine, machine_of
 from kerf.kernels.problem import Problem
 
 AMONG_PRODUCTS = 1.2  # what shuffles in registers cost, between products
+FROM_AFAR = 1.7  # of several sub-rows, whose pixels are not brought near
+FLAT_FILL, FILL = 18, 9  # cycles of a quad's vectors that go to the panel, of flat images and of others
 LATENCY = 4  # cycles of a product
 COPY = 1.5  # cycles of a channel's vector
 CACHE_LINE = 64  # bytes
@@ -130,9 +132,10 @@ def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, qu
     taps = p.taps
     if s.folded:
         quads, taps = -(-p.in_channels * p.taps // QUAD), 1
-    fill = quads * s.phases * (s.region / s.width) * (9 if s.rows else 6)
+    fill = quads * s.phases * (s.region / s.width) * (FILL if s.rows else FLAT_FILL)
     if not through_panel(c, n, bool(s.rows)):
-        fill, each = 0.0, each * AMONG_PRODUCTS
+        again = n > c["rows"] and not s.rows and not c.get("near")
+        fill, each = 0.0, each * (FROM_AFAR if again else AMONG_PRODUCTS)
     tiles = s.tiles * _tile_cycles(quads * taps, c["rows"], s.vectors, each)
     if s.left:
         tiles += _tile_cycles(quads * taps, c["rows"], s.left, each)
