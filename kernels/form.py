@@ -77,5 +77,10 @@ class WholeForm(Form, Protocol):
     def enlarge(self, factors: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         """(x of ``shape``, y): each pixel factors[0] times down and factors[1] times across."""
 
+    def spread(self, factor: int, steps: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
+        """(x of ``shape``, y of factor^2 times fewer channels, each factor times as high and as wide): pixel
+        (factor i + a, factor j + b) of channel k of y is pixel (i, j) of channel k steps[0] + (factor a + b) steps[1].
+        """
+
     def interpolate(self, rows: np.ndarray, columns: np.ndarray, shape: Shape) -> tuple[tvm.tirx.PrimFunc, Arrays]:
         """((x of ``shape``, the arrays, y), the arrays): pixels at these places of x, between its own linearly."""

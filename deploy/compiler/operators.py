@@ -105,6 +105,14 @@ def _enlarge(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: V
     return layout_changes.call(bb, layout_changes.add(bb, function, "enlarge"), inputs, [], out, form, dtype)
 
 
+def _spread(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
+    shape, dtype = image_shape(inputs[0]), dtype_of(inputs[0])
+    factor, steps = operation.arguments["factor"], operation.arguments["steps"]
+    function = cast(WholeForm, form).spread(factor, steps, shape, dtype)
+    out = as_image(operation.shape)
+    return layout_changes.call(bb, layout_changes.add(bb, function, "spread"), inputs, [], out, form, dtype)
+
+
 def _interpolate(bb: relax.BlockBuilder, form: Form, operation: Operation, inputs: Values) -> relax.Expr:
     rows, columns = operation.arguments["rows"], operation.arguments["columns"]
     function, arrays = cast(WholeForm, form).interpolate(rows, columns, image_shape(inputs[0]))
@@ -124,5 +132,6 @@ EMIT: dict[str, Callable[[relax.BlockBuilder, Form, Operation, Values], relax.Ex
     "lookup": _lookup,
     "planes": _planes,
     "enlarge": _enlarge,
+    "spread": _spread,
     "interpolate": _interpolate,
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kerf.deploy.frontend import clean, refusals, soundness
+from kerf.deploy.frontend import clean, refusals, soundness, transposed
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph
 from kerf.deploy.frontend.passes import linear
@@ -66,6 +66,7 @@ def layers_of(path: Path, graph: Graph, integers: bool = True) -> dict[str, Laye
         linear.refuse(path, graph)
         fold_batchnorm(graph)
         fold_affine(graph)
+        transposed.convolutions(graph)
         if integers:
             unsigned(graph)
             push_dequantise(graph)

@@ -48,6 +48,7 @@ class Graph:
         self.inputs = [i for i in model.graph.input if i.name not in self.constants]
         self.outputs = list({o.name: o for o in model.graph.output}.values())  # one may be listed twice
         self._listed: tuple[onnx.NodeProto, ...] | None = None
+        self.is_rewritten = False  # whether a pass put other nodes of ONNX in the place of the file's
         self._originals: dict[str, tuple[onnx.NodeProto, ...]] = {}  # by output: what a pass made one node of
         self.set_nodes(model.graph.node)
         self.infer()

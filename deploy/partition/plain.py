@@ -10,10 +10,10 @@ from kerf.deploy.frontend.network import Network, Piece
 
 def plain(network: Network, engine: str) -> Network:
     """The same network, run by ``engine`` alone. A quantised one as its file has it, but cleaned: engines look for Q/DQ
-    around their operators, where kerf moves and folds them for its own.
+    around their operators, where kerf moves and folds them for its own. So is one with transposed convolutions.
     """
     graph = network.graph
-    if qdq.is_quantised(graph.original):
+    if qdq.is_quantised(graph.original) or graph.is_rewritten:
         known = {v.name: [size for size in v.shape if size is not None] for v in network.inputs if v.shape}
         shapes = {v.name: known[v.name] for v in network.inputs if v.shape and None not in v.shape}
         batch = next((v.shape[0] for v in network.inputs if v.shape), None)

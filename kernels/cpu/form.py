@@ -26,7 +26,7 @@ class PaddedPlanes:
     operators = frozenset(
         {
             *("view", "mean", "scale", "softmax", "max_pool", "average_pool"),
-            *("pointwise", "lookup", "planes", "enlarge", "interpolate"),
+            *("pointwise", "lookup", "planes", "enlarge", "spread", "interpolate"),
         }
     )
     is_nchw = True
@@ -73,6 +73,9 @@ class PaddedPlanes:
 
     def enlarge(self, factors: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
         return moves.enlarge(factors, shape, self.target, dtype)
+
+    def spread(self, factor: int, steps: tuple[int, int], shape: Shape, dtype: str = FLOAT) -> tvm.tirx.PrimFunc:
+        return moves.spread(factor, steps, shape, self.target, dtype)
 
     def interpolate(self, rows: np.ndarray, columns: np.ndarray, shape: Shape) -> tuple[tvm.tirx.PrimFunc, Arrays]:
         made = moves.tables(rows, columns, shape, self.target)

@@ -60,6 +60,45 @@ def enlarge(factors: tuple[int, int], shape: Shape, target: Target, dtype: str =
     return builder.get()
 
 
+def spread(
+    factor: int, steps: tuple[int, int], shape: Shape, target: Target, dtype: str = "float32"
+) -> tvm.tirx.PrimFunc:
+    """(x (n, c, h, w) of ``shape``, y (n, c / f^2, h f, w f)), in planes of ``dtype``, f the ``factor``: pixel
+    (f i + a, f j + b) of channel k of y is pixel (i, j) of channel k steps[0] + (f a + b) steps[1] of x.
+    """
+    n, c, h, w = shape
+    made, width = c // factor**2, w * factor
+    wide = pitch(h * factor * width)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        images = T.arg("x", T.buffer((n, c, pitch(h * w)), dtype))
+        larger = T.arg("y", T.buffer((n, made, wide), dtype))
+        x = T.decl_buffer((n * c, pitch(h * w)), dtype, data=images.data)
+        y = T.decl_buffer((n * made, wide), dtype, data=larger.data)
+        with parallel_loop(target)(0, n * made) as plane:
+            first = T.Bind(plane // made * c + plane % made * steps[0])
+            for k in range(wide - LINE, wide) if wide > h * factor * width else ():
+                T.buffer_store(y, tirx.const(0, dtype), [plane, k])
+            with T.serial(0, h) as row, T.serial(0, factor) as line:
+                source = T.Bind(first + line * factor * steps[1])
+                for begin, lanes, offsets in groups(w, lanes_of(target, dtype)):
+                    for at in (begin + offset for offset in offsets):
+                        read = run(row * w + at, lanes)
+                        pixels = [T.Bind(x[source + b * steps[1], read]) for b in range(factor)]
+                        for part in range(factor):
+                            to = (row * factor + line) * width + at * factor + part * lanes
+                            T.buffer_store(y, _in_turn(pixels, part * lanes, lanes), [plane, run(to, lanes)])
+    return builder.get()
+
+
+def _in_turn(vectors: list, first: int, lanes: int):
+    """``lanes`` entries from ``first`` on of all vectors' first entries, their second ones, and so on."""
+    count = len(vectors)
+    if lanes == 1:
+        return vectors[first % count]
+    return tirx.Shuffle(vectors, [T.int32((first + i) % count * lanes + (first + i) // count) for i in range(lanes)])
+
+
 def _repeated(vector, first: int, times: int, lanes: int):
     """Entries from ``first`` on of a vector whose lanes are each repeated."""
     if lanes == 1:

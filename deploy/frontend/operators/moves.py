@@ -59,6 +59,17 @@ def transpose(graph: Graph, node: onnx.NodeProto) -> Operation:
     return Operation("planes", (node.input[0],), (out,), {"orders": [Order(0, shape[1], shape[2], 1)]})
 
 
+def depth_to_space(graph: Graph, node: onnx.NodeProto) -> Operation:
+    """Channels that become pixels: a pixel shuffle."""
+    image_of(graph, node.input[0], integers=True)
+    a, out = attributes(node), image_of(graph, only_output(node), integers=True)
+    factor = a["blocksize"]
+    if factor > 8:
+        raise Refusal(f"blocks of {factor}x{factor} pixels; kerf's have up to 8x8")
+    steps = (1, out[1]) if a.get("mode", b"DCR") == b"DCR" else (factor**2, 1)
+    return Operation("spread", (node.input[0],), (out,), {"factor": factor, "steps": steps})
+
+
 def resize(graph: Graph, node: onnx.NodeProto) -> Operation:
     """Enlarged: by whole numbers, each pixel repeated, or by any, between pixels linearly."""
     shape, a = image_of(graph, node.input[0], integers=True), attributes(node)

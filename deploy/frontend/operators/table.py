@@ -30,6 +30,7 @@ READ: dict[str, Callable[[Graph, onnx.NodeProto], Operation]] = {
     "Split": moves.split,
     "Slice": moves.slice_channels,
     "Transpose": moves.transpose,
+    "DepthToSpace": moves.depth_to_space,
     **dict.fromkeys(("Resize", "Upsample"), moves.resize),
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), views.view),
 }

@@ -82,7 +82,15 @@ def enlarged(b, x):
     return node(b, "MaxPool", x, kernel_shape=[2, 3], strides=[2, 3]), 8, None
 
 
-TAILS = {f.__name__: f for f in (dense_block, gelu_of_a_norm, arithmetic, read_twice, shuffled, enlarged)}
+def pixels_shuffled(b, x):
+    x = node(b, "DepthToSpace", x, blocksize=2, mode="CRD")
+    x = node(b, "DepthToSpace", b.conv(x, "wide", 8, 2, 1), blocksize=2, mode="DCR")
+    return node(b, "MaxPool", x, kernel_shape=[4, 4], strides=[4, 4]), 2, None
+
+
+TAILS = {
+    f.__name__: f for f in (dense_block, gelu_of_a_norm, arithmetic, read_twice, shuffled, enlarged, pixels_shuffled)
+}
 
 
 @pytest.mark.parametrize("key", TAILS)

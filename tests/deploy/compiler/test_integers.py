@@ -225,8 +225,8 @@ def test_a_wrong_layer_is_named(tmp_path, slow_integers):
 
 def test_a_wrong_sum_is_named(tmp_path, slow_integers):
     d = Drawn()
-    d.pair(d.add("Conv", f"{d.pair('x', 'a')} {d.weight('w', (6, 6, 1, 1))}", "c"), "b", scale=0.1)
-    d.pair(d.add("Add", f"b {d.pair('x', 'r')}", "s"), "y", scale=0.04)
+    d.pair(d.add("Conv", f"{d.pair('x', 'a')} {d.weight('w', (6, 6, 1, 1))}", "c"), "b", scale=0.1013)
+    d.pair(d.add("Add", f"b {d.pair('x', 'r', scale=0.0507)}", "s"), "y", scale=0.0419)
     network = convert(file(tmp_path / "m.onnx", d.nodes, d.constants, shape=SHAPE))
     ((name, layer),) = network.layers.items()
     assert (layer.problem.middle is not None, layer.apart) == (True, 3)

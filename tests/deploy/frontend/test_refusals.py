@@ -44,7 +44,7 @@ def doubles(b):
 
 
 def transposed(b):
-    b.node("ConvTranspose", ["input", b.constant("w", b.rng.standard_normal((3, 4, 3, 3)))], "y")
+    b.node("ConvTranspose", ["input", b.constant("w", b.rng.standard_normal((3, 4, 3, 3)))], "y", dilations=[2, 2])
 
 
 def overflowing(b):

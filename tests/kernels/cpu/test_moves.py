@@ -50,6 +50,21 @@ def test_enlarged(factors, shape, dtype):
 
 
 @pytest.mark.parametrize(
+    ("shape", "dtype"), [*((s, "float32") for s in SHAPES), *((s, "uint8") for s in SHAPES[1::2])], ids=str
+)
+@pytest.mark.parametrize(("factor", "mode"), [(2, "DCR"), (2, "CRD"), (3, "DCR")], ids=str)
+def test_spread(factor, mode, shape, dtype):
+    n, c, h, w = shape[0], 2 * factor**2, *shape[2:]
+    x = image((n, c, h, w), dtype)
+    steps = (1, 2) if mode == "DCR" else (factor**2, 1)
+    phases = x.reshape(n, factor, factor, 2, h, w) if mode == "DCR" else x.reshape(n, 2, factor, factor, h, w)
+    axes = (0, 3, 4, 1, 5, 2) if mode == "DCR" else (0, 1, 4, 2, 5, 3)
+    expected = to_planes(phases.transpose(axes).reshape(n, 2, h * factor, w * factor))
+    made = moves.spread(factor, steps, (n, c, h, w), TARGET, dtype)
+    np.testing.assert_array_equal(run(made, TARGET, to_planes(x), out=expected.shape, dtype=dtype), expected)
+
+
+@pytest.mark.parametrize(
     ("shape", "out"),
     [
         ((2, 3, 5, 7), (10, 14)),  # by two: a vector reads many columns
