@@ -12,6 +12,7 @@ from kerf.kernels.bsr import spread
 from kerf.kernels.problem import holds_blocks
 
 LINEAR = ("Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what mixes channels: behind it is no network input any more
 
 
@@ -20,32 +21,34 @@ def zero_blocks(
 ) -> None:
     """In place, in a cleaned model: the floor(blocks · share) 1xn blocks of least mean |w| of each layer become zero.
 
-    ``layers``: names of ONNX operators, "Conv" and those of LINEAR. Of convolutions those are pruned that
+    ``layers``: names of ONNX operators, of CONVOLUTIONS and LINEAR. Of convolutions those are pruned that
     kerf.compress.units.weights.prunable names, which mix channels and do not read the network's input; of linear
     layers those behind a first one whose result is no output of the network, as a classifier's is. Raises ValueError,
     which names ``source``, when there is none, and for an operator without blocks.
     """
-    if unknown := set(layers) - {"Conv", *LINEAR}:
-        raise BadInput(f"{source}: no blocks in {', '.join(sorted(unknown))}; expected Conv, {' or '.join(LINEAR)}")
+    if unknown := set(layers) - {*CONVOLUTIONS, *LINEAR}:
+        known = f"{', '.join((*CONVOLUTIONS, LINEAR[0]))} or {LINEAR[1]}"
+        raise BadInput(f"{source}: no blocks in {', '.join(sorted(unknown))}; expected {known}")
     weights = prunable(model.graph, n, layers)
     if not weights:
-        what = "convolution" if set(layers) == {"Conv"} else "layer"
+        what = "convolution" if set(layers) <= set(CONVOLUTIONS) else "layer"
         raise BadInput(f"{source}: no {what} to prune (not depthwise, constant weight, behind the first layer)")
     for tensor, transposed in weights:
         zero(tensor, transposed, n, share)
 
 
 def zero(tensor: onnx.TensorProto, transposed: bool, n: int, share: float) -> None:
-    """In place: `without_least` of a stored weight, (I, O) where ``transposed``."""
+    """In place: `without_least` of a stored weight, (I, O, *kernel) where ``transposed``."""
     weight = numpy_helper.to_array(tensor)
-    pruned = without_least(weight.T, n, share).T if transposed else without_least(weight, n, share)
+    pruned = without_least(weight.swapaxes(0, 1) if transposed else weight, n, share)
+    pruned = pruned.swapaxes(0, 1) if transposed else pruned
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(pruned), tensor.name))
 
 
 def prunable(
     graph: onnx.GraphProto, n: int, layers: Collection[str] = ("Conv",)
 ) -> list[tuple[onnx.TensorProto, bool]]:
-    """The weights, where they are stored, each once, and whether they are stored as (I, O).
+    """The weights, where they are stored, each once, and whether they are stored as (I, O, *kernel).
 
     Of grouped convolutions those whose groups 1xn blocks fill.
     """
@@ -63,6 +66,9 @@ def prunable(
             groups, (outputs, inputs) = given.get("group", 1), weight.dims[:2]
             if holds_blocks(outputs, inputs, groups, n):
                 found[node.input[1]] = weight, False
+        elif node.op_type == "ConvTranspose":
+            if given.get("group", 1) == 1:
+                found[node.input[1]] = weight, True
         elif len(weight.dims) == 2 and node.output[0] not in ends:
             found[node.input[1]] = weight, not given.get("transB", 0)
     return list(found.values())

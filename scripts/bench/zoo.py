@@ -152,10 +152,10 @@ def make(name: str, folder: Path, kind: str, n: int) -> dict[str, Any]:
 def halved(dense: Path, path: Path, shape: tuple[int, ...], n: int, share: float) -> None:
     """``dense`` with the share of the 1xn blocks of its convolutions and linear layers zero."""
     from kerf.deploy.frontend import clean
-    from kerf.deploy.frontend.zero_blocks import LINEAR, zero_blocks
+    from kerf.deploy.frontend.zero_blocks import CONVOLUTIONS, LINEAR, zero_blocks
 
     model = clean.read(dense, sizes(dense, shape))
-    zero_blocks(model, n, share, dense, layers=("Conv", *LINEAR))
+    zero_blocks(model, n, share, dense, layers=(*CONVOLUTIONS, *LINEAR))
     files.write(path, model.SerializeToString())
 
 

@@ -47,9 +47,22 @@ def test_linear_layers_are_pruned_where_they_are_asked_for_but_for_the_classifie
 
 def test_nothing_to_prune_and_other_operators_are_refused(tmp_path):
     model = vision(tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match=r"m\.onnx: no blocks in Relu; expected Conv, Gemm or MatMul"):
+    with pytest.raises(ValueError, match=r"m\.onnx: no blocks in Relu; expected Conv, ConvTranspose, Gemm or MatMul"):
         zero_blocks(model, 4, 0.5, "m.onnx", ("Relu",))
     del model.graph.node[1:]
     for layers, what in ((("Conv",), "convolution"), (LINEAR, "layer")):
         with pytest.raises(ValueError, match=rf"m\.onnx: no {what} to prune"):
             zero_blocks(model, 4, 0.5, "m.onnx", layers)
+
+
+def test_blocks_of_a_transposed_convolution_are_rows_of_its_outputs(tmp_path):
+    b = Builder()
+    x = b.conv("input", "stem", 8, 3)
+    x = b.node("ConvTranspose", [x, b.constant("up", b.rng.standard_normal((8, 12, 4, 4)))], "t", strides=[2, 2])
+    b.node("ConvTranspose", [x, b.constant("grouped", b.rng.standard_normal((12, 2, 1, 1)))], "y", group=6)
+    model = onnx.load(str(b.save(tmp_path / "m.onnx", "y", (1, 3, 4, 4), (1, 12, 10, 10))))
+    zero_blocks(model, 4, 0.5, "m.onnx", ("ConvTranspose",))
+    (up,) = (numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "up")
+    assert kept_blocks(up.swapaxes(0, 1), 4).mean() == 0.5
+    grouped = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "grouped")
+    assert grouped.all()
