@@ -94,7 +94,7 @@ def _reason_of_archive(path: Path, error: Exception, save: str) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             pickled = next((archive.read(name) for name in names if name.endswith("/data.pkl")), None)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+    except Exception:  # zipfile raises many types: of a bit that says "encrypted" it is RuntimeError
         return "it is cut short or damaged; copy it again"
     if any(name.endswith("/constants.pkl") for name in names):
         return f'it is a TorchScript archive; save its weights: torch.save(torch.jit.load("{path}").state_dict(), …)'

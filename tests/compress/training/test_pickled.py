@@ -92,6 +92,18 @@ def archive(path, name):
         file.writestr(name, "hello")
 
 
+def encrypted(path):
+    """By one bit of the heads of every file in the archive."""
+    torch.save({"w": torch.rand(5)}, path)
+    data = bytearray(path.read_bytes())
+    for head, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        at = data.find(head)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(head, at + 1)
+    path.write_bytes(data)
+
+
 REFUSED = {
     "settings of a class": (lambda p: torch.save({"model": {"w": torch.ones(1)}, "c": Config()}, p), r"\.Config,.*"),
     "two classes": (lambda p: torch.save({"a": Config(), "b": Attack()}, p), r"\.Config and 1 more class,.*"),
@@ -107,6 +119,7 @@ REFUSED = {
     "an empty zip": (lambda p: zipfile.ZipFile(p, "w").close(), "torch.save did not write, with no file"),
     "cut short": (lambda p: cut(p, 9000), "cut short or damaged; copy it again"),
     "cut to its head": (lambda p: cut(p, 100), "cut short or damaged; copy it again"),
+    "encrypted": (encrypted, "cut short or damaged; copy it again"),
     "empty": (lambda p: p.write_bytes(b""), "it is empty"),
     "a web page": (lambda p: p.write_text("<!DOCTYPE html>"), r"begins with b'<!DOCTYPE html>'"),
     "a note of Git LFS": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
