@@ -13,7 +13,7 @@ from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.measure.samples import draw
 from kerf.deploy.measure.verify import reference_session, relative_error
 from kerf.deploy.partition import onnx_piece
-from kerf.deploy.partition.plain import plain
+from kerf.deploy.partition.plain import in_one_piece
 from kerf.kernels.backends import backend_of
 from kerf.kernels.lowering import compile_func
 from kerf.kernels.precision import PRECISIONS
@@ -21,7 +21,7 @@ from kerf.kernels.precision import PRECISIONS
 
 def blame(network: Network, built: Built, seed: int = 0) -> list[str]:
     """Layers that are wrong on their own: each is run alone on its true input and compared with its true output."""
-    model = onnx_piece.model(network.graph, plain(network, "onnxruntime").pieces[0])
+    model = onnx_piece.model(network.graph, in_one_piece(network, "onnxruntime").pieces[0])
     nodes = {n.name: n for n in network.graph.nodes if n.name in network.layers}
     feed = draw(network.inputs, np.random.default_rng(seed))
     wanted = sorted({t for n in nodes.values() for t in (*n.input, *n.output)} - set(feed))

@@ -18,5 +18,10 @@ def plain(network: Network, engine: str) -> Network:
         shapes = {v.name: known[v.name] for v in network.inputs if v.shape and None not in v.shape}
         batch = next((v.shape[0] for v in network.inputs if v.shape), None)
         graph = clean.read_graph(network.path, shapes, batch)
+    return in_one_piece(replace(network, graph=graph), engine)
+
+
+def in_one_piece(network: Network, engine: str) -> Network:
+    """All of its nodes, as kerf's passes left them, run by ``engine``."""
     ends = [tuple(v.name for v in values) for values in (network.inputs, network.outputs)]
-    return replace(network, graph=graph, pieces=(Piece(engine, tuple(graph.nodes), *ends),))
+    return replace(network, pieces=(Piece(engine, tuple(network.graph.nodes), *ends),))

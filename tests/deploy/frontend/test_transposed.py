@@ -1,19 +1,25 @@
 """Transposed convolutions as convolutions: the same outputs for every kernel, stride and padding."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 import kerf
+from kerf.deploy.compiler import targets
+from kerf.deploy.compiler.blame import blame
+from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
+from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.samples import draw
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.plain import plain
 from tests.helpers.interpreted import interpreted, whole
 from tests.helpers.onnx_files import file, node
 
+TARGET = targets.parse("native", 1)
 RNG = np.random.default_rng(0)
 
 
@@ -100,3 +106,13 @@ def test_dense_engines_get_the_node_of_the_file_and_the_bundle_is_verified(tmp_p
     x = draw(network.inputs, np.random.default_rng(1))
     (truth,) = whole(str(path), x)
     np.testing.assert_allclose(kerf.load(bundle.path).run(x["x"]), truth, atol=1e-4)
+
+
+def test_a_wrong_phase_is_named(tmp_path):
+    network = convert(written(tmp_path / "m.onnx", 4, 2, 1, norm=True, relu=True))
+    built = build(network, TARGET, RecordBook())
+    assert blame(network, built) == []
+    name, layer = next(iter(network.layers.items()))
+    broken = {**network.layers, name: replace(layer, bias=layer.bias + 1)}
+    (line,) = blame(replace(network, layers=broken), built)
+    assert line.startswith(f"{name} (")

@@ -181,6 +181,14 @@ def test_nan_is_never_verified():
     assert relative_error(good, good) == 0
 
 
+def test_outputs_that_are_nothing_are_equal_and_others_are_not():
+    nothing, one = np.array([0, 1e-8], np.float32), np.array([0, 1], np.float32)
+    assert relative_error(nothing, 0 * nothing) == 0
+    assert relative_error(one, nothing) > 1
+    assert relative_error(nothing, one) == pytest.approx(1)
+    assert relative_error(np.array([3e-6]), np.array([2e-6])) == pytest.approx(0.5)
+
+
 def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small, tmp_path):
     network = small[0]
     folder = save(tmp_path / "two.kerf", build(network, targets.parse("native", 2), RecordBook()), network)
