@@ -140,8 +140,8 @@ def _convolutions(
         made.append(helper.make_node("Concat", results, [f"{name}.phases"], f"{name}.concat", axis=1))
         results = [f"{name}.phases"]
     if stride > 1:
-        last = {"blocksize": stride, "mode": "DCR"}
-        made.append(helper.make_node("DepthToSpace", results, [result], f"{name}.spread", **last))
+        named = f"{name}.spread"
+        made.append(helper.make_node("DepthToSpace", results, [result], named, blocksize=stride, mode="DCR"))
     else:
         made[-1].output[0] = result
     return made

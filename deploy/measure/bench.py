@@ -23,6 +23,8 @@ from kerf.deploy.measure.samples import listed
 from kerf.deploy.runtime import dense_engine, rare_types
 from kerf.errors import BadInput
 
+NOTHING = 1e-7  # beside 1, in float32: outputs that are all smaller are equal
+
 SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
 LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means much
 WARM_UP_SECONDS = 3.0
@@ -226,7 +228,10 @@ def _difference(actual: np.ndarray, truth: np.ndarray) -> float:
     if truth.dtype.kind != "f" and truth.dtype not in (*rare_types.NUMBERS, *BYTES):
         return share
     actual, numbers = actual.astype(np.float64), truth.astype(np.float64)
-    found = float(np.abs(actual - numbers).max()) / max(float(np.abs(numbers).max()), float(np.finfo(np.float32).tiny))
+    largest = float(np.abs(numbers).max())
+    if truth.dtype.kind == "f" and max(largest, float(np.abs(actual).max())) < NOTHING:
+        return 0.0
+    found = float(np.abs(actual - numbers).max()) / max(largest, float(np.finfo(np.float32).tiny))
     return min(found, share) if truth.dtype in BYTES else found
 
 

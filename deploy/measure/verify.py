@@ -13,6 +13,7 @@ import onnxruntime
 
 from kerf.deploy.frontend.onnx_graph import Value
 from kerf.deploy.measure import quantised_reference
+from kerf.deploy.measure.bench import NOTHING
 from kerf.deploy.measure.quantised_reference import QuantisedReference
 from kerf.deploy.measure.samples import alone, draw, listed
 from kerf.deploy.runtime import rare_types
@@ -21,7 +22,6 @@ from kerf.kernels.precision import PRECISIONS
 
 ALLOWED = {name: precision.network for name, precision in PRECISIONS.items()}  # of the largest output
 LEAST_DIFFERENT = 1e-3  # share of integers
-NOTHING = 1e-7
 
 
 def reference_session(model: onnx.ModelProto | str, optimised: bool = True) -> onnxruntime.InferenceSession:

@@ -134,8 +134,8 @@ def _strip_cycles(p: Problem, c: Config, s: Strips, machine: Machine, n: int, qu
         quads, taps = -(-p.in_channels * p.taps // QUAD), 1
     fill = quads * s.phases * (s.region / s.width) * (FILL if s.rows else FLAT_FILL)
     if not through_panel(c, n, bool(s.rows)):
-        again = n > c["rows"] and not s.rows and not c.get("near")
-        fill, each = 0.0, each * (FROM_AFAR if again else AMONG_PRODUCTS)
+        afar = n > c["rows"] and not s.rows and not c.get("near")
+        fill, each = 0.0, each * (FROM_AFAR if afar else AMONG_PRODUCTS)
     tiles = s.tiles * _tile_cycles(quads * taps, c["rows"], s.vectors, each)
     if s.left:
         tiles += _tile_cycles(quads * taps, c["rows"], s.left, each)
