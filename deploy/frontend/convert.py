@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kerf.deploy.frontend import clean, refusals, soundness, transposed
+from kerf.deploy.frontend import clean, refusals, soundness
 from kerf.deploy.frontend.network import Layer, Network
 from kerf.deploy.frontend.onnx_graph import Graph
-from kerf.deploy.frontend.passes import linear
+from kerf.deploy.frontend.passes import linear, transposed
 from kerf.deploy.frontend.passes.fold_affine import fold_affine
 from kerf.deploy.frontend.passes.fold_batchnorm import fold_batchnorm
 from kerf.deploy.frontend.passes.fuse_layers import fuse_layers

@@ -36,6 +36,7 @@ from kerf.deploy.quantise.calibration import Calibration
 from kerf.deploy.quantise.placement import UNROUNDED, named, placement, rounded
 from kerf.deploy.quantise.samples import read
 from kerf.errors import BadInput
+from kerf.failures import one_line
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 WRITTEN = 3  # times a model's size: what ONNX Runtime's quantiser writes to infer shapes, and some room
@@ -89,7 +90,10 @@ def quantise(
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
         found = ranges.of(asked.method, model, seen, samples)
-        content = _written(graph, {name: s.mean for name, s in seen.items()}, found)
+        try:
+            content = _written(graph, {name: s.mean for name, s in seen.items()}, found)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
         layers = sum(node.op_type in LAYERS for node in _layers(graph))
         return Quantised(files.write(to, content.SerializeToString()), len(samples), layers, asked.method)
 
@@ -170,7 +174,10 @@ def _written(graph: Graph, means: Mapping[str, np.ndarray], found: Mapping[str, 
                 "OpTypesToExcludeOutputQuantization": list(UNROUNDED),
             },
         )
-        quantizer.quantize_model()
+        try:
+            quantizer.quantize_model()
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise BadInput(f"ONNX Runtime's quantiser cannot quantise it: {one_line(error)}") from error
         made = quantizer.model.model
         if "Mul" in kinds:  # else layers alone are on integers, and what follows them is within them
             rounded(made, place.read, found)

@@ -13,6 +13,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,25 @@ def _runnable(manifest: Manifest, target: str | None) -> tuple[list[PlanEntry], 
 def _library(folder: Path, name: str) -> tvm_ffi.Module:
     """Its code. Raises BundleError where the system does not load it, from a file system without execution, say."""
     try:
-        return tvm_ffi.load_module(str(folder / name))
+        found = (folder / name).stat()
+        return _module(folder / name, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].rpartition(name)[2].strip(": ")
         raise bundle.BundleError(
             f"{folder}: its library cannot be loaded ({reason}); is it on a file system mounted noexec?"
         ) from error
+
+
+@lru_cache(maxsize=16)
+def _module(path: Path, file: tuple[int, ...]) -> tvm_ffi.Module:
+    """One for all sessions of a ``file``, which is told by more than its name: TVM keeps 9 KiB of every module that it
+    loads, also of those that are gone. The system's loader goes by names: a file in the place of one that a session
+    still uses has another way to it.
+    """
+    known = _files.setdefault(path, [])
+    if file not in known:
+        known.append(file)
+    return tvm_ffi.load_module(str(path.parent) + "/" + "./" * known.index(file) + path.name)
 
 
 def tvm_version() -> str:
@@ -141,6 +155,7 @@ def load_runtime(cuda: bool = False) -> None:
         gpu.load_runtime(folder)
 
 
+_files: dict[Path, list[tuple[int, ...]]] = {}  # that were libraries of this name, one after the other
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _left: list[Any] = []  # of sessions, in a process that was forked
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph
-from kerf.deploy.frontend.passes.with_weights import with_weights
+from kerf.deploy.frontend.passes.fold_batchnorm import with_weights
 
 
 def fold_affine(graph: Graph) -> None:

@@ -5,9 +5,10 @@ Result: that Conv with scaled weight and bias; zeros of the weight stay zeros.
 """
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from kerf.deploy.frontend.onnx_graph import Graph, attributes
-from kerf.deploy.frontend.passes.with_weights import with_weights
 
 
 def fold_batchnorm(graph: Graph) -> None:
@@ -27,3 +28,17 @@ def fold_batchnorm(graph: Graph) -> None:
         bias = graph.constants[conv.input[2]] if len(conv.input) > 2 and conv.input[2] else np.zeros(len(scale))
         folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         with_weights(graph, conv, norm, folded, (bias - mean) * scale + beta)
+
+
+def with_weights(
+    graph: Graph, conv: onnx.NodeProto, last: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray
+) -> onnx.NodeProto:
+    """``conv`` with this weight and bias, as float32, where it and its only reader ``last`` were, with the output of
+    ``last``.
+    """
+    names = [f"{last.output[0]}.weight", f"{last.output[0]}.bias"]
+    for name, array in zip(names, (weight, bias)):
+        graph.note(name, array.astype(np.float32))
+    made = helper.make_node("Conv", [conv.input[0], *names], list(last.output), name=conv.name, **attributes(conv))
+    graph.replace([conv, last], made)
+    return made

@@ -247,6 +247,18 @@ assert os.waitpid(child, 0)[1] == 0
     assert done.returncode == 0, done.stderr
 
 
+def test_sessions_of_a_bundle_share_its_library_and_those_of_a_new_one_in_its_place_do_not(small, tmp_path):
+    network, x = small[0], np.ones((1, 3, 32, 32), np.float32)
+    folder = save(tmp_path / "b.kerf", build(network, TARGET, RecordBook()), network)
+    first = load(folder)
+    assert first._libraries == load(folder)._libraries
+    shutil.rmtree(folder)
+    b = Builder()
+    other = convert(b.save(tmp_path / "other.onnx", b.conv("input", "alone", 8, 3), (1, 3, 32, 32), (1, 8, 32, 32)))
+    save(folder, build(other, TARGET, RecordBook()), other)
+    assert load(folder).run(x).shape != first.run(x).shape
+
+
 def test_what_a_thread_that_stays_runs_into_its_caller_gets(monkeypatch):
     def fails():
         assert threading.current_thread().name == "kerf"
