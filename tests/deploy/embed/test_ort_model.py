@@ -50,7 +50,7 @@ def test_pieces_of_both_engines_and_of_integers(tmp_path):
         for ours, theirs in zip(found, session.run(None, x), strict=True):
             assert np.allclose(ours, theirs, atol=1e-5)
     kinds = [n.op_type for n in onnx.load(tmp_path / "mixed.kerf/model.onnx").graph.node]
-    assert {"Piece0", "Add", "ConvTranspose"} <= set(kinds)
+    assert {"Piece0", "Add"} < set(kinds)
 
 
 def test_a_model_that_cannot_be_made_leaves_what_was_there(small, tmp_path, monkeypatch):
