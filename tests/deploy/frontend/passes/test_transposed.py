@@ -7,15 +7,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-import kerf
 from kerf.deploy.compiler import targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import build
 from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.samples import draw
+from kerf.deploy.measure.verify import verify
 from kerf.deploy.partition import onnx_piece
 from kerf.deploy.partition.plain import plain
+from kerf.deploy.plans import steps
 from tests.helpers.interpreted import interpreted, whole
 from tests.helpers.onnx_files import file, node
 
@@ -96,16 +97,14 @@ def test_what_stays(tmp_path, attributes):
     assert operators(convert(path)) == {"ConvTranspose": 1}
 
 
-def test_dense_engines_get_the_node_of_the_file_and_the_bundle_is_verified(tmp_path):
+def test_dense_engines_get_the_node_of_the_file_and_the_network_is_verified(tmp_path):
     path = written(tmp_path / "m.onnx", 4, 2, 1, norm=True, relu=True)
     network = convert(path)
     alone = plain(network, "onnxruntime")
     model = onnx_piece.model(alone.graph, alone.pieces[0])
     assert "ConvTranspose" in {n.op_type for n in model.graph.node}
-    bundle = kerf.compile(path, tmp_path / "m.kerf", trials=0, against=(), engine="kerf")
-    x = draw(network.inputs, np.random.default_rng(1))
-    (truth,) = whole(str(path), x)
-    np.testing.assert_allclose(kerf.load(bundle.path).run(x["x"]), truth, atol=1e-4)
+    session = steps.session(network, build(network, TARGET, RecordBook()), 1)
+    verify(session.run, path, network.inputs)
 
 
 def test_a_wrong_phase_is_named(tmp_path):
