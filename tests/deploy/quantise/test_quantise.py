@@ -217,3 +217,16 @@ def test_links_in_a_circle_are_one_line(tmp_path, capsys):
     (tmp_path / "m.onnx").symlink_to(tmp_path / "m.onnx")
     assert cli.main(["quantise", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path)]) == 2
     assert "cannot be opened" in capsys.readouterr().err
+
+
+def test_what_onnx_runtimes_quantiser_does_not_take_is_one_line(network, samples, tmp_path, monkeypatch):
+    from onnxruntime.quantization import QDQQuantizer
+
+    def fails(self):
+        raise ValueError("Unable to get valid quantization scale\nfor input 'relu'")
+
+    monkeypatch.setattr(QDQQuantizer, "quantize_model", fails)
+    with pytest.raises(ValueError, match=r"m\.onnx: ONNX Runtime's quantiser cannot .*: Unable to get") as refusal:
+        kerf.quantise(network, tmp_path / "q.onnx", samples)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "q.onnx").exists()
