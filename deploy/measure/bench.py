@@ -24,7 +24,6 @@ from kerf.deploy.runtime import dense_engine, rare_types
 from kerf.errors import BadInput
 
 NOTHING = 1e-7  # beside 1, in float32: outputs that are all smaller are equal
-
 SAMPLE_SECONDS = 0.002  # shorter samples are dominated by timer and scheduler
 LEAST_ROUNDS = 20  # below that neither a p90 nor a bootstrap means much
 WARM_UP_SECONDS = 3.0
@@ -218,6 +217,11 @@ def refuse_different_outputs(engines: Sequence[Engine], x: Any, tolerance: float
                 )
 
 
+def are_nothing(*outputs: np.ndarray) -> bool:
+    """All of all of them, beside 1: one engine's sigmoid of -20 is 2e-9, another's 0."""
+    return all(np.abs(y).max() < NOTHING for y in outputs)
+
+
 def _difference(actual: np.ndarray, truth: np.ndarray) -> float:
     """Relative to the largest; of integers and truth values the share that differs; of bytes, which may be either
     numbers or names, the less of both.
@@ -228,10 +232,9 @@ def _difference(actual: np.ndarray, truth: np.ndarray) -> float:
     if truth.dtype.kind != "f" and truth.dtype not in (*rare_types.NUMBERS, *BYTES):
         return share
     actual, numbers = actual.astype(np.float64), truth.astype(np.float64)
-    largest = float(np.abs(numbers).max())
-    if truth.dtype.kind == "f" and max(largest, float(np.abs(actual).max())) < NOTHING:
+    if truth.dtype.kind == "f" and are_nothing(actual, numbers):
         return 0.0
-    found = float(np.abs(actual - numbers).max()) / max(largest, float(np.finfo(np.float32).tiny))
+    found = float(np.abs(actual - numbers).max()) / max(float(np.abs(numbers).max()), float(np.finfo(np.float32).tiny))
     return min(found, share) if truth.dtype in BYTES else found
 
 

@@ -13,7 +13,7 @@ import onnxruntime
 
 from kerf.deploy.frontend.onnx_graph import Value
 from kerf.deploy.measure import quantised_reference
-from kerf.deploy.measure.bench import NOTHING
+from kerf.deploy.measure.bench import are_nothing
 from kerf.deploy.measure.quantised_reference import QuantisedReference
 from kerf.deploy.measure.samples import alone, draw, listed
 from kerf.deploy.runtime import rare_types
@@ -38,18 +38,15 @@ def reference_session(model: onnx.ModelProto | str, optimised: bool = True) -> o
 
 
 def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
-    """Largest difference over the largest magnitude; inf when shapes differ or anything is not finite. Where all of
-    both are nothing beside 1, it is 0: one engine's sigmoid of -20 is 2e-9, another's 0.
+    """Largest difference over the largest magnitude; inf when shapes differ or anything is not finite; 0 where
+    both are nothing.
     """
     if y.shape != truth.shape or not (np.isfinite(y).all() and np.isfinite(truth).all()):
         return float("inf")
     if not truth.size:
         return 0.0
     y, truth = y.astype(np.float64), truth.astype(np.float64)  # half precision overflows
-    largest = np.abs(truth).max()
-    if max(np.abs(y).max(), largest) < NOTHING:
-        return 0.0
-    return float(np.abs(y - truth).max() / max(largest, 1e-12))
+    return 0.0 if are_nothing(y, truth) else float(np.abs(y - truth).max() / max(np.abs(truth).max(), 1e-12))
 
 
 def different(y: Any, truth: Any) -> float:

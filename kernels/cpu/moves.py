@@ -38,16 +38,12 @@ def enlarge(factors: tuple[int, int], shape: Shape, target: Target, dtype: str =
     """(x of ``shape``, y (n, c, h factors[0], w factors[1])), in planes of ``dtype``: each pixel is repeated."""
     n, c, h, w = shape
     down, across = factors
-    width, wide = w * across, pitch(h * down * w * across)
+    width = w * across
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        images = T.arg("x", T.buffer((n, c, pitch(h * w)), dtype))
-        larger = T.arg("y", T.buffer((n, c, wide), dtype))
-        x = T.decl_buffer((n * c, pitch(h * w)), dtype, data=images.data)
-        y = T.decl_buffer((n * c, wide), dtype, data=larger.data)
+        x, y = _planes_of(shape, (n, c, h * down, width), dtype)
         with parallel_loop(target)(0, n * c) as plane:
-            for k in range(wide - LINE, wide) if wide > h * down * width else ():
-                T.buffer_store(y, tirx.const(0, dtype), [plane, k])
+            _end(y, plane, h * down * width, dtype)
             with T.serial(0, h) as row:
                 for begin, lanes, offsets in groups(w, lanes_of(target, dtype)):
                     for at in (begin + offset for offset in offsets):
@@ -68,17 +64,12 @@ def spread(
     """
     n, c, h, w = shape
     made, width = c // factor**2, w * factor
-    wide = pitch(h * factor * width)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("main")
-        images = T.arg("x", T.buffer((n, c, pitch(h * w)), dtype))
-        larger = T.arg("y", T.buffer((n, made, wide), dtype))
-        x = T.decl_buffer((n * c, pitch(h * w)), dtype, data=images.data)
-        y = T.decl_buffer((n * made, wide), dtype, data=larger.data)
+        x, y = _planes_of(shape, (n, made, h * factor, width), dtype)
         with parallel_loop(target)(0, n * made) as plane:
             first = T.Bind(plane // made * c + plane % made * steps[0])
-            for k in range(wide - LINE, wide) if wide > h * factor * width else ():
-                T.buffer_store(y, tirx.const(0, dtype), [plane, k])
+            _end(y, plane, h * factor * width, dtype)
             with T.serial(0, h) as row, T.serial(0, factor) as line:
                 source = T.Bind(first + line * factor * steps[1])
                 for begin, lanes, offsets in groups(w, lanes_of(target, dtype)):
@@ -89,6 +80,20 @@ def spread(
                             to = (row * factor + line) * width + at * factor + part * lanes
                             T.buffer_store(y, _in_turn(pixels, part * lanes, lanes), [plane, run(to, lanes)])
     return builder.get()
+
+
+def _planes_of(shape: Shape, out: Shape, dtype: str) -> tuple:
+    """The arguments x and y of the function being built, images of these shapes, as (planes, pitch)."""
+    given = [T.arg(name, T.buffer((n, c, pitch(h * w)), dtype)) for name, (n, c, h, w) in (("x", shape), ("y", out))]
+    sizes = [(n * c, pitch(h * w)) for n, c, h, w in (shape, out)]
+    x, y = (T.decl_buffer(size, dtype, data=images.data) for size, images in zip(sizes, given))
+    return x, y
+
+
+def _end(y, plane, pixels: int, dtype: str) -> None:
+    """Zeros behind the pixels of a plane."""
+    for k in range(pitch(pixels) - LINE, pitch(pixels)) if pitch(pixels) > pixels else ():
+        T.buffer_store(y, tirx.const(0, dtype), [plane, k])
 
 
 def _in_turn(vectors: list, first: int, lanes: int):
@@ -170,8 +175,7 @@ def interpolate(t: Tables, out: tuple[int, int], shape: Shape, target: Target) -
             lines = T.alloc_buffer((2, width), "float32")
             with T.serial(0, len(offsets) if h == 1 else 0) as v:  # there is no row before it
                 T.buffer_store(lines, splat(0, lanes), [1, run(T.min(v * lanes, width - lanes), lanes)])
-            for k in range(size - LINE, size) if size > height * width else ():
-                T.buffer_store(y, T.float32(0), [plane, k])
+            _end(y, plane, height * width, "float32")
             with T.serial(0, h) as r:
                 with T.serial(0, len(offsets)) as v:
                     pixel = T.Bind(r * w + start[v])

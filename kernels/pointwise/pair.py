@@ -41,12 +41,12 @@ def products(m: TensorType, r: TensorType, y: TensorType, clip: Activation) -> N
     one, c = one - (m.zero or 0), (y.zero or 0) - b * (r.zero or 0)
     exact = one * a + other * b + c
     near = (np.abs(exact - np.floor(exact) - 0.5) < NEAR) & (exact > least - 1) & (exact < most + 1)
-    if (_rounded(one, other, a, b, c, least, most) != truth)[~near].any():
-        return None
     numbers = np.float32(a), np.float32(b), np.float32(c)
-    wrong = int((_rounded(one, other, *numbers, least, most) != truth).sum())
-    if not wrong or wrong > FEW:
-        return None if wrong else numbers
+    wrong = _rounded(one, other, *numbers, least, most) != truth
+    if not wrong.any():
+        return numbers
+    if wrong.sum() > FEW or wrong[~near].any():
+        return None
     places = np.random.default_rng(0).integers(-PLACES, PLACES + 1, (TRIES, 3, 1))
     nearest = np.array(numbers)[None, :, None]
     tried = nearest + places * np.spacing(np.abs(nearest))

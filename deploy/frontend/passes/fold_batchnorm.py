@@ -23,11 +23,16 @@ def fold_batchnorm(graph: Graph) -> None:
         weight = graph.constants[conv.input[1]]
         if weight.dtype != np.float32:
             continue
-        gamma, beta, mean, var = (graph.constants[name].astype(np.float64) for name in norm.input[1:5])
-        scale = gamma / np.sqrt(var + attributes(norm).get("epsilon", 1e-5))
+        scale, mean, beta = normalising(graph, norm)
         bias = graph.constants[conv.input[2]] if len(conv.input) > 2 and conv.input[2] else np.zeros(len(scale))
         folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         with_weights(graph, conv, norm, folded, (bias - mean) * scale + beta)
+
+
+def normalising(graph: Graph, norm: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(scale, mean, beta) of each channel, float64: (x - mean) scale + beta is what a node of constants gives."""
+    gamma, beta, mean, var = (graph.constants[name].astype(np.float64) for name in norm.input[1:5])
+    return gamma / np.sqrt(var + attributes(norm).get("epsilon", 1e-5)), mean, beta
 
 
 def with_weights(

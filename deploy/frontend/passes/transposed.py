@@ -20,6 +20,7 @@ import onnx
 from onnx import helper
 
 from kerf.deploy.frontend.onnx_graph import STANDARD, Graph, attributes, called
+from kerf.deploy.frontend.passes.fold_batchnorm import normalising
 
 SPREADS = 11  # opset: since then DepthToSpace says how channels are laid out
 MOST = 8  # strides: pixels that kerf spreads
@@ -107,8 +108,7 @@ def _behind(graph: Graph, node: onnx.NodeProto, weight: np.ndarray) -> _Behind |
     if norm is not None and norm.op_type == "BatchNormalization" and not attributes(norm).get("training_mode", 0):
         if any(name not in graph.constants for name in norm.input[1:]) or norm.input[0] != node.output[0]:
             return None
-        gamma, beta, mean, var = (graph.constants[name].astype(np.float64) for name in norm.input[1:5])
-        scale = gamma / np.sqrt(var + attributes(norm).get("epsilon", 1e-5))
+        scale, mean, beta = normalising(graph, norm)
         weight, bias = weight * scale.reshape(1, -1, 1, 1), (bias - mean) * scale + beta
         nodes.append(norm)
     relu = graph.sole_consumer(nodes[-1].output[0])

@@ -64,8 +64,10 @@ def _packed(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
 
 def _folded(p: Problem, w: np.ndarray, c: Config) -> dict[str, np.ndarray]:
     """Of a layer whose channels are all channels' taps; their list says where each is read."""
-    one = replace(p, in_channels=p.in_channels * p.taps, height=p.out_height, width=p.out_width)
-    alone = replace(one, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1))
+    alone = replace(
+        p, in_channels=p.in_channels * p.taps, height=p.out_height, width=p.out_width,
+        kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1),
+    )  # fmt: skip
     packed = _packed(alone, w.reshape(p.out_channels, -1), c)
     planes = geometry(p)
     taps = [planes.tap(*divmod(tap, p.kernel[1])) for tap in range(p.taps)]
