@@ -1,11 +1,9 @@
 """Build, verify, save, load: a network runs from its bundle or is refused with a reason."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,7 +13,6 @@ import pytest
 import tvm
 from tvm import relax
 
-import kerf
 from kerf.deploy.compiler import pairs, targets
 from kerf.deploy.compiler.blame import blame
 from kerf.deploy.compiler.build import Plan, build, compiled
@@ -24,13 +21,12 @@ from kerf.deploy.frontend.convert import convert
 from kerf.deploy.measure.record import RecordBook
 from kerf.deploy.measure.verify import relative_error, verify
 from kerf.deploy.plans import steps
-from kerf.deploy.runtime import bundle, callers
+from kerf.deploy.runtime import bundle
 from kerf.deploy.runtime.session import load
 from kerf.errors import Mismatch
 from kerf.kernels.backends import CPU
 from kerf.kernels.cpu.machine import machine_of
 from kerf.kernels.kernel import candidates
-from tests.fuzz.seeds import pieces
 from tests.helpers.onnx_networks import Builder, mobile
 
 TARGET = targets.parse("native", 1)
@@ -201,51 +197,6 @@ def test_a_session_keeps_its_threads_beside_others_and_in_other_threads(small, t
         np.testing.assert_allclose(y, results[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_that_end_leave_no_workers_behind(small, tmp_path, threads):
-    """TVM's pools outlive the threads that they were made for: a server with a thread for each request had as many."""
-    network = small[0]
-    built = build(network, targets.parse("native", threads), RecordBook())
-    code = f"""
-import os, threading, numpy as np, kerf
-session, x = kerf.load({str(save(tmp_path / "b.kerf", built, network))!r}), np.ones((1, 3, 32, 32), np.float32)
-expected, counts, same = session.run(x), [], []
-for _ in range(4):
-    for _ in range(20):
-        thread = threading.Thread(target=lambda: same.append((session.run(x) == expected).all()))
-        thread.start()
-        thread.join()
-    counts.append(len(os.listdir("/proc/self/task")))
-assert all(same) and len(same) == 80
-assert counts[-1] <= counts[0] + 2, counts
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
-def test_a_child_process_runs_what_its_parent_loaded(tmp_path):
-    """As servers do that load before they fork: neither TVM's workers nor ONNX Runtime's are in the child."""
-    folder = kerf.compile(
-        pieces(tmp_path / "x.onnx"), tmp_path / "x.kerf", trials=0, threads=2, against=(), engine="kerf"
-    ).path
-    code = f"""
-import os, signal, numpy as np, kerf
-session = kerf.load({str(folder)!r})
-x = {{n: np.ones(t["shape"], t["dtype"]) for n, t in session.inputs.items()}}
-expected = session.run(x)
-child = os.fork()
-if not child:
-    signal.alarm(60)
-    found = session.run(x)
-    os._exit(0 if all(np.array_equal(found[n], expected[n]) for n in expected) else 3)
-assert os.waitpid(child, 0)[1] == 0
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_sessions_of_a_bundle_share_its_library_and_those_of_a_new_one_in_its_place_do_not(small, tmp_path):
     network, x = small[0], np.ones((1, 3, 32, 32), np.float32)
     folder = save(tmp_path / "b.kerf", build(network, TARGET, RecordBook()), network)
@@ -256,18 +207,6 @@ def test_sessions_of_a_bundle_share_its_library_and_those_of_a_new_one_in_its_pl
     other = convert(b.save(tmp_path / "other.onnx", b.conv("input", "alone", 8, 3), (1, 3, 32, 32), (1, 8, 32, 32)))
     save(folder, build(other, TARGET, RecordBook()), other)
     assert load(folder).run(x).shape != first.run(x).shape
-
-
-def test_what_a_thread_that_stays_runs_into_its_caller_gets(monkeypatch):
-    def fails():
-        assert threading.current_thread().name == "kerf"
-        raise KeyError("x")
-
-    monkeypatch.setattr(callers, "MOST", 0)
-    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyError):
-        pool.submit(callers.call, fails, 1).result()
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(callers.call, lambda: threading.current_thread().name, 1).result() == "kerf"
 
 
 def test_code_for_one_thread_is_not_spread_over_two(small):
